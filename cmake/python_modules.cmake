@@ -1,0 +1,39 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+# The extension modules. Torch is used through its stable ABI only: its headers and libtorch_cpu, with the
+# oldest supported release as target, so that one build serves every torch from 2.10 on.
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+find_package(pybind11 CONFIG REQUIRED)
+
+execute_process(
+  COMMAND "${Python_EXECUTABLE}" -c
+          "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+  OUTPUT_VARIABLE torch_folder
+  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+
+find_library(
+  torch_cpu_library torch_cpu
+  PATHS "${torch_folder}/lib"
+  NO_DEFAULT_PATH REQUIRED)
+add_library(torch_stable SHARED IMPORTED)
+set_target_properties(torch_stable PROPERTIES IMPORTED_LOCATION "${torch_cpu_library}" IMPORTED_IMPLIB
+                                                                                       "${torch_cpu_library}")
+target_include_directories(torch_stable SYSTEM INTERFACE "${torch_folder}/include")
+target_compile_definitions(torch_stable INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
+
+file(GLOB core_sources CONFIGURE_DEPENDS csrc/ops/*.cpp csrc/nets/*.cpp)
+pybind11_add_module(_core MODULE ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp
+                    csrc/bindings/patches.cpp)
+target_include_directories(_core PRIVATE csrc)
+target_link_libraries(_core PRIVATE attnpatch_kernels attnpatch_patches torch_stable)
+# torch is loaded by Python before the module: no path to it is written into the module.
+set_target_properties(_core PROPERTIES SKIP_BUILD_RPATH ON)
+install(TARGETS _core DESTINATION attnpatch)
+
+if(ATTNPATCH_VISION)
+  pybind11_add_module(_vision MODULE csrc/bindings/vision.cpp)
+  target_include_directories(_vision PRIVATE csrc)
+  target_link_libraries(_vision PRIVATE attnpatch_vision)
+  install(TARGETS _vision DESTINATION attnpatch)
+endif()

@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/core.h"
+#include "kernels/targets.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The engine of attnpatch: operators, adapter networks and the rules of patching.";
+  m.def("cpu_targets", &attnpatch::cpu_targets,
+        "Instruction sets that the kernels can use on this machine, best first.");
+  m.def("force_cpu_target", &attnpatch::force_cpu_target, pybind11::arg("name"),
+        "Make the kernels use one of `cpu_targets()`; an empty name gives the choice back.");
+  attnpatch::bind_nets(m);
+  attnpatch::bind_patches(m);
+}

@@ -1,0 +1,10 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "bindings/core.h"
+
+namespace attnpatch {
+
+void bind_nets(pybind11::module_&) {}
+
+}  // namespace attnpatch

@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace attnpatch {
+
+// Instruction sets that the CPU kernels were compiled for and this machine has, best first.
+std::vector<std::string> cpu_targets();
+
+// Makes every CPU kernel use the named instruction set; an empty name gives the choice back.
+// Throws std::invalid_argument for a name that is not in cpu_targets().
+void force_cpu_target(const std::string& name);
+
+}  // namespace attnpatch
