@@ -1,0 +1,59 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Text attention plus weighted, masked image branches in one pass over the queries:
+//
+//   out[b,h,n] = softmax_T(s q·k) v  +  sum_i w[i,b] m[i,b,n] softmax_Mi(s q·k_i) v_i
+//
+// with row r = rows_i[b] of k_i and v_i. The first `joint` branches share the text's softmax
+// instead: their exponentials, times w·m, enter its numerator and its sum. A branch with w = 0 or r
+// < 0 is skipped for that b. No text tokens: the text's term is zero.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace attnpatch {
+
+enum class ScalarKind { kFloat32, kFloat16, kBFloat16 };
+
+// A tensor (batch, heads, tokens, head size): where it starts, and its strides in elements.
+struct AttentionView {
+  const void* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t head_stride = 0;
+  int64_t token_stride = 0;
+  int64_t channel_stride = 1;
+};
+
+struct AttentionBranch {
+  AttentionView k, v;
+  int64_t tokens = 0;
+  const int64_t* rows = nullptr;   // (batch): the row of k and v that serves a batch row; < 0: none
+  const float* weights = nullptr;  // (batch)
+  const float* mask = nullptr;     // (1 or batch, queries), or none
+  int64_t mask_batch_stride = 0;   // 0 where one mask serves the whole batch
+};
+
+struct BranchAttentionParams {
+  ScalarKind kind = ScalarKind::kFloat32;  // of q, k, v, the branches and out
+  int64_t batch = 0, heads = 0, queries = 0, head_size = 0;
+  int64_t text_tokens = 0;
+  float scale = 1.0f;  // s above
+
+  AttentionView q, k, v;
+  AttentionView out;  // written
+  std::vector<AttentionBranch> branches;
+  int64_t joint = 0;
+
+  // Runs body(begin, end) over parts of [0, count), on as many threads as it likes.
+  int64_t threads = 1;
+  std::function<void(int64_t count, const std::function<void(int64_t, int64_t)>& body)>
+      parallel_for;
+};
+
+void branch_attention_cpu(const BranchAttentionParams& params);
+
+}  // namespace attnpatch

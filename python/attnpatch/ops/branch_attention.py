@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Text attention plus any number of weighted, masked image branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnpatch.ops.library import LIBRARY, backend
+
+_NAME = "attnpatch::branch_attention"
+
+
+def branch_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch_k: Sequence[Tensor],
+    branch_v: Sequence[Tensor],
+    branch_rows: Sequence[Tensor],
+    weights: Tensor,
+    masks: Tensor | None = None,
+    joint: int = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend to the text and to image branches in one pass over the queries.
+
+    Computes, with row ``r = branch_rows[i][b]`` of each branch's keys and values, ::
+
+        softmax(scale * q k) v + sum_i weights[i, b] * masks[i, b, n] * softmax(scale * q k_i) v_i
+
+    Parameters
+    ----------
+    q : Tensor
+        Queries (batch, heads, queries, head size); float32, float16 or bfloat16, any strides.
+    k, v : Tensor
+        The text's keys and values (batch, heads, tokens, head size). No tokens: no text term.
+    branch_k, branch_v : sequence of Tensor
+        Each branch's keys and values (rows, heads, tokens, head size).
+    branch_rows : sequence of Tensor
+        int64 (batch,), one a branch: which row of its keys and values serves a row of the batch.
+        Below 0: the branch is off for that row.
+    weights : Tensor
+        float32 (branches, batch). A branch of weight 0 is skipped for that row.
+    masks : Tensor, optional
+        float32 (branches, 1 or batch, queries).
+    joint : int
+        The first `joint` branches share the text's softmax: their exponentials, times weight and
+        mask (both at least 0), enter its numerator and its sum.
+    scale : float, optional
+        1 / sqrt(head size) by default.
+
+    Returns
+    -------
+    Tensor
+        (batch, heads, queries, head size) in q's dtype, laid out in memory as (batch, queries,
+        heads, head size), so that joining the heads is a view.
+
+    Raises
+    ------
+    RuntimeError
+        If shapes, dtypes or devices do not fit; the message names the argument.
+
+    Notes
+    -----
+    Decoupled cross-attention: Ye et al. 2023, arXiv 2308.06721, equation 5.
+    """
+    operator = torch.ops.attnpatch.branch_attention.default
+    if _FORCED_REFERENCE:
+        operator = branch_attention_reference
+    return operator(
+        q, k, v, list(branch_k), list(branch_v), list(branch_rows), weights, masks, joint, scale
+    )
+
+
+def branch_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch_k: Sequence[Tensor],
+    branch_v: Sequence[Tensor],
+    branch_rows: Sequence[Tensor],
+    weights: Tensor,
+    masks: Tensor | None = None,
+    joint: int = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """Compute :func:`branch_attention` readably, on any device, differentiably."""
+    batch, _, queries, _ = q.shape
+
+    def rows_of(tensor: Tensor, i: int) -> Tensor:
+        return tensor.index_select(0, branch_rows[i].clamp(min=0))
+
+    def share(i: int) -> Tensor:
+        """Weight times mask of branch i, (batch, 1, queries, 1)."""
+        on = (branch_rows[i] >= 0).to(weights.dtype)
+        factor = (weights[i] * on)[:, None, None, None].expand(batch, 1, queries, 1)
+        return factor if masks is None else factor * masks[i][:, None, :, None]
+
+    out = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    if joint > 0:
+        # A factor on an exponential is its logarithm on the score.
+        bias = [torch.zeros_like(share(0)).expand(-1, -1, -1, k.shape[2])]
+        bias += [share(i).log().expand(-1, -1, -1, branch_k[i].shape[2]) for i in range(joint)]
+        keys = torch.cat([k, *(rows_of(branch_k[i], i) for i in range(joint))], dim=2)
+        values = torch.cat([v, *(rows_of(branch_v[i], i) for i in range(joint))], dim=2)
+        mask = torch.cat(bias, dim=3).to(q.dtype)
+        out = out + F.scaled_dot_product_attention(q, keys, values, mask, scale=scale)
+    elif k.shape[2] > 0:
+        out = out + F.scaled_dot_product_attention(q, k, v, scale=scale)
+    for i in range(joint, len(branch_k)):
+        if branch_k[i].shape[2] > 0:
+            term = F.scaled_dot_product_attention(
+                q, rows_of(branch_k[i], i), rows_of(branch_v[i], i), scale=scale
+            )
+            # A branch that is off adds nothing, whatever stands in its tensors.
+            factor = share(i)
+            out = out + torch.where(factor == 0, 0.0, factor * term)
+    # Joining the heads of the result is a view.
+    return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+_FORCED_REFERENCE = backend() == "reference"
+
+# Devices without a kernel of ours.
+LIBRARY.impl("branch_attention", branch_attention_reference, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake(_NAME)
+def _(q: Tensor, *_: object) -> Tensor:
+    batch, heads, queries, size = q.shape
+    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
+
+
+def _autocast(device: str) -> None:
+    """Cast the attention inputs, never the weights, rows and masks."""
+    key = f"Autocast{device.upper()}"
+
+    def cast(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        branch_k: list[Tensor],
+        branch_v: list[Tensor],
+        *rest: object,
+    ) -> Tensor:
+        dtype = torch.get_autocast_dtype(device)
+        inside = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+        with torch._C._ExcludeDispatchKeyGuard(inside):
+            return torch.ops.attnpatch.branch_attention.default(
+                q.to(dtype),
+                k.to(dtype),
+                v.to(dtype),
+                [t.to(dtype) for t in branch_k],
+                [t.to(dtype) for t in branch_v],
+                *rest,
+            )
+
+    LIBRARY.impl("branch_attention", cast, key)
+
+
+for _device in ("cpu", "cuda"):
+    _autocast(_device)
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.inputs = inputs
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
+    """Differentiate the reference: the fused kernel keeps nothing for a backward pass."""
+
+    def leaf(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.detach().requires_grad_(value.requires_grad)
+        return [leaf(item) for item in value] if isinstance(value, list) else value
+
+    inputs = [leaf(value) for value in ctx.inputs]
+    flat = [t for value in inputs for t in (value if isinstance(value, list) else [value])]
+    wanted = [t for t in flat if isinstance(t, Tensor) and t.requires_grad]
+    with torch.enable_grad():
+        out = branch_attention_reference(*inputs)
+    found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
+
+    def gradient(value: object) -> object:
+        if isinstance(value, list):
+            return [gradient(item) for item in value]
+        return next(found) if isinstance(value, Tensor) and value.requires_grad else None
+
+    return tuple(gradient(value) for value in inputs)
+
+
+torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
