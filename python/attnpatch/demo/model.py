@@ -1,0 +1,216 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The demo's networks: a small Stable-Diffusion-like UNet, its "text", an image encoder, an adapter.
+
+The "VAE" is a 2x2 pixel unshuffle: exact, fixed, and with four latent channels as SD has. The
+"text" is a class: four learned tokens each, and a null class for guidance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CONTEXT_DIM = 64
+TEXT_TOKENS = 4
+IMAGE_TOKENS = 4
+CLASSES = 10
+NULL_CLASS = CLASSES
+EMBED_DIM = 192
+LATENT_CHANNELS = 4
+LATENT_SIZE = 16
+
+# Head size 32 everywhere: UNet2DConditionModel's `attention_head_dim` is the number of heads.
+UNET_CONFIG: dict[str, Any] = {
+    "sample_size": LATENT_SIZE,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "layers_per_block": 1,
+    "block_out_channels": (32, 64, 96),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": CONTEXT_DIM,
+    "attention_head_dim": (1, 2, 3),
+    "norm_num_groups": 8,
+}
+SCHEDULER_CONFIG: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": True,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+}
+
+
+def make_unet() -> Any:
+    """Make the `UNet2DConditionModel`, with random weights."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**UNET_CONFIG)
+
+
+def encode_latents(pixels: torch.Tensor) -> torch.Tensor:
+    """Turn pictures (B, 1, 32, 32) into latents (B, 4, 16, 16)."""
+    return F.pixel_unshuffle(pixels, 2)
+
+
+def decode_latents(latents: torch.Tensor) -> torch.Tensor:
+    """Turn latents (B, 4, 16, 16) into pictures (B, 1, 32, 32), clamped to [-1, 1]."""
+    return F.pixel_shuffle(latents, 2).clamp(-1.0, 1.0)
+
+
+class ClassTokens(nn.Module):
+    """The "text encoder": a class index to (B, 4, 64) tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(CLASSES + 1, TEXT_TOKENS * CONTEXT_DIM)
+
+    def forward(self, classes: torch.Tensor) -> torch.Tensor:
+        """Look up int64 classes (B,), where `NULL_CLASS` means no class."""
+        return self.embedding(classes).view(-1, TEXT_TOKENS, CONTEXT_DIM)
+
+
+class ImageEncoder(nn.Module):
+    """Pictures to embeddings (B, 192) with zero mean and unit variance; the demo's CLIP.
+
+    Trained to classify and to reconstruct at once, so that an embedding says both what the item
+    is and how it looks, and then frozen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 24, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(24, 48, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(48, 64, 3, stride=2, padding=1),
+            nn.GELU(),
+        )
+        self.head = nn.Linear(64 * 4 * 4, EMBED_DIM)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode pictures (B, 1, 32, 32) in [-1, 1]."""
+        hidden = self.features(pixels).flatten(1)
+        return F.layer_norm(self.head(hidden), (EMBED_DIM,))
+
+
+class ImageProjection(nn.Module):
+    """IP-Adapter's linear projection: an embedding (B, 192) to image tokens (B, 4, 64)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(EMBED_DIM, IMAGE_TOKENS * CONTEXT_DIM)
+        self.norm = nn.LayerNorm(CONTEXT_DIM)
+
+    def forward(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Project embeddings; zeros stand for "no image" (the uncond side)."""
+        return self.norm(self.proj(embeds).view(-1, IMAGE_TOKENS, CONTEXT_DIM))
+
+
+class SiteProjection(nn.Module):
+    """One cross-attention site's keys and values of the image tokens."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_k_ip = nn.Linear(CONTEXT_DIM, channels, bias=False)
+        self.to_v_ip = nn.Linear(CONTEXT_DIM, channels, bias=False)
+
+
+class Adapter(nn.Module):
+    """An IP-Adapter whose state dict has the layout of the published checkpoints.
+
+    ``image_proj.*`` and ``ip_adapter.{1,3,5,...}.to_{k,v}_ip.weight``, sites in the order of
+    diffusers' processors: down, up, middle.
+    """
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.image_proj = ImageProjection()
+        sites = {str(2 * i + 1): SiteProjection(c) for i, c in enumerate(channels)}
+        self.ip_adapter = nn.ModuleDict(sites)
+
+
+class AdapterProcessor:
+    """Trainable decoupled cross-attention, one per site, for training and evaluation only.
+
+    Computes Attn(q, text) + weight * Attn(q, image) with a weight per picture; everything else of
+    the project runs image prompts through `attnpatch.ImagePrompt`.
+    """
+
+    def __init__(self, site: SiteProjection) -> None:
+        self.site = site
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+        image_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run one site: hidden states (B, N, C), text (B, T, 64), image tokens (B, M, 64)."""
+        query = _split_heads(attn.to_q(hidden_states), attn.heads)
+        key = _split_heads(attn.to_k(encoder_hidden_states), attn.heads)
+        value = _split_heads(attn.to_v(encoder_hidden_states), attn.heads)
+        out = F.scaled_dot_product_attention(query, key, value)
+        if image_tokens is not None and image_weights is not None:
+            key = _split_heads(self.site.to_k_ip(image_tokens), attn.heads)
+            value = _split_heads(self.site.to_v_ip(image_tokens), attn.heads)
+            image = F.scaled_dot_product_attention(query, key, value)
+            out = out + image_weights[:, None, None, None] * image
+        out = out.transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+class SelfProcessor:
+    """Plain self-attention that takes, and ignores, the adapter's arguments."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+        image_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run self-attention over hidden states (B, N, C)."""
+        query = _split_heads(attn.to_q(hidden_states), attn.heads)
+        key = _split_heads(attn.to_k(hidden_states), attn.heads)
+        value = _split_heads(attn.to_v(hidden_states), attn.heads)
+        out = F.scaled_dot_product_attention(query, key, value)
+        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+
+
+def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def site_channels(unet: Any) -> tuple[int, ...]:
+    """List the channels of the UNet's cross-attention sites in checkpoint order."""
+    names = [name for name in unet.attn_processors if ".attn2." in name]
+    return tuple(_attention(unet, name).to_q.in_features for name in names)
+
+
+def attach_trainable(unet: Any, adapter: Adapter) -> None:
+    """Route the UNet's attention through the adapter's own parameters, for training."""
+    processors: dict[str, Any] = {}
+    sites = iter(adapter.ip_adapter.values())
+    for name in unet.attn_processors:
+        cross = ".attn2." in name
+        processors[name] = AdapterProcessor(next(sites)) if cross else SelfProcessor()
+    unet.set_attn_processor(processors)
+
+
+def _attention(unet: Any, processor_name: str) -> Any:
+    return unet.get_submodule(processor_name.removesuffix(".processor"))
