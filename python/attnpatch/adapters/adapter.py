@@ -1,0 +1,399 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image adapters: pictures' features to image tokens, and tokens to keys and values."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from attnpatch import _core
+from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
+from attnpatch.adapters.embeds import ImageEmbeds
+from attnpatch.adapters.encoders import Features, check_features
+from attnpatch.adapters.files import Source, Tensors, detect_layout, read_checkpoint
+from attnpatch.adapters.inputs import (
+    FLOATS,
+    Image,
+    as_tensor,
+    common_dtype,
+    count_rows,
+    hash_tensors,
+)
+from attnpatch.adapters.layout import Layout
+
+logger = logging.getLogger("attnpatch")
+
+_NETS: dict[str, Callable[[Tensors], Any]] = {
+    "linear": _core.LinearProjection,
+    "mlp": _core.MlpProjection,
+    "token mlp": _core.MlpProjection,
+    "resampler": _core.Resampler,
+    "face perceiver": _core.FaceIdPlusProjection,
+}
+
+
+class ImageAdapter:
+    """An image adapter: a projection network, and weights of keys and values for every layer.
+
+    Made by `load_image_adapter`. Immutable: copies share it, and `to` makes a new one. It pickles
+    with all its weights.
+
+    Attributes
+    ----------
+    lora : mapping of str to torch.Tensor
+        LoRA tensors that came along (FaceID), by their names in the checkpoint. They are kept for
+        you to apply to the model; nothing here uses them.
+    """
+
+    __slots__ = ("_digest", "_image_proj", "_layout", "_net", "_project", "_sites", "lora")
+
+    def __init__(
+        self,
+        image_proj: Tensors,
+        sites: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        lora: Tensors,
+        layout: Layout,
+        digest: str = "",
+    ) -> None:
+        values = {
+            "lora": MappingProxyType(dict(lora)),
+            "_image_proj": dict(image_proj),
+            "_sites": list(sites),
+            "_layout": layout,
+            "_digest": digest,
+        }
+        values["_net"] = _NETS[layout.structure](values["_image_proj"])
+        values["_project"] = _core.SiteProjections(values["_sites"])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def layout(self) -> Layout:
+        """Everything that was detected."""
+        return self._layout
+
+    @property
+    def kind(self) -> str:
+        """The row of the checkpoint table: "linear", "plus", "full_face", "faceid" and so on."""
+        return self._layout.kind
+
+    @property
+    def family(self) -> str:
+        """The models it fits: "sd1", "sd2", "sdxl" or "custom"."""
+        return self._layout.family
+
+    @property
+    def context_dim(self) -> int:
+        """Values of an image token."""
+        return self._layout.context_dim
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one picture becomes (full_face: for pictures of 224 pixels)."""
+        return self._layout.tokens
+
+    @property
+    def takes(self) -> tuple[Features, ...]:
+        """What `get_image_embeds` wants, one entry for each input."""
+        return self._layout.takes
+
+    @property
+    def embed_dim(self) -> int:
+        """Values of one feature of the (first) input."""
+        return self._layout.takes[0].size
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of every patched layer, in checkpoint order."""
+        return self._layout.channels
+
+    @property
+    def site_count(self) -> int:
+        """Number of patched layers."""
+        return len(self._layout.channels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._sites[0][0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype, which tokens, keys and values get too."""
+        return self._sites[0][0].dtype
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tensors as they were read: the same from `.bin` and `.safetensors`."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", hash_tensors(self._all_tensors()))
+        return self._digest
+
+    def get_image_embeds(
+        self,
+        image: Image,
+        negative: Image | None = None,
+        *,
+        combine: str | None = "concat",
+        shortcut_scale: float = 1.0,
+        reference_quirks: bool = False,
+    ) -> ImageEmbeds:
+        """Make image tokens of an encoder's features.
+
+        Parameters
+        ----------
+        image : array
+            What `takes` says: pooled CLIP embeddings (P, size), CLIP hidden states (P, L, size), or
+            face embeddings (P, 512). Kinds "faceid_plus" and "faceid_plus_v2": a pair of face
+            embeddings and hidden states. Tensors of any float dtype, numpy arrays, or the output of
+            a CLIP vision model of transformers or ComfyUI, of which the right part is taken.
+        negative : array, optional
+            The same for the negative prompt, one row or P. Default: zeros, as linear and FaceID
+            adapters are trained with. For "plus", "full_face" and FaceID plus the negative should
+            be the hidden states of a black picture, which only the encoder can tell; zeros then
+            stand in for it and a warning is logged. FaceID plus: a pair, in which the first may be
+            None, or the hidden states alone.
+        combine : str or None
+            What several pictures become. "concat": one prompt with the tokens of all. "add",
+            "subtract" (the mean of the others from the first), "average", "norm average" (each
+            feature divided by its own norm first), "max", "min": one picture's worth of features,
+            combined before the projection. "batch" or None: kept apart, one row each, for a batch
+            of pictures with an image prompt each.
+        shortcut_scale : float
+            Weight of the hidden states' part in "faceid_plus_v2"; no other kind has one.
+        reference_quirks : bool
+            "norm average" divides by the norm over the pictures, as other tools do.
+
+        Returns
+        -------
+        ImageEmbeds
+            Tokens in the adapter's dtype on its device: cond (P or 1, T, context) and uncond.
+
+        Raises
+        ------
+        ValueError
+            Features of another encoder (both sizes and what would fit), non-finite values, an
+            unknown mode.
+        TypeError
+            Not an array.
+        """
+        combine = "batch" if combine is None else combine
+        if combine not in COMBINE_MODES:
+            raise ValueError(
+                f"combine: expected one of {', '.join(COMBINE_MODES)} or None; given {combine!r}"
+            )
+        if shortcut_scale != 1.0 and self.kind != "faceid_plus_v2":
+            raise ValueError(f"shortcut_scale: only faceid_plus_v2 has one; this is {self.kind}")
+        inputs = self._split_inputs("image", image)
+        pictures = count_rows("image", inputs)
+        zeros = self._zeros(inputs)
+        if negative is None:
+            if any(takes.form == "hidden" for takes in self.takes):
+                logger.warning(
+                    "negative: zeros stand in for the hidden states of a black picture, which a "
+                    "%s adapter should be given",
+                    self.kind,
+                )
+            negatives = zeros
+        else:
+            negatives = self._split_inputs("negative", negative, zeros)
+            if (rows := count_rows("negative", negatives)) not in (1, pictures):
+                raise ValueError(f"negative: expected 1 or {pictures} pictures; given {rows}")
+        cond = self._make_tokens(inputs, combine, shortcut_scale, reference_quirks)
+        uncond = self._make_tokens(negatives, combine, shortcut_scale, reference_quirks)
+        if combine == "concat":
+            cond = join_tokens(cond)
+            uncond = join_tokens(uncond.expand(pictures, -1, -1))
+        metadata = {
+            "kind": self.kind,
+            "family": self.family,
+            "context_dim": self.context_dim,
+            "tokens": self.tokens,
+            "pictures": pictures,
+            "combine": combine,
+            "uncond": "zeros" if negative is None else "given",
+            "digest": self.digest,
+        }
+        return ImageEmbeds(cond, uncond, {key: str(value) for key, value in metadata.items()})
+
+    def project_sites(self, tokens: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of image tokens for every layer, in checkpoint order.
+
+        Parameters
+        ----------
+        tokens : torch.Tensor
+            (R, M, context), any float dtype.
+
+        Returns
+        -------
+        list of (k, v)
+            (R, M, channels of the layer) each, in the adapter's dtype on its device.
+
+        Raises
+        ------
+        ValueError
+            Tokens of another size than the adapter's.
+        """
+        if not isinstance(tokens, torch.Tensor):
+            raise TypeError(f"tokens: expected a tensor; given {type(tokens).__name__}")
+        if tokens.dim() != 3 or tokens.shape[2] != self.context_dim:
+            models = {768: " (SD1.x)", 1024: " (SD2.x)", 2048: " (SDXL)"}
+            raise ValueError(
+                f"tokens: this {self.family} adapter takes (R, M, {self.context_dim})"
+                f"{models.get(self.context_dim, '')}; given {tuple(tokens.shape)}"
+                f"{models.get(tokens.shape[-1] if tokens.dim() else 0, '')}"
+            )
+        return self._project(tokens.to(self.device))
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> ImageAdapter:
+        """Give the same adapter on another device or in another dtype; the digest stays.
+
+        Raises
+        ------
+        ValueError
+            A dtype in which nothing can be computed.
+        """
+        if dtype is not None and dtype not in FLOATS:
+            raise ValueError(
+                f"dtype: expected a float16, bfloat16, float32 or float64; given {dtype}"
+            )
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        digest = self.digest
+        return ImageAdapter(
+            {name: move(tensor) for name, tensor in self._image_proj.items()},
+            [(move(key), move(value)) for key, value in self._sites],
+            {name: move(tensor) for name, tensor in self.lora.items()},
+            self._layout,
+            digest,
+        )
+
+    def _all_tensors(self) -> Tensors:
+        tensors = {f"image_proj.{name}": tensor for name, tensor in self._image_proj.items()}
+        for index, (key, value) in enumerate(self._sites):
+            tensors[f"ip_adapter.{index:03}.k"] = key
+            tensors[f"ip_adapter.{index:03}.v"] = value
+        return tensors | {f"lora.{name}": tensor for name, tensor in self.lora.items()}
+
+    def _split_inputs(
+        self, name: str, value: Image, zeros: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """Check the features of each input and bring them to the adapter's device."""
+        values = [value]
+        if len(self.takes) == 2:
+            if isinstance(value, tuple | list) and len(value) == 2:
+                values = list(value)
+            elif zeros is not None:
+                values = [None, value]
+            else:
+                raise TypeError(
+                    f"{name}: a {self.kind} adapter takes a pair of {self.takes[0]} and "
+                    f"{self.takes[1]}; given {type(value).__name__}"
+                )
+        result = []
+        for index, (part, takes) in enumerate(zip(values, self.takes, strict=True)):
+            if part is None and zeros is not None:
+                result.append(zeros[index])
+                continue
+            tensor = as_tensor(name, part, takes)
+            check_features(name, tensor.shape, takes, self.kind)
+            if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name}: holds values that are not finite")
+            result.append(tensor.to(self.device))
+        return result
+
+    def _zeros(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [torch.zeros_like(tensor[:1]) for tensor in inputs]
+
+    def _make_tokens(
+        self, inputs: list[torch.Tensor], combine: str, scale: float, quirks: bool
+    ) -> torch.Tensor:
+        rows = max(tensor.shape[0] for tensor in inputs)
+        features = [
+            combine_features(tensor.expand(rows, *tensor.shape[1:]), combine, quirks)
+            for tensor in inputs
+        ]
+        if len(features) == 2:
+            shortcut = scale if self.kind == "faceid_plus_v2" else None
+            return self._net(features[0], features[1], shortcut)
+        if self._layout.structure == "resampler" and features[0].dim() == 2:
+            return self._net(features[0].unsqueeze(1))
+        return self._net(features[0])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an ImageAdapter is immutable: {name} can not be set")
+
+    def __deepcopy__(self, memo: object) -> ImageAdapter:
+        return self
+
+    def __copy__(self) -> ImageAdapter:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = (self._image_proj, self._sites, dict(self.lora), self._layout, self._digest)
+        return ImageAdapter, state
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageAdapter({self.kind}, {self.family}: {self.site_count} layers, {self.tokens} "
+            f"tokens of {self.context_dim}, takes {' and '.join(map(str, self.takes))}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+
+def load_image_adapter(
+    source: Source,
+    *,
+    kind: str | None = None,
+    shortcut: bool | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ImageAdapter:
+    """Read an image adapter of any kind; which one it is shows from its tensors' shapes.
+
+    Parameters
+    ----------
+    source : path or mapping
+        A `.safetensors`, `.bin` or `.pt` file, or a state dict: nested (`image_proj`,
+        `ip_adapter`) or flat (`image_proj.NAME`). Code in files is never run.
+    kind, shortcut : optional
+        Settle what shapes leave open: FaceID plus with its `shortcut` (version 2) or without, and
+        "instantid" or "portrait_unnorm". Otherwise the file's name, then the more likely.
+    device, dtype : optional
+        Default: the CPU, and what the file has. On CPUs half precision is stored, but computed with
+        in fp32.
+
+    Returns
+    -------
+    ImageAdapter
+
+    Raises
+    ------
+    ValueError
+        No adapter, an incomplete one, or one for another kind of model; said before anything is
+        built.
+    """
+    checkpoint = read_checkpoint(source)
+    layout = detect_layout(checkpoint, kind, shortcut)
+    if layout.note.startswith("assumed"):
+        logger.warning(
+            "%s: taken as %s (%s)", checkpoint.name or "state dict", layout.kind, layout.note
+        )
+    tensors = [*checkpoint.image_proj.values(), *(t for pair in checkpoint.sites for t in pair)]
+    adapter = ImageAdapter(checkpoint.image_proj, checkpoint.sites, checkpoint.lora, layout)
+    wanted = dtype or common_dtype(tensors)
+    mixed = any(tensor.dtype != wanted for tensor in tensors)
+    if mixed or (device is not None and torch.device(device) != adapter.device):
+        return adapter.to(device, wanted)
+    return adapter

@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image tokens: the value that an adapter makes of pictures, and its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from attnpatch.adapters.adapter import ImageAdapter
+    from attnpatch.adapters.inputs import Image
+
+FORMAT = "attnpatch.image_embeds"
+VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbeds:
+    """Image tokens, ready for the keys and values of an adapter.
+
+    Parameters
+    ----------
+    cond : torch.Tensor
+        (P, T, context): one row of tokens for each picture to be made, or one row for all.
+    uncond : torch.Tensor
+        (1, T, context) or (P, T, context): their counterpart for the negative prompt.
+    metadata : mapping of str to str
+        Where they come from: kind, family, tokens, digest of the adapter, and so on.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not go together.
+    """
+
+    cond: torch.Tensor
+    uncond: torch.Tensor
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cond", "uncond"):
+            value = getattr(self, name)
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"{name}: expected a tensor; given {type(value).__name__}")
+            if value.dim() != 3 or 0 in value.shape or not value.is_floating_point():
+                raise ValueError(
+                    f"{name}: expected floating-point tokens (P, T, context); "
+                    f"given {tuple(value.shape)} {value.dtype}"
+                )
+        cond, uncond = self.cond.shape, self.uncond.shape
+        if cond[1:] != uncond[1:] or uncond[0] not in (1, cond[0]):
+            raise ValueError(
+                f"uncond: expected (1 or {cond[0]}, {cond[1]}, {cond[2]}) to go with cond "
+                f"{tuple(cond)}; given {tuple(uncond)}"
+            )
+        frozen = MappingProxyType({str(k): str(v) for k, v in dict(self.metadata).items()})
+        object.__setattr__(self, "metadata", frozen)
+
+    @property
+    def pictures(self) -> int:
+        """Rows of `cond`."""
+        return self.cond.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a row."""
+        return self.cond.shape[1]
+
+    @property
+    def context_dim(self) -> int:
+        """Values of a token."""
+        return self.cond.shape[2]
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> ImageEmbeds:
+        """Give the same tokens on another device or in another dtype."""
+        return ImageEmbeds(
+            self.cond.to(device=device, dtype=dtype),
+            self.uncond.to(device=device, dtype=dtype),
+            self.metadata,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that `load_embeds` reads.
+
+        Parameters
+        ----------
+        path : path
+            Where to; the suffix should be `.safetensors`.
+        """
+        metadata = {**self.metadata, "format": FORMAT, "format_version": VERSION}
+        tensors = {"cond": self.cond, "uncond": self.uncond}
+        save_file(
+            {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+            path,
+            metadata,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ImageEmbeds):
+            return NotImplemented
+        if self is other:
+            return True
+        return self.metadata == other.metadata and all(
+            a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+            for a, b in ((self.cond, other.cond), (self.uncond, other.uncond))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.cond.shape, self.uncond.shape, frozenset(self.metadata.items())))
+
+    def __deepcopy__(self, memo: object) -> ImageEmbeds:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ImageEmbeds, (self.cond, self.uncond, dict(self.metadata))
+
+    def __repr__(self) -> str:
+        kind = self.metadata.get("kind", "unknown adapter")
+        return (
+            f"ImageEmbeds({kind}: {self.pictures} x {self.tokens} tokens of {self.context_dim}, "
+            f"{str(self.cond.dtype).removeprefix('torch.')} on {self.cond.device})"
+        )
+
+
+def load_embeds(
+    path: str | os.PathLike[str],
+    adapter: ImageAdapter | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ImageEmbeds:
+    """Read image tokens from a file.
+
+    Parameters
+    ----------
+    path : path
+        A file of `ImageEmbeds.save`; or an `.ipadpt` file of other tools. Those hold the
+        encoder's features, not tokens, so that they need the `adapter`: either one tensor (P, size)
+        or (P, L, size); or a list of one tensor per adapter with a dimension for the images, of
+        which the first half of the rows, if their number is even, are the negatives.
+    adapter : ImageAdapter, optional
+        For a file of ours: the adapter that must have made it. For `.ipadpt`: the one to use.
+    device, dtype : optional
+        Where to put the tokens, and as what.
+
+    Raises
+    ------
+    ValueError
+        Not such a file, one that holds code, or tokens of another adapter.
+    """
+    from attnpatch.adapters.files import read_file
+
+    path = Path(path)
+    content = read_file(path)
+    if not isinstance(content, Mapping) or set(content) != {"cond", "uncond"}:
+        if adapter is None:
+            raise ValueError(
+                f"{path.name}: no image tokens of ours. If it holds an encoder's features "
+                "(.ipadpt), give the adapter that is to project them"
+            )
+        image, negative = _read_features(path.name, content)
+        return adapter.get_image_embeds(image, negative).to(device, dtype)
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    if metadata.pop("format", "") != FORMAT:
+        raise ValueError(f"{path.name}: its metadata do not say {FORMAT}")
+    if (version := metadata.pop("format_version", "")) != VERSION:
+        raise ValueError(f"{path.name}: format version {version!r}; this release reads {VERSION}")
+    embeds = ImageEmbeds(content["cond"], content["uncond"], metadata).to(device, dtype)
+    digest = metadata.get("digest")
+    if adapter is not None and digest and digest != adapter.digest:
+        raise ValueError(
+            f"{path.name}: made by another adapter ({metadata.get('kind')}, {digest[:12]}) than "
+            f"the one given ({adapter.kind}, {adapter.digest[:12]})"
+        )
+    return embeds
+
+
+def _read_features(name: str, content: object) -> tuple[Image, torch.Tensor | None]:
+    """Find the features in a foreign file, and their negatives."""
+    if isinstance(content, torch.Tensor):
+        return content, None
+    if isinstance(content, list | tuple) and len(content) == 1:
+        features = content[0]
+        if isinstance(features, torch.Tensor) and features.dim() in (3, 4):
+            rows = features.shape[0]
+            negative, positive = features.chunk(2) if rows % 2 == 0 else (features[:0], features)
+            flat = positive.flatten(0, 1)
+            return flat, (negative.flatten(0, 1) if len(negative) else None)
+    raise ValueError(
+        f"{name}: expected a tensor, or a list of one tensor (2P, images, ...); found "
+        f"{type(content).__name__}"
+    )

@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What adapters look at: the encoders in use, their sizes, and words for a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A CLIP vision tower: sizes of its pooled embedding and of its hidden states (L, hidden)."""
+
+    name: str
+    pooled: int
+    hidden: int
+    length: int
+
+
+ENCODERS = (
+    Encoder("CLIP ViT-H/14", pooled=1024, hidden=1280, length=257),
+    Encoder("CLIP ViT-bigG/14", pooled=1280, hidden=1664, length=257),
+    Encoder("CLIP ViT-L/14", pooled=768, hidden=1024, length=257),
+    Encoder("CLIP ViT-L/14-336", pooled=768, hidden=1024, length=577),
+)
+FACE_SIZE = 512  # values of an ArcFace embedding (insightface's antelopev2 and buffalo_l)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one input of an adapter must be.
+
+    Parameters
+    ----------
+    size : int
+        Values of one feature.
+    form : {"pooled", "hidden", "face"}
+        A picture's pooled CLIP embedding (P, size), the second-to-last hidden state of the CLIP
+        vision tower (P, L, size), or a face embedding (P, size).
+    face : {"", "normalised", "raw"}
+        Which face embedding is meant.
+    """
+
+    size: int
+    form: str
+    face: str = ""
+
+    @property
+    def fitting(self) -> str:
+        """Names of the encoders of that size, or an empty string."""
+        if self.form == "face":
+            return "ArcFace (antelopev2 or buffalo_l)" if self.size == FACE_SIZE else ""
+        sizes = {e.name: e.hidden if self.form == "hidden" else e.pooled for e in ENCODERS}
+        return " or ".join(name for name, size in sizes.items() if size == self.size)
+
+    def __str__(self) -> str:
+        if self.form == "face":
+            what = f"{self.face} face embeddings (P, {self.size})".strip()
+        elif self.form == "hidden":
+            what = f"CLIP hidden states (P, L, {self.size}), the second to last of the tower"
+        else:
+            what = f"CLIP image embeds (P, {self.size})"
+        return f"{what}: {self.fitting}" if self.fitting else what
+
+
+def name_features(shape: Sequence[int]) -> str:
+    """Say what features of that shape probably are, or an empty string.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (P, size) or (P, L, size).
+    """
+    size = shape[-1] if shape else 0
+    if len(shape) == 3 and shape[1] > 1:
+        found = [e.name for e in ENCODERS if (e.length, e.hidden) == (shape[1], size)]
+        found = found or [e.name for e in ENCODERS if e.hidden == size]
+        return f"hidden states of {' or '.join(found)}" if found else ""
+    if size == FACE_SIZE:
+        return "a face embedding"
+    found = [e.name for e in ENCODERS if e.pooled == size]
+    if found:
+        return f"image embeds of {' or '.join(found)}"
+    return ""
+
+
+def check_features(name: str, shape: Sequence[int], takes: Features, kind: str) -> None:
+    """Raise unless features of `shape` are what an adapter takes.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the message.
+    shape : sequence of int
+        The shape given.
+    takes : Features
+        What the adapter takes.
+    kind : str
+        The adapter's kind, for the message.
+
+    Raises
+    ------
+    ValueError
+        Both sizes, what the given features probably are, and what would fit.
+    """
+    dimensions = {3} if takes.form == "hidden" else {2}
+    if kind in ("instantid", "portrait_unnorm"):
+        dimensions = {2, 3}
+    if len(shape) in dimensions and shape[-1] == takes.size and 0 not in shape:
+        return
+    given = f"given {tuple(shape)}"
+    guess = name_features(shape)
+    if guess:
+        given += f", which looks like {guess}"
+    advice = ""
+    if takes.form == "hidden" and len(shape) == 2 and guess:
+        advice = " Pass the tower's hidden_states[-2], not its pooled output."
+    elif takes.form == "pooled" and len(shape) == 3 and guess:
+        advice = " Pass the tower's image_embeds, not its hidden states."
+    elif takes.fitting and guess:
+        advice = (
+            f" Encode with {takes.fitting}, or use an adapter made for {guess.split(' of ')[-1]}."
+        )
+    raise ValueError(f"{name}: this {kind} adapter takes {takes}; {given}.{advice}")

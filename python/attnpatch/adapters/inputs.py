@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors that come into an adapter: weights and features."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+import torch
+
+from attnpatch.adapters.encoders import Features
+
+# Features of pictures, or for FaceID plus a pair of face embeddings and hidden states.
+Image = Any
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def common_dtype(tensors: list[torch.Tensor]) -> torch.dtype:
+    """Find the widest float dtype of the tensors; fp16 for those of eight bits."""
+    found = {tensor.dtype for tensor in tensors}
+    common = torch.float16
+    for index, dtype in enumerate(dtype for dtype in FLOATS if dtype in found):
+        common = dtype if index == 0 else torch.promote_types(common, dtype)
+    return common
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes (none on the meta device), in hex."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.device.type != "meta":
+            flat = tensor.detach().cpu().contiguous().flatten()
+            total.update(memoryview(flat.view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+def count_rows(name: str, inputs: list[torch.Tensor]) -> int:
+    """Count the pictures; an input of one row serves all."""
+    rows = [tensor.shape[0] for tensor in inputs]
+    if len(set(rows)) > 1 and min(rows) != 1:
+        raise ValueError(f"{name}: its parts have {' and '.join(map(str, rows))} pictures")
+    return max(rows)
+
+
+def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
+    """Make a float tensor of an array, or of the right part of an encoder's output."""
+    if takes.form == "hidden":
+        if (states := getattr(value, "hidden_states", None)) is not None:
+            value = states[-2]
+        elif (states := getattr(value, "penultimate_hidden_states", None)) is not None:
+            value = states
+    elif takes.form == "pooled" and (embeds := getattr(value, "image_embeds", None)) is not None:
+        value = embeds
+    if not isinstance(value, torch.Tensor):
+        if not hasattr(value, "__array__") or type(value).__module__.startswith("PIL"):
+            raise TypeError(f"{name}: expected an array of {takes}; given {type(value).__name__}")
+        value = torch.tensor(numpy.asarray(value))
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point values; given {value.dtype}")
+    return value
