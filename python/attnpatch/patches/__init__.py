@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches: immutable values that say what attention layers compute besides their text."""
+
+from attnpatch.patches.image_prompt import ImagePrompt
+from attnpatch.patches.layers import (
+    Layer,
+    LayerTable,
+    diffusers_layer_table,
+    layer_table,
+    make_layer_table,
+    token_grid,
+)
+from attnpatch.patches.masks import resize_mask
+from attnpatch.patches.patch import BoundPatch, Branch, Patch
+from attnpatch.patches.run import Branches, Report, Run, Skip
+from attnpatch.patches.site import Call, Site
+from attnpatch.patches.stack import PatchStack
+from attnpatch.patches.weights import Weight, weight_presets
+
+__all__ = [
+    "BoundPatch",
+    "Branch",
+    "Branches",
+    "Call",
+    "ImagePrompt",
+    "Layer",
+    "LayerTable",
+    "Patch",
+    "PatchStack",
+    "Report",
+    "Run",
+    "Site",
+    "Skip",
+    "Weight",
+    "diffusers_layer_table",
+    "layer_table",
+    "make_layer_table",
+    "resize_mask",
+    "token_grid",
+    "weight_presets",
+]

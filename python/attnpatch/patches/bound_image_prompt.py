@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""An image prompt fitted to one UNet: which branch does what in a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attnpatch._core import LayerTable, key_rows, picture_rows
+from attnpatch.patches.cache import Cache, upload, where
+from attnpatch.patches.keys_values import SCALINGS, LayerTensors, Part, move
+from attnpatch.patches.masks import MaskPyramid
+from attnpatch.patches.patch import BoundPatch
+from attnpatch.patches.site import Call
+
+if TYPE_CHECKING:
+    from attnpatch.patches.image_prompt import ImagePrompt
+
+__all__ = ["BoundImagePrompt", "ImageBranch"]
+
+
+class BoundImagePrompt(BoundPatch):
+    """An image prompt fitted to one UNet."""
+
+    def __init__(self, prompt: ImagePrompt, table: LayerTable) -> None:
+        prompt.keys_values.check(table)
+        self.prompt = prompt
+        self.window = prompt.window
+        self.scaling = SCALINGS[prompt.scaling]
+        self.folds = self.scaling.folds(prompt.joint)
+        # Fooocus computes the joint branch at any weight: its keys take a share of the softmax.
+        self.zero_counts = prompt.reference_quirks and prompt.joint
+        self.layer_weights = prompt.weight.for_layers(table)
+        self._skipped = tuple(
+            self._reason(layer.block, weight)
+            for layer, weight in zip(table, self.layer_weights, strict=True)
+        )
+        if all(weight is None for weight in self.layer_weights):
+            raise ValueError(
+                f"weight: {prompt.weight!r} names no layer of this UNet ({table.family})"
+            )
+        self.mask = None if prompt.mask is None else MaskPyramid(prompt.mask, prompt.mask_resize)
+        self.sources = tuple(PartTensors(part) for part in prompt.keys_values.parts)
+        # Keys and values with a weight folded in: cond and uncond may come in calls of their own.
+        self.folded = Cache(size=4 * len(table) * len(self.sources))
+
+    def _reason(self, block: str, weight: float | None) -> str | None:
+        prompt = self.prompt
+        if prompt.reference_quirks and not prompt.joint and block == "middle":
+            return "reference_quirks: node packs miss the middle block"
+        if weight is None:
+            return "the weight gives this layer nothing"
+        zero = weight == 0 or (
+            prompt.weight.pictures != () and not any(prompt.weight.pictures)
+        )
+        if zero and not self.zero_counts:
+            return "weight 0"
+        if self.window.empty:
+            return f"no time between start {prompt.start} and end {prompt.end}"
+        return None
+
+    @property
+    def skipped(self) -> Sequence[str | None]:
+        """For each layer why the prompt never acts there; None where it may act."""
+        return self._skipped
+
+    def phase(self, call: Call) -> float | None:
+        """Give the curve's factor now; None: not active now."""
+        if not self.window.full:
+            if call.progress is None:
+                raise ValueError(
+                    "progress: a patch with start or end needs it, and the host gave none"
+                )
+            if call.progress not in self.window:
+                return None
+        factor = self.prompt.weight.factor(call.progress)
+        return None if factor == 0 and not self.zero_counts else factor
+
+    def branches(self, call: Call, phase: float) -> Sequence[ImageBranch]:
+        """One branch, or two where cond and uncond have different numbers of tokens."""
+        kv = self.prompt.keys_values
+        chunks, batch, samples = call.layout
+        roles = dict(self.prompt.roles)
+        rows = key_rows(chunks, batch, samples, roles, kv.pictures, kv.negatives)
+        factors = [1.0] * batch
+        pictures = self.prompt.weight.pictures
+        if pictures:
+            places = picture_rows(chunks, batch, samples, len(pictures), "weight")
+            factors = [pictures[place] for place in places]
+        mask_rows = [0] * batch
+        if self.mask is not None:
+            mask_rows = picture_rows(chunks, batch, samples, len(self.prompt.mask), "mask")
+        found = [
+            ImageBranch(self, source, rows, factors, phase, tuple(mask_rows))
+            for source in self.sources
+        ]
+        return [branch for branch in found if max(branch.rows) >= 0]
+
+
+class PartTensors:
+    """Keys and values of one part on the devices and in the dtypes that are asked for."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self._moved = Cache(size=2)
+
+    def on(self, dtype: torch.dtype | None, device: torch.device) -> LayerTensors:
+        """Give all layers' keys and values; dtype None: as they are."""
+        layers = self.part.layers
+        dtype = dtype or layers[0][0].dtype
+        return self._moved.get((dtype, device), lambda: move(layers, dtype, device))
+
+
+class ImageBranch:
+    """One branch of an image prompt in calls of one layout and phase."""
+
+    def __init__(
+        self,
+        bound: BoundImagePrompt,
+        source: PartTensors,
+        rows: Sequence[int],
+        factors: Sequence[float],
+        phase: float,
+        mask_rows: tuple[int, ...],
+    ) -> None:
+        self.joint = bound.prompt.joint
+        self.mask = bound.mask
+        self.mask_rows = mask_rows
+        self._bound = bound
+        self._source = source
+        self._phase = phase
+        self._factors = tuple(factors)
+        first, end = source.part.first, source.part.first + source.part.rows
+        self.rows = tuple(
+            row - first if first <= row < end and (factor != 0 or bound.zero_counts) else -1
+            for row, factor in zip(rows, factors, strict=True)
+        )
+        if bound.folds:
+            # Each different pair of a row and a picture's weight becomes a row of its own.
+            pairs = list(zip(self.rows, self._factors, strict=True))
+            self._pairs = tuple(dict.fromkeys(pair for pair in pairs if pair[0] >= 0))
+            self.rows = tuple(self._pairs.index(p) if p[0] >= 0 else -1 for p in pairs)
+
+    def _effective(self, layer: int) -> float:
+        """Give the weight as it acts on a layer, but for the pictures' own."""
+        weight = self._bound.layer_weights[layer] * self._phase
+        return self._bound.scaling.effective(weight, self._bound.prompt.keys_values.channels[layer])
+
+    def weights(self, layer: int) -> tuple[float, ...] | None:
+        """For each row of the batch the factor of the branch's output; None: not at this layer."""
+        if self._bound.skipped[layer] is not None:
+            return None
+        if self._bound.scaling.mean or self.joint:
+            return tuple(float(row >= 0) for row in self.rows)
+        weight = self._effective(layer)
+        return tuple(
+            weight * factor if row >= 0 else 0.0
+            for row, factor in zip(self.rows, self._factors, strict=True)
+        )
+
+    def keys_values(
+        self, layer: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (rows, tokens, channels) of the layer."""
+        if not self._bound.folds:
+            return self._source.on(dtype, device)[layer]
+        weight = self._effective(layer)
+        key = (layer, self._source.part.first, weight, self._pairs, dtype, where(device))
+        return self._bound.folded.get(key, lambda: self._fold(layer, weight, dtype, device))
+
+    def _fold(
+        self, layer: int, weight: float, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        k, v = self._source.on(None, device)[layer]
+        rows = [row for row, _ in self._pairs]
+        if rows != list(range(len(k))):
+            index = upload(torch.tensor(rows), device)
+            k, v = k.index_select(0, index), v.index_select(0, index)
+        weights = torch.tensor([weight * factor for _, factor in self._pairs])
+        weights = upload(weights, device).view(-1, 1, 1)
+        k, v = self._bound.scaling.fold(k, v, weights, self.joint)
+        return k.to(dtype), v.to(dtype)

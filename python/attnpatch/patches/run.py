@@ -1,0 +1,358 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of patches at work in one model."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnpatch._core import Layer, LayerTable
+from attnpatch.ops import branch_attention
+from attnpatch.patches.cache import Cache, upload, where
+from attnpatch.patches.patch import BoundPatch, Branch
+from attnpatch.patches.site import Call, Site
+
+if TYPE_CHECKING:
+    from attnpatch.patches.stack import PatchStack
+
+__all__ = ["Branches", "Report", "Run", "Skip"]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A layer at which a patch never acts."""
+
+    layer: Layer
+    patch: int
+    """Its place in the stack."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a stack found in a model."""
+
+    wanted: tuple[Layer, ...]
+    """The layers that the patches are made for."""
+    matched: tuple[Layer, ...]
+    """Those at which at least one of them acts, now or in another part of sampling."""
+    skipped: tuple[Skip, ...]
+    """Where a patch does not act, and why."""
+    nbytes: int
+    """Bytes of the patches' tensors."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.matched)} of {len(self.wanted)} layers patched, "
+            f"{self.nbytes / 1e6:.1f} MB kept"
+        ]
+        groups: dict[tuple[int, str], list[str]] = {}
+        for skip in self.skipped:
+            groups.setdefault((skip.patch, skip.reason), []).append(skip.layer.name)
+        for (patch, reason), names in groups.items():
+            shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+            lines.append(f"patch {patch} skips {len(names)}: {reason} ({shown})")
+        return "\n".join(lines)
+
+
+class Branches:
+    """The image branches at one site: what ``ops.branch_attention`` takes."""
+
+    __slots__ = ("_split", "joint", "k", "masks", "rows", "v", "weights")
+
+    def __init__(
+        self,
+        k: list[Tensor],
+        v: list[Tensor],
+        rows: list[Tensor],
+        weights: Tensor,
+        masks: Tensor | None,
+        joint: int,
+    ) -> None:
+        self.k = k
+        """For each branch its keys (rows, tokens, channels)."""
+        self.v = v
+        """For each branch its values (rows, tokens, channels)."""
+        self.rows = rows
+        """For each branch the row that serves each row of the batch, int64 (batch,)."""
+        self.weights = weights
+        """float32 (branches, batch)."""
+        self.masks = masks
+        """float32 (branches, 1 or batch, tokens of the grid), or None."""
+        self.joint = joint
+        """How many, from the first, share the text's softmax."""
+        self._split: tuple[int, list[Tensor], list[Tensor]] | None = None
+
+    def split(self, heads: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Give keys and values as views (rows, heads, tokens, head size)."""
+        split = self._split
+        if split is None or split[0] != heads:
+            split = heads, [_heads(t, heads) for t in self.k], [_heads(t, heads) for t in self.v]
+            self._split = split
+        return split[1], split[2]
+
+
+class Run:
+    """A stack of patches bound to one model; made by ``PatchStack.bind``.
+
+    It holds caches only, and may be used from several threads: what it computes follows from the
+    stack, the table and the arguments alone. Copies are the run itself.
+    """
+
+    def __init__(self, stack: PatchStack, table: LayerTable) -> None:
+        self.stack = stack
+        self.table = table
+        self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
+        self._plans = Cache(size=8)
+        self._masks = Cache(size=64)
+        self._latest: tuple[Call, _Plan | None] | None = None
+
+    def branches(
+        self, site: Site, dtype: torch.dtype, device: torch.device
+    ) -> Branches | None:
+        """Give the image branches at a site for queries of this dtype and device.
+
+        None: nothing to do here now; the host's own attention is then all there is.
+        """
+        if site.attention != "cross":
+            return None
+        call, latest = site.call, self._latest
+        if latest is None or latest[0] is not call:
+            latest = call, self._plan(call)
+            self._latest = latest
+        plan = latest[1]
+        return None if plan is None else plan.at(site, dtype, device)
+
+    def active(self, call: Call) -> bool:
+        """Whether any patch acts anywhere in this call."""
+        return self._plan(call) is not None
+
+    def attend(
+        self,
+        site: Site,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        heads: int | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attend to the text and to every image branch in one pass.
+
+        Where nothing is to be done this is torch's own attention to the text.
+
+        Parameters
+        ----------
+        site
+            Which layer, in which call.
+        q, k, v
+            (batch, tokens, channels) with ``heads`` given, or (batch, heads, tokens, head size);
+            any strides.
+        heads
+            How many heads the channels hold; only for the first form.
+        scale
+            Of the logits; None: head size ** -0.5.
+
+        Returns
+        -------
+        Tensor
+            (batch, tokens, channels).
+        """
+        q, k, v = _as_heads(q, heads), _as_heads(k, heads), _as_heads(v, heads)
+        branches = self.branches(site, q.dtype, q.device)
+        if branches is None:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        else:
+            out = _attend(site, q, k, v, branches, scale)
+        return out.transpose(1, 2).flatten(2)
+
+    def terms(
+        self,
+        site: Site,
+        q: Tensor,
+        *,
+        heads: int | None = None,
+        scale: float | None = None,
+    ) -> Tensor | None:
+        """Give what the image branches add to the text's attention, for a foreign base.
+
+        Parameters and result as of ``attend``; None: nothing to add.
+
+        Raises
+        ------
+        ValueError
+            Where a branch shares the text's softmax: it is no term of a sum then.
+        """
+        q = _as_heads(q, heads)
+        branches = self.branches(site, q.dtype, q.device)
+        if branches is None:
+            return None
+        if branches.joint:
+            raise ValueError(
+                "terms: a joint image prompt shares the text's softmax and cannot be added to "
+                "another attention's output; use attend, or a prompt with joint=False"
+            )
+        empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
+        return _attend(site, q, empty, empty, branches, scale).transpose(1, 2).flatten(2)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers at which any patch may act; hosts need not touch the others."""
+        skips = [bound.skipped for bound in self._bound]
+        return tuple(
+            layer for layer in self.table if any(s[layer.index] is None for s in skips)
+        )
+
+    def report(self) -> Report:
+        """Say which layers are patched, and which are not and why."""
+        return Report(
+            wanted=tuple(self.table) if self._bound else (),
+            matched=self.layers,
+            skipped=tuple(
+                Skip(layer, place, reason)
+                for place, bound in enumerate(self._bound)
+                for layer, reason in zip(self.table, bound.skipped, strict=True)
+                if reason is not None
+            ),
+            nbytes=self.stack.nbytes,
+        )
+
+    def _plan(self, call: Call) -> _Plan | None:
+        phases = tuple(bound.phase(call) for bound in self._bound)
+        if all(phase is None for phase in phases):
+            return None
+        key = (call.layout, phases)
+        return self._plans.get(key, lambda: _Plan(self, call, phases))
+
+    def __copy__(self) -> Run:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Run, (self.stack, self.table)
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.stack!r} in {self.table!r}>"
+
+
+class _Plan:
+    """All that calls of one layout and phase have in common."""
+
+    def __init__(self, run: Run, call: Call, phases: Sequence[Hashable | None]) -> None:
+        found = [
+            branch
+            for bound, phase in zip(run._bound, phases, strict=True)
+            if phase is not None
+            for branch in bound.branches(call, phase)
+        ]
+        self._branches: list[Branch] = sorted(found, key=lambda branch: not branch.joint)
+        self._table = run.table
+        self._masks = run._masks
+        self._layout = call.layout
+        self._active: list[tuple[int, ...]] = []  # for each layer the branches that act there
+        self._first: list[int] = []  # for each layer where its weights begin
+        weights: list[tuple[float, ...]] = []
+        for layer in range(len(run.table)):
+            here = [(i, branch.weights(layer)) for i, branch in enumerate(self._branches)]
+            here = [(i, w) for i, w in here if w is not None]
+            self._active.append(tuple(i for i, _ in here))
+            self._first.append(len(weights))
+            weights += [w for _, w in here]
+        self._weights = torch.tensor(weights, dtype=torch.float32)
+        self._rows = torch.tensor([branch.rows for branch in self._branches])
+        self._uploads = Cache(size=4)
+        self._sites = Cache(size=4 * len(run.table))
+        self._masked = [
+            any(self._branches[i].mask is not None for i in active) for active in self._active
+        ]
+
+    def at(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
+        index = site.layer.index
+        if not self._active[index]:
+            return None
+        grid = site.grid if self._masked[index] else None
+        key = (index, dtype, where(device), grid)
+        return self._sites.get(key, lambda: self._make(site, dtype, device))
+
+    def _make(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches:
+        index = site.layer.index
+        if self._table[index] != site.layer:
+            raise ValueError(f"site: {site.layer!r} is not of the table that the run is bound to")
+        active = self._active[index]
+        branches = [self._branches[i] for i in active]
+        rows, weights = self._uploads.get(
+            where(device),
+            lambda: (upload(self._rows, device).unbind(0), upload(self._weights, device)),
+        )
+        pairs = [branch.keys_values(index, dtype, device) for branch in branches]
+        first = self._first[index]
+        return Branches(
+            k=[k for k, _ in pairs],
+            v=[v for _, v in pairs],
+            rows=[rows[i] for i in active],
+            weights=weights[first : first + len(active)],
+            masks=self._mask(branches, site.grid, device) if self._masked[index] else None,
+            joint=sum(branch.joint for branch in branches),
+        )
+
+    def _mask(
+        self, branches: Sequence[Branch], grid: tuple[int, int], device: torch.device
+    ) -> Tensor:
+        parts = tuple((branch.mask, branch.mask_rows) for branch in branches)
+        key = (parts, grid, where(device))
+        return self._masks.get(key, lambda: upload(_stack_masks(parts, grid), device))
+
+
+def _stack_masks(parts: Sequence[tuple[Any, tuple[int, ...]]], grid: tuple[int, int]) -> Tensor:
+    """Masks (branches, 1 or batch, tokens): 1 where all rows of the batch share theirs."""
+    tokens = grid[0] * grid[1]
+    found = []
+    for mask, rows in parts:
+        if mask is None:
+            found.append(torch.ones(1, tokens))
+        elif len(set(rows)) == 1:
+            found.append(mask.at(grid)[rows[0]][None])
+        else:
+            found.append(mask.at(grid)[list(rows)])
+    batch = max(len(mask) for mask in found)
+    return torch.stack([mask.expand(batch, tokens) for mask in found])
+
+
+def _attend(
+    site: Site, q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None
+) -> Tensor:
+    if q.shape[0] != site.call.batch:
+        raise ValueError(f"q: {q.shape[0]} rows, but the call has a batch of {site.call.batch}")
+    masks = branches.masks
+    if masks is not None and q.shape[2] != masks.shape[2]:
+        raise ValueError(
+            f"q: {q.shape[2]} tokens, but a mask needs those of the grid "
+            f"{site.grid[0]}×{site.grid[1]}, {masks.shape[2]}"
+        )
+    branch_k, branch_v = branches.split(q.shape[1])
+    return branch_attention(
+        q, k, v, branch_k, branch_v, branches.rows, branches.weights, masks, branches.joint, scale
+    )
+
+
+def _heads(tensor: Tensor, heads: int) -> Tensor:
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:
+    if tensor.dim() == 4:
+        return tensor
+    if heads is None or tensor.dim() != 3:
+        raise ValueError(
+            "q, k, v: expected (batch, heads, tokens, head size), or (batch, tokens, channels) with "
+            f"heads given; got shape {tuple(tensor.shape)} and heads={heads}"
+        )
+    return _heads(tensor, heads)
