@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts: programs whose models take patches. They are recognised without importing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attnpatch.hosts import diffusers
+from attnpatch.patches import Patch, Report
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers import Attachment
+
+__all__ = ["attach", "patch_model", "report"]
+
+
+def attach(
+    model: Any,
+    patches: Patch | Sequence[Patch],
+    *,
+    cond_or_uncond: Sequence[int] | None = None,
+) -> Attachment:
+    """Attach patches to a model in place, until they are detached.
+
+    Attaching to a model that has patches adds to them. What the model has beside (LoRA,
+    ControlNet, an IP-Adapter of its own, other attention processors) keeps working: terms are
+    added to it.
+
+    Parameters
+    ----------
+    model
+        A pipeline or UNet of diffusers. Give the pipeline where there is one: it knows which rows
+        of a batch are uncond, and its scheduler's sigmas.
+    patches
+        One patch, a sequence of patches, or a `PatchStack`.
+    cond_or_uncond
+        The kind of each equal chunk of a batch, 0 cond and 1 uncond; ``(1, 0)`` for the batches
+        [uncond, cond] of classifier-free guidance. By default the pipeline tells; for a UNet alone
+        all rows are cond.
+
+    Returns
+    -------
+    Attachment
+        With `detach`, `report` and `stack`; a context manager that detaches at its end.
+
+    Raises
+    ------
+    TypeError
+        If `model` is of no known kind.
+    ValueError
+        If the patches are made for other layers than the model has.
+
+    Examples
+    --------
+    >>> with attach(pipeline, ImagePrompt(adapter, embeds, 0.8)) as attached:
+    ...     print(attached.report)
+    ...     image = pipeline("a cat").images[0]
+    """
+    return _host_of(model).attach(model, patches, cond_or_uncond=cond_or_uncond)
+
+
+def patch_model(
+    model: Any,
+    patches: Patch | Sequence[Patch],
+    *,
+    cond_or_uncond: Sequence[int] | None = None,
+) -> Any:
+    """Return a patched copy of a model that shares all of its weights; `model` stays as it is.
+
+    Patching a patched model adds to its patches.
+
+    Parameters
+    ----------
+    model, patches, cond_or_uncond
+        As for :func:`attach`. The copy of a pipeline has a scheduler of its own, so that both can
+        run at the same time.
+
+    Returns
+    -------
+    pipeline or UNet
+        Of the type of `model`; the very same parameters and buffers in another tree of modules.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`attach`.
+    """
+    return _host_of(model).patch_model(model, patches, cond_or_uncond=cond_or_uncond)
+
+
+def report(model: Any) -> Report:
+    """Return which layers of a model are patched, and which are not and why.
+
+    Raises
+    ------
+    TypeError
+        If `model` is of no known kind.
+    """
+    return _host_of(model).report(model)
+
+
+def _host_of(model: Any) -> Any:
+    if diffusers.is_host(model):
+        return diffusers
+    raise TypeError(
+        "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
+        f"(SD1.x, SD2.x, SDXL), got {type(model).__module__}.{type(model).__qualname__}"
+    )

@@ -1,0 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines and UNets of diffusers: SD1.x, SD2.x, SDXL and others of that structure."""
+
+from attnpatch.hosts.diffusers.attach import (
+    Attachment,
+    attach,
+    is_host,
+    patch_model,
+    report,
+    share_weights,
+)
+from attnpatch.hosts.diffusers.layers import read_layer_table
+
+__all__ = [
+    "Attachment",
+    "attach",
+    "is_host",
+    "patch_model",
+    "read_layer_table",
+    "report",
+    "share_weights",
+]

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attach patches to a pipeline or UNet of diffusers, or make a patched copy of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from attnpatch.hosts.diffusers.layers import has_diffusers_names
+from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.patches import Patch, PatchStack, Report
+
+Patches = Patch | Sequence[Patch]
+
+
+class Attachment:
+    """Patches that are attached to a UNet, until `detach` or the end of a ``with`` block.
+
+    Attributes
+    ----------
+    stack : PatchStack
+        What was attached.
+    report : Report
+        The layers wanted, matched, and skipped with reasons.
+    """
+
+    def __init__(
+        self, unet: Any, pipeline: Any, stack: PatchStack, chunks: Sequence[int] | None
+    ) -> None:
+        patching = Patching.of(unet) or Patching(unet)
+        self.stack = stack
+        self.report: Report = stack.bind(patching.table).report()
+        self._unet = unet
+        self._patching: Patching | None = patching
+        patching.add(self, stack, unet, pipeline, chunks)
+
+    @property
+    def attached(self) -> bool:
+        """Whether `detach` was not called yet."""
+        return self._patching is not None
+
+    def detach(self) -> None:
+        """Take these patches off. With the last ones the UNet's own processors are put back.
+
+        Patches attached at other times stay, in whatever order they are detached. A second call
+        does nothing.
+        """
+        patching, self._patching = self._patching, None
+        if patching is not None:
+            patching.remove(self, self._unet)
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached to" if self.attached else "detached from"
+        return f"<Attachment {self.stack!r}, {state} {type(self._unet).__name__}>"
+
+
+def is_host(model: object) -> bool:
+    """Whether `model` is a pipeline or UNet of diffusers, or made like one."""
+    return _find_unet(model) is not None
+
+
+def attach(
+    model: Any, patches: Patches, *, cond_or_uncond: Sequence[int] | None = None
+) -> Attachment:
+    """Attach patches to `model` in place; see :func:`attnpatch.attach`."""
+    unet = _unet_of(model)
+    pipeline = None if model is unet or _unwrap(model) is unet else model
+    return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond)
+
+
+def patch_model(
+    model: Any, patches: Patches, *, cond_or_uncond: Sequence[int] | None = None
+) -> Any:
+    """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
+    unet = _unet_of(model)
+    twin = share_weights(unet)
+    if model is unet or _unwrap(model) is unet:
+        attach(twin, patches, cond_or_uncond=cond_or_uncond)
+        return twin
+    pipeline = copy.copy(model)
+    pipeline.unet = twin
+    if getattr(model, "scheduler", None) is not None:
+        # Schedulers count steps: each pipeline needs its own, so that both can run at once.
+        pipeline.scheduler = copy.deepcopy(model.scheduler)
+    attach(pipeline, patches, cond_or_uncond=cond_or_uncond)
+    return pipeline
+
+
+def report(model: Any) -> Report:
+    """Say where the patches of `model` act; see :func:`attnpatch.report`."""
+    unet = _unet_of(model)
+    return (Patching.of(unet) or Patching(unet)).report()
+
+
+def share_weights(module: Any) -> Any:
+    """Copy the tree of modules of `module`: other modules, the very same parameters and buffers."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        kept = [*part._parameters.values(), *part._buffers.values()]
+        kept.append(part.__dict__.get("_hf_hook"))  # accelerate's: they know no module
+        memo.update((id(value), value) for value in kept if value is not None)
+    return copy.deepcopy(module, memo)
+
+
+def _unet_of(model: Any) -> Any:
+    unet = _find_unet(model)
+    if unet is None:
+        raise TypeError(
+            f"model: expected a pipeline with a UNet, or a UNet, got {type(model).__name__}"
+        )
+    return unet
+
+
+def _find_unet(model: Any) -> Any:
+    for candidate in (_unwrap(model), _unwrap(getattr(model, "unet", None))):
+        if candidate is not None and has_diffusers_names(candidate):
+            return candidate
+    return None
+
+
+def _unwrap(module: Any) -> Any:
+    """Return the module that torch.compile wrapped."""
+    return getattr(module, "_orig_mod", module)

@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the patches compute at one layer in one call, eagerly or as one operator in a graph."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnpatch.patches import Run, Site
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patching import Patching
+
+
+class Branching(Protocol):
+    """The patches' part of one layer's attention; q, k and v are (B, H, N or T, D)."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether a branch may share the text's softmax."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return attention to the text plus the patches' terms, (B, N, C)."""
+        ...
+
+    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the patches' terms alone, (B, N, C).
+
+        Joint branches take their share of the text's softmax: their term is the difference that
+        they make to plain attention to `text` (k and v), and an error where that is None.
+        """
+        ...
+
+
+class EagerBranching:
+    """The run of the patches at one site."""
+
+    __slots__ = ("_run", "_site", "joint")
+
+    def __init__(self, run: Run, site: Site, joint: bool) -> None:
+        self._run = run
+        self._site = site
+        self.joint = joint
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Branching`."""
+        return self._run.attend(self._site, q, k, v)
+
+    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        """See :class:`Branching`."""
+        if not self.joint:
+            return self._run.terms(self._site, q)
+        if text is None:
+            raise ValueError(
+                "joint: a joint image prompt shares the softmax of the text, which is not plain "
+                f"at {self._site.layer.name} (a mask on the text, or another attention backend); "
+                "expected plain attention there, or an image prompt with joint=False"
+            )
+        return self._run.attend(self._site, q, *text) - plain_attention(q, *text)
+
+
+class GraphBranching:
+    """The same as operators in a graph that is being compiled.
+
+    They look up the running call when they run: neither weights, windows, masks nor the images are
+    part of the graph, so that changing them compiles nothing anew.
+    """
+
+    __slots__ = ("_layer", "_patching", "joint")
+
+    def __init__(self, patching: int, layer: int, joint: bool) -> None:
+        self._patching = patching
+        self._layer = layer
+        self.joint = joint
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Branching`."""
+        return torch.ops.attnpatch_diffusers.attend(q, k, v, self._patching, self._layer)
+
+    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
+        """See :class:`Branching`."""
+        k, v = (None, None) if text is None else text
+        return torch.ops.attnpatch_diffusers.terms(q, k, v, self._patching, self._layer)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend from q (B, H, N, D) to k and v (B, H, T, D); returns (B, N, C)."""
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+# The operators find a UNet's patches by a number, for a graph holds no Python objects.
+_patchings: weakref.WeakValueDictionary[int, Patching] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def register(patching: Patching) -> int:
+    """Give `patching` the number by which graphs find it while it lives."""
+    number = next(_numbers)
+    _patchings[number] = patching
+    return number
+
+
+def _running(number: int, layer: int, q: Tensor) -> EagerBranching | None:
+    patching = _patchings.get(number)
+    if patching is None:
+        return None
+    return patching.layers[layer].branching(q.shape[2], q.dtype, q.device)
+
+
+# Read at run time, so a recorded CUDA graph may not hold them.
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
+
+
+@torch.library.custom_op("attnpatch_diffusers::attend", mutates_args=(), tags=_TAGS)
+def _attend(q: Tensor, k: Tensor, v: Tensor, patching: int, layer: int) -> Tensor:
+    running = _running(patching, layer, q)
+    out = plain_attention(q, k, v) if running is None else running.attend(q, k, v)
+    return out.contiguous()
+
+
+@torch.library.custom_op("attnpatch_diffusers::terms", mutates_args=(), tags=_TAGS)
+def _terms(q: Tensor, k: Tensor | None, v: Tensor | None, patching: int, layer: int) -> Tensor:
+    running = _running(patching, layer, q)
+    if running is None:
+        return _new_output(q).zero_()
+    text = None if k is None or v is None else (k, v)
+    return running.terms(q, text).contiguous()
+
+
+def _new_output(q: Tensor) -> Tensor:
+    batch, heads, tokens, size = q.shape
+    return q.new_empty((batch, tokens, heads * size))
+
+
+@_attend.register_fake
+@_terms.register_fake
+def _(q: Tensor, k: object, v: object, patching: int, layer: int) -> Tensor:
+    return _new_output(q)

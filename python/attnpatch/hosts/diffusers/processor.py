@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The attention processor that stands in for a layer's own and adds the patches' branches."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attnpatch.hosts.diffusers.arithmetic import (
+    add_terms,
+    attend_to_text,
+    finish,
+    prepare,
+    project_context,
+    project_query,
+)
+from attnpatch.hosts.diffusers.branching import Branching, GraphBranching
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patching import PatchedLayer
+
+# diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
+# fused pass with the patches'.
+_PLAIN = ("AttnProcessor", "AttnProcessor2_0")
+
+
+class StandIn:
+    """Stands in for the processor of one layer; made by :func:`make_stand_in`.
+
+    It is an instance of the original's class and shares the original's attributes: whatever a
+    pipeline asks of the original (its class, scales, weights to move or to save) it finds here.
+    The original itself is called whenever the patches have nothing to do.
+    """
+
+    __slots__ = ("attnpatch_layer", "attnpatch_original")
+    attnpatch_layer: PatchedLayer
+    attnpatch_original: Any
+    attnpatch_plain: bool
+
+    # diffusers' `set_attention_backend` looks for this attribute.
+    _attention_backend: Any = None
+
+    def attnpatch_call(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Any = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Attend as the layer's own processor does, plus the patches' terms."""
+        layer = self.attnpatch_layer
+        branching: Branching | None
+        if torch.compiler.is_compiling():
+            branching = GraphBranching(layer.patching.number, layer.layer.index, layer.joint)
+        else:
+            branching = layer.begin(self, hidden_states)
+        if branching is None:
+            return self.attnpatch_original(
+                attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
+            )
+        queries = prepare(attn, hidden_states, args[0] if args else kwargs.get("temb"))
+        q = project_query(attn, queries.states)
+        # diffusers' own IP-Adapter hands over (text, [images]).
+        context = encoder_hidden_states
+        text = context[0] if isinstance(context, tuple) else context
+        if self.attnpatch_plain:
+            k, v = project_context(attn, queries.states, text)
+            backend = self._attention_backend
+            if attention_mask is None and backend is None:
+                return finish(attn, branching.attend(q, k, v), queries)
+            base = attend_to_text(attn, q, k, v, attention_mask, backend)
+            return finish(attn, base + branching.terms(q, None), queries)
+        base = self.attnpatch_original(
+            attn, hidden_states, context, attention_mask, *args, **kwargs
+        )
+        known = None
+        if branching.joint and attention_mask is None:
+            known = project_context(attn, queries.states, text)
+        return add_terms(attn, base, branching.terms(q, known), queries)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = _bare_stand_in(copy.deepcopy(self.attnpatch_original, memo))
+        memo[id(self)] = twin
+        object.__setattr__(twin, "attnpatch_layer", copy.deepcopy(self.attnpatch_layer, memo))
+        return twin
+
+
+def layer_of(processor: object) -> PatchedLayer | None:
+    """Return the layer that a stand-in was made for; None for all other processors."""
+    return getattr(processor, "attnpatch_layer", None)
+
+
+def make_stand_in(original: Any, layer: PatchedLayer) -> Any:
+    """Return a processor that does what `original` does plus the patches of `layer`."""
+    stand_in = _bare_stand_in(_without_leftovers(original))
+    object.__setattr__(stand_in, "attnpatch_layer", layer)
+    return stand_in
+
+
+def _without_leftovers(processor: Any) -> Any:
+    """Return the processor behind stand-ins that were detached but put back by someone else."""
+    while isinstance(processor, StandIn):
+        layer = layer_of(processor)
+        if layer is None:  # diffusers makes new processors by the class of the old ones
+            original = object.__new__(type(processor).__bases__[-1])
+            original.__dict__.update(processor.__dict__)
+            return original
+        if layer.stand_in is not None:
+            break
+        processor = processor.attnpatch_original
+    return processor
+
+
+def _bare_stand_in(original: Any) -> Any:
+    stand_in = object.__new__(_stand_in_class(type(original)))
+    # Set past nn.Module, which would take the original for a child.
+    object.__setattr__(stand_in, "attnpatch_original", original)
+    object.__setattr__(stand_in, "__dict__", original.__dict__)
+    return stand_in
+
+
+@functools.lru_cache(maxsize=64)
+def _stand_in_class(kind: type) -> type:
+    def call(self: StandIn, *args: Any, **kwargs: Any) -> Tensor:
+        return self.attnpatch_call(*args, **kwargs)
+
+    # `Attention.forward` hands over the keywords that the processor's signature names.
+    call.__wrapped__ = kind.__call__  # type: ignore[attr-defined]
+    plain = kind.__name__ in _PLAIN and kind.__module__.startswith("diffusers.")
+    members = {"__slots__": (), "__call__": call, "attnpatch_plain": plain}
+    return type(f"Patched{kind.__name__}", (StandIn, kind), members)
