@@ -150,8 +150,10 @@ def _read_safetensors(path: Path, shapes_only: bool) -> Mapping[str, object]:
 
 
 def _read_torch(path: Path, shapes_only: bool) -> object:
+    where = "meta" if shapes_only else "cpu"
     try:
-        content = torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
+        with path.open("rb") as file:  # not the path: torch goes by its suffix
+            content = torch.load(file, map_location=where, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[-1] if str(error) else "broken pickle"
         found = re.search(r"Unsupported (?:global|class)[^\n]*", str(error))

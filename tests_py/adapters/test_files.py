@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files as they really come: cut, misnamed, with code in them, or something else."""
+
+import pickle
+
+import pytest
+import torch
+from attnpatch.adapters import describe, load_image_adapter
+from fake_adapters import ROWS, make_state, save_state
+
+STATE = make_state(ROWS[0])
+readers = pytest.mark.parametrize("read", [load_image_adapter, describe])
+
+
+class Code:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@readers
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_is_refused_and_not_run(read, legacy, tmp_path):
+    trap = tmp_path / "trap"
+    path = tmp_path / "adapter.bin"
+    state = {**STATE, "extra": Code(str(trap))}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        ValueError, match=r"adapter\.bin: refused, since it holds more than tensors"
+    ):
+        read(path)
+    path.write_bytes(pickle.dumps(state, protocol=2))
+    with pytest.raises(ValueError, match=r"adapter\.bin: "):
+        read(path)
+    assert not trap.exists()
+
+
+@readers
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_a_download_that_broke_off(read, suffix, tmp_path):
+    path = save_state(STATE, tmp_path / f"adapter{suffix}")
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 100):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=rf"adapter{suffix}: not a whole .*\({size} bytes\)"):
+            read(path)
+
+
+@readers
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "a web page"),
+        (b"GIF89a" + bytes(100), "no safetensors and no torch file"),
+    ],
+)
+def test_something_else_under_that_name(read, content, message, tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"adapter\.safetensors: it is {message}"):
+        read(path)
+
+
+@readers
+def test_no_dict_in_the_file(read, tmp_path):
+    torch.save([torch.ones(1)], tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=r"a\.bin: expected a dict of tensors, found list"):
+        read(tmp_path / "a.bin")
+
+
+@readers
+def test_no_file(read, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "absent.bin")
+
+
+def test_no_path():
+    with pytest.raises(TypeError, match="source: expected a path or a state dict; given int"):
+        load_image_adapter(3)
+
+
+def test_content_counts_not_the_suffix(tmp_path):
+    bin_path = save_state(STATE, tmp_path / "a.bin")
+    safe_path = save_state(STATE, tmp_path / "b.safetensors")
+    bin_path.rename(tmp_path / "a.safetensors")
+    safe_path.rename(tmp_path / "b.ckpt")
+    digests = {load_image_adapter(STATE).digest}
+    digests |= {load_image_adapter(tmp_path / n).digest for n in ("a.safetensors", "b.ckpt")}
+    assert len(digests) == 1
+
+
+def test_old_torch_format(tmp_path):
+    torch.save(STATE, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert load_image_adapter(tmp_path / "old.bin").digest == load_image_adapter(STATE).digest
+    assert "linear" in describe(tmp_path / "old.bin")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_dtypes_of_files(dtype, tmp_path):
+    state = {g: {n: t.to(dtype) for n, t in tensors.items()} for g, tensors in STATE.items()}
+    stored = torch.float16 if dtype.itemsize == 1 else dtype
+    for suffix in (".bin", ".safetensors"):
+        path = save_state(state, tmp_path / f"a{suffix}")
+        adapter = load_image_adapter(path)
+        assert adapter.dtype == stored
+        assert adapter.get_image_embeds(torch.ones(1, 1024)).cond.dtype == stored
+        assert load_image_adapter(path, dtype=torch.float32).dtype == torch.float32
+        assert load_image_adapter(path, dtype=torch.float32).digest == adapter.digest
+        assert str(dtype).removeprefix("torch.") in describe(path)
+    with pytest.raises(ValueError, match="dtype: expected"):
+        load_image_adapter(state, dtype=torch.int8)
+
+
+def test_mixed_dtypes_become_the_widest():
+    state = {g: {n: t.half() for n, t in tensors.items()} for g, tensors in STATE.items()}
+    state["image_proj"]["norm.weight"] = state["image_proj"]["norm.weight"].float()
+    adapter = load_image_adapter(state)
+    assert adapter.dtype == torch.float32
+    assert adapter.project_sites(torch.ones(1, 2, 24))[0][0].dtype == torch.float32
