@@ -9,6 +9,7 @@ batching of cond and uncond chunks. Weights are random; what counts is who calls
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -42,9 +43,7 @@ class Structure:
                 outputs += [(("output", number, i), multiplier, level) for i in range(depth)]
                 number += 1
         last = len(self.levels) - 1
-        middle = [
-            (("middle", 0, i), self.levels[-1][0], last) for i in range(self.middle_depth)
-        ]
+        middle = [(("middle", 0, i), self.levels[-1][0], last) for i in range(self.middle_depth)]
         return inputs + outputs + middle
 
 
@@ -295,7 +294,7 @@ class Patcher:
         """Take a few Euler steps under classifier-free guidance; x starts as unit noise."""
         levels = torch.linspace(9.0, 0.0, steps + 1).tolist()
         x = x * levels[0]
-        for sigma, lower in zip(levels, levels[1:], strict=False):
+        for sigma, lower in itertools.pairwise(levels):
             scaled = x / (1 + sigma**2) ** 0.5
             uncond, cond = self.apply(scaled, sigma, contexts, [1, 0]).chunk(2)
             x = x + (uncond + guidance * (cond - uncond)) * (lower - sigma)
