@@ -54,9 +54,7 @@ class BoundImagePrompt(BoundPatch):
             return "reference_quirks: node packs miss the middle block"
         if weight is None:
             return "the weight gives this layer nothing"
-        zero = weight == 0 or (
-            prompt.weight.pictures != () and not any(prompt.weight.pictures)
-        )
+        zero = weight == 0 or (prompt.weight.pictures != () and not any(prompt.weight.pictures))
         if zero and not self.zero_counts:
             return "weight 0"
         if self.window.empty:

@@ -159,6 +159,8 @@ class ImagePrompt(Patch):
             raise TypeError(f"replace: ImagePrompt has no option {', '.join(sorted(unknown))}")
         new = type(self).__new__(type(self))
         new._set(**{**options, **changes})
+        if "mask" not in changes:
+            object.__setattr__(new, "mask", self.mask)
         return new
 
     def _set(
@@ -226,11 +228,6 @@ class ImagePrompt(Patch):
     def window(self) -> Window:
         """The part of sampling in which it is active."""
         return Window(self.start, self.end, self.end_exclusive)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its keys, values and mask."""
-        return self.keys_values.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
     @property
     def digest(self) -> str:

@@ -103,9 +103,7 @@ class KeysValues:
                 f"uncond: expected {len(positive)} layers of the same channels as cond, "
                 f"got {len(negative)} layers"
             )
-        same = all(
-            p[0].shape[1] == n[0].shape[1] for p, n in zip(positive, negative, strict=True)
-        )
+        same = all(p[0].shape[1] == n[0].shape[1] for p, n in zip(positive, negative, strict=True))
         if not same:
             parts = (Part(0, pictures, positive), Part(pictures, negatives, negative))
             return cls(pictures, negatives, parts)._valid()
@@ -139,11 +137,6 @@ class KeysValues:
     def dtype(self) -> torch.dtype:
         """The dtype in which they are kept."""
         return self.parts[0].layers[0][0].dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(t.nbytes for part in self.parts for pair in part.layers for t in pair)
 
     def check(self, table: LayerTable) -> None:
         """Raise ValueError, naming both, unless the layers are those of the table."""
@@ -196,9 +189,7 @@ def move(layers: LayerTensors, dtype: torch.dtype, device: torch.device) -> Laye
 
 
 def _tokens(embeds: Any) -> tuple[Tensor, Tensor | None]:
-    cond, uncond = (
-        embeds if isinstance(embeds, tuple | list) else (embeds.cond, embeds.uncond)
-    )
+    cond, uncond = embeds if isinstance(embeds, tuple | list) else (embeds.cond, embeds.uncond)
     for name, tokens in (("cond", cond), ("uncond", uncond)):
         if name == "uncond" and tokens is None:
             continue

@@ -36,9 +36,7 @@ def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
     return tensor.contiguous()
 
 
-def resize_mask(
-    mask: torch.Tensor, grid: tuple[int, int], mode: str = "bilinear"
-) -> torch.Tensor:
+def resize_mask(mask: torch.Tensor, grid: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
     """Resize masks (pictures, H, W) to a token grid (h, w); gives (pictures, h·w), row by row.
 
     The modes are those of ``torch.nn.functional.interpolate``, corners not aligned.

@@ -55,6 +55,11 @@ class Patch(ABC):
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Self:
         """Make the patch again from what ``state`` gave."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self.state()[1].values())
+
     def __copy__(self) -> Self:
         return self
 

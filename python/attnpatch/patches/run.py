@@ -113,9 +113,7 @@ class Run:
         self._masks = Cache(size=64)
         self._latest: tuple[Call, _Plan | None] | None = None
 
-    def branches(
-        self, site: Site, dtype: torch.dtype, device: torch.device
-    ) -> Branches | None:
+    def branches(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
         """Give the image branches at a site for queries of this dtype and device.
 
         None: nothing to do here now; the host's own attention is then all there is.
@@ -205,9 +203,7 @@ class Run:
     def layers(self) -> tuple[Layer, ...]:
         """The layers at which any patch may act; hosts need not touch the others."""
         skips = [bound.skipped for bound in self._bound]
-        return tuple(
-            layer for layer in self.table if any(s[layer.index] is None for s in skips)
-        )
+        return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
 
     def report(self) -> Report:
         """Say which layers are patched, and which are not and why."""

@@ -101,8 +101,9 @@ class PatchStack(Sequence[Patch]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the patches' tensors."""
-        return sum(patch.nbytes for patch in self._patches)
+        """Bytes of the patches' tensors; shared ones count once."""
+        tensors = {id(t): t for patch in self._patches for t in patch.state()[1].values()}
+        return sum(tensor.nbytes for tensor in tensors.values())
 
     def describe(self, table: LayerTable | None = None) -> str:
         """Give a text for people: the patches, and what they find in a UNet if one is given."""

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnpatch.patches import resize_mask, token_grid
+from attnpatch.patches.masks import MASK_RESIZE_MODES, MaskPyramid, to_mask
+
+sizes = st.integers(1, 40)
+
+
+def test_to_mask_reads_two_and_three_dimensions():
+    half = np.zeros((4, 6), dtype=bool)
+    half[:, :3] = True
+    mask = to_mask(half)
+    assert mask.shape == (1, 4, 6) and mask.dtype == torch.float32 and mask.sum() == 12
+    given = torch.ones(2, 4, 6)
+    mask = to_mask(given)
+    given.zero_()
+    assert mask.sum() == 48  # a copy: the host may reuse its tensor
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 1, 4, 4), (0, 4), (2, 4, 0)])
+def test_to_mask_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="mask: expected shape"):
+        to_mask(torch.zeros(shape))
+
+
+def test_to_mask_refuses_nan():
+    with pytest.raises(ValueError, match="finite"):
+        to_mask(torch.tensor([[float("nan")]]))
+
+
+@given(sizes, sizes, sizes, sizes, st.sampled_from(MASK_RESIZE_MODES))
+def test_a_full_mask_stays_full(height, width, h, w, mode):
+    resized = resize_mask(torch.ones(2, height, width), (h, w), mode)
+    torch.testing.assert_close(resized, torch.ones(2, h * w))
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(0, 3), st.data())
+def test_regions_land_on_their_tokens(height, width, level, data):
+    """A mask that is constant on each token's own pixels is found again, whatever the grid."""
+    h, w = token_grid(height, width, level)
+    seed = data.draw(st.integers(0, 1000))
+    tokens = torch.rand(1, h, w, generator=torch.Generator().manual_seed(seed)).round()
+    mask = tokens.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    for mode in ("bilinear", "area", "nearest"):
+        assert torch.equal(resize_mask(mask, (h, w), mode), tokens.flatten(1)), mode
+
+
+@pytest.mark.parametrize(("height", "width"), [(34, 11), (11, 34), (135, 76), (65, 97)])
+def test_odd_grids_keep_rows_and_columns(height, width):
+    """Left of a mask is left in the tokens: a grid guessed from their number would shear it."""
+    for level in range(3):
+        h, w = token_grid(height, width, level)
+        mask = torch.zeros(1, height * 8, width * 8)
+        mask[:, :, : width * 4] = 1
+        resized = resize_mask(mask, (h, w)).view(h, w)
+        torch.testing.assert_close(resized, resized[:1].expand(h, w))
+        assert resized.sum() / h == pytest.approx(w / 2, abs=0.51)
+        assert bool((resized[0].diff() <= 1e-6).all())
+
+
+def test_bilinear_is_torchs_own():
+    mask = torch.rand(2, 61, 47, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(mask[None], size=(34, 11), mode="bilinear")
+    assert torch.equal(resize_mask(mask, (34, 11)), expected[0].flatten(1))
+    with pytest.raises(ValueError, match="mask_resize"):
+        resize_mask(mask, (34, 11), "cubic")
+
+
+def test_pyramid_makes_each_grid_once():
+    pyramid = MaskPyramid(torch.rand(1, 8, 8), "bilinear")
+    assert pyramid.at((4, 4)) is pyramid.at((4, 4))
+    assert pyramid.at((8, 8)).shape == (1, 64)
