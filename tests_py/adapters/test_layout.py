@@ -197,7 +197,7 @@ def _with(kind, group, **tensors):
 
 
 def _kolors_plus():
-    maker = Maker()
+    maker = Maker(device="meta")
     return {
         "image_proj": maker.resampler(8, dim=2048, output=2048, heads=1, depth=1, mult=1),
         "ip_adapter": maker.sites([8], 2048),
@@ -205,7 +205,7 @@ def _kolors_plus():
 
 
 def _kolors_face():
-    maker = Maker()
+    maker = Maker(device="meta")
     proj = maker.mlp(8, 4096, tokens=6)
     proj |= maker.perceiver(8, 4096, 4096, 1, 1, 1, "perceiver_resampler.")
     return {"image_proj": proj, "ip_adapter": maker.sites([8], 2048)}

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image adapters: reading checkpoints of every kind, and making image tokens of features."""
 
-from attnpatch.adapters.adapter import ImageAdapter, load_image_adapter
+from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.describe import describe
 from attnpatch.adapters.embeds import ImageEmbeds, load_embeds
+from attnpatch.adapters.loading import load_image_adapter
 
 __all__ = ["ImageAdapter", "ImageEmbeds", "describe", "load_embeds", "load_image_adapter"]

@@ -15,12 +15,12 @@ from attnpatch import _core
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import Features, check_features
-from attnpatch.adapters.files import Source, Tensors, detect_layout, read_checkpoint
+from attnpatch.adapters.files import Tensors
 from attnpatch.adapters.inputs import (
     FLOATS,
     Image,
     as_tensor,
-    common_dtype,
+    check_values,
     count_rows,
     hash_tensors,
 )
@@ -308,8 +308,7 @@ class ImageAdapter:
                 continue
             tensor = as_tensor(name, part, takes)
             check_features(name, tensor.shape, takes, self.kind)
-            if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name}: holds values that are not finite")
+            check_values(name, tensor, takes)
             result.append(tensor.to(self.device))
         return result
 
@@ -331,6 +330,15 @@ class ImageAdapter:
             return self._net(features[0].unsqueeze(1))
         return self._net(features[0])
 
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, ImageAdapter):
+            return self is other or NotImplemented
+        mine, theirs = ((a._layout, a.dtype, a.device) for a in (self, other))
+        return mine == theirs and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash((self._layout, self.dtype, self.device))
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an ImageAdapter is immutable: {name} can not be set")
 
@@ -350,50 +358,3 @@ class ImageAdapter:
             f"tokens of {self.context_dim}, takes {' and '.join(map(str, self.takes))}, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
-
-
-def load_image_adapter(
-    source: Source,
-    *,
-    kind: str | None = None,
-    shortcut: bool | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> ImageAdapter:
-    """Read an image adapter of any kind; which one it is shows from its tensors' shapes.
-
-    Parameters
-    ----------
-    source : path or mapping
-        A `.safetensors`, `.bin` or `.pt` file, or a state dict: nested (`image_proj`,
-        `ip_adapter`) or flat (`image_proj.NAME`). Code in files is never run.
-    kind, shortcut : optional
-        Settle what shapes leave open: FaceID plus with its `shortcut` (version 2) or without, and
-        "instantid" or "portrait_unnorm". Otherwise the file's name, then the more likely.
-    device, dtype : optional
-        Default: the CPU, and what the file has. On CPUs half precision is stored, but computed with
-        in fp32.
-
-    Returns
-    -------
-    ImageAdapter
-
-    Raises
-    ------
-    ValueError
-        No adapter, an incomplete one, or one for another kind of model; said before anything is
-        built.
-    """
-    checkpoint = read_checkpoint(source)
-    layout = detect_layout(checkpoint, kind, shortcut)
-    if layout.note.startswith("assumed"):
-        logger.warning(
-            "%s: taken as %s (%s)", checkpoint.name or "state dict", layout.kind, layout.note
-        )
-    tensors = [*checkpoint.image_proj.values(), *(t for pair in checkpoint.sites for t in pair)]
-    adapter = ImageAdapter(checkpoint.image_proj, checkpoint.sites, checkpoint.lora, layout)
-    wanted = dtype or common_dtype(tensors)
-    mixed = any(tensor.dtype != wanted for tensor in tensors)
-    if mixed or (device is not None and torch.device(device) != adapter.device):
-        return adapter.to(device, wanted)
-    return adapter

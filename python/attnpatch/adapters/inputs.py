@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy
 import torch
 
 from attnpatch.adapters.encoders import Features
+
+logger = logging.getLogger("attnpatch")
 
 # Features of pictures, or for FaceID plus a pair of face embeddings and hidden states.
 Image = Any
@@ -63,3 +66,43 @@ def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected floating-point values; given {value.dtype}")
     return value
+
+
+def check_values(name: str, tensor: torch.Tensor, takes: Features) -> None:
+    """Raise on values that are not finite; log a face embedding of an unlikely length.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the message.
+    tensor : torch.Tensor
+        (..., size).
+    takes : Features
+        What it should be.
+
+    Raises
+    ------
+    ValueError
+        Infinite values or NaN.
+    """
+    if tensor.device.type == "meta":
+        return
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name}: holds values that are not finite")
+    if not takes.face:
+        return
+    norms = torch.linalg.vector_norm(tensor.float(), dim=-1)
+    unit = bool(((norms - 1).abs() < 0.05).all())
+    if takes.face == "normalised" and not unit and bool((norms > 0).any()):
+        logger.warning(
+            "%s: this adapter takes face embeddings of length 1 (insightface's normed_embedding); "
+            "given lengths up to %.3g",
+            name,
+            float(norms.max()),
+        )
+    elif takes.face == "raw" and unit:
+        logger.warning(
+            "%s: this adapter takes raw face embeddings (insightface's embedding); the ones given "
+            "have been normalised to length 1",
+            name,
+        )
