@@ -214,3 +214,32 @@ def attach_trainable(unet: Any, adapter: Adapter) -> None:
 
 def _attention(unet: Any, processor_name: str) -> Any:
     return unet.get_submodule(processor_name.removesuffix(".processor"))
+
+
+class Denoiser(nn.Module):
+    """UNet, class tokens and adapter, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = make_unet()
+        self.text = ClassTokens()
+        self.adapter = Adapter(site_channels(self.unet))
+        attach_trainable(self.unet, self.adapter)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        classes: torch.Tensor,
+        embeds: torch.Tensor,
+        image_weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict v (B, 4, 16, 16) from noisy latents and the two kinds of prompt."""
+        prompt = {
+            "image_tokens": self.adapter.image_proj(embeds),
+            "image_weights": image_weights,
+        }
+        text = self.text(classes)
+        return self.unet(
+            latents, timesteps, text, cross_attention_kwargs=prompt, return_dict=False
+        )[0]

@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from attnpatch.demo.classifier import Classifier
-from attnpatch.demo.model import Adapter, ClassTokens, ImageEncoder, make_unet
+from attnpatch.demo.data import Split
+from attnpatch.demo.model import Adapter, ClassTokens, Denoiser, ImageEncoder, make_unet
 from attnpatch.demo.recipe import Recipe
 
 SHIPPED = Path(__file__).parent / "weights"
+REFERENCES = 200
 ADAPTER_FILE = "ip_adapter.safetensors"
 
 
@@ -34,6 +36,27 @@ def save_classifier(folder: Path, model: Classifier, recipe: Recipe) -> None:
 def save_encoder(folder: Path, model: ImageEncoder, recipe: Recipe) -> None:
     """Write `encoder.safetensors`."""
     _save(folder, "encoder.safetensors", model.state_dict(), recipe)
+
+
+def save_references(folder: Path, split: Split, count: int = REFERENCES) -> None:
+    """Write `references.safetensors`: the first items of the test split, for the demo."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "images": split.images[:count].contiguous(),
+        "labels": split.labels[:count].to(torch.uint8),
+    }
+    metadata = {
+        "source": f"Fashion-MNIST, test items 0 to {count - 1}",
+        "copyright": "2017 Zalando SE, https://tech.zalando.com",
+        "license": "MIT",
+    }
+    save_file(tensors, folder / "references.safetensors", metadata=metadata)
+
+
+def load_references(folder: Path = SHIPPED) -> Split:
+    """Read the test items that the package carries."""
+    tensors = load_file(folder / "references.safetensors")
+    return Split(tensors["images"], tensors["labels"].long())
 
 
 def save_denoiser(
@@ -64,6 +87,17 @@ def load_unet(folder: Path = SHIPPED) -> Any:
 def load_text(folder: Path = SHIPPED) -> ClassTokens:
     """Read the class tokens, in float32."""
     return _load(ClassTokens(), folder / "text.safetensors")
+
+
+def load_denoiser(folder: Path = SHIPPED) -> Denoiser:
+    """Read UNet, class tokens and adapter joined as in training, in float32."""
+    model = Denoiser()
+    missing = model.unet.load_state_dict(load_unet(folder).state_dict(), strict=False)
+    if missing.unexpected_keys:
+        raise ValueError(f"{folder}: unexpected keys {missing.unexpected_keys[:3]}")
+    model.text.load_state_dict(load_text(folder).state_dict())
+    model.adapter.load_state_dict(load_adapter_state(folder))
+    return model.eval().requires_grad_(False)
 
 
 def load_adapter_state(folder: Path = SHIPPED) -> dict[str, torch.Tensor]:

@@ -29,16 +29,15 @@ from attnpatch.demo.model import (
     EMBED_DIM,
     NULL_CLASS,
     SCHEDULER_CONFIG,
-    Adapter,
-    ClassTokens,
+    Denoiser,
     ImageEncoder,
     attach_trainable,
     encode_latents,
-    make_unet,
-    site_channels,
 )
 from attnpatch.demo.muon import Muon
 from attnpatch.demo.recipe import Recipe
+
+CHECKPOINT_EVERY = 500
 
 
 def shift(pixels: torch.Tensor, reach: int, generator: torch.Generator) -> torch.Tensor:
@@ -135,35 +134,6 @@ def train_encoder(split: Split, recipe: Recipe, device: torch.device) -> ImageEn
         loss = F.cross_entropy(logits, labels.to(device)) + 5.0 * F.mse_loss(pictures, pixels)
         fit_small(both, optimizer, loss, recipe.small_learning_rate * (1.0 - progress))
     return encoder.eval()
-
-
-class Denoiser(nn.Module):
-    """UNet, class tokens and adapter, trained together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unet = make_unet()
-        self.text = ClassTokens()
-        self.adapter = Adapter(site_channels(self.unet))
-        attach_trainable(self.unet, self.adapter)
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        classes: torch.Tensor,
-        embeds: torch.Tensor,
-        image_weights: torch.Tensor,
-    ) -> torch.Tensor:
-        """Predict v (B, 4, 16, 16) from noisy latents and the two kinds of prompt."""
-        prompt = {
-            "image_tokens": self.adapter.image_proj(embeds),
-            "image_weights": image_weights,
-        }
-        text = self.text(classes)
-        return self.unet(
-            latents, timesteps, text, cross_attention_kwargs=prompt, return_dict=False
-        )[0]
 
 
 @dataclass(frozen=True)
@@ -288,11 +258,8 @@ def train_denoiser(
             if (step + 1) % 100 == 0:
                 mean = sum(losses[-100:]) / len(losses[-100:])
                 bar.set_postfix(loss=f"{mean:.4f}")
-            if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.steps:
                 save_checkpoint(checkpoint, model, average, optimizers, step + 1)
-                with checkpoint.with_suffix(".log").open("a") as log:
-                    mean = sum(losses[-500:]) / len(losses[-500:])
-                    log.write(f"{time.strftime('%H:%M:%S')} step {step + 1} loss {mean:.5f}\n")
     return average
 
 
@@ -360,6 +327,8 @@ def main(arguments: list[str] | None = None) -> int:
         steps = steps_within(options.minutes, split, device)
     recipe = replace(Recipe(), seed=options.seed, steps=steps)
     stage = options.stage or "all"
+    if stage == "all":
+        store.save_references(options.output, load_split("test", options.data))
     if stage in ("all", "classifier"):
         store.save_classifier(options.output, train_classifier(split, recipe, device), recipe)
     if stage in ("all", "encoder"):

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The demo on a user's own SD1.5, SD2 or SDXL pipeline, through diffusers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import attnpatch as ap
+from attnpatch.demo.runner import StepClock
+from attnpatch.demo.variants import Variant, make_patches
+from attnpatch.vision import clip_preprocess
+
+# Where published image encoders are, by what an adapter takes: (form, size of a feature).
+ENCODERS = {
+    ("pooled", 1024): ("h94/IP-Adapter", "models/image_encoder"),
+    ("hidden", 1280): ("h94/IP-Adapter", "models/image_encoder"),
+    ("pooled", 1280): ("h94/IP-Adapter", "sdxl_models/image_encoder"),
+    ("hidden", 1664): ("h94/IP-Adapter", "sdxl_models/image_encoder"),
+}
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """What the command line says about a user's model."""
+
+    model: str
+    adapter: str
+    images: tuple[str, ...]
+    image_encoder: str | None = None
+    prompt: str = ""
+    steps: int = 25
+    seed: int = 0
+    size: int | None = None
+    guidance: float = 5.0
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
+class OwnModel:
+    """A user's pipeline, adapter and references."""
+
+    def __init__(self, options: OwnOptions) -> None:
+        self.steps = options.steps
+        self._options = options
+        self._adapter = ap.load_image_adapter(
+            options.adapter, device=options.device, dtype=options.dtype
+        )
+        self._encoder = load_encoder(self._adapter, options)
+        self.references = [Image.open(path).convert("RGB") for path in options.images]
+        self.partners = self.references[1:] + self.references[:1]
+        self.names = [Path(path).stem for path in options.images]
+        features, negative = self._features(self.references)
+        self._embeds = self._adapter.get_image_embeds(features, negative, combine=None)
+        self._partner_embeds = self._adapter.get_image_embeds(
+            features.roll(-1, 0), negative, combine=None
+        )
+        self._pipeline = load_pipeline(options)
+        self._pipeline.set_progress_bar_config(disable=True)
+        size = options.size or self._pipeline.unet.config.sample_size * self._vae_scale
+        self._size = (size, size)
+        self.references_shown = [square(picture) for picture in self.references]
+
+    @property
+    def _vae_scale(self) -> int:
+        return self._pipeline.vae_scale_factor
+
+    def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
+        """Generate one picture per reference, all from the same seed."""
+        latent = tuple(edge // self._vae_scale for edge in self._size)
+        patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, latent)
+        if not patches:
+            return self._run(clock)
+        with ap.attach(self._pipeline, patches):
+            return self._run(clock)
+
+    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> float:
+        """Mean cosine similarity of CLIP's image embeddings."""
+        a, b = (self._encode(group).image_embeds.float() for group in (pictures, targets))
+        return torch.cosine_similarity(a, b).mean().item()
+
+    def share_right(self, pictures: list[Image.Image]) -> None:
+        """There is no judge for pictures of any kind."""
+        return
+
+    def _run(self, clock: StepClock) -> list[Image.Image]:
+        def on_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict:
+            clock()
+            return values
+
+        count = len(self.references)
+        generators = [torch.Generator().manual_seed(self._options.seed) for _ in range(count)]
+        return self._pipeline(
+            prompt=self._options.prompt,
+            num_images_per_prompt=count,
+            num_inference_steps=self.steps,
+            guidance_scale=self._options.guidance,
+            height=self._size[0],
+            width=self._size[1],
+            generator=generators,
+            callback_on_step_end=on_step,
+        ).images
+
+    @torch.inference_mode()
+    def _encode(self, pictures: list[Image.Image]) -> Any:
+        size = self._encoder.config.image_size
+        arrays = [np.asarray(p.convert("RGB"), np.float32) / 255.0 for p in pictures]
+        pixels = np.concatenate([clip_preprocess(array[None], size) for array in arrays])
+        tensor = torch.from_numpy(pixels).to(self._options.device, self._options.dtype)
+        return self._encoder(tensor, output_hidden_states=True)
+
+    @torch.inference_mode()
+    def _features(
+        self, pictures: list[Image.Image]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode what the adapter takes, and its negative: zeros, or an encoded black picture."""
+        output = self._encode(pictures)
+        if self._adapter.takes[0].form == "pooled":
+            return output.image_embeds, None
+        size = self._encoder.config.image_size
+        black = torch.zeros(1, 3, size, size, device=output.image_embeds.device)
+        negative = self._encoder(black.to(self._options.dtype), output_hidden_states=True)
+        return output.hidden_states[-2], negative.hidden_states[-2]
+
+
+def load_pipeline(options: OwnOptions) -> Any:
+    """Load a text-to-image pipeline from a single file, a folder or a model's ID."""
+    from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
+    from diffusers import StableDiffusionXLPipeline
+
+    if Path(options.model).is_file():
+        adapter = ap.load_image_adapter(options.adapter)
+        kind = StableDiffusionXLPipeline if adapter.family == "sdxl" else StableDiffusionPipeline
+        pipeline = kind.from_single_file(options.model, torch_dtype=options.dtype)
+    else:
+        pipeline = AutoPipelineForText2Image.from_pretrained(
+            options.model, torch_dtype=options.dtype
+        )
+    return pipeline.to(options.device)
+
+
+def load_encoder(adapter: Any, options: OwnOptions) -> Any:
+    """Load the CLIP vision model that the adapter was trained with.
+
+    Raises
+    ------
+    ValueError
+        When the adapter takes face embeddings, or features of an encoder that is not known.
+    """
+    from transformers import CLIPVisionModelWithProjection
+
+    takes = adapter.takes[0]
+    if len(adapter.takes) != 1 or takes.form not in ("pooled", "hidden"):
+        raise ValueError(
+            f"--adapter: {adapter.kind} takes {' and '.join(map(str, adapter.takes))}; "
+            "the demo runs adapters that take CLIP features"
+        )
+    if options.image_encoder is not None:
+        source, where = options.image_encoder, {}
+    elif (takes.form, takes.size) in ENCODERS:
+        source, folder = ENCODERS[takes.form, takes.size]
+        where = {"subfolder": folder}
+    else:
+        raise ValueError(f"--image-encoder: needed, no known encoder gives {takes}")
+    encoder = CLIPVisionModelWithProjection.from_pretrained(source, dtype=options.dtype, **where)
+    return encoder.to(options.device).eval()
+
+
+def square(picture: Image.Image) -> Image.Image:
+    """Crop the middle square of a picture."""
+    edge = min(picture.size)
+    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+    return picture.crop((left, top, left + edge, top + edge))

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The demo's report: contact sheet, table, and whether the image prompt had an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from attnpatch.demo.runner import Model, Outcome
+from attnpatch.demo.sheet import Section, Tile, contact_sheet
+from attnpatch.demo.table import format_table
+
+# Below these, a picture counts as the same one.
+LEAST_CHANGE = 1.0 / 255.0
+LEAST_GAIN = 0.01
+
+
+def had_effect(outcomes: Sequence[Outcome]) -> bool:
+    """Whether a plain image prompt changed the pictures, and brought them nearer the references."""
+    prompted = [o for o in outcomes if o.variant.patched and o.variant.group == "weight"]
+    return any(
+        sum(o.change) / 2.0 > LEAST_CHANGE and o.similarity - o.plain_similarity > LEAST_GAIN
+        for o in prompted
+    )
+
+
+def make_table(outcomes: Sequence[Outcome]) -> str:
+    """Format a line per variant."""
+    plain = outcomes[0].seconds_per_step
+    judged = any(o.share_right is not None for o in outcomes)
+    head = ["variant", "ms a step", "time", "similarity", "without", "moved"]
+    head += ["change left", "right"] + (["same class"] if judged else [])
+    rows = []
+    for outcome in outcomes:
+        row = [
+            _title(outcome),
+            f"{outcome.seconds_per_step * 1e3:.1f}",
+            f"{outcome.seconds_per_step / plain:.2f}×",
+            f"{outcome.similarity:.2f}",
+            f"{outcome.plain_similarity:.2f}",
+            f"{outcome.similarity - outcome.plain_similarity:+.2f}",
+            f"{outcome.change[0]:.0%}",
+            f"{outcome.change[1]:.0%}",
+        ]
+        if judged:
+            share = outcome.share_right
+            row.append("" if share is None else f"{share:.0%}")
+        rows.append(row)
+    return format_table(head, rows)
+
+
+def make_sheet(
+    model: Model, outcomes: Sequence[Outcome], title: str, subtitle: str, names: Sequence[str]
+) -> Image.Image:
+    """Draw the sheet: weights, windows, and masks, one row per reference."""
+    plain = outcomes[0]
+    groups = {
+        group: [o for o in outcomes if o.variant.group == group]
+        for group in ("weight", "window", "mask")
+    }
+    rows = range(len(model.references))
+
+    def reference(row: int, pictures: list[Image.Image], caption: str) -> Tile:
+        return Tile(pictures[row], names[row % len(names)], caption, reference=True)
+
+    sections = [
+        Section(
+            "Weight",
+            "How strongly the image prompt speaks. No text; every row starts from one noise.",
+            tuple(
+                (
+                    reference(row, model.references, "reference"),
+                    *(_tile(o, row) for o in groups["weight"]),
+                )
+                for row in rows
+            ),
+        ),
+        Section(
+            "Window",
+            "Active in a part of sampling only: early steps set the shape, late ones the surface.",
+            tuple(
+                (
+                    reference(row, model.references, "reference"),
+                    Tile(plain.pictures[row], "no image prompt"),
+                    *(_tile(o, row) for o in groups["window"]),
+                )
+                for row in rows[:2]
+            ),
+        ),
+    ]
+    if groups["mask"]:
+        partner_names = [names[(row + 1) % len(names)] for row in rows]
+        sections.append(
+            Section(
+                "Mask",
+                "One reference on the left half, another on the right half, or both at once.",
+                tuple(
+                    (
+                        reference(row, model.references, "left reference"),
+                        Tile(model.partners[row], partner_names[row], "right reference", True),
+                        Tile(plain.pictures[row], "no image prompt"),
+                        *(_tile(o, row) for o in groups["mask"]),
+                    )
+                    for row in rows[:3]
+                ),
+            )
+        )
+    return contact_sheet(title, subtitle, tuple(sections))
+
+
+def _tile(outcome: Outcome, row: int) -> Tile:
+    return Tile(outcome.pictures[row], outcome.variant.name)
+
+
+def _title(outcome: Outcome) -> str:
+    group, name = outcome.variant.group, outcome.variant.name
+    return name if group == "weight" else f"{group} {name}"

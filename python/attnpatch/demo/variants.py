@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the demo generates: one list, run on the embedded model and on a user's own alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import attnpatch as ap
+
+DEFAULT_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+WINDOWS = ((0.0, 0.2), (0.0, 0.5), (0.2, 1.0), (0.5, 1.0))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to use the image prompts.
+
+    Attributes
+    ----------
+    group : str
+        "weight", "window" or "mask": the sheet's section.
+    name : str
+    weight : float
+        0 in the plain variant, which is not patched at all.
+    start, end : float
+        The window in which the image prompt is active, in 0 to 1 of sampling.
+    region : str
+        "all"; "left": the reference on the left half; "right": its partner on the right half;
+        "both": each on its half.
+    """
+
+    group: str
+    name: str
+    weight: float = 0.0
+    start: float = 0.0
+    end: float = 1.0
+    region: str = "all"
+
+    @property
+    def patched(self) -> bool:
+        """Whether the variant has any image prompt."""
+        return self.name != PLAIN.name
+
+
+PLAIN = Variant("weight", "no image prompt")
+
+
+def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
+    """List the variants: plain, each weight, windows and masks at the largest weight."""
+    top = max(weights, key=abs)
+    variants = [PLAIN]
+    variants += [Variant("weight", f"weight {weight:g}", weight) for weight in weights]
+    variants += [
+        Variant("window", f"{start:.0%} to {end:.0%}", top, start=start, end=end)
+        for start, end in WINDOWS
+    ]
+    if masks:
+        variants += [
+            Variant("mask", "left half", top, region="left"),
+            Variant("mask", "right half", top, region="right"),
+            Variant("mask", "both halves", top, region="both"),
+        ]
+    return tuple(variants)
+
+
+def half_mask(height: int, width: int, side: str) -> torch.Tensor:
+    """Make a mask (height, width), float32: 1 on the "left" or the "right" half, 0 elsewhere."""
+    mask = torch.zeros(height, width)
+    if side == "left":
+        mask[:, : width // 2] = 1.0
+    else:
+        mask[:, width // 2 :] = 1.0
+    return mask
+
+
+def make_patches(
+    variant: Variant, adapter: Any, embeds: Any, partner_embeds: Any, size: tuple[int, int]
+) -> list[Any]:
+    """Make the image prompts of a variant.
+
+    Parameters
+    ----------
+    variant : Variant
+    adapter : attnpatch.ImageAdapter
+    embeds, partner_embeds : attnpatch.ImageEmbeds
+        One row per picture: its reference, and the reference of its other half.
+    size : (int, int)
+        Height and width of the masks.
+    """
+    if not variant.patched:
+        return []
+    options = {"weight": variant.weight, "start": variant.start, "end": variant.end}
+    if variant.region == "all":
+        return [ap.ImagePrompt(adapter, embeds, **options)]
+    patches = []
+    for side, tokens in (("left", embeds), ("right", partner_embeds)):
+        if variant.region in (side, "both"):
+            patches.append(ap.ImagePrompt(adapter, tokens, mask=half_mask(*size, side), **options))
+    return patches

@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+
+import pytest
+from PIL import Image
+
+from attnpatch.demo import cli
+
+
+def demo(tmp_path, *arguments):
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    output = tmp_path / "sheets" / "demo.png"
+    return cli.run(parser.parse_args(["--output", str(output), *arguments])), output
+
+
+def test_demo_shows_an_effect(tmp_path, capsys):
+    status, output = demo(tmp_path, "--steps", "8", "--item", "1", "2", "--weight", "0.5", "1")
+    assert status == 0
+    with Image.open(output) as sheet:
+        assert sheet.width > 800 and sheet.height > 800
+        assert sheet.convert("L").getextrema()[1] > 200
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["variant", "ms"]
+    assert [line for line in lines if line.startswith("mask both halves")]
+
+
+def test_demo_fails_when_nothing_changes(tmp_path, capsys):
+    status, output = demo(tmp_path, "--steps", "2", "--item", "1", "2", "--weight", "0")
+    assert status == 1
+    assert output.exists()
+    assert "the image prompt had no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "x"], "--adapter, --image: needed with the others"),
+        (["--steps", "1"], "--steps: got 1"),
+        (["--size", "100"], "--size: got 100"),
+        (["--item", "200"], "items: got 200"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):
+    assert demo(tmp_path, *arguments)[0] == 2
+    assert message in capsys.readouterr().err
