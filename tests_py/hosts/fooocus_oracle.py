@@ -44,3 +44,8 @@ def joint_attention(q, k, v, heads, *, tasks, number, chunks, progress):
     scores = torch.einsum("bnhd,bthd->bhnt", split[0], split[1]) / split[0].shape[-1] ** 0.5
     out = torch.einsum("bhnt,bthd->bnhd", scores.softmax(-1), split[2])
     return out.flatten(-2).to(dtype)
+
+
+def split_pairs(tensors):
+    """Turn k, v, k, v, … into pairs."""
+    return list(zip(tensors[::2], tensors[1::2], strict=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.hosts import diffusers
+from attnpatch.hosts import diffusers, fooocus
 from attnpatch.patches import Patch, Report
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def patch_model(
     ----------
     model, patches, cond_or_uncond
         As for :func:`attach`. The copy of a pipeline has a scheduler of its own, so that both can
-        run at the same time.
+        run at the same time. `model` may also be a ``ModelPatcher`` of Fooocus.
 
     Returns
     -------
@@ -102,9 +102,11 @@ def report(model: Any) -> Report:
 
 
 def _host_of(model: Any) -> Any:
-    if diffusers.is_host(model):
-        return diffusers
+    for host in (diffusers, fooocus):
+        if host.is_host(model):
+            return host
     raise TypeError(
         "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
-        f"(SD1.x, SD2.x, SDXL), got {type(model).__module__}.{type(model).__qualname__}"
+        "(SD1.x, SD2.x, SDXL), or a ModelPatcher of Fooocus, "
+        f"got {type(model).__module__}.{type(model).__qualname__}"
     )

@@ -169,6 +169,14 @@ def fill_slots(
     return clone
 
 
+def find_group(model: Any, kind: str = "attn2") -> SlotGroup | None:
+    """Return what the slots of a patched model share; None if we have none in it."""
+    options = model.model_options
+    for name in ("transformer_options", "patches_replace", kind):
+        options = options.get(name, {})
+    return next((s.group for s in options.values() if isinstance(s, ReplaceSlot)), None)
+
+
 def own_slots(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
     """Return the replace slots of `model` after making sure that they are its own.
 

@@ -1,3 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fooocus: `ip_adapter` stands in for the host's own ``extras/ip_adapter.py``."""
+"""Fooocus: `patch_model` for any patch; `ip_adapter` stands in for ``extras/ip_adapter.py``."""
+
+from attnpatch.hosts.fooocus.host import attach, is_host, patch_model, report
+
+__all__ = ["attach", "is_host", "patch_model", "report"]

@@ -31,6 +31,7 @@ from attnpatch.hosts.fooocus.encoding import (
     keys_and_values,
     to_pixels,
 )
+from attnpatch.hosts.fooocus.host import sdp
 from attnpatch.hosts.fooocus.networks import (
     SD_V12_CHANNELS,
     SD_XL_CHANNELS,
@@ -38,7 +39,7 @@ from attnpatch.hosts.fooocus.networks import (
     IPAdapterModel,
     To_KV,
 )
-from attnpatch.hosts.fooocus.patching import patch_model, sdp
+from attnpatch.hosts.fooocus.tasks import patch_model
 
 # `__getattr__` lets a module that imports all names read the two that loading sets later.
 __all__ = [
