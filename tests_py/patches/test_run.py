@@ -141,7 +141,7 @@ def test_wrong_batch_and_wrong_tokens_are_named(prompt, site, table, qkv):
         run.attend(here, q[:1], k[:1], v[:1], heads=2)
     with pytest.raises(ValueError, match=r"q: 29 tokens.*6×5, 30"):
         run.attend(here, q[:, 1:], k, v, heads=2)
-    with pytest.raises(ValueError, match="site: Layer.* is not of the table"):
+    with pytest.raises(ValueError, match=r"site: Layer.* is not of the table"):
         PatchStack([prompt()]).bind(table).attend(
             Site(layer_table("sd1")[0], here.call), q, k, v, heads=2
         )
@@ -299,7 +299,7 @@ def test_no_match_is_an_error(prompt, table):
 
 def test_adapters_of_other_unets_are_refused(prompt):
     with pytest.raises(ValueError, match=r"adapter has 9 sites.*custom.*this UNet has 70 \(SDXL\)"):
-        PatchStack([prompt()]).bind(layer_table("sdxl"))
+        PatchStack([prompt()]).bind("sdxl")
 
 
 class Shout(Patch):

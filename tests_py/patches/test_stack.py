@@ -27,7 +27,8 @@ def test_stack_is_immutable_and_adds(prompt):
     stack = PatchStack([first])
     longer = stack + second
     assert list(stack) == [first] and list(longer) == [first, second]
-    assert longer == stack + [second] == [first] + PatchStack([second]) == PatchStack(longer)
+    assert longer == stack + [second] == PatchStack(longer)  # noqa: RUF005
+    assert longer == [first] + PatchStack([second])  # noqa: RUF005
     assert longer[0] is first and longer[1:] == PatchStack(second) and len(PatchStack()) == 0
     assert stack != longer and hash(longer) == hash(stack + second)
     with pytest.raises(AttributeError, match="immutable"):
@@ -150,7 +151,7 @@ def test_files_name_what_is_wrong(prompt, tmp_path):
     other = json.loads(metadata["stack"])
     other["patches"][0]["kind"] = "unheard_of"
     save_file(tensors, path, {**metadata, "stack": json.dumps(other)})
-    with pytest.raises(ValueError, match="'unheard_of'; known: .*image_prompt"):
+    with pytest.raises(ValueError, match=r"'unheard_of'; known: .*image_prompt"):
         PatchStack.load(path)
 
 

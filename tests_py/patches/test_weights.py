@@ -41,6 +41,7 @@ def test_short_forms():
     assert Weight.of(torch.tensor([0.5, 1.0])) == Weight(pictures=(0.5, 1.0))
     assert Weight.of("ease in") == Weight(layers="ease in")
     assert Weight.of({3: 1}) == Weight(layers={3: 1.0})
+    assert Weight.of("3:1, 6 : 0.5,") == Weight(layers={3: 1.0, 6: 0.5})
     assert Weight.of([1, 2]) == Weight(layers=(1.0, 2.0))
     weight = Weight(2.0)
     assert Weight.of(weight) is weight
@@ -88,6 +89,7 @@ def test_curve():
         ("easy", ValueError, "no preset is called 'easy'"),
         ({1: 1.0, "up": 2.0}, TypeError, "all numbers t or all names"),
         ({1: "x"}, TypeError, "number"),
+        ("3:1:2", ValueError, "'3:1:2'"),
         ([1.0, math.inf], ValueError, "finite"),
         (torch.ones(2, 2), ValueError, r"\(2, 2\)"),
     ],
@@ -103,7 +105,7 @@ def test_refuses_what_the_table_has_not():
         Weight.of({16: 1.0}).for_layers(table)
     with pytest.raises(ValueError, match="16 layers, got 2"):
         Weight.of([1.0, 2.0]).for_layers(table)
-    with pytest.raises(ValueError, match="'down.block_3' names no part"):
+    with pytest.raises(ValueError, match=r"'down\.block_3' names no part"):
         Weight.of({"down": {"block_3": 1.0}}).for_layers(table)
     with pytest.raises(ValueError, match="order of progress"):
         Weight(curve=[(0.5, 1.0), (0.0, 1.0)])

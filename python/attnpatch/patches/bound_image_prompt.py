@@ -30,6 +30,7 @@ class BoundImagePrompt(BoundPatch):
         prompt.keys_values.check(table)
         self.prompt = prompt
         self.window = prompt.window
+        self.channels = table.channels
         self.scaling = SCALINGS[prompt.scaling]
         self.folds = self.scaling.folds(prompt.joint)
         # Fooocus computes the joint branch at any weight: its keys take a share of the softmax.
@@ -146,7 +147,7 @@ class ImageBranch:
     def _effective(self, layer: int) -> float:
         """Give the weight as it acts on a layer, but for the pictures' own."""
         weight = self._bound.layer_weights[layer] * self._phase
-        return self._bound.scaling.effective(weight, self._bound.prompt.keys_values.channels[layer])
+        return self._bound.scaling.effective(weight, self._bound.channels[layer])
 
     def weights(self, layer: int) -> tuple[float, ...] | None:
         """For each row of the batch the factor of the branch's output; None: not at this layer."""

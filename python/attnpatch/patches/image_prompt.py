@@ -110,7 +110,7 @@ class ImagePrompt(Patch):
     ) -> None:
         self._set(
             KeysValues.project(adapter, embeds),
-            source=str(adapter),
+            source=_source(adapter),
             weight=weight,
             mask=mask,
             start=start,
@@ -152,7 +152,7 @@ class ImagePrompt(Patch):
         return self
 
     def replace(self, **changes: Any) -> Self:
-        """Make an image prompt with other options (``weight=…``, ``mask=…``); shares the tensors."""
+        """Make one with other options (``weight=…``, ``mask=…``) that shares the tensors."""
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         unknown = changes.keys() - (options.keys() - {"keys_values"})
         if unknown:
@@ -318,6 +318,13 @@ class ImagePrompt(Patch):
             if value != default:
                 parts.append(f"{name}={dict(value) if name == 'roles' else value!r}")
         return f"ImagePrompt({', '.join(parts)})"
+
+
+def _source(adapter: Any) -> str:
+    """Say in short which adapter it was."""
+    if not hasattr(adapter, "digest"):
+        return str(adapter)
+    return f"{adapter.kind} {adapter.family} {adapter.digest[:12]}"
 
 
 _NOT_PLAIN = ("keys_values", "mask")

@@ -81,6 +81,12 @@ class KeysValues:
     def project(cls, adapter: Any, embeds: Any) -> KeysValues:
         """Project image tokens by the adapter's weights, once for all layers and steps."""
         cond, uncond = _tokens(embeds)
+        made_by = getattr(embeds, "metadata", {}).get("digest")
+        if made_by and made_by != getattr(adapter, "digest", made_by):
+            raise ValueError(
+                f"embeds: made by another adapter ({embeds.metadata.get('kind')}, {made_by[:12]}) "
+                f"than the one given ({adapter.kind}, {adapter.digest[:12]})"
+            )
         with torch.inference_mode(False), torch.no_grad():
             if uncond is None or cond.shape[1] != uncond.shape[1]:
                 split = [None if t is None else adapter.project_sites(t) for t in (cond, uncond)]

@@ -23,7 +23,7 @@ Block = tuple[int, Sequence[int]]
 
 
 def make_layer_table(
-    input: Sequence[Block],  # noqa: A002 (the name that Stable Diffusion's blocks have)
+    input: Sequence[Block],
     middle: Block | None,
     output: Sequence[Block],
 ) -> LayerTable:

@@ -80,7 +80,7 @@ class BoundPatch(ABC):
 
     @abstractmethod
     def phase(self, call: Call) -> Hashable | None:
-        """What of the call's time matters: equal phases compute the same. None: inactive."""
+        """Tell what of the call's time matters: equal phases compute the same. None: inactive."""
 
     def branches(self, call: Call, phase: Any) -> Sequence[Branch]:
         """Image branches in calls of this layout and phase."""

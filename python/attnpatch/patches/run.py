@@ -348,7 +348,7 @@ def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:
         return tensor
     if heads is None or tensor.dim() != 3:
         raise ValueError(
-            "q, k, v: expected (batch, heads, tokens, head size), or (batch, tokens, channels) with "
-            f"heads given; got shape {tuple(tensor.shape)} and heads={heads}"
+            "q, k, v: expected (batch, heads, tokens, head size), or (batch, tokens, channels) "
+            f"with heads given; got shape {tuple(tensor.shape)} and heads={heads}"
         )
     return _heads(tensor, heads)

@@ -74,7 +74,7 @@ class Call:
                 f"samples: expected one for each of the {self.chunk_size} rows of a chunk, "
                 f"got {len(self.samples)}"
             )
-        fix("_hash", hash(self.layout + (self.latent, self.progress, self.sigma, self.timestep)))
+        fix("_hash", hash((self.layout, self.latent, self.progress, self.sigma, self.timestep)))
 
     def __hash__(self) -> int:
         return self._hash

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnpatch._core import LayerTable
+from attnpatch._core import LayerTable, layer_table
 from attnpatch.patches.patch import Patch
 from attnpatch.patches.run import Run
 
@@ -47,15 +47,20 @@ class PatchStack(Sequence[Patch]):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"PatchStack is immutable: cannot set {name}")
 
-    def bind(self, table: LayerTable) -> Run:
+    def bind(self, table: LayerTable | str) -> Run:
         """Fit the patches to a UNet: the object that works with one model.
+
+        Parameters
+        ----------
+        table
+            The UNet's layers, or "sd1", "sd2" or "sdxl".
 
         Raises
         ------
         ValueError
             Where a patch does not fit the UNet, naming both.
         """
-        return Run(self, table)
+        return Run(self, layer_table(table) if isinstance(table, str) else table)
 
     def __add__(self, other: Patch | Iterable[Patch]) -> PatchStack:
         if not isinstance(other, Patch | Iterable):
@@ -105,7 +110,7 @@ class PatchStack(Sequence[Patch]):
         tensors = {id(t): t for patch in self._patches for t in patch.state()[1].values()}
         return sum(tensor.nbytes for tensor in tensors.values())
 
-    def describe(self, table: LayerTable | None = None) -> str:
+    def describe(self, table: LayerTable | str | None = None) -> str:
         """Give a text for people: the patches, and what they find in a UNet if one is given."""
         lines = [f"{place}: {patch!r}" for place, patch in enumerate(self._patches)]
         if table is not None:

@@ -28,7 +28,8 @@ class Weight:
         A number for all.
     layers
         A number; the name of a preset (``weight_presets()``); a dict {t: weight} over the spatial
-        transformers in forward order (t = 0 … 10 in SDXL, 0 … 15 in SD1.x); a dict by name, as
+        transformers in forward order (t = 0 … 10 in SDXL, 0 … 15 in SD1.x), which may also be
+        written "3:1.0, 6:0.5"; a dict by name, as
         diffusers has it (``{"down": {"block_2": [0.0, 1.0]}, "mid": 1.0}``) or with layers' names
         or the front of them up to a dot; a list of one number for each layer in checkpoint order.
         Layers that a dict does not name get nothing.
@@ -120,7 +121,7 @@ class Weight:
         """Read what ``to_json`` gave."""
         layers = values["layers"]
         if isinstance(layers, Mapping):
-            layers = {key: value for key, value in layers["pairs"]}  # noqa: C416
+            layers = dict(layers["pairs"])
         return cls(values["scale"], layers, values["curve"], values["pictures"])
 
     def __repr__(self) -> str:
@@ -154,6 +155,8 @@ def _number(what: str, value: Any) -> float:
 
 
 def _freeze_layers(layers: Any) -> Any:
+    if isinstance(layers, str) and ":" in layers:
+        return _freeze_dict(_parse_pairs(layers))
     if isinstance(layers, str):
         known = weight_presets()
         if layers not in known:
@@ -168,6 +171,14 @@ def _freeze_layers(layers: Any) -> Any:
     if isinstance(layers, Sequence):
         return tuple(_number("weight", value) for value in layers)
     return _number("weight", layers)
+
+
+def _parse_pairs(text: str) -> dict[int, float]:
+    try:
+        pairs = [part.split(":") for part in text.split(",") if part.strip()]
+        return {int(t): float(weight) for t, weight in pairs}
+    except ValueError:
+        raise ValueError(f"weight: expected 't:weight, t:weight, …', got {text!r}") from None
 
 
 def _freeze_dict(layers: Mapping[Any, Any]) -> _Frozen:
