@@ -109,7 +109,7 @@ def _projection(kind, context, weight):
     if kind == "faceid":
         net = _linear("proj.0", 2 * 512, 512, weight) | _linear("proj.2", 4 * context, 1024, weight)
         return net | _norm("norm", context, weight)
-    if kind == "faceid_plus":
+    if kind.startswith("faceid_plus"):
         net = _linear("proj.0", 2 * 512, 512, weight) | _linear("proj.2", 4 * context, 1024, weight)
         net |= _norm("norm", context, weight)
         resampler = _resampler("perceiver_resampler.", context, 24, context, 4, weight)
@@ -142,3 +142,19 @@ def storage_of(module):
 
 def is_original(unet):
     return all(type(p) is AttnProcessor2_0 for p in unet.attn_processors.values())
+
+
+def make_features(kind, pictures, *, seed=3):
+    """Features of pictures and of the negative ones, as `get_image_embeds` takes them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def features():
+        def noise(*shape):
+            return torch.randn(pictures, *shape, generator=generator)
+
+        if kind.startswith("faceid_plus"):
+            return noise(512), noise(9, 24)
+        shapes = {"linear": (24,), "faceid": (512,), "full_face": (257, 24), "plus": (9, 24)}
+        return noise(*shapes[kind])
+
+    return features(), features()
