@@ -40,6 +40,7 @@ NOTHING = {
     "after the window": {"end": 0.29},
     "end exclusive": {"end": 0.3, "end_exclusive": True},
     "curve at 0": {"weight": Weight(curve=[(0.3, 0.0), (0.4, 1.0)])},
+    "empty mask": {"mask": torch.zeros(4, 4)},
     "all kinds off": {"roles": {0: "off", 1: "off"}},
 }
 
@@ -131,6 +132,16 @@ def test_joint_terms_cannot_be_split(prompt, site, table, qkv):
     run = PatchStack([prompt(0.5, joint=True)]).bind(table)
     with pytest.raises(ValueError, match="joint"):
         run.terms(here, qkv(here)[0], heads=2)
+
+
+def test_joint_terms_are_the_difference_to_plain_attention(prompt, site, table, qkv):
+    here = site(1, chunks=(1, 0), batch=2)
+    q, k, v = qkv(here)
+    run = PatchStack([prompt(0.5, joint=True), prompt(0.7, seed=1)]).bind(table)
+    plain = PatchStack().bind(table).attend(here, q, k, v, heads=2)
+    torch.testing.assert_close(
+        plain + run.terms(here, q, k, v, heads=2), run.attend(here, q, k, v, heads=2)
+    )
 
 
 def test_wrong_batch_and_wrong_tokens_are_named(prompt, site, table, qkv):

@@ -58,6 +58,8 @@ class BoundImagePrompt(BoundPatch):
         zero = weight == 0 or (prompt.weight.pictures != () and not any(prompt.weight.pictures))
         if zero and not self.zero_counts:
             return "weight 0"
+        if prompt.mask is not None and not prompt.mask.any():
+            return "the mask is empty"
         if self.window.empty:
             return f"no time between start {prompt.start} and end {prompt.end}"
         return None

@@ -60,6 +60,11 @@ class Patch(ABC):
         """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.state()[1].values())
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures of a batch it tells apart; 1: all get the same."""
+        return 1
+
     def __copy__(self) -> Self:
         return self
 

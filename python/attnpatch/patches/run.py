@@ -174,28 +174,37 @@ class Run:
         self,
         site: Site,
         q: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
         *,
         heads: int | None = None,
         scale: float | None = None,
     ) -> Tensor | None:
         """Give what the image branches add to the text's attention, for a foreign base.
 
-        Parameters and result as of ``attend``; None: nothing to add.
+        Parameters and result as of ``attend``; None: nothing to add. A branch that shares the
+        text's softmax is no term of a sum: given the text's k and v, what it adds is taken as the
+        difference that it makes to plain attention.
 
         Raises
         ------
         ValueError
-            Where a branch shares the text's softmax: it is no term of a sum then.
+            Where a branch shares the text's softmax and k or v is not given.
         """
         q = _as_heads(q, heads)
         branches = self.branches(site, q.dtype, q.device)
         if branches is None:
             return None
         if branches.joint:
-            raise ValueError(
-                "terms: a joint image prompt shares the text's softmax and cannot be added to "
-                "another attention's output; use attend, or a prompt with joint=False"
-            )
+            if k is None or v is None:
+                raise ValueError(
+                    "terms: a joint image prompt shares the text's softmax, so that its term needs "
+                    "the text's k and v; give them, or use a prompt with joint=False"
+                )
+            k, v = _as_heads(k, heads), _as_heads(v, heads)
+            plain = F.scaled_dot_product_attention(q, k, v, scale=scale)
+            out = _attend(site, q, k, v, branches, scale) - plain
+            return out.transpose(1, 2).flatten(2)
         empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
         return _attend(site, q, empty, empty, branches, scale).transpose(1, 2).flatten(2)
 
