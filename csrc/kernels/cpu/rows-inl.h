@@ -62,24 +62,31 @@ struct BFloat16 {
   }
 };
 
-// One row of `size` values as contiguous fp32: the row itself where it already is that, else
-// converted into `scratch`, which holds `size` rounded up to whole vectors.
+// One row of `size` values as contiguous fp32, the last vector filled up with zeros.
+template <typename Format>
+HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64_t size,
+                            float* out) {
+  HWY_ALIGN typename Format::T part[kLanes];
+  for (int64_t i = 0; i < size; i += kLanes) {
+    if (stride == 1 && i + kLanes <= size) {
+      hn::StoreU(Format::load(row + i), FloatTag(), out + i);
+      continue;
+    }
+    for (int64_t j = 0; j < kLanes; ++j) {
+      part[j] = i + j < size ? row[(i + j) * stride] : typename Format::T{};
+    }
+    hn::StoreU(Format::load(part), FloatTag(), out + i);
+  }
+}
+
+// The same, or the row itself where it already is contiguous fp32.
 template <typename Format>
 HWY_INLINE const float* load_row(const typename Format::T* row, int64_t stride, int64_t size,
                                  float* scratch) {
   if constexpr (std::is_same_v<Format, Float32>) {
     if (stride == 1) return row;
   }
-  const int64_t n = lanes();
-  HWY_ALIGN typename Format::T part[kMaxLanes] = {};
-  for (int64_t i = 0; i < size; i += n) {
-    if (stride == 1 && i + n <= size) {
-      hn::StoreU(Format::load(row + i), FloatTag(), scratch + i);
-      continue;
-    }
-    for (int64_t j = 0; j < HWY_MIN(n, size - i); ++j) part[j] = row[(i + j) * stride];
-    hn::StoreU(Format::load(part), FloatTag(), scratch + i);
-  }
+  convert_row<Format>(row, stride, size, scratch);
   return scratch;
 }
 
@@ -87,8 +94,8 @@ HWY_INLINE const float* load_row(const typename Format::T* row, int64_t stride, 
 template <typename Format>
 HWY_INLINE void store_row(const float* values, int64_t size, typename Format::T* row,
                           int64_t stride) {
-  const int64_t n = lanes();
-  HWY_ALIGN typename Format::T part[kMaxLanes];
+  constexpr int64_t n = kLanes;
+  HWY_ALIGN typename Format::T part[kLanes];
   for (int64_t i = 0; i < size; i += n) {
     const FloatVec x = hn::LoadU(FloatTag(), values + i);
     if (stride == 1 && i + n <= size) {
@@ -100,24 +107,82 @@ HWY_INLINE void store_row(const float* values, int64_t size, typename Format::T*
   }
 }
 
-// Four columns of one vector each, from `blocks`, which holds lane after lane four values.
-HWY_INLINE void columns_from_blocks(const float* blocks, float factor, int64_t width, float* out) {
-  const FloatTag d;
-  FloatVec a, b, c, e;
-  hn::LoadInterleaved4(d, blocks, a, b, c, e);
-  const FloatVec f = hn::Set(d, factor);
-  hn::Store(hn::Mul(a, f), d, out + 0 * width);
-  hn::Store(hn::Mul(b, f), d, out + 1 * width);
-  hn::Store(hn::Mul(c, f), d, out + 2 * width);
-  hn::Store(hn::Mul(e, f), d, out + 3 * width);
+#if HWY_TARGET == HWY_SCALAR
+
+HWY_INLINE void columns_from_rows(const float* const rows[1], int64_t size, float factor,
+                                  int64_t width, float* out) {
+  for (int64_t c = 0; c < size; ++c) out[c * width] = rows[0][c] * factor;
 }
 
-HWY_INLINE void blocks_from_columns(const float* columns, int64_t width, float* blocks) {
-  const FloatTag d;
-  hn::StoreInterleaved4(hn::Load(d, columns + 0 * width), hn::Load(d, columns + 1 * width),
-                        hn::Load(d, columns + 2 * width), hn::Load(d, columns + 3 * width), d,
-                        blocks);
+HWY_INLINE void rows_from_columns(const float* columns, int64_t size, int64_t width,
+                                  float* const rows[1]) {
+  for (int64_t c = 0; c < size; ++c) rows[0][c] = columns[c * width];
 }
+
+#else
+
+// Transposes the 4x4 values in each 128-bit block of four vectors.
+HWY_INLINE void transpose_blocks(FloatVec x[4]) {
+  const FloatTag d;
+  const FloatVec a = hn::InterleaveLower(d, x[0], x[2]), b = hn::InterleaveLower(d, x[1], x[3]);
+  const FloatVec c = hn::InterleaveUpper(d, x[0], x[2]), e = hn::InterleaveUpper(d, x[1], x[3]);
+  x[0] = hn::InterleaveLower(d, a, b);
+  x[1] = hn::InterleaveUpper(d, a, b);
+  x[2] = hn::InterleaveLower(d, c, e);
+  x[3] = hn::InterleaveUpper(d, c, e);
+}
+
+// A vector of blocks of four values, one from each of rows[0], rows[4], rows[8], and so on.
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* const* rows, int64_t column) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    return hn::LoadU(d, rows[0] + column);
+  } else {
+    const hn::Half<D> half;
+    constexpr int64_t kHalf = static_cast<int64_t>(hn::MaxLanes(D())) / 2;
+    return hn::Combine(d, load_blocks(half, rows + kHalf, column), load_blocks(half, rows, column));
+  }
+}
+
+template <class D>
+HWY_INLINE void store_blocks(D d, hn::Vec<D> x, float* const* rows, int64_t column) {
+  if constexpr (hn::MaxLanes(D()) <= 4) {
+    hn::StoreU(x, d, rows[0] + column);
+  } else {
+    const hn::Half<D> half;
+    constexpr int64_t kHalf = static_cast<int64_t>(hn::MaxLanes(D())) / 2;
+    store_blocks(half, hn::LowerHalf(half, x), rows, column);
+    store_blocks(half, hn::UpperHalf(half, x), rows + kHalf, column);
+  }
+}
+
+// out[channel][lane] = factor * rows[lane][channel]; `size` is a multiple of 4, `width` a row of
+// out.
+HWY_INLINE void columns_from_rows(const float* const rows[kLanes], int64_t size, float factor,
+                                  int64_t width, float* out) {
+  const FloatTag d;
+  const FloatVec f = hn::Set(d, factor);
+  for (int64_t c = 0; c < size; c += 4) {
+    FloatVec x[4];
+    for (int i = 0; i < 4; ++i) x[i] = load_blocks(d, rows + i, c);
+    transpose_blocks(x);
+    for (int i = 0; i < 4; ++i) hn::Store(hn::Mul(x[i], f), d, out + (c + i) * width);
+  }
+}
+
+// The way back, without a factor.
+HWY_INLINE void rows_from_columns(const float* columns, int64_t size, int64_t width,
+                                  float* const rows[kLanes]) {
+  const FloatTag d;
+  for (int64_t c = 0; c < size; c += 4) {
+    FloatVec x[4];
+    for (int i = 0; i < 4; ++i) x[i] = hn::Load(d, columns + (c + i) * width);
+    transpose_blocks(x);
+    for (int i = 0; i < 4; ++i) store_blocks(d, x[i], rows + i, c);
+  }
+}
+
+#endif  // HWY_TARGET == HWY_SCALAR
 
 }  // namespace HWY_NAMESPACE
 }  // namespace attnpatch

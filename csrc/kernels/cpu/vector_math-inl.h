@@ -22,38 +22,44 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
 
-constexpr int64_t kMaxLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
+// No target of ours has vectors whose length is known only at run time.
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 
-HWY_INLINE int64_t lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
-
-// 2^x for x <= 0, relative error below 1e-7. A minimax polynomial of degree 6 for the fraction in
-// [-1/2, 1/2]; the whole part goes into the exponent. Below 2^-126 the result stays there: next to
-// the largest exponential, which is 1, that is zero. A NaN stays a NaN: it is the second operand of
-// Max.
-HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
+// exp(x) for x <= 0, relative error below 1e-7. x = whole ln 2 + f with |f| <= ln 2 / 2: a minimax
+// polynomial of degree 6 for exp(f); the whole part goes into the exponent. Adding 1.5 * 2^23
+// rounds to a whole number, which then stands in the sum's lowest bits; ln 2 is subtracted in two
+// parts, so that f keeps its bits. Below -87 the result stays at exp(-87): next to the largest
+// exponential, which is 1, that is zero. A NaN stays a NaN: it is the second operand of Max.
+HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = hn::Max(hn::Set(d, -126.0f), x);
-  const FloatVec whole = hn::Round(x);
-  const FloatVec f = hn::Sub(x, whole);
-  FloatVec p = hn::Set(d, 1.53458118e-4f);
-  p = hn::MulAdd(p, f, hn::Set(d, 1.33999309e-3f));
-  p = hn::MulAdd(p, f, hn::Set(d, 9.61848907e-3f));
-  p = hn::MulAdd(p, f, hn::Set(d, 5.55032864e-2f));
-  p = hn::MulAdd(p, f, hn::Set(d, 2.40226462e-1f));
-  p = hn::MulAdd(p, f, hn::Set(d, 6.93147182e-1f));
+  x = hn::Max(hn::Set(d, -87.0f), x);
+  const FloatVec magic = hn::Set(d, 12582912.0f);
+  const FloatVec shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
+  const FloatVec whole = hn::Sub(shifted, magic);
+  FloatVec f = hn::NegMulAdd(whole, hn::Set(d, 0.693145752f), x);
+  f = hn::NegMulAdd(whole, hn::Set(d, 1.42860677e-6f), f);
+  FloatVec p = hn::Set(d, 0.00138368458f);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.0083748158f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.0416682256f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.166664202f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.499999921f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
 }
 
-// out[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors].
-// Registers: 4·V accumulators, V columns, one broadcast: 16 for V = 3, 21 for V = 4.
+// out[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], on top of what
+// stands in out if `more`. Registers: 4·V accumulators, V columns, one broadcast: 16 for V = 3, 21
+// for V = 4.
 template <int V>
-HWY_INLINE void outer_product(const float* HWY_RESTRICT panel, const float* HWY_RESTRICT columns,
-                              int64_t depth, int64_t width, float* HWY_RESTRICT out) {
+HWY_INLINE void outer_product_block(const float* HWY_RESTRICT panel,
+                                    const float* HWY_RESTRICT columns, int64_t depth, bool more,
+                                    float* HWY_RESTRICT out) {
   const FloatTag d;
-  const int64_t n = lanes();
+  constexpr int64_t n = kLanes;
+  constexpr int64_t width = V * n;
   FloatVec sum0[V], sum1[V], sum2[V], sum3[V];
   for (int v = 0; v < V; ++v) sum0[v] = sum1[v] = sum2[v] = sum3[v] = hn::Zero(d);
   for (int64_t i = 0; i < depth; ++i, panel += 4, columns += width) {
@@ -68,12 +74,28 @@ HWY_INLINE void outer_product(const float* HWY_RESTRICT panel, const float* HWY_
     const FloatVec a3 = hn::Set(d, panel[3]);
     for (int v = 0; v < V; ++v) sum3[v] = hn::MulAdd(a3, column[v], sum3[v]);
   }
-  for (int v = 0; v < V; ++v) {
-    hn::Store(sum0[v], d, out + 0 * width + v * n);
-    hn::Store(sum1[v], d, out + 1 * width + v * n);
-    hn::Store(sum2[v], d, out + 2 * width + v * n);
-    hn::Store(sum3[v], d, out + 3 * width + v * n);
-  }
+  const auto put = [&](const FloatVec* sum, float* to) HWY_ATTR {
+    for (int v = 0; v < V; ++v) {
+      const FloatVec x = more ? hn::Add(sum[v], hn::Load(d, to + v * n)) : sum[v];
+      hn::Store(x, d, to + v * n);
+    }
+  };
+  put(sum0, out);
+  put(sum1, out + width);
+  put(sum2, out + 2 * width);
+  put(sum3, out + 3 * width);
+}
+
+// The whole sum, in blocks: a long sum of roundings grows with its length, a sum of sums less.
+template <int V>
+HWY_INLINE void outer_product(const float* panel, const float* columns, int64_t depth, float* out) {
+  constexpr int64_t kBlock = 40;
+  int64_t i = 0;
+  do {
+    outer_product_block<V>(panel + 4 * i, columns + i * V * kLanes, HWY_MIN(kBlock, depth - i),
+                           i > 0, out);
+    i += kBlock;
+  } while (i < depth);
 }
 
 }  // namespace HWY_NAMESPACE

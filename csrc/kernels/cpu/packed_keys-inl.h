@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The keys and values that one row of the batch attends to, text and branches in one run, packed
+// head by head for outer_product. Included once per instruction set.
+
+#if defined(ATTNPATCH_PACKED_KEYS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTNPATCH_PACKED_KEYS_INL_H_
+#undef ATTNPATCH_PACKED_KEYS_INL_H_
+#else
+#define ATTNPATCH_PACKED_KEYS_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "kernels/branch_attention.h"
+#include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnpatch {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// A run of keys in the row of scores: the text or one branch, for one row of the batch.
+struct Segment {
+  const AttentionView *k, *v;
+  int64_t row;  // of k and v
+  int64_t tokens;
+  float weight;
+  const float* mask;  // per query, or none
+};
+
+// The segments that take part for a row of the batch; the first `grouped` of them share one
+// softmax.
+struct Segments {
+  std::vector<Segment> list;
+  int64_t grouped = 0;
+  int64_t keys = 0;
+};
+
+inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
+  Segments segments;
+  const auto add = [&](const Segment& segment) {
+    segments.list.push_back(segment);
+    segments.keys += segment.tokens;
+  };
+  if (p.text_tokens > 0) add({&p.k, &p.v, b, p.text_tokens, 1.0f, nullptr});
+  const auto count = static_cast<int64_t>(p.branches.size());
+  for (int64_t i = 0; i <= count; ++i) {
+    if (i == p.joint) segments.grouped = static_cast<int64_t>(segments.list.size());
+    if (i == count) break;
+    const AttentionBranch& branch = p.branches[i];
+    if (branch.rows[b] < 0 || branch.weights[b] == 0.0f || branch.tokens == 0) continue;
+    add({&branch.k, &branch.v, branch.rows[b], branch.tokens, branch.weights[b],
+         branch.mask ? branch.mask + b * branch.mask_batch_stride : nullptr});
+  }
+  return segments;
+}
+
+// Where the rows of one head start.
+template <typename T>
+const T* head_of(const AttentionView& view, int64_t row, int64_t h) {
+  return static_cast<const T*>(view.data) + row * view.batch_stride + h * view.head_stride;
+}
+
+// One head, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
+struct PackedHead {
+  float *keys, *values;
+
+  static int64_t keys_size(int64_t keys, int64_t size) {
+    return round_up(round_up(keys, 4) * size, 16);
+  }
+  static int64_t values_size(int64_t keys, int64_t size) {
+    return round_up(round_up(size, 4) * keys, 16);
+  }
+  static int64_t floats(int64_t keys, int64_t size) {
+    return keys_size(keys, size) + values_size(keys, size);
+  }
+  PackedHead(float* memory, int64_t key_count, int64_t size)
+      : keys(memory), values(memory + keys_size(key_count, size)) {}
+};
+
+// Four rows of keys as a panel [channel][4]; a row that is missing is zero.
+HWY_INLINE void pack_panel(const float* const rows[4], int64_t size, float* panel) {
+  const FloatTag d;
+  constexpr int64_t n = kLanes;
+  int64_t c = 0;
+  for (; c + n <= size; c += n) {
+    hn::StoreInterleaved4(hn::LoadU(d, rows[0] + c), hn::LoadU(d, rows[1] + c),
+                          hn::LoadU(d, rows[2] + c), hn::LoadU(d, rows[3] + c), d, panel + 4 * c);
+  }
+  for (; c < size; ++c) {
+    for (int i = 0; i < 4; ++i) panel[4 * c + i] = rows[i][c];
+  }
+}
+
+// One row of values into its column of every panel [key][4 channels].
+HWY_INLINE void pack_value(const float* row, int64_t key, int64_t keys, int64_t size,
+                           float* values) {
+  float* column = values + 4 * key;
+  int64_t c = 0;
+  for (; c + 4 <= size; c += 4) copy4(row + c, column + c * keys);
+  if (c == size) return;
+  for (int64_t i = 0; i < 4; ++i) column[c * keys + i] = c + i < size ? row[c + i] : 0.0f;
+}
+
+// One head's keys and values, packed.
+template <typename Format>
+void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& head) {
+  using T = typename Format::T;
+  const int64_t row_size = round_up(size, kLanes);
+  thread_local std::vector<float> scratch;
+  scratch.assign(static_cast<size_t>(5 * row_size), 0.0f);
+  const float* rows[4];
+  int64_t key = 0;
+  for (const Segment& s : segments.list) {
+    const T* k = head_of<T>(*s.k, s.row, h);
+    const T* v = head_of<T>(*s.v, s.row, h);
+    for (int64_t t = 0; t < s.tokens; ++t, ++key) {
+      rows[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size,
+                                       scratch.data() + key % 4 * row_size);
+      if (key % 4 == 3) pack_panel(rows, size, head.keys + (key - 3) * size);
+      const float* value = load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size,
+                                            scratch.data() + 4 * row_size);
+      pack_value(value, key, segments.keys, size, head.values);
+    }
+  }
+  if (key % 4 == 0) return;
+  const int64_t first = key / 4 * 4;
+  const std::vector<float> zeros(static_cast<size_t>(row_size), 0.0f);
+  for (; key % 4 != 0; ++key) rows[key % 4] = zeros.data();
+  pack_panel(rows, size, head.keys + first * size);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnpatch
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTNPATCH_PACKED_KEYS_INL_H_
