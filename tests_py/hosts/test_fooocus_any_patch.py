@@ -7,11 +7,12 @@ from __future__ import annotations
 import protocol_host as host
 import pytest
 import torch
+from fooocus_oracle import make_task, split_pairs
+
 from attnpatch import hosts
 from attnpatch.hosts import fooocus
 from attnpatch.hosts.sd_unet import read_layer_table
 from attnpatch.patches import ImagePrompt, layer_table
-from fooocus_oracle import make_task, split_pairs
 
 WIDTH = 16
 SIGMA = 5.0

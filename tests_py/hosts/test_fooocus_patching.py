@@ -9,8 +9,9 @@ import threading
 import protocol_host as host
 import pytest
 import torch
-from attnpatch.hosts.fooocus import ip_adapter
 from fooocus_oracle import joint_attention, make_task
+
+from attnpatch.hosts.fooocus import ip_adapter
 
 WIDTH = 16
 STRUCTURES = pytest.mark.parametrize("structure", [host.SD1, host.SDXL], ids=["sd1", "sdxl"])

@@ -143,14 +143,13 @@ def _project(adapter: IPAdapterModel, pixels: Tensor) -> list[Tensor]:
 
 def _project_negative(adapter: IPAdapterModel, pixels: Tensor) -> list[Tensor]:
     """Project what stands for no picture: the host's own tokens, else an empty picture's."""
-    if ip_negative is not None and ip_negative.shape[1:] == (adapter.tokens, adapter.context_dim):
+    if ip_negative is not None and ip_negative.shape[2] == adapter.context_dim:
         return keys_and_values(adapter, ip_negative.to(**compute_placement()))
     if ip_negative is not None:
         _log.warning(
-            "ip_negative is of shape %s, the adapter makes image tokens (1, %d, %d): "
-            "using those of an empty picture",
+            "ip_negative of shape %s does not fit an adapter of image tokens of %d values; "
+            "those of an empty picture take its place",
             tuple(ip_negative.shape),
-            adapter.tokens,
             adapter.context_dim,
         )
     if adapter.plus:
