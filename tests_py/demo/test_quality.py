@@ -3,10 +3,12 @@
 
 """Floors under the shipped weights' quality; `attnpatch.demo.evaluate` gives the real figures."""
 
+import json
+
 import pytest
 import torch
 
-from attnpatch.demo import sample, store
+from attnpatch.demo import evaluate, sample, store
 from attnpatch.demo.data import load_split, to_pixels
 from attnpatch.demo.evaluate import Prompts, draw, share_right
 from attnpatch.demo.model import NULL_CLASS
@@ -62,3 +64,15 @@ def test_an_image_prompt_draws_samples_towards_its_picture(denoiser):
     own = torch.cosine_similarity(encoder(found), embeds).mean()
     others = torch.cosine_similarity(encoder(found), embeds.roll(1, 0)).mean()
     assert own > others + 0.2
+
+
+def test_the_command_prints_its_figures(capsys):
+    try:
+        load_split("tuning")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert evaluate.main(["--split", "tuning", "--count", "4", "--steps", "2"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["real_items_right"] >= 0.90
+    for kind in ("class_samples_right", "image_samples_right"):
+        assert figures[kind] in (0.0, 0.25, 0.5, 0.75, 1.0)

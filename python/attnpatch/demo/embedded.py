@@ -79,10 +79,10 @@ class EmbeddedModel:
             return to_pictures(self._pipeline(*arguments))
 
     @torch.inference_mode()
-    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> float:
-        """Mean cosine similarity of the encoder's embeddings."""
+    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:
+        """Cosine similarity of the encoder's embeddings."""
         features = [self._encoder(to_tensor(group)) for group in (pictures, targets)]
-        return torch.cosine_similarity(*features).mean().item()
+        return torch.cosine_similarity(*features).tolist()
 
     def share_right(self, pictures: list[Image.Image]) -> float:
         """Share of the pictures that the judge gives the reference's class."""

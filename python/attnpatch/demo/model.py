@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The demo's networks: a small Stable-Diffusion-like UNet, its "text", an image encoder, an adapter.
+"""The demo's networks: a small UNet like Stable Diffusion's, its "text", an encoder, an adapter.
 
 The "VAE" is a 2x2 pixel unshuffle: exact, fixed, and with four latent channels as SD has. The
 "text" is a class: four learned tokens each, and a null class for guidance.

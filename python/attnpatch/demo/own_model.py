@@ -54,7 +54,7 @@ class OwnModel:
             options.adapter, device=options.device, dtype=options.dtype
         )
         self._encoder = load_encoder(self._adapter, options)
-        self.references = [Image.open(path).convert("RGB") for path in options.images]
+        self.references = [square(Image.open(path).convert("RGB")) for path in options.images]
         self.partners = self.references[1:] + self.references[:1]
         self.names = [Path(path).stem for path in options.images]
         features, negative = self._features(self.references)
@@ -66,7 +66,6 @@ class OwnModel:
         self._pipeline.set_progress_bar_config(disable=True)
         size = options.size or self._pipeline.unet.config.sample_size * self._vae_scale
         self._size = (size, size)
-        self.references_shown = [square(picture) for picture in self.references]
 
     @property
     def _vae_scale(self) -> int:
@@ -81,10 +80,10 @@ class OwnModel:
         with ap.attach(self._pipeline, patches):
             return self._run(clock)
 
-    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> float:
-        """Mean cosine similarity of CLIP's image embeddings."""
+    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:
+        """Cosine similarity of CLIP's image embeddings."""
         a, b = (self._encode(group).image_embeds.float() for group in (pictures, targets))
-        return torch.cosine_similarity(a, b).mean().item()
+        return torch.cosine_similarity(a, b).tolist()
 
     def share_right(self, pictures: list[Image.Image]) -> None:
         """There is no judge for pictures of any kind."""
@@ -117,9 +116,7 @@ class OwnModel:
         return self._encoder(tensor, output_hidden_states=True)
 
     @torch.inference_mode()
-    def _features(
-        self, pictures: list[Image.Image]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _features(self, pictures: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode what the adapter takes, and its negative: zeros, or an encoded black picture."""
         output = self._encode(pictures)
         if self._adapter.takes[0].form == "pooled":
@@ -132,17 +129,22 @@ class OwnModel:
 
 def load_pipeline(options: OwnOptions) -> Any:
     """Load a text-to-image pipeline from a single file, a folder or a model's ID."""
-    from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
-    from diffusers import StableDiffusionXLPipeline
+    import diffusers
+    from diffusers import (
+        AutoPipelineForText2Image,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+    )
 
+    # Newer versions warn about the old name, older ones do not know the new one.
+    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    dtype = {"dtype" if release >= (0, 42) else "torch_dtype": options.dtype}
     if Path(options.model).is_file():
         adapter = ap.load_image_adapter(options.adapter)
         kind = StableDiffusionXLPipeline if adapter.family == "sdxl" else StableDiffusionPipeline
-        pipeline = kind.from_single_file(options.model, torch_dtype=options.dtype)
+        pipeline = kind.from_single_file(options.model, **dtype)
     else:
-        pipeline = AutoPipelineForText2Image.from_pretrained(
-            options.model, torch_dtype=options.dtype
-        )
+        pipeline = AutoPipelineForText2Image.from_pretrained(options.model, **dtype)
     return pipeline.to(options.device)
 
 
@@ -169,8 +171,8 @@ def load_encoder(adapter: Any, options: OwnOptions) -> Any:
         where = {"subfolder": folder}
     else:
         raise ValueError(f"--image-encoder: needed, no known encoder gives {takes}")
-    encoder = CLIPVisionModelWithProjection.from_pretrained(source, dtype=options.dtype, **where)
-    return encoder.to(options.device).eval()
+    encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
+    return encoder.to(options.device, options.dtype).eval()
 
 
 def square(picture: Image.Image) -> Image.Image:

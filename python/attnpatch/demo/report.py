@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from PIL import Image
 
@@ -21,10 +22,7 @@ LEAST_GAIN = 0.01
 def had_effect(outcomes: Sequence[Outcome]) -> bool:
     """Whether a plain image prompt changed the pictures, and brought them nearer the references."""
     prompted = [o for o in outcomes if o.variant.patched and o.variant.group == "weight"]
-    return any(
-        sum(o.change) / 2.0 > LEAST_CHANGE and o.similarity - o.plain_similarity > LEAST_GAIN
-        for o in prompted
-    )
+    return any(sum(o.change) / 2.0 > LEAST_CHANGE and o.moved > LEAST_GAIN for o in prompted)
 
 
 def make_table(outcomes: Sequence[Outcome]) -> str:
@@ -39,9 +37,9 @@ def make_table(outcomes: Sequence[Outcome]) -> str:
             _title(outcome),
             f"{outcome.seconds_per_step * 1e3:.1f}",
             f"{outcome.seconds_per_step / plain:.2f}×",
-            f"{outcome.similarity:.2f}",
-            f"{outcome.plain_similarity:.2f}",
-            f"{outcome.similarity - outcome.plain_similarity:+.2f}",
+            f"{fmean(outcome.similarity):.2f}",
+            f"{fmean(outcome.plain_similarity):.2f}",
+            f"{outcome.moved:+.2f}",
             f"{outcome.change[0]:.0%}",
             f"{outcome.change[1]:.0%}",
         ]
@@ -69,7 +67,8 @@ def make_sheet(
     sections = [
         Section(
             "Weight",
-            "How strongly the image prompt speaks. No text; every row starts from one noise.",
+            "How strongly the image prompt speaks, always from the same noise. The numbers say how "
+            "similar a picture is to the reference.",
             tuple(
                 (
                     reference(row, model.references, "reference"),
@@ -84,7 +83,7 @@ def make_sheet(
             tuple(
                 (
                     reference(row, model.references, "reference"),
-                    Tile(plain.pictures[row], "no image prompt"),
+                    Tile(plain.pictures[row], plain.variant.name),
                     *(_tile(o, row) for o in groups["window"]),
                 )
                 for row in rows[:2]
@@ -101,7 +100,7 @@ def make_sheet(
                     (
                         reference(row, model.references, "left reference"),
                         Tile(model.partners[row], partner_names[row], "right reference", True),
-                        Tile(plain.pictures[row], "no image prompt"),
+                        Tile(plain.pictures[row], plain.variant.name),
                         *(_tile(o, row) for o in groups["mask"]),
                     )
                     for row in rows[:3]
@@ -112,7 +111,7 @@ def make_sheet(
 
 
 def _tile(outcome: Outcome, row: int) -> Tile:
-    return Tile(outcome.pictures[row], outcome.variant.name)
+    return Tile(outcome.pictures[row], outcome.variant.name, f"{outcome.similarity[row]:.2f}")
 
 
 def _title(outcome: Outcome) -> str:

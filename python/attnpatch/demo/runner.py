@@ -49,8 +49,8 @@ class Model(Protocol):
         """Generate one picture per reference, all variants from the same seeds."""
         ...
 
-    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> float:
-        """Mean cosine similarity of the image encoder's embeddings."""
+    def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:
+        """Cosine similarity of the image encoder's embeddings, for each pair."""
         ...
 
     def share_right(self, pictures: list[Image.Image]) -> float | None:
@@ -65,7 +65,7 @@ class Outcome:
     Attributes
     ----------
     seconds_per_step : float
-    similarity, plain_similarity : float
+    similarity, plain_similarity : list of float
         Of its pictures, and of those without an image prompt, to what it aims at.
     share_right : float or None
         Share of pictures of the reference's class; None with masks or without a judge.
@@ -76,10 +76,15 @@ class Outcome:
     variant: Variant
     pictures: list[Image.Image]
     seconds_per_step: float
-    similarity: float
-    plain_similarity: float
+    similarity: list[float]
+    plain_similarity: list[float]
     share_right: float | None
     change: tuple[float, float]
+
+    @property
+    def moved(self) -> float:
+        """How far the pictures moved towards what they aim at: the mean gain in similarity."""
+        return statistics.fmean(self.similarity) - statistics.fmean(self.plain_similarity)
 
 
 def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:

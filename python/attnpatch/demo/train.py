@@ -164,7 +164,7 @@ class BatchMaker:
         recipe, size = self.recipe, self.recipe.batch
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         chosen = torch.randint(0, len(self.split), (size,), generator=generator)
-        strata = (torch.randperm(size, generator=generator) + torch.rand(size, generator=generator))
+        strata = torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)
         timesteps = (strata / size * len(self.alphas)).long().clamp_(0, len(self.alphas) - 1)
         latents = encode_latents(to_pixels(self.split.images[chosen]))
         noise = torch.randn(latents.shape, generator=generator)

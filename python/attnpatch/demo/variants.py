@@ -13,7 +13,7 @@ import torch
 
 import attnpatch as ap
 
-DEFAULT_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+DEFAULT_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 WINDOWS = ((0.0, 0.2), (0.0, 0.5), (0.2, 1.0), (0.5, 1.0))
 
 
@@ -57,7 +57,7 @@ def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
     variants = [PLAIN]
     variants += [Variant("weight", f"weight {weight:g}", weight) for weight in weights]
     variants += [
-        Variant("window", f"{start:.0%} to {end:.0%}", top, start=start, end=end)
+        Variant("window", f"{100 * start:.0f} to {100 * end:.0f} %", top, start=start, end=end)
         for start, end in WINDOWS
     ]
     if masks:
