@@ -4,4 +4,21 @@
 
 from importlib.metadata import version as _version
 
+from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_embeds, load_image_adapter
+from attnpatch.hosts import attach, patch_model, report
+from attnpatch.patches import ImagePrompt, PatchStack, Weight
+
 __version__ = _version("attnpatch")
+
+__all__ = [
+    "ImageAdapter",
+    "ImageEmbeds",
+    "ImagePrompt",
+    "PatchStack",
+    "Weight",
+    "attach",
+    "load_embeds",
+    "load_image_adapter",
+    "patch_model",
+    "report",
+]

@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``attnpatch demo``, ``attnpatch inspect FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from attnpatch import __version__
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from attnpatch.adapters import describe
+
+    for path in arguments.files:
+        print(describe(path))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from attnpatch.demo import cli as demo
+
+    parser = argparse.ArgumentParser(
+        prog="attnpatch", description="Attention patches for diffusion UNets."
+    )
+    parser.add_argument("--version", action="version", version=f"attnpatch {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    verb = verbs.add_parser("demo", help="show image prompts at work on one contact sheet")
+    demo.add_arguments(verb)
+    verb.set_defaults(run=demo.run)
+
+    verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
+    verb.add_argument("files", nargs="+", metavar="FILE", help=".safetensors, .bin or .pt")
+    verb.set_defaults(run=_inspect)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 after an error that the user can mend.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (OSError, ValueError) as error:
+        print(f"attnpatch {parsed.verb}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
