@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from attnpatch.adapters import describe, load_embeds, load_image_adapter
-from attnpatch.adapters.combine import COMBINE_MODES
 from fake_adapters import ROWS, Maker, make_state, random_state_kept, save_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from attnpatch.adapters import describe, load_embeds, load_image_adapter
+from attnpatch.adapters.combine import COMBINE_MODES
 
 KINDS = {row.kind: row for row in reversed(ROWS)}  # the first row of each
 ADAPTERS = {kind: load_image_adapter(make_state(row), kind=kind) for kind, row in KINDS.items()}

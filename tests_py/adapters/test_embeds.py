@@ -7,11 +7,12 @@ import pickle
 
 import pytest
 import torch
-from attnpatch.adapters import ImageEmbeds, load_embeds, load_image_adapter
 from fake_adapters import ROWS, Maker, make_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+
+from attnpatch.adapters import ImageEmbeds, describe, load_embeds, load_image_adapter
 
 LINEAR = load_image_adapter(make_state(ROWS[0]))
 PLUS = load_image_adapter(make_state(next(row for row in ROWS if row.kind == "plus")))
@@ -53,6 +54,9 @@ def test_face_embeds_can_be_saved(tmp_path):
         "uncond": "zeros",
         "digest": FACE.digest,
     }
+    text = describe(tmp_path / "face.safetensors")
+    assert text.startswith("face.safetensors: image tokens\n")
+    assert f"  digest         {FACE.digest}\n" in text
     half = load_embeds(tmp_path / "face.safetensors", dtype=torch.float16)
     assert half == embeds.to(dtype=torch.float16) != embeds
     with pytest.raises(

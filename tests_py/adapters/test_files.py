@@ -6,8 +6,9 @@ import pickle
 
 import pytest
 import torch
-from attnpatch.adapters import describe, load_image_adapter
 from fake_adapters import ROWS, make_state, save_state
+
+from attnpatch.adapters import describe, load_image_adapter
 
 STATE = make_state(ROWS[0])
 readers = pytest.mark.parametrize("read", [load_image_adapter, describe])

@@ -7,7 +7,6 @@ import struct
 
 import pytest
 import torch
-from attnpatch.adapters import describe, load_image_adapter
 from fake_adapters import (
     FAMILIES,
     ROWS,
@@ -18,6 +17,8 @@ from fake_adapters import (
     make_state,
     save_state,
 )
+
+from attnpatch.adapters import describe, load_image_adapter
 
 by_name = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 _DTYPES = {torch.float32: "F32", torch.float16: "F16"}

@@ -9,11 +9,12 @@ import weakref
 
 import pytest
 import torch
-from attnpatch import _core
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 from fake_adapters import TINY_CHANNELS, Maker, random_state_kept
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+
+from attnpatch import _core
 
 
 def diffusers_net(weights):

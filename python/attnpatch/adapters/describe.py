@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""A text about an adapter's file, without building anything."""
+"""A text about the file of an adapter or of image tokens, without building anything."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from attnpatch.adapters.embeds import read_metadata
 from attnpatch.adapters.files import detect_layout, read_checkpoint
 
 _STRUCTURES = {
@@ -23,14 +24,14 @@ _MODELS = {"sd1": "SD1.x", "sd2": "SD2.x", "sdxl": "SDXL", "custom": "custom UNe
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """Say what adapter a file holds.
+    """Say what adapter, or which image tokens, a file holds.
 
     Only shapes are read, so that large files take no longer than small ones.
 
     Parameters
     ----------
     path : path
-        A `.safetensors`, `.bin` or `.pt` file.
+        A `.safetensors`, `.bin` or `.pt` file of an adapter, or one of `ImageEmbeds.save`.
 
     Returns
     -------
@@ -40,9 +41,12 @@ def describe(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     ValueError
-        No adapter, or an incomplete one; the message says why.
+        Neither, or an incomplete adapter; the message says why.
     """
     path = Path(path)
+    if metadata := read_metadata(path):
+        rows = [(key.replace("_", " "), metadata[key]) for key in sorted(metadata)]
+        return _lay_out(f"{path.name}: image tokens", rows)
     checkpoint = read_checkpoint(path, shapes_only=True)
     layout = detect_layout(checkpoint, None, None)
     network = _STRUCTURES[layout.structure]
@@ -59,7 +63,12 @@ def describe(path: str | os.PathLike[str]) -> str:
         ("tokens", f"{layout.tokens} a picture"),
         ("lora", f"{len(checkpoint.lora)} tensors, {_weigh(lora)}" if lora else "none"),
     ]
-    return "\n".join([path.name, *(f"  {name:<8} {text}" for name, text in rows)])
+    return _lay_out(path.name, rows)
+
+
+def _lay_out(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([title, *(f"  {name:<{width}} {text}" for name, text in rows)])
 
 
 def _weigh(tensors: Iterable[torch.Tensor]) -> str:

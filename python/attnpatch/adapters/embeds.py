@@ -173,8 +173,7 @@ def load_embeds(
             )
         image, negative = _read_features(path.name, content)
         return adapter.get_image_embeds(image, negative).to(device, dtype)
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = dict(file.metadata() or {})
+    metadata = read_metadata(path)
     if metadata.pop("format", "") != FORMAT:
         raise ValueError(f"{path.name}: its metadata do not say {FORMAT}")
     if (version := metadata.pop("format_version", "")) != VERSION:
@@ -187,6 +186,16 @@ def load_embeds(
             f"the one given ({adapter.kind}, {adapter.digest[:12]})"
         )
     return embeds
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a file of image tokens; of any other file none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except safetensors.SafetensorError:
+        return {}
+    return metadata if metadata.get("format") == FORMAT else {}
 
 
 def _read_features(name: str, content: object) -> tuple[Image, torch.Tensor | None]:
