@@ -9,6 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from attnpatch.adapters import load_image_adapter
+from attnpatch.patches import ImagePrompt
+
 SD1 = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -158,3 +161,11 @@ def make_features(kind, pictures, *, seed=3):
         return noise(*shapes[kind])
 
     return features(), features()
+
+
+def make_prompt(unet, *, seed=0, pictures=1, kind="plus", weight=0.8, **options):
+    """An image prompt of random pictures, one for each row of a chunk where there are several."""
+    adapter = load_image_adapter(make_adapter_state(unet, kind, seed=seed))
+    cond, negative = make_features(kind, pictures, seed=100 + seed)
+    embeds = adapter.get_image_embeds(cond, negative, combine="batch")
+    return ImagePrompt(adapter, embeds, weight, **options)

@@ -1,0 +1,457 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching, detaching and copying, beside whatever else a UNet has."""
+
+import copy
+import functools
+import logging
+import threading
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    IPAdapterAttnProcessor2_0,
+    SlicedAttnProcessor,
+)
+from diffusers_models import (
+    is_original,
+    make_adapter_state,
+    make_prompt,
+    make_unet,
+    storage_of,
+    unet_inputs,
+)
+
+from attnpatch.hosts import attach, patch_model, report
+from attnpatch.hosts.diffusers import share_weights
+from attnpatch.patches import ImagePrompt, PatchStack, Weight
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GUIDED = {"cond_or_uncond": (1, 0)}
+
+
+@functools.cache
+def original():
+    return make_unet()
+
+
+@functools.cache
+def prompt(seed=0, **options):
+    return make_prompt(original(), seed=seed, **options)
+
+
+@pytest.fixture
+def unet():
+    return share_weights(original())
+
+
+def run(unet, **inputs):
+    with torch.no_grad():
+        return unet(**(unet_inputs(unet) | inputs)).sample
+
+
+def hooks_of(unet):
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_forward_pre_hooks_with_kwargs")
+    return [dict(getattr(unet, kind)) for kind in kinds]
+
+
+def test_detach_restores_the_very_same_processors_and_hooks(unet):
+    processors, hooks, state = unet.attn_processors, hooks_of(unet), set(unet.__dict__)
+    attributes = [dict(p.__dict__) for p in processors.values()]
+    plain = run(unet)
+    with attach(unet, prompt(), **GUIDED) as attached:
+        assert attached.attached
+        assert not torch.equal(run(unet), plain)
+    assert not attached.attached
+    attached.detach()  # a second time does nothing
+    found = unet.attn_processors
+    assert found.keys() == processors.keys()
+    assert all(found[name] is processors[name] for name in processors)
+    assert [dict(p.__dict__) for p in found.values()] == attributes
+    assert hooks_of(unet) == hooks
+    assert set(unet.__dict__) == state
+    assert torch.equal(run(unet), plain)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_attaching_adds_and_detaches_in_any_order(unet, order):
+    plain = run(unet)
+    prompts = [prompt(seed) for seed in range(3)]
+    attached = [attach(unet, p, **GUIDED) for p in prompts]
+    left = dict(enumerate(prompts))
+    for i in order:
+        with attach(share_weights(original()), list(left.values()), **GUIDED) as both:
+            expected = run(both._unet)
+        assert torch.equal(run(unet), expected)
+        attached[i].detach()
+        del left[i]
+    assert torch.equal(run(unet), plain)
+    assert is_original(unet)
+
+
+def test_a_call_that_raises_leaves_no_state(unet):
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+        with pytest.raises(RuntimeError):
+            run(unet, encoder_hidden_states=torch.zeros(2, 7, 5))
+        attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
+        assert attention.processor.attnpatch_layer.patching.running.call is None
+        assert torch.equal(run(unet), expected)
+
+
+def test_weight_zero_and_closed_windows_are_bit_equal_to_unpatched(unet):
+    plain = run(unet)
+    for weight, options in [
+        (0.0, {}),
+        (1.0, {"start": 0.9}),
+        (1.0, {"end": 0.2}),
+        (torch.zeros(1), {}),
+        (Weight(curve=[(0.0, 1.0), (0.3, 0.0)]), {}),
+    ]:
+        with attach(unet, prompt().replace(weight=weight, **options), **GUIDED):
+            with mock.patch.object(AttnProcessor2_0, "__call__", autospec=True) as call:
+                call.side_effect = lambda _, attn, x, *args, **kwargs: x
+                run(unet)
+            assert call.call_count == 32  # the originals were called
+            assert torch.equal(run(unet), plain)
+
+
+def test_a_layer_without_weight_calls_the_original(unet):
+    only = prompt().replace(weight={"mid": 1.0})
+    with attach(unet, only, **GUIDED) as attached:
+        assert [layer.block for layer in attached.report.matched] == ["middle"]
+        assert len(attached.report.wanted) == 16
+        with mock.patch("torch.ops.attnpatch.branch_attention.default") as fused:
+            fused.side_effect = lambda q, *_: q
+            run(unet)
+        assert fused.call_count == 1
+
+
+def test_patch_model_shares_all_weights_and_leaves_the_model(unet):
+    plain, state = run(unet), set(unet.__dict__)
+    twin = patch_model(unet, prompt(), **GUIDED)
+    assert type(twin) is type(unet)
+    assert storage_of(twin) == storage_of(unet)
+    assert {id(p) for p in twin.parameters()} == {id(p) for p in unet.parameters()}
+    assert is_original(unet)
+    assert set(unet.__dict__) == state
+    assert torch.equal(run(unet), plain)
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+    assert torch.equal(run(twin), expected)
+    assert twin.state_dict().keys() == unet.state_dict().keys()
+    assert len(report(twin).matched) == 16
+    assert len(report(unet).matched) == 0
+
+
+def test_patching_a_patched_model_adds(unet):
+    with attach(unet, [prompt(0), prompt(1)], **GUIDED):
+        expected = run(unet)
+    once = patch_model(unet, prompt(0), **GUIDED)
+    alone = run(once)
+    twice = patch_model(once, prompt(1))
+    assert torch.equal(run(twice), expected)
+    assert torch.equal(run(once), alone)
+    for _ in range(3):  # no growth
+        assert torch.equal(run(patch_model(once, prompt(1))), expected)
+
+
+def test_a_deep_copy_is_patched_by_itself(unet):
+    attached = attach(unet, prompt(), **GUIDED)
+    expected = run(unet)
+    twin = copy.deepcopy(unet)
+    attached.detach()
+    assert torch.equal(run(twin), expected)
+    assert is_original(unet)
+    assert not set(map(id, twin.parameters())) & set(map(id, unet.parameters()))
+
+
+def test_two_threads_on_one_unet(unet):
+    """Each has its own progress and batch; the window is open in one alone."""
+    inputs = [{"timestep": torch.tensor(t)} for t in (900, 100)]
+    inputs[1] |= {k: v for k, v in unet_inputs(unet, batch=4).items() if k != "timestep"}
+    with attach(unet, prompt(start=0.5), **GUIDED):
+        expected = [run(unet, **x) for x in inputs]
+        found = [[], []]
+        barrier = threading.Barrier(2)
+
+        def work(i):
+            for _ in range(4):
+                barrier.wait()
+                found[i].append(run(unet, **inputs[i]))
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    for i in range(2):
+        assert len(found[i]) == 4
+        assert all(torch.equal(out, expected[i]) for out in found[i])
+    assert torch.equal(run(unet, **inputs[0]), expected[0])
+    assert not torch.equal(run(unet, **inputs[1]), expected[1])
+
+
+def test_nothing_touches_the_global_generator(unet):
+    before = torch.random.get_rng_state()
+    with attach(unet, prompt(), **GUIDED):
+        run(unet)
+        patch_model(unet, prompt(1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_eager_processors_take_the_fused_pass(unet):
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+    unet.set_attn_processor(AttnProcessor())  # one object for all layers
+    shared = unet.attn_processors
+    with attach(unet, prompt(), **GUIDED):
+        with mock.patch("torch.ops.attnpatch.branch_attention.default") as fused:
+            fused.side_effect = lambda q, *_: q
+            run(unet)
+        assert fused.call_count == 16
+        torch.testing.assert_close(run(unet), expected, rtol=0, atol=1e-5)
+    assert all(unet.attn_processors[name] is shared[name] for name in shared)
+
+
+class Tinted:
+    """A processor of someone else's, with a keyword of its own."""
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, *, tint=0.0):
+        return AttnProcessor2_0()(attn, x, encoder_hidden_states, attention_mask) + tint
+
+
+class Weighted(torch.nn.Module):
+    """One that is a module, as those with weights are."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, attn, x, encoder_hidden_states=None, attention_mask=None):
+        out = AttnProcessor2_0()(attn, x, encoder_hidden_states, attention_mask)
+        return out * (1 + 0 * self.gain)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize(
+    "make", [lambda: SlicedAttnProcessor(1), Tinted, Weighted], ids=["sliced", "custom", "module"]
+)
+def test_foreign_processors_are_called_and_added_to(unet, make, joint):
+    image = prompt(joint=joint)
+    with attach(unet, image, **GUIDED):
+        expected = run(unet)
+    unet.set_attn_processor({name: make() for name in unet.attn_processors})
+    before, keys = unet.attn_processors, unet.state_dict().keys()
+    kind = type(next(iter(before.values())))
+    with attach(unet, image, **GUIDED):
+        torch.testing.assert_close(run(unet), expected, rtol=0, atol=2e-5)
+        assert all(isinstance(p, kind) for p in unet.attn_processors.values())
+        assert unet.state_dict().keys() == keys
+        if kind is Tinted:
+            tint = {"cross_attention_kwargs": {"tint": 3.0}}
+            assert (run(unet, **tint) - expected).abs().max() > 0.1
+    assert all(unet.attn_processors[name] is before[name] for name in before)
+
+
+def test_weights_of_foreign_processors_still_move_with_the_model(unet):
+    unet.set_attn_processor({name: Weighted() for name in unet.attn_processors})
+    with attach(unet, prompt(), **GUIDED):
+        mid = unet.mid_block.attentions[0].transformer_blocks[0].attn2.processor
+        mid.to(torch.float64)
+    mid = unet.mid_block.attentions[0].transformer_blocks[0].attn2.processor
+    assert type(mid) is Weighted
+    assert mid.gain.dtype == torch.float64
+
+
+def test_text_masks_reach_the_text_alone(unet):
+    image = prompt()
+    inputs = unet_inputs(unet)
+    keep = torch.tensor([[True] * 5 + [False] * 2] * 2)
+    short = inputs["encoder_hidden_states"][:, :5]
+    with attach(unet, image, **GUIDED):
+        expected = run(unet, encoder_hidden_states=short)
+        found = run(unet, encoder_attention_mask=keep)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with attach(unet, prompt(joint=True), **GUIDED), pytest.raises(ValueError, match="joint"):
+        run(unet, encoder_attention_mask=keep)
+
+
+def test_an_attention_backend_of_diffusers_serves_the_text(unet):
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+        unet.set_attention_backend("_native_math")
+        with mock.patch(
+            "diffusers.models.attention_dispatch.dispatch_attention_fn", autospec=True
+        ) as dispatch:
+            dispatch.side_effect = lambda q, k, v, **_: F.scaled_dot_product_attention(
+                *(x.transpose(1, 2) for x in (q, k, v))
+            ).transpose(1, 2)
+            torch.testing.assert_close(run(unet), expected, rtol=0, atol=1e-5)
+        assert dispatch.call_count == 16
+        torch.testing.assert_close(run(unet), expected, rtol=0, atol=1e-5)
+        unet.reset_attention_backend()
+        assert torch.equal(run(unet), expected)
+
+
+def test_beside_an_ip_adapter_of_the_models_own(unet):
+    """Its terms stay, its scale can be set, and ours come on top."""
+    state = make_adapter_state(unet, "linear", seed=7)
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    features = torch.randn(2, 1, 24, generator=torch.Generator().manual_seed(8))
+    images = {"added_cond_kwargs": {"image_embeds": [features]}}
+    own = run(unet, **images)
+    before, keys = unet.attn_processors, unet.state_dict().keys()
+    with attach(unet, prompt(), **GUIDED):
+        both = run(unet, **images)
+        assert unet.state_dict().keys() == keys
+        for processor in unet.attn_processors.values():  # as `set_ip_adapter_scale` does
+            if isinstance(processor, IPAdapterAttnProcessor2_0):
+                processor.scale = [0.0]
+        ours = run(unet, **images)
+    assert all(unet.attn_processors[name] is before[name] for name in before)
+    assert all(p.scale == [0.0] for p in before.values() if hasattr(p, "scale"))
+    with attach(share_weights(original()), prompt(), **GUIDED) as alone:
+        torch.testing.assert_close(ours, run(alone._unet), rtol=0, atol=1e-5)
+
+    # Both are sums of terms: two of ours with the same weights do the same.
+    from attnpatch.adapters import load_image_adapter
+
+    adapter = load_image_adapter(state)
+    embeds = adapter.get_image_embeds(features[1], features[0])
+    prompts = [prompt(), ImagePrompt(adapter, embeds)]
+    with attach(share_weights(original()), prompts, **GUIDED) as alone:
+        torch.testing.assert_close(both, run(alone._unet), rtol=0, atol=2e-5)
+    assert not torch.equal(both, own)
+
+
+def test_processors_replaced_after_attach_are_taken_along(unet, caplog):
+    with attach(unet, prompt(), **GUIDED) as attached:
+        expected = run(unet)
+        unet.set_attn_processor(SlicedAttnProcessor(1))
+        with caplog.at_level(logging.WARNING, "attnpatch"):
+            torch.testing.assert_close(run(unet), expected, rtol=0, atol=2e-5)
+            run(unet)
+        assert [r.message for r in caplog.records] == [
+            "16 attention processors were replaced after attach, by SlicedAttnProcessor: the "
+            "patches are added to those"
+        ]
+        attached.detach()
+        assert all(type(p) is SlicedAttnProcessor for p in unet.attn_processors.values())
+
+
+def test_processors_put_away_and_put_back(unet):
+    """As diffusers' PAG pipelines do around a run."""
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+        saved = unet.attn_processors
+        unet.set_attn_processor(AttnProcessor2_0())
+        assert torch.equal(run(unet), expected)
+        unet.set_attn_processor(dict(saved))
+        assert torch.equal(run(unet), expected)
+    unet.set_attn_processor(dict(saved))  # too late: they do what the originals do
+    with attach(share_weights(original()), prompt().replace(weight=0.0), **GUIDED) as plain:
+        assert torch.equal(run(unet), run(plain._unet))
+    with attach(unet, prompt(), **GUIDED):
+        assert torch.equal(run(unet), expected)
+    assert is_original(unet)
+
+
+def test_a_wrapper_around_ours_counts_once(unet):
+    class Wrapper:
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None):
+            return self.inner(attn, x, encoder_hidden_states, attention_mask)
+
+    attached = attach(unet, prompt(), **GUIDED)
+    expected = run(unet)
+    unet.set_attn_processor({n: Wrapper(p) for n, p in unet.attn_processors.items()})
+    torch.testing.assert_close(run(unet), expected, rtol=0, atol=2e-5)
+    attached.detach()
+    with attach(share_weights(original()), prompt().replace(weight=0.0), **GUIDED) as plain:
+        assert torch.equal(run(unet), run(plain._unet))
+
+
+def test_attention_that_was_replaced_altogether_is_an_error(unet):
+    with attach(unet, prompt(), **GUIDED):
+        for block in [*unet.down_blocks, unet.mid_block, *unet.up_blocks]:
+            for attention in getattr(block, "attentions", []):
+                for transformer in attention.transformer_blocks:
+                    transformer.attn2 = copy.deepcopy(transformer.attn2)
+                    transformer.attn2.set_processor(AttnProcessor2_0())
+        with pytest.raises(RuntimeError, match="none of the 16 patched attention layers ran"):
+            run(unet)
+
+
+def test_rescaled_residual_layers(unet):
+    for transformer in unet.mid_block.attentions[0].transformer_blocks:
+        transformer.attn2.rescale_output_factor = 2.0
+        transformer.attn2.residual_connection = True
+    with attach(unet, prompt(), **GUIDED):
+        fused = run(unet)
+    unet.set_attn_processor(Tinted())
+    with attach(unet, prompt(), **GUIDED):
+        torch.testing.assert_close(run(unet), fused, rtol=0, atol=2e-5)
+
+
+def test_rows_of_a_batch(unet):
+    """Chunks in any order; one picture for all, or one for each row of a chunk."""
+    state = unet_inputs(unet, batch=6)
+    image = prompt(pictures=3)
+    with attach(unet, image, cond_or_uncond=(1, 0)):
+        both = run(unet, **state)
+    swapped = {k: v.roll(3, 0) if v.ndim else v for k, v in state.items()}
+    with attach(unet, image, cond_or_uncond=(0, 1)):
+        torch.testing.assert_close(run(unet, **swapped).roll(3, 0), both, rtol=0, atol=1e-5)
+    half = {k: v[3:] if v.ndim else v for k, v in state.items()}
+    with attach(unet, image):  # all cond
+        torch.testing.assert_close(run(unet, **half), both[3:], rtol=0, atol=1e-5)
+    # Two images of each of three prompts stand next to each other.
+    pairs = {k: v[3:].repeat_interleave(2, 0) if v.ndim else v for k, v in state.items()}
+    with attach(unet, image):
+        found = run(unet, **pairs)
+    torch.testing.assert_close(found, both[3:].repeat_interleave(2, 0), rtol=0, atol=1e-5)
+
+
+def test_a_bare_unet_tells_what_it_assumes(unet, caplog):
+    with attach(unet, prompt()), caplog.at_level(logging.WARNING, "attnpatch"):
+        run(unet)
+        run(unet)
+    assert len(caplog.records) == 1
+    assert "give cond_or_uncond" in caplog.text
+    with attach(unet, prompt(), cond_or_uncond=[0]), caplog.at_level(logging.WARNING):
+        run(unet)
+    assert len(caplog.records) == 1
+
+
+def test_errors_name_what_is_wrong(unet):
+    with pytest.raises(TypeError, match=r"expected a diffusers pipeline or UNet .* got .*Linear"):
+        attach(torch.nn.Linear(2, 2), prompt())
+    with pytest.raises(TypeError, match="patches"):
+        attach(unet, ["prompt"])
+    with pytest.raises(ValueError, match=r"has 16 sites .* this UNet has 70"):
+        attach(make_unet("sdxl"), prompt())
+    for wrong in [(), "10", (1, -1), (0.5,)]:
+        with pytest.raises(ValueError, match="cond_or_uncond: expected the kind of each chunk"):
+            attach(unet, prompt(), cond_or_uncond=wrong)
+    assert is_original(unet)
+    with attach(unet, prompt(), cond_or_uncond=(1, 0)):
+        with pytest.raises(ValueError, match=r"already has \(1, 0\), got \(0, 1\)"):
+            attach(unet, prompt(), cond_or_uncond=(0, 1))
+        with pytest.raises(ValueError, match="batch of 3 rows"):
+            run(unet, **unet_inputs(unet, batch=3))
+    assert is_original(unet)
+
+
+def test_stacks_and_their_report(unet):
+    stack = PatchStack([prompt(0), prompt(1)])
+    with attach(unet, stack) as attached:
+        assert attached.stack == stack
+        assert "16 of 16 layers patched" in str(attached.report)
+        assert "UNet2DConditionModel" in repr(attached)
+        assert report(unet) == attached.report
