@@ -89,7 +89,11 @@ def test_a_float_picture_of_zeros_and_ones_is_black_and_white():
 
 
 @given(
-    st.sampled_from(CROPS), st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.booleans()
+    st.sampled_from(CROPS),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(1, 40),
+    st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_result_is_a_picture_of_the_size_whatever_the_crop(crop, height, width, size, as_float):

@@ -4,10 +4,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <exception>
 #include <limits>
 #include <opencv2/core.hpp>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "vision/clip_preprocess.h"
 
@@ -59,7 +62,7 @@ void bind_clip_preprocess(py::module_& m) {
 
 void translate_opencv_error(std::exception_ptr pointer) {
   try {
-    if (pointer) std::rethrow_exception(pointer);
+    if (pointer) std::rethrow_exception(std::move(pointer));
   } catch (const cv::Exception& error) {
     py::set_error(error.code == cv::Error::StsNoMem ? PyExc_MemoryError : PyExc_RuntimeError,
                   error.what());

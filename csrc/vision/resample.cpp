@@ -31,11 +31,11 @@ ResampleTable bicubic_table(int64_t source, int64_t target, int64_t begin, int64
   const double radius = kCubicRadius * scale;
   const auto lower = [&](int64_t i) {
     const double center = (static_cast<double>(i) + 0.5) * ratio;
-    return std::max<int64_t>(static_cast<int64_t>(center - radius + 0.5), 0);
+    return std::max<int64_t>(static_cast<int64_t>(std::floor(center - radius + 0.5)), 0);
   };
   const auto upper = [&](int64_t i) {
     const double center = (static_cast<double>(i) + 0.5) * ratio;
-    return std::min<int64_t>(static_cast<int64_t>(center + radius + 0.5), source);
+    return std::min<int64_t>(static_cast<int64_t>(std::floor(center + radius + 0.5)), source);
   };
 
   ResampleTable table;

@@ -83,7 +83,7 @@ def clip_preprocess(
 
 
 def _as_batch(picture: Any, name: str) -> npt.NDArray[Any]:
-    """Check a picture or a batch of equal ones: contiguous (B, H, W, 3) in a dtype of the engine."""
+    """Check a picture or a batch; return it contiguous, (B, H, W, 3), in a dtype of the engine."""
     array = np.asarray(picture)
     if array.dtype == np.float16:
         array = array.astype(np.float32)
