@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
+#include <set>
 #include <stdexcept>
 #include <string_view>
 
@@ -150,9 +150,9 @@ bool lies_in(std::string_view layer, std::string_view part) {
   return layer.starts_with(part) && (layer.size() == part.size() || layer[part.size()] == '.');
 }
 
-void assign(const LayerTable& table, const std::string& name, const std::vector<double>& weights,
-            Weights& result) {
-  const std::string part = full_name(name);
+/// Gives the layers of one part, such as "down_blocks.1", their weights.
+void assign_part(const LayerTable& table, const std::string& name, const std::string& part,
+                 const std::vector<double>& weights, Weights& result) {
   std::vector<int> spatial;  // those in this part, in forward order
   for (const Layer& layer : table.layers()) {
     if (lies_in(layer.name, part)) spatial.push_back(layer.spatial);
@@ -174,6 +174,22 @@ void assign(const LayerTable& table, const std::string& name, const std::vector<
     result[static_cast<std::size_t>(layer.index)] =
         weights.size() == 1 ? weights[0] : weights[static_cast<std::size_t>(place)];
   }
+}
+
+void assign(const LayerTable& table, const std::string& name, const std::vector<double>& weights,
+            Weights& result) {
+  const std::string part = full_name(name);
+  if (weights.size() == 1 || (name != "down" && name != "up")) {
+    return assign_part(table, name, part, weights, result);
+  }
+  std::set<std::string> blocks;  // such as "down_blocks.1"
+  for (const Layer& layer : table.layers()) {
+    if (lies_in(layer.name, part)) {
+      blocks.insert(layer.name.substr(0, layer.name.find('.', part.size() + 1)));
+    }
+  }
+  if (blocks.empty()) blocks.insert(part);  // which is refused
+  for (const auto& block : blocks) assign_part(table, name, block, weights, result);
 }
 
 Weights evaluate(const LayerTable& table, const NamedWeights& weights) {

@@ -18,8 +18,8 @@ namespace attnpatch {
 /// none.
 using SpatialWeights = std::map<int, double>;
 /// Weights by name: "down", "down.block_2", "mid", "up.block_0", or a layer's name or the front of
-/// it up to a dot. One number for all, or one for each spatial transformer of that part. The
-/// longest name that fits a layer counts; the rest have none.
+/// it up to a dot. One number for all, or one for each spatial transformer of that part ("down" and
+/// "up": of each of their blocks). The longest name that fits a layer counts; the rest have none.
 using NamedWeights = std::map<std::string, std::vector<double>>;
 
 /// How a weight spreads over the layers: one number; a preset's name; by t; by name; or one for

@@ -152,8 +152,10 @@ TEST(LayerWeights, DictOfSpatialTransformers) {
 
 TEST(LayerWeights, NamesOfParts) {
   const LayerTable table = small_table();
-  EXPECT_EQ(layer_weights(table, NamedWeights{{"down.block_1", {0.5}}, {"up", {1, 2, 3, 4}}}),
-            (Weights{kNone, 0.5, 0.5, 1, 1, 2, 3, 4, kNone}));
+  EXPECT_EQ(layer_weights(table, NamedWeights{{"down.block_1", {0.5}}, {"up", {1, 2}}}),
+            (Weights{kNone, 0.5, 0.5, 1, 1, 2, 1, 2, kNone}));
+  EXPECT_EQ(layer_weights(table, NamedWeights{{"up_blocks", {1, 2, 3, 4}}}),
+            (Weights{kNone, kNone, kNone, 1, 1, 2, 3, 4, kNone}));
   EXPECT_EQ(layer_weights(table, NamedWeights{{"up", {0.5}}, {"up.block_0", {1, 2}}, {"mid", {7}}}),
             (Weights{kNone, kNone, kNone, 1, 1, 2, 0.5, 0.5, 7}));
   EXPECT_EQ(
@@ -171,6 +173,8 @@ TEST(LayerWeights, RefusesNamesOfNothingAndWrongCounts) {
   EXPECT_THROW(layer_weights(table, NamedWeights{{"up.block_0", {1, 2, 3}}}),
                std::invalid_argument);
   EXPECT_THROW(layer_weights(table, NamedWeights{{"up.block_0", {}}}), std::invalid_argument);
+  EXPECT_THROW(layer_weights(table, NamedWeights{{"up", {1, 2, 3, 4}}}), std::invalid_argument);
+  EXPECT_THROW(layer_weights(LayerTable({}), NamedWeights{{"up", {1, 2}}}), std::invalid_argument);
   EXPECT_THROW(layer_weights(layer_table("sdxl"), NamedWeights{{"down.block_0", {1}}}),
                std::invalid_argument);
 }

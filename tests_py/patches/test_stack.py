@@ -223,7 +223,8 @@ def test_describe_and_diff(prompt, table):
         ({"scaling": "K only"}, "scaling: expected one of 'V only'"),
         ({"mask_resize": "cubic"}, "mask_resize"),
         ({"roles": {2: "conds"}}, "roles: expected one of 'cond', 'uncond', 'off', got 'conds'"),
-        ({"start": float("nan")}, "start"),
+        ({"start": float("nan")}, "start: expected a finite number"),
+        ({"end": float("inf")}, "end: expected a finite number"),
         ({"joint": True, "mask": -torch.ones(4, 4)}, "mask: the joint form"),
         ({"weight": "easy"}, "no preset"),
     ],
@@ -237,6 +238,8 @@ def test_prompts_name_what_does_not_fit(prompt, options, message):
 def test_embeds_and_lists_name_what_does_not_fit(adapter, tokens):
     with pytest.raises(ValueError, match="expected cond of shape"):
         ImagePrompt(adapter, (torch.ones(4, 12), None))
+    with pytest.raises(TypeError, match=r"embeds: expected what get_image_embeds gives.*Tensor"):
+        ImagePrompt(adapter, tokens(2))
     layers = adapter.project_sites(tokens())
     with pytest.raises(ValueError, match="at least one layer"):
         ImagePrompt.from_keys_values([])

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches import Weight, layer_table, weight_presets
+from attnpatch.patches import Weight, diffusers_layer_table, layer_table, weight_presets
 
 numbers = st.floats(-4, 4)
 grammar = st.builds(
@@ -70,6 +70,36 @@ def test_diffusers_scale_dicts():
     assert Weight.of({"up_blocks.0.attentions.1": 1}) == Weight.of(
         {"up_blocks.0.attentions.1": [1]}
     )
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"down": 0.5},
+        {"up": {"block_0": [0.0, 1.0, 0.0]}},
+        {"down": {"block_2": [0.1, 0.2], "block_1": [0.3]}, "up": {"block_1": 2.0}, "mid": [0.4]},
+        {"up": [1.0, 2.0, 3.0], "mid": 1.0},
+    ],
+    ids=str,
+)
+def test_scale_dicts_mean_what_they_mean_in_diffusers(scale):
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.loaders.unet_loader_utils import _maybe_expand_lora_scales
+
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 3),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+    )
+    table = diffusers_layer_table(unet.config)
+    (expected,) = _maybe_expand_lora_scales(unet, [scale], default_scale=0.0)
+    for layer, weight in zip(table, Weight.of(scale).for_layers(table), strict=True):
+        spatial = layer.name.rsplit(".transformer_blocks", 1)[0]
+        assert (weight or 0.0) == expected[spatial], layer.name
 
 
 def test_curve():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -198,8 +199,8 @@ class ImagePrompt(Patch):
         for name, value in values.items():
             object.__setattr__(self, name, value)
         for name in ("start", "end"):
-            if values[name] != values[name]:
-                raise ValueError(f"{name}: expected a number, got NaN")
+            if not math.isfinite(values[name]):
+                raise ValueError(f"{name}: expected a finite number, got {values[name]}")
         if joint and self.mask is not None and bool((self.mask < 0).any()):
             raise ValueError("mask: the joint form takes no values below 0")
         self.pictures  # noqa: B018 (says what does not fit together)

@@ -195,7 +195,15 @@ def move(layers: LayerTensors, dtype: torch.dtype, device: torch.device) -> Laye
 
 
 def _tokens(embeds: Any) -> tuple[Tensor, Tensor | None]:
-    cond, uncond = embeds if isinstance(embeds, tuple | list) else (embeds.cond, embeds.uncond)
+    if isinstance(embeds, tuple | list) and len(embeds) == 2:
+        cond, uncond = embeds
+    elif hasattr(embeds, "cond") and hasattr(embeds, "uncond"):
+        cond, uncond = embeds.cond, embeds.uncond
+    else:
+        raise TypeError(
+            "embeds: expected what get_image_embeds gives, or a pair (cond, uncond) of tensors, "
+            f"got {type(embeds).__name__}"
+        )
     for name, tokens in (("cond", cond), ("uncond", uncond)):
         if name == "uncond" and tokens is None:
             continue

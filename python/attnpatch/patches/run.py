@@ -109,7 +109,7 @@ class Run:
         self.stack = stack
         self.table = table
         self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
-        self._plans = Cache(size=8)
+        self._plans = Cache(size=4)
         self._masks = Cache(size=64)
         self._latest: tuple[Call, _Plan | None] | None = None
 

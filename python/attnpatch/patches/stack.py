@@ -143,8 +143,11 @@ class PatchStack(Sequence[Patch]):
         metadata = {"format": _FORMAT, "version": str(_VERSION), "stack": text}
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
-        save_file(contiguous, partial, metadata)
-        partial.replace(path)
+        try:
+            save_file(contiguous, partial, metadata)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> PatchStack:
