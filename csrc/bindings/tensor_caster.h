@@ -43,6 +43,7 @@ struct type_caster<torch::stable::Tensor> {
     const auto& bridge = attnpatch::tensor_bridge();
     if (!isinstance(source, bridge.tensor_type)) return false;
     const auto address = bridge.to_handle(source).cast<int64_t>();
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): operators carry no pointers, only integers.
     value = torch::stable::Tensor(reinterpret_cast<AtenTensorHandle>(address));
     return true;
   }

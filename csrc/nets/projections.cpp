@@ -42,9 +42,9 @@ FaceIdPlusProjection::FaceIdPlusProjection(const Weights& weights)
 Tensor FaceIdPlusProjection::operator()(const Tensor& id_embeds, const Tensor& hidden_states,
                                         std::optional<double> shortcut_scale) const {
   const Tensor x = mlp_(id_embeds);
-  const Tensor out = perceiver_(x, hidden_states);
-  if (!shortcut_scale) return out;
-  return torch::stable::subtract(x, out, -*shortcut_scale);
+  Tensor out = perceiver_(x, hidden_states);
+  if (shortcut_scale) out = torch::stable::subtract(x, out, -*shortcut_scale);
+  return out;
 }
 
 }  // namespace attnpatch

@@ -25,6 +25,7 @@ int64_t tensor_to_handle(const Tensor& tensor) {
 
 Tensor tensor_from_handle(int64_t handle) {
   STD_TORCH_CHECK(handle != 0, "handle: expected the address of a tensor, given 0");
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): operators carry no pointers, only integers.
   return Tensor(reinterpret_cast<AtenTensorHandle>(handle));
 }
 
