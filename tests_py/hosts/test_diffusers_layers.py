@@ -4,10 +4,11 @@
 
 import pytest
 import torch
-from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import diffusers_layer_table, layer_table
 from diffusers import UNet2DConditionModel
 from diffusers_models import SD1, SDXL, make_unet
+
+from attnpatch.hosts.diffusers import read_layer_table
+from attnpatch.patches import diffusers_layer_table, layer_table
 
 
 def full_size(structure, **changes):

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.hosts import diffusers, fooocus
+from attnpatch.hosts import fooocus
+from attnpatch.hosts.recognition import diffusers_unet
 from attnpatch.patches import Patch, Report
 
 if TYPE_CHECKING:
@@ -102,9 +104,11 @@ def report(model: Any) -> Report:
 
 
 def _host_of(model: Any) -> Any:
-    for host in (diffusers, fooocus):
-        if host.is_host(model):
-            return host
+    if diffusers_unet(model) is not None:
+        # Imported with its first model: like diffusers it needs torch's compiler, which is large.
+        return import_module("attnpatch.hosts.diffusers")
+    if fooocus.is_host(model):
+        return fooocus
     raise TypeError(
         "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
         "(SD1.x, SD2.x, SDXL), or a ModelPatcher of Fooocus, "

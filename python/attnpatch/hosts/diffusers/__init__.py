@@ -5,7 +5,6 @@
 from attnpatch.hosts.diffusers.attach import (
     Attachment,
     attach,
-    is_host,
     patch_model,
     report,
     share_weights,
@@ -15,7 +14,6 @@ from attnpatch.hosts.diffusers.layers import read_layer_table
 __all__ = [
     "Attachment",
     "attach",
-    "is_host",
     "patch_model",
     "read_layer_table",
     "report",

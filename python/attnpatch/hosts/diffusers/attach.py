@@ -8,8 +8,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from attnpatch.hosts.diffusers.layers import has_diffusers_names
 from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 from attnpatch.patches import Patch, PatchStack, Report
 
 Patches = Patch | Sequence[Patch]
@@ -62,17 +62,12 @@ class Attachment:
         return f"<Attachment {self.stack!r}, {state} {type(self._unet).__name__}>"
 
 
-def is_host(model: object) -> bool:
-    """Whether `model` is a pipeline or UNet of diffusers, or made like one."""
-    return _find_unet(model) is not None
-
-
 def attach(
     model: Any, patches: Patches, *, cond_or_uncond: Sequence[int] | None = None
 ) -> Attachment:
     """Attach patches to `model` in place; see :func:`attnpatch.attach`."""
     unet = _unet_of(model)
-    pipeline = None if model is unet or _unwrap(model) is unet else model
+    pipeline = None if unwrapped(model) is unet else model
     return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond)
 
 
@@ -82,7 +77,7 @@ def patch_model(
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
     unet = _unet_of(model)
     twin = share_weights(unet)
-    if model is unet or _unwrap(model) is unet:
+    if unwrapped(model) is unet:
         attach(twin, patches, cond_or_uncond=cond_or_uncond)
         return twin
     pipeline = copy.copy(model)
@@ -111,21 +106,9 @@ def share_weights(module: Any) -> Any:
 
 
 def _unet_of(model: Any) -> Any:
-    unet = _find_unet(model)
+    unet = diffusers_unet(model)
     if unet is None:
         raise TypeError(
             f"model: expected a pipeline with a UNet, or a UNet, got {type(model).__name__}"
         )
     return unet
-
-
-def _find_unet(model: Any) -> Any:
-    for candidate in (_unwrap(model), _unwrap(getattr(model, "unet", None))):
-        if candidate is not None and has_diffusers_names(candidate):
-            return candidate
-    return None
-
-
-def _unwrap(module: Any) -> Any:
-    """Return the module that torch.compile wrapped."""
-    return getattr(module, "_orig_mod", module)

@@ -55,15 +55,16 @@ class EagerBranching:
 
     def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """See :class:`Branching`."""
-        if not self.joint:
-            return self._run.terms(self._site, q)
-        if text is None:
+        if self.joint and text is None:
             raise ValueError(
                 "joint: a joint image prompt shares the softmax of the text, which is not plain "
                 f"at {self._site.layer.name} (a mask on the text, or another attention backend); "
                 "expected plain attention there, or an image prompt with joint=False"
             )
-        return self._run.attend(self._site, q, *text) - plain_attention(q, *text)
+        k, v = text or (None, None)
+        terms = self._run.terms(self._site, q, k, v)
+        assert terms is not None  # the site has branches
+        return terms
 
 
 class GraphBranching:

@@ -11,12 +11,6 @@ from attnpatch.patches import LayerTable, make_layer_table
 _BlockShape = tuple[int, list[int]]  # channels, transformer depths
 
 
-def has_diffusers_names(unet: object) -> bool:
-    """Whether `unet` names its blocks as diffusers' `UNet2DConditionModel` does."""
-    names = ("down_blocks", "mid_block", "up_blocks", "set_attn_processor")
-    return all(hasattr(unet, name) for name in names)
-
-
 def read_layer_table(unet: Any) -> LayerTable:
     """Return the cross-attention layers of `unet` in checkpoint order: down, up, middle.
 
