@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of branch_attention against what a user would otherwise run, as ratios.
+
+For every distinct cross-attention site of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and
+uncond), 77 text tokens, all in one process and interleaved round by round:
+
+- composed: torch's SDPA on the text, one more for each image branch, their weighted sum;
+- all keys: one SDPA over text and image tokens together (other mathematics, the same arithmetic);
+- text: one SDPA on the text alone, what the plain model runs.
+
+A ratio is the other's time over ours: above 1 we are faster. Each is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from attnpatch import _core
+from attnpatch.ops import branch_attention
+from attnpatch.patches import layer_table, token_grid
+
+BATCH = 2
+TEXT_TOKENS = 77
+WEIGHT = 0.8
+HEADS = {"sd1": lambda channels: 8, "sdxl": lambda channels: channels // 64}
+NAMES = {"sd1": "SD1.5", "sdxl": "SDXL"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A kind of cross-attention layer, and how many the model has of it."""
+
+    family: str
+    pixels: int
+    tokens: int
+    channels: int
+    count: int
+
+    @property
+    def heads(self) -> int:
+        """Heads of the layer."""
+        return HEADS[self.family](self.channels)
+
+
+def sites(family: str, pixels: int) -> Iterator[Site]:
+    """Distinct cross-attention sites of a model family at a picture size."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for layer in layer_table(family):
+        height, width = token_grid(pixels // 8, pixels // 8, layer.level)
+        counts[height * width, layer.channels] += 1
+    for (tokens, channels), count in sorted(counts.items(), reverse=True):
+        yield Site(family, pixels, tokens, channels, count)
+
+
+def variants(site: Site, branches: list[int], dtype: torch.dtype) -> list[Callable[[], Tensor]]:
+    """Ours, composed, all keys, text: each a call without arguments."""
+    generator = torch.Generator().manual_seed(0)
+
+    def heads_of(tokens: int) -> Tensor:
+        flat = torch.randn(BATCH, tokens, site.channels, generator=generator).to(dtype)
+        return flat.view(BATCH, tokens, site.heads, -1).transpose(1, 2)
+
+    q, k, v = heads_of(site.tokens), heads_of(TEXT_TOKENS), heads_of(TEXT_TOKENS)
+    image_k, image_v = [heads_of(m) for m in branches], [heads_of(m) for m in branches]
+    rows = [torch.arange(BATCH)] * len(branches)
+    weights = torch.full((len(branches), BATCH), WEIGHT)
+    all_k, all_v = torch.cat([k, *image_k], dim=2), torch.cat([v, *image_v], dim=2)
+
+    def composed() -> Tensor:
+        out = F.scaled_dot_product_attention(q, k, v)
+        for branch_k, branch_v in zip(image_k, image_v, strict=True):
+            out = out + WEIGHT * F.scaled_dot_product_attention(q, branch_k, branch_v)
+        return out
+
+    return [
+        lambda: branch_attention(q, k, v, image_k, image_v, rows, weights),
+        composed,
+        lambda: F.scaled_dot_product_attention(q, all_k, all_v),
+        lambda: F.scaled_dot_product_attention(q, k, v),
+    ]
+
+
+def measure(calls: list[Callable[[], Tensor]], rounds: int, seconds: float) -> list[list[float]]:
+    """Seconds of a call, for each of `calls` in each round; rounds alternate between the calls."""
+    repeats = []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        repeats.append(max(1, round(seconds / max(time.perf_counter() - start, 1e-7))))
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, count, found in zip(calls, repeats, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            found.append((time.perf_counter() - start) / count)
+    return times
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.05, help="of each call in a round")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--branches", type=int, nargs="+", default=[16], help="tokens of each")
+    parser.add_argument("--size", type=int, nargs="+", default=[512, 768, 1024])
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    wanted = [s for family in NAMES for size in args.size for s in sites(family, size)]
+    print(
+        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
+        f"batch {BATCH}, {TEXT_TOKENS} text tokens, image tokens {args.branches}\n"
+    )
+    print("| model | pixels | tokens | heads x size | sites | ours, ms | composed | all keys | text |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    totals: dict[tuple[str, int], list[float]] = {}
+    for site in tqdm(wanted, desc="sites", leave=False):
+        calls = variants(site, args.branches, getattr(torch, args.dtype))
+        ours, *others = measure(calls, args.rounds, args.seconds)
+        ratios = [statistics.median(map(lambda a, b: a / b, other, ours)) for other in others]
+        total = totals.setdefault((site.family, site.pixels), [0.0] * 4)
+        for i, times in enumerate((ours, *others)):
+            total[i] += site.count * statistics.median(times)
+        tqdm.write(
+            f"| {NAMES[site.family]} | {site.pixels} | {site.tokens} | {site.heads} x "
+            f"{site.channels // site.heads} | {site.count} | {statistics.median(ours) * 1e3:.2f} | "
+            + " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            + " |"
+        )
+    for (family, pixels), (ours, *others) in totals.items():
+        print(
+            f"| **{NAMES[family]}** | **{pixels}** | all | | | {ours * 1e3:.1f} | "
+            + " | ".join(f"**{other / ours:.2f}**" for other in others)
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()
