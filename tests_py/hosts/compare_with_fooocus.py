@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -40,6 +41,16 @@ def start_host(checkout):
     patch.patch_all()
     patch.patch_settings[os.getpid()] = patch.PatchSettings()
     return theirs
+
+
+def public_names(module):
+    """Return what a module defines itself, imports left out."""
+
+    def is_own(value):
+        return getattr(value, "__module__", module.__name__) == module.__name__
+
+    held = vars(module).items()
+    return [n for n, v in held if n[0] != "_" and not isinstance(v, ModuleType) and is_own(v)]
 
 
 def relative(ours, theirs):
@@ -223,6 +234,9 @@ def main(checkout):
     assert theirs.SD_V12_CHANNELS == ours.SD_V12_CHANNELS
     theirs.SD_XL_CHANNELS = channels
 
+    missing = [name for name in public_names(theirs) if not hasattr(ours, name)]
+    assert not missing, f"names that the host's file has and ours has not: {missing}"
+
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/plus.bin", f"{folder}/face.bin"]
@@ -251,6 +265,12 @@ def main(checkout):
     for sampler in ("euler", "dpmpp_2m_sde"):
         pair = [sample(m.patch_model(model, tasks), sampler=sampler) for m in (ours, theirs)]
         figures[f"samples, {sampler}"] = relative(*pair)
+    from modules.core import apply_freeu
+
+    freeu = [
+        apply_freeu(m.patch_model(model, tasks), 1.01, 1.02, 0.99, 0.95) for m in (ours, theirs)
+    ]
+    figures["samples, through FreeU"] = relative(*map(sample, freeu))
     figures["effect of the prompt"] = relative(sample(ours.patch_model(model, tasks)), plain)
     assert torch.equal(sample(model), plain), "the model itself was changed"
     print(json.dumps(figures))

@@ -130,6 +130,21 @@ def test_a_unet_that_hides_its_layers_is_taken_for_what_the_keys_fit():
         hosts.patch_model(model, make_prompt())
 
 
+def test_a_context_window_picks_its_own_pictures():
+    (conds, unconds), _, _ = make_task(host.SD1, WIDTH, pictures=5)
+    prompt = ImagePrompt.from_keys_values(split_pairs(conds), split_pairs(unconds))
+    model = make_fooocus()
+    slot = hosts.patch_model(model, prompt).slots()["input", 1, 0]
+    model.model.diffusion_model.current_step = torch.zeros(1)
+    q, text = torch.randn(2, 3, 4, WIDTH).unbind()
+    for window in ([1, 2, 3], [4, 0, 1]):
+        options = {"n_heads": 2, "cond_or_uncond": [0], "original_shape": [3, 4, 2, 2]}
+        out = slot(q, text, text, options | {"ad_params": {"sub_idxs": window}})
+        expected = host.attention(q, text, text, 2)
+        expected = expected + host.attention(q, conds[0][window], conds[1][window], 2)
+        torch.testing.assert_close(out, expected)
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_masks_land_where_the_host_resized_the_features(shown):
     """Some packs shrink the features on the way; the mask must follow the true grid."""

@@ -244,6 +244,16 @@ def test_half_precision_where_the_host_wants_it(host, picture, tmp_path):
         torch.testing.assert_close(half.float(), exact, atol=5e-3, rtol=5e-3)
 
 
+@pytest.mark.parametrize("make", [linear_checkpoint, plus_checkpoint])
+def test_the_host_may_load_and_encode_in_inference_mode(host, picture, tmp_path, make):
+    path = write_bin(tmp_path / "adapter.bin", make())
+    with torch.inference_mode():
+        ip_adapter.load_ip_adapter("clip", None, path)
+        inside = ip_adapter.preprocess(picture, path)
+    ip_adapter.ip_adapters[path]["ip_unconds"] = None
+    torch.testing.assert_close(inside, ip_adapter.preprocess(picture, path))
+
+
 def test_random_state_is_left_alone(host, picture, tmp_path):
     path = write_bin(tmp_path / "plus.bin", plus_checkpoint())
     state = torch.get_rng_state()

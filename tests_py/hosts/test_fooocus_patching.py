@@ -383,6 +383,25 @@ def test_random_state_and_inputs_are_left_alone():
     assert torch.equal(patched.sample(x, contexts), expected), "a patch must own its tensors"
 
 
+def test_inference_mode_leaves_no_trace():
+    """The host makes keys and values, and patches, in inference mode; others use the result."""
+    structure = host.SD1
+    model = host.make_host(structure, WIDTH)
+    with torch.inference_mode():
+        task = make_task(structure, WIDTH, weight=strong(1.0))
+        patched = ip_adapter.patch_model(model, [task])
+    x, contexts = host.make_inputs(structure)
+    expected = patched.apply(x, EARLY, contexts, [1, 0])  # in inference mode as well
+    slot = patched.slots()["input", 1, 0]
+    q = torch.randn(1, 4, WIDTH, requires_grad=True)
+    text = torch.randn(1, 7, WIDTH)
+    options = {"n_heads": 2, "cond_or_uncond": [0], "original_shape": [1, 4, 2, 2]}
+    slot(q, text, text, options).sum().backward()
+    assert q.grad.abs().sum() > 0
+    again = ip_adapter.patch_model(model, [make_task(structure, WIDTH, weight=strong(1.0))])
+    assert torch.equal(again.apply(x, EARLY, contexts, [1, 0]), expected)
+
+
 def test_two_models_run_at_once():
     structure = host.SD1
     x, contexts = host.make_inputs(structure)

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from attnpatch.ops import branch_attention
 from attnpatch.patches import Call, Layer, LayerTable, PatchStack, Run, Site, token_grid
 
 ExtraOptions = Mapping[str, Any]
+_NONE: Mapping[str, Any] = {}
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 
 
@@ -56,10 +55,18 @@ class SlotGroup:
         """Return the UNet call that is running; one object for all of its layers."""
         shape = options["original_shape"]
         chunks = tuple(options.get("cond_or_uncond") or (0,))
-        key = (chunks, batch, shape[-2], shape[-1], self.clock(options))
+        window = options.get("ad_params", _NONE).get("sub_idxs")  # which frames AnimateDiff shows
+        samples = None if window is None else tuple(window)
+        key = (chunks, batch, shape[-2], shape[-1], self.clock(options), samples)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
-            call = Call(progress=key[4], latent=key[2:4], chunks=chunks, batch=batch)
+            call = Call(
+                latent=(shape[-2], shape[-1]),
+                batch=batch,
+                chunks=chunks,
+                progress=key[4],
+                samples=samples,
+            )
             latest = self._latest = (key, call)
         return latest[1]
 
@@ -85,23 +92,22 @@ class ReplaceSlot:
         self.foreign = foreign
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
-        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
+        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype.
+
+        To what a foreign patch gives, our terms are added. A prompt in the joint form takes its
+        share of the text's softmax; its term is the difference that it makes to plain attention.
+        """
         group = self.group
         call = group.call(q.shape[0], extra_options)
         site = Site(self.layer, call, _grid(self.layer, q.shape[1], extra_options))
         run, heads = group.run, extra_options["n_heads"]
-        branches = run.branches(site, q.dtype, q.device)
-        if branches is None:
-            return (self.foreign or group.plain)(q, k, v, extra_options)
         if self.foreign is None:
+            if run.branches(site, q.dtype, q.device) is None:
+                return group.plain(q, k, v, extra_options)
             return run.attend(site, q, k.to(q.dtype), v.to(q.dtype), heads=heads)
         base = self.foreign(q, k, v, extra_options)
-        if not branches.joint:
-            return base + run.terms(site, q, heads=heads)
-        # A joint branch takes its share of the text's softmax, so its term is the difference that
-        # it makes to plain attention: exact where the foreign patch attends plainly and adds.
-        k, v = k.to(q.dtype), v.to(q.dtype)
-        return base + (run.attend(site, q, k, v, heads=heads) - _attend_text(q, k, v, heads))
+        terms = run.terms(site, q, k.to(q.dtype), v.to(q.dtype), heads=heads)
+        return base if terms is None else base + terms
 
     def to(self, *args: Any, **kwargs: Any) -> ReplaceSlot:
         """Follow the host's call when it moves models: keys and values follow the query anyway."""
@@ -187,12 +193,6 @@ def own_slots(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attentio
         options[name] = dict(options.get(name, {}))
         options = options[name]
     return options
-
-
-def _attend_text(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    no_weights = q.new_empty((0, len(q)), dtype=torch.float32)
-    return branch_attention(q, k, v, [], [], [], no_weights).transpose(1, 2).flatten(-2)
 
 
 def _grid(layer: Layer, tokens: int, options: ExtraOptions) -> tuple[int, int]:
