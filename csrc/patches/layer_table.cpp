@@ -166,10 +166,10 @@ LayerTable make_layer_table(const UNetDescription& description) {
 }
 
 const LayerTable& layer_table(std::string_view family) {
-  static const LayerTable sd1 = sd1_table();
-  static const LayerTable sdxl = sdxl_table();
-  if (family == "sd1" || family == "sd2") return sd1;
-  if (family == "sdxl") return sdxl;
+  static const LayerTable kSd1 = sd1_table();
+  static const LayerTable kSdxl = sdxl_table();
+  if (family == "sd1" || family == "sd2") return kSd1;
+  if (family == "sdxl") return kSdxl;
   throw std::invalid_argument("family: expected 'sd1', 'sd2' or 'sdxl', got '" +
                               std::string(family) + "'");
 }
