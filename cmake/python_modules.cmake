@@ -9,13 +9,9 @@ find_package(pybind11 CONFIG REQUIRED)
 execute_process(
   COMMAND "${Python_EXECUTABLE}" -c
           "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
-  OUTPUT_VARIABLE torch_folder
-  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  OUTPUT_VARIABLE torch_folder OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 
-find_library(
-  torch_cpu_library torch_cpu
-  PATHS "${torch_folder}/lib"
-  NO_DEFAULT_PATH REQUIRED)
+find_library(torch_cpu_library torch_cpu PATHS "${torch_folder}/lib" NO_DEFAULT_PATH REQUIRED)
 add_library(torch_stable SHARED IMPORTED)
 set_target_properties(torch_stable PROPERTIES IMPORTED_LOCATION "${torch_cpu_library}" IMPORTED_IMPLIB
                                                                                        "${torch_cpu_library}")

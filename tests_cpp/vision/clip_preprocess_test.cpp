@@ -65,9 +65,9 @@ TEST_P(ClipPreprocessTest, OneColourStaysThatColour) {
 }
 
 TEST_P(ClipPreprocessTest, PaddingIsBlackAroundTheWholePicture) {
-  const auto [height, width, size, reason] = GetParam();
-  const cv::Mat picture(height, width, CV_8UC3, cv::Scalar(255, 255, 255));
-  const Pixels out = preprocess(picture, {size, Crop::kPad, false});
+  const int64_t height = GetParam().height, width = GetParam().width, size = GetParam().size;
+  const cv::Mat picture(GetParam().height, GetParam().width, CV_8UC3, cv::Scalar(255, 255, 255));
+  const Pixels out = preprocess(picture, {GetParam().size, Crop::kPad, false});
   const auto side = [&](int64_t own, int64_t other) {
     return own >= other ? size : std::max<int64_t>(size * own / other, 1);
   };
