@@ -377,3 +377,22 @@ def test_other_kinds_of_patches_join_the_same_pass(prompt, site, table, qkv, tmp
     torch.testing.assert_close(run.attend(here, q, k, v, heads=2), alone + 2.0)
     mixed.save(tmp_path / "mixed.safetensors")
     assert PatchStack.load(tmp_path / "mixed.safetensors") == mixed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_do_not_wait_for_a_gpu(prompt, site, table, qkv):
+    """After the first step, which brings the keys and values over, nothing synchronises."""
+    curve = Weight(curve=[(0, 1), (1, 0.5)], pictures=(0.5, 1.0))
+    stack = PatchStack([prompt(curve, scaling="K+V"), prompt(0.5, mask=torch.ones(4, 4), seed=1)])
+    run = stack.bind(table)
+    steps = [site(3, chunks=(1, 0), batch=4, progress=step / 4) for step in range(4)]
+    q, k, v = (t.cuda() for t in qkv(steps[0]))
+    outputs = [run.attend(steps[0], q, k, v, heads=2)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs += [run.attend(step, q, k, v, heads=2) for step in steps[1:]]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step, out in zip(steps, outputs, strict=True):
+        expected = stack.bind(table).attend(step, q.cpu(), k.cpu(), v.cpu(), heads=2)
+        torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-4)
