@@ -113,8 +113,10 @@ def test_layouts_of_queries(prompt, site, table, qkv):
     assert torch.equal(run.attend(here, *split), out)
     assert torch.equal(run.attend(here, *[t.contiguous() for t in split]), out)
     assert out.is_contiguous()
-    with pytest.raises(ValueError, match="heads"):
+    with pytest.raises(ValueError, match="with heads given"):
         run.attend(here, q, k, v)
+    with pytest.raises(ValueError, match="heads: 3 do not divide 64 channels"):
+        run.attend(here, q, k, v, heads=3)
 
 
 def test_terms_are_what_is_added(prompt, site, table, qkv):

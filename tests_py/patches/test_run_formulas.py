@@ -145,6 +145,17 @@ def test_masks_land_on_odd_grids(prompt, site, check, latent, layer):
     check(PatchStack([prompt(mask=left)]), site(layer, latent=latent, batch=2, chunks=(1, 0)))
 
 
+def test_views_of_wider_tensors(prompt, table, site, qkv):
+    """Hosts project q, k and v at once and hand over slices."""
+    here = site(1, chunks=(1, 0), batch=2)
+    run = PatchStack([prompt(0.5)]).bind(table)
+    given = qkv(here)
+    wide = [torch.cat([t, t + 1], dim=2)[:, :, : t.shape[2]] for t in given]
+    assert not wide[0].is_contiguous()
+    out = run.attend(here, *given, heads=2)
+    assert torch.equal(run.attend(here, *wide, heads=2), out)
+
+
 def test_outside_the_mask_nothing_changes(prompt, site, table, qkv):
     mask = torch.zeros(6, 5)
     mask[:, :2] = 1

@@ -349,7 +349,10 @@ def _attend(
 
 
 def _heads(tensor: Tensor, heads: int) -> Tensor:
-    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+    rows, tokens, channels = tensor.shape
+    if channels % heads:
+        raise ValueError(f"heads: {heads} do not divide {channels} channels")
+    return tensor.view(rows, tokens, heads, channels // heads).transpose(1, 2)
 
 
 def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:
