@@ -69,12 +69,18 @@ def branch_attention(
     -----
     Decoupled cross-attention: Ye et al. 2023, arXiv 2308.06721, equation 5.
     """
-    operator = torch.ops.attnpatch.branch_attention.default
     if _FORCED_REFERENCE:
         operator = branch_attention_reference
-    return operator(
+    else:
+        operator = torch.ops.attnpatch.branch_attention.default
+    arguments = (
         q, k, v, list(branch_k), list(branch_v), list(branch_rows), weights, masks, joint, scale
-    )
+    )  # fmt: skip
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*arguments)
+    # Past the autograd formula, which is Python's and costs as much as the rest of the call.
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
 
 
 def branch_attention_reference(
