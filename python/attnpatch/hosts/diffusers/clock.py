@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from torch import Tensor, empty
+import torch
+from torch import Tensor
 
 # The schedule of SD1.x, SD2.x and SDXL, for UNets that are used without a scheduler.
 _TRAIN_STEPS = 1000
@@ -40,16 +41,18 @@ class TimestepReader:
         """Return the timestep; the first one where a batch has several."""
         if not isinstance(timestep, Tensor):
             return float(timestep)
-        if timestep.device.type == "cpu":
-            return float(timestep.reshape(-1)[0]) if timestep.ndim else float(timestep)
-        storage = timestep.untyped_storage()
-        if storage.nbytes() > _LARGEST_STORAGE:
+        if timestep.device.type == "cpu" or timestep.untyped_storage().nbytes() > _LARGEST_STORAGE:
             return float(timestep.reshape(-1)[0])
+        return self.read_by_offset(timestep)
+
+    def read_by_offset(self, timestep: Tensor) -> float:
+        """Return the first element, by a host copy of the storage that it lies in."""
+        storage = timestep.untyped_storage()
         version = None if timestep.is_inference() else timestep._version
         key = (timestep.device, timestep.dtype, storage.data_ptr(), storage.nbytes(), version)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
-            whole = empty(0, dtype=timestep.dtype, device=timestep.device).set_(storage)
+            whole = torch.empty(0, dtype=timestep.dtype, device=timestep.device).set_(storage)
             latest = self._latest = (key, timestep, whole.tolist())
         return float(latest[2][timestep.storage_offset()])
 

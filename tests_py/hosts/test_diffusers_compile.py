@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""A patched UNet under torch.compile: one graph, and none anew when anything of ours changes."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import SlicedAttnProcessor
+from diffusers_models import make_prompt, make_unet, unet_inputs
+from torch._dynamo.utils import counters
+
+from attnpatch.hosts import attach
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+}
+
+
+def compile_whole(unet):
+    return torch.compile(unet, backend="aot_eager", fullgraph=True)
+
+
+def compile_blocks(unet):
+    unet.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
+    return unet
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def run(unet, inputs, **changes):
+    with torch.no_grad():
+        return unet(**(inputs | changes)).sample
+
+
+@pytest.mark.parametrize(("compiler", "joint"), [(compile_whole, False), (compile_blocks, True)])
+def test_one_graph_for_all_weights_windows_and_pictures(compiler, joint):
+    unet = make_unet(**SMALL)
+    inputs = unet_inputs(unet)
+    stacks = [
+        make_prompt(unet, joint=joint),
+        make_prompt(unet, seed=5, joint=joint).replace(weight=0.3),
+        make_prompt(unet, joint=joint, start=0.6),
+        [make_prompt(unet, joint=joint, mask=torch.eye(8)), make_prompt(unet, seed=6)],
+    ]
+    expected = []
+    for stack in stacks:
+        with attach(unet, stack, cond_or_uncond=(1, 0)):
+            expected.append([run(unet, inputs), run(unet, inputs, timestep=torch.tensor(9))])
+
+    compiled = compiler(unet)
+    attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))
+    run(compiled, inputs)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    for stack, wanted in zip(stacks, expected, strict=True):
+        following = attach(unet, stack)
+        attached.detach()
+        attached = following
+        found = [run(compiled, inputs), run(compiled, inputs, timestep=torch.tensor(9))]
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert not counters["graph_break"]
+
+
+def test_foreign_processors_compile_as_well():
+    unet = make_unet(**SMALL)
+    inputs = unet_inputs(unet)
+    with attach(unet, make_prompt(unet), cond_or_uncond=(1, 0)):
+        expected = run(unet, inputs)
+        unet.set_attn_processor(SlicedAttnProcessor(1))
+        run(unet, inputs)  # so that it is taken along
+        compiled = compile_blocks(unet)
+        torch.testing.assert_close(run(compiled, inputs), expected, rtol=0, atol=2e-5)
+
+
+def test_the_operators_are_what_the_compiler_expects():
+    q, k, v = (torch.randn(2, 2, n, 8) for n in (5, 3, 3))
+    operators = torch.ops.attnpatch_diffusers
+    # No UNet has this number: plain attention, and no terms.
+    torch.library.opcheck(operators.attend.default, (q, k, v, -1, 0))
+    torch.library.opcheck(operators.terms.default, (q, k, v, -1, 0))
+    torch.library.opcheck(operators.terms.default, (q, None, None, -1, 0))
+    text = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    found = operators.attend(q, k, v, -1, 0)
+    assert torch.equal(found, text.transpose(1, 2).flatten(2))
+    assert not operators.terms(q, k, v, -1, 0).any()
