@@ -19,11 +19,12 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+import protocol_host
 import torch
+from fooocus_oracle import joint_attention, make_task
 
 CHANNELS, HEAD_CHANNELS, CONTEXT = 32, 16, 2048
 DIM, EMBED = 1280, 1280  # the host's own file takes no others for this kind of adapter
-DEPTHS = (0, 0, 2, 2, 10, 10)
 TOKENS = 4
 
 
@@ -128,33 +129,45 @@ def make_clip_vision():
     return ClipVision()
 
 
-def make_model():
-    """Make the host's SDXL with narrow layers and random weights."""
+SDXL = {
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "use_linear_in_transformer": True,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+SD15 = {
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1] * 9 + [0] * 3,
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False,
+}
+
+
+def make_model(family, structure):
+    """Make one of the host's models with narrow layers and random weights."""
     from ldm_patched.modules import supported_models
     from ldm_patched.modules.model_patcher import ModelPatcher
 
-    config = supported_models.SDXL(
+    config = getattr(supported_models, family)(
         {
             "image_size": 32,
             "in_channels": 4,
             "out_channels": 4,
             "model_channels": CHANNELS,
-            "num_res_blocks": [2, 2, 2],
-            "channel_mult": [1, 2, 4],
-            "transformer_depth": list(DEPTHS),
-            "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-            "transformer_depth_middle": 10,
+            "num_res_blocks": [2] * len(structure["channel_mult"]),
             "context_dim": CONTEXT,
             "use_spatial_transformer": True,
-            "use_linear_in_transformer": True,
-            "num_classes": "sequential",
-            "adm_in_channels": 2816,
             "use_checkpoint": False,
             "legacy": False,
             "dtype": torch.float32,
+            **structure,
         }
     )
-    config.unet_config["num_head_channels"] = HEAD_CHANNELS
+    config.unet_config |= {"num_head_channels": HEAD_CHANNELS, "num_heads": -1}
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -224,6 +237,26 @@ def compare_sites(theirs, ours, model, tasks):
     return worst
 
 
+def compare_sd15(ours):
+    """Compare an SD1.5 model of the host, which its own file can not patch, with the formula."""
+    model = make_model("SD15", SD15)
+    tasks = [make_task(protocol_host.SD1, CHANNELS, weight=12.0, stop=0.8)]
+    by_formula = model.clone()
+    for number, (key, _, _) in enumerate(protocol_host.SD1.sites()):
+
+        def attend(q, k, v, options, number=number):
+            progress = float(model.model.diffusion_model.current_step[0])
+            chunks, heads = options["cond_or_uncond"], options["n_heads"]
+            return joint_attention(
+                q, k, v, heads, tasks=tasks, number=number, chunks=chunks, progress=progress
+            )
+
+        by_formula.set_model_attn2_replace(attend, *key)
+    patched, expected = sample(ours.patch_model(model, tasks)), sample(by_formula)
+    assert relative(patched, sample(model)) > 0.01, "the picture has no effect"
+    return relative(patched, expected)
+
+
 def main(checkout):
     theirs = start_host(Path(checkout).resolve())
     from attnpatch.hosts.fooocus import ip_adapter as ours
@@ -258,7 +291,7 @@ def main(checkout):
         for o, t in zip(os_, ts, strict=True)
     )
 
-    model = make_model()
+    model = make_model("SDXL", SDXL)
     tasks = [[made[0][0], 0.5, 0.6 * 1280 / 64], [made[0][1], 0.9, 0.75 * 1280 / 64]]
     figures["sites"] = compare_sites(theirs, ours, model, tasks)
     plain = sample(model)
@@ -273,6 +306,7 @@ def main(checkout):
     figures["samples, through FreeU"] = relative(*map(sample, freeu))
     figures["effect of the prompt"] = relative(sample(ours.patch_model(model, tasks)), plain)
     assert torch.equal(sample(model), plain), "the model itself was changed"
+    figures["samples, SD1.5 against the formula"] = compare_sd15(ours)
     print(json.dumps(figures))
 
 

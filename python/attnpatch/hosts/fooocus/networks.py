@@ -188,13 +188,12 @@ class IPAdapterModel(nn.Module):
                 raise ValueError(f"{name}: given {given}, but the tensors of state_dict say {held}")
         self.plus = takes.form == "hidden"
         self.sdxl_plus = sdxl_plus
-        self.context_dim, self.tokens, self.embed_dim = (
-            layout.context_dim,
-            layout.tokens,
-            takes.size,
-        )
+        self.context_dim = layout.context_dim
+        self.tokens = layout.tokens
+        self.embed_dim = takes.size
         self.image_proj_model = _make_projection(layout, checkpoint.image_proj)
-        self.ip_layers = To_KV(layout.context_dim, [c for c in layout.channels for _ in "kv"])
+        with torch.device("meta"):  # no room for weights that are replaced at once
+            self.ip_layers = To_KV(layout.context_dim, [c for c in layout.channels for _ in "kv"])
         weights = [weight for pair in checkpoint.sites for weight in pair]
         for layer, weight in zip(self.ip_layers.to_kvs, weights, strict=True):
             layer.weight = nn.Parameter(weight, requires_grad=False)
