@@ -10,6 +10,8 @@ import protocol_host as host
 import pytest
 import torch
 from fooocus_oracle import joint_attention, make_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnpatch.hosts.fooocus import ip_adapter
 
@@ -70,9 +72,12 @@ def strong(weight):
     return weight * 1280 / WIDTH
 
 
-@STRUCTURES
 @pytest.mark.parametrize("chunks", [[0], [1], [1, 0], [0, 1], [1, 1, 0, 0]], ids=str)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("structure", "batch"),
+    [(host.SD1, 1), (host.SD1, 2), (host.SD1, 3), (host.SD1, 4), (host.SDXL, 1), (host.SDXL, 2)],
+    ids=["sd1-1", "sd1-2", "sd1-3", "sd1-4", "sdxl-1", "sdxl-2"],
+)
 def test_every_site_attends_as_the_formula(structure, chunks, batch):
     model = host.make_host(structure, WIDTH)
     tasks = [
@@ -95,6 +100,48 @@ def test_every_site_attends_as_the_formula(structure, chunks, batch):
         plain = host.attention(q, k, v, heads)
         assert relative(out, expected) < 1e-5
         assert relative(out, plain) > 1e-2, "the picture has no effect here"
+
+
+def test_the_formula_holds_for_any_call():
+    structure = host.SD1
+    model = host.make_host(structure, WIDTH)
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(
+        chunks=st.lists(st.sampled_from([0, 1]), min_size=1, max_size=4),
+        rows=st.integers(1, 3),
+        site=st.integers(0, 15),
+        progress=st.floats(0, 1),
+        text=st.integers(1, 80),
+        tasks=st.lists(
+            st.tuples(st.integers(1, 17), st.floats(-0.5, 1.5), st.floats(-2, 2)),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def check(chunks, rows, site, progress, text, tasks):
+        made = [
+            make_task(structure, WIDTH, tokens=tokens, stop=stop, weight=strong(weight), seed=i)
+            for i, (tokens, stop, weight) in enumerate(tasks)
+        ]
+        key, multiplier, _ = structure.sites()[site]
+        slot = ip_adapter.patch_model(model, made, reference_quirks=True).slots().get(key)
+        if slot is None:  # no task ever acts
+            assert all(stop <= 0 for _, stop, _ in tasks)
+            return
+        noise = torch.Generator().manual_seed(0)
+        batch, channels = rows * len(chunks), multiplier * WIDTH
+        q = torch.randn(batch, 9, channels, generator=noise)
+        k, v = torch.randn(2, batch, text, channels, generator=noise).unbind()
+        step = model.model.diffusion_model.current_step = torch.full((batch,), progress)
+        heads = channels // host.HEAD_SIZE
+        options = {"n_heads": heads, "cond_or_uncond": chunks, "original_shape": [batch, 4, 3, 3]}
+        expected = joint_attention(
+            q, k, v, heads, tasks=made, number=site, chunks=chunks, progress=float(step[0])
+        )
+        assert relative(slot(q, k, v, options), expected) < 1e-5
+
+    check()
 
 
 @STRUCTURES
@@ -199,11 +246,11 @@ def test_a_second_call_adds_however_often_it_is_made(structure, rule):
     x, contexts = host.make_inputs(structure)
     together = ip_adapter.patch_model(model, [first, second])
     upstream = ip_adapter.patch_model(model, [first])  # stays, as hosts keep outputs
-    alone = upstream.sample(x, contexts)
+    alone, both = (m.sample(x, contexts, steps=2) for m in (upstream, together))
     for _ in range(3):
         chained = ip_adapter.patch_model(upstream, [second])
-        assert relative(chained.sample(x, contexts), together.sample(x, contexts)) < 1e-5
-        assert torch.equal(upstream.sample(x, contexts), alone)
+        assert relative(chained.sample(x, contexts, steps=2), both) < 1e-5
+    assert torch.equal(upstream.sample(x, contexts, steps=2), alone)
 
 
 @pytest.mark.parametrize("rule", ["deepcopy", "shared"])
