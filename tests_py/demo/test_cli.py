@@ -17,7 +17,7 @@ def demo(tmp_path, *arguments):
 
 
 def test_demo_shows_an_effect(tmp_path, capsys):
-    status, output = demo(tmp_path, "--steps", "8", "--item", "1", "2", "--weight", "0.5", "1")
+    status, output = demo(tmp_path, "--steps", "5", "--item", "1", "2", "--weight", "1")
     assert status == 0
     with Image.open(output) as sheet:
         assert sheet.width > 800 and sheet.height > 800

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="the sheet, a PNG")
     parser.add_argument("--weight", type=float, nargs="+", help="weights of the image prompt")
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     embedded = parser.add_argument_group("the model in the package")
     embedded.add_argument(
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         check(args)
         outcomes = _run_own(args) if args.model else _run_embedded(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"attnpatch demo: {error}", file=sys.stderr)
         return 2
     from attnpatch.demo.report import had_effect, make_table

@@ -20,7 +20,7 @@ class Recipe:
     """
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 4000
     batch: int = 48
     learning_rate: float = 2.5e-3
     warmup: int = 200
