@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import UNetMotionModel
 from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
@@ -20,12 +21,14 @@ from diffusers.models.attention_processor import (
 from diffusers_models import (
     is_original,
     make_adapter_state,
+    make_features,
     make_prompt,
     make_unet,
     storage_of,
     unet_inputs,
 )
 
+from attnpatch.adapters import load_image_adapter
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.patches import ImagePrompt, PatchStack, Weight
@@ -318,8 +321,6 @@ def test_beside_an_ip_adapter_of_the_models_own(unet):
         torch.testing.assert_close(ours, run(alone._unet), rtol=0, atol=1e-5)
 
     # Both are sums of terms: two of ours with the same weights do the same.
-    from attnpatch.adapters import load_image_adapter
-
     adapter = load_image_adapter(state)
     embeds = adapter.get_image_embeds(features[1], features[0])
     prompts = [prompt(), ImagePrompt(adapter, embeds)]
@@ -416,6 +417,59 @@ def test_rows_of_a_batch(unet):
     with attach(unet, image):
         found = run(unet, **pairs)
     torch.testing.assert_close(found, both[3:].repeat_interleave(2, 0), rtol=0, atol=1e-5)
+
+
+def test_the_frames_of_a_video_are_rows_of_the_batch():
+    options = {name: original().config[name] for name in VIDEO_OPTIONS}
+    unet = UNetMotionModel(**options, num_attention_heads=2, motion_num_attention_heads=2).eval()
+    unet.requires_grad_(False)
+    inputs = unet_inputs(unet, batch=2)
+    inputs["sample"] = inputs["sample"][:, :, None].repeat(1, 1, 3, 1, 1)
+    inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"].repeat_interleave(3, 0)
+    state = make_adapter_state(original(), "linear")
+    features, negative = make_features("linear", 1)
+    adapter = load_image_adapter(state)
+    image = ImagePrompt(adapter, adapter.get_image_embeds(features, negative), 0.8)
+    with attach(unet, image, **GUIDED) as attached:
+        found = run(unet, **inputs)
+        assert len(attached.report.matched) == 16
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    for processor in unet.attn_processors.values():
+        if isinstance(processor, IPAdapterAttnProcessor2_0):
+            processor.scale = [0.8]
+    images = {"image_embeds": [torch.stack([negative, features])]}
+    expected = run(unet, **inputs, added_cond_kwargs=images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+VIDEO_OPTIONS = (
+    "block_out_channels",
+    "cross_attention_dim",
+    "in_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "out_channels",
+    "sample_size",
+)
+
+
+def test_training_with_checkpoints(unet):
+    """Gradients pass through the patches, with and without gradient checkpointing."""
+    weight = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_q.weight
+    twin = copy.deepcopy(unet).train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            twin.enable_gradient_checkpointing()
+        with attach(twin, prompt(), **GUIDED):
+            attention = twin.mid_block.attentions[0].transformer_blocks[0].attn2
+            attention.to_q.weight.requires_grad_(True)
+            twin(**unet_inputs(twin)).sample.square().sum().backward()
+            gradients.append(attention.to_q.weight.grad.clone())
+            attention.to_q.weight.grad = None
+    assert gradients[0].shape == weight.shape
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_bare_unet_tells_what_it_assumes(unet, caplog):

@@ -199,6 +199,8 @@ class Patching:
                 "the patches are added to those"
             )
         batch = int(sample.shape[0])
+        if sample.ndim == 5:  # a video: each frame (dimension 2) is a row of its own
+            batch *= int(sample.shape[2])
         chunks = self._chunks_of(pipeline, batch)
         moment = self._schedule_of(pipeline)(self._read_timestep(timestep))
         running = self.running
@@ -217,7 +219,10 @@ class Patching:
     def end_call(self, unet: Any, args: tuple[Any, ...], output: Any) -> None:
         """Forget the call, and see once that it came by our layers: the forward hook."""
         running = self.running
-        reached, running.run, running.call = running.reached, None, None
+        reached = running.reached
+        # Checkpointing computes the layers a second time, after the call.
+        if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
+            running.run = running.call = None
         if output is None or self._checked:  # None: it raised
             return
         if not reached:
