@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of branch_attention against what a user would otherwise run, as ratios.
 
-For every distinct cross-attention site of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and
-uncond), 77 text tokens, all in one process and interleaved round by round:
+For every distinct cross-attention site of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond
+and uncond), 77 text tokens, all in one process and interleaved round by round:
 
 - composed: torch's SDPA on the text, one more for each image branch, their weighted sum;
 - all keys: one SDPA over text and image tokens together (other mathematics, the same arithmetic);
@@ -127,10 +127,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     wanted = [s for family in NAMES for size in args.size for s in sites(family, size)]
     print(
-        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
-        f"batch {BATCH}, {TEXT_TOKENS} text tokens, image tokens {args.branches}\n"
+        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, "
+        f"torch {torch.__version__}, batch {BATCH}, {TEXT_TOKENS} text tokens, image tokens {args.branches}\n"
     )
-    print("| model | pixels | tokens | heads x size | sites | ours, ms | composed | all keys | text |")
+    print(
+        "| model | pixels | tokens | heads x size | sites | ours, ms | composed | all keys | text |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     totals: dict[tuple[str, int], list[float]] = {}
     for site in tqdm(wanted, desc="sites", leave=False):

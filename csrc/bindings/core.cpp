@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
+#include "bindings/core.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bindings/core.h"
 #include "kernels/targets.h"
 
 PYBIND11_MODULE(_core, m) {

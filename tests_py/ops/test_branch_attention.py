@@ -112,7 +112,9 @@ def test_equals_the_formula_for_every_shape(
         inputs[6][-1][-1] = data.draw(st.sampled_from([0.0, 0.5, 2.0]))
     masks = random_masks(inputs, data.draw(st.sampled_from([1, batch])), seed)
     expected = formula(inputs, masks, joint)
-    torch.testing.assert_close(OPERATOR(*inputs, masks, joint).double(), expected, rtol=0, atol=4e-6)
+    torch.testing.assert_close(
+        OPERATOR(*inputs, masks, joint).double(), expected, rtol=0, atol=4e-6
+    )
 
 
 @pytest.mark.parametrize("target", _core.cpu_targets())
@@ -208,7 +210,9 @@ def test_gradients_are_those_of_the_reference():
         function(*inputs, random_masks(inputs, 2)).square().sum().backward()
         return [leaf.grad for leaf in leaves]
 
-    for ours, expected in zip(gradients(OPERATOR), gradients(branch_attention_reference)):
+    for ours, expected in zip(
+        gradients(OPERATOR), gradients(branch_attention_reference), strict=True
+    ):
         torch.testing.assert_close(ours, expected)
 
 
