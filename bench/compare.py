@@ -128,7 +128,8 @@ def main() -> None:
     wanted = [s for family in NAMES for size in args.size for s in sites(family, size)]
     print(
         f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, "
-        f"torch {torch.__version__}, batch {BATCH}, {TEXT_TOKENS} text tokens, image tokens {args.branches}\n"
+        f"torch {torch.__version__}, batch {BATCH}, {TEXT_TOKENS} text tokens, "
+        f"image tokens {args.branches}\n"
     )
     print(
         "| model | pixels | tokens | heads x size | sites | ours, ms | composed | all keys | text |"
