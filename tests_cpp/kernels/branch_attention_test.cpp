@@ -158,7 +158,7 @@ struct Problem {
         const float* key = token(*term.k, term.row, term.tokens, t, h);
         double score = 0.0;
         for (int64_t c = 0; c < shape.size; ++c) score += double{query[c]} * key[c];
-        const double e = term.share * std::exp(score / std::sqrt(double(shape.size)));
+        const double e = term.share * std::exp(score / std::sqrt(static_cast<double>(shape.size)));
         sum += e;
         const float* value = token(*term.v, term.row, term.tokens, t, h);
         for (size_t c = 0; c < result.size(); ++c) numerator[c] += e * value[c];
