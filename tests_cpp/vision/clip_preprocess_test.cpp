@@ -168,6 +168,7 @@ TEST(ClipPreprocess, ServesSeveralThreadsAtOnce) {
   const Pixels want = preprocess(picture, {});
   std::vector<Pixels> got(4);
   std::vector<std::thread> threads;
+  threads.reserve(got.size());
   for (Pixels& out : got) threads.emplace_back([&] { out = preprocess(picture, {}); });
   for (std::thread& thread : threads) thread.join();
   for (const Pixels& out : got) EXPECT_EQ(out, want);
