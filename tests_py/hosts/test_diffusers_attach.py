@@ -361,6 +361,15 @@ def test_processors_put_away_and_put_back(unet):
     assert is_original(unet)
 
 
+def test_processors_made_anew_by_their_class(unet):
+    """As diffusers' `unload_ip_adapter` does."""
+    with attach(unet, prompt(), **GUIDED):
+        expected = run(unet)
+        unet.set_attn_processor({n: p.__class__() for n, p in unet.attn_processors.items()})
+        assert torch.equal(run(unet), expected)
+    assert is_original(unet)
+
+
 def test_a_wrapper_around_ours_counts_once(unet):
     class Wrapper:
         def __init__(self, inner):

@@ -140,6 +140,7 @@ class Run:
         *,
         heads: int | None = None,
         scale: float | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Attend to the text and to every image branch in one pass.
 
@@ -156,6 +157,8 @@ class Run:
             How many heads the channels hold; only for the first form.
         scale
             Of the logits; None: head size ** -0.5.
+        branches
+            What ``branches`` gave for this site, q's dtype and device, for hosts that asked before.
 
         Returns
         -------
@@ -163,7 +166,8 @@ class Run:
             (batch, tokens, channels).
         """
         q, k, v = _as_heads(q, heads), _as_heads(k, heads), _as_heads(v, heads)
-        branches = self.branches(site, q.dtype, q.device)
+        if branches is None:
+            branches = self.branches(site, q.dtype, q.device)
         if branches is None:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         else:
@@ -179,6 +183,7 @@ class Run:
         *,
         heads: int | None = None,
         scale: float | None = None,
+        branches: Branches | None = None,
     ) -> Tensor | None:
         """Give what the image branches add to the text's attention, for a foreign base.
 
@@ -192,7 +197,8 @@ class Run:
             Where a branch shares the text's softmax and k or v is not given.
         """
         q = _as_heads(q, heads)
-        branches = self.branches(site, q.dtype, q.device)
+        if branches is None:
+            branches = self.branches(site, q.dtype, q.device)
         if branches is None:
             return None
         if branches.joint:

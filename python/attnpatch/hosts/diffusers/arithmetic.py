@@ -53,7 +53,9 @@ def project_context(attn: Any, states: Tensor, context: Tensor | None) -> tuple[
 
 
 def _split_heads(attn: Any, states: Tensor) -> Tensor:
-    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    batch, tokens, channels = states.shape
+    heads = attn.heads
+    return states.view(batch, tokens, heads, channels // heads).transpose(1, 2)
 
 
 def attend_to_text(

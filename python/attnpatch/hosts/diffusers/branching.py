@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.patches import Run, Site
+from attnpatch.patches import Branches, Run, Site
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.patching import Patching
@@ -40,18 +40,20 @@ class Branching(Protocol):
 
 
 class EagerBranching:
-    """The run of the patches at one site."""
+    """The run of the patches at one site, where they have something to do."""
 
-    __slots__ = ("_run", "_site", "joint")
+    __slots__ = ("_branches", "_dtype", "_run", "_site", "joint")
 
-    def __init__(self, run: Run, site: Site, joint: bool) -> None:
+    def __init__(self, run: Run, site: Site, branches: Branches, dtype: torch.dtype) -> None:
         self._run = run
         self._site = site
-        self.joint = joint
+        self._branches = branches
+        self._dtype = dtype
+        self.joint = branches.joint > 0
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :class:`Branching`."""
-        return self._run.attend(self._site, q, k, v)
+        return self._run.attend(self._site, q, k, v, branches=self._branches_for(q))
 
     def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """See :class:`Branching`."""
@@ -62,9 +64,13 @@ class EagerBranching:
                 "expected plain attention there, or an image prompt with joint=False"
             )
         k, v = text or (None, None)
-        terms = self._run.terms(self._site, q, k, v)
+        terms = self._run.terms(self._site, q, k, v, branches=self._branches_for(q))
         assert terms is not None  # the site has branches
         return terms
+
+    def _branches_for(self, q: Tensor) -> Branches | None:
+        # None: a projection changed the dtype, so that the run must look again.
+        return self._branches if q.dtype == self._dtype else None
 
 
 class GraphBranching:

@@ -95,7 +95,7 @@ class PatchedLayer:
                 f"mask: expected {site.grid[0]} × {site.grid[1]} tokens at {self.layer.name} for a "
                 f"latent of {running.call.latent}, got {tokens}: something merges or resizes them"
             )
-        return EagerBranching(running.run, site, branches.joint > 0)
+        return EagerBranching(running.run, site, branches, dtype)
 
 
 class Patching:
@@ -116,6 +116,7 @@ class Patching:
         self._read_timestep = TimestepReader()
         self._schedule: tuple[Any, Schedule] = (None, Schedule())
         self._hooks: tuple[Any, ...] = ()
+        self._lock = threading.Lock()
         self._checked = False
         self._told: set[str] = set()
 
@@ -191,13 +192,8 @@ class Patching:
         sample = args[0] if args else kwargs["sample"]
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         run, pipeline = self._run, self._pipeline and self._pipeline()
-        replaced = [p for p in (layer.take_over() for layer in self.layers) if p is not None]
-        if replaced:
-            names = ", ".join(sorted({type(p).__name__ for p in replaced}))
-            self._tell(
-                f"{len(replaced)} attention processors were replaced after attach, by {names}: "
-                "the patches are added to those"
-            )
+        if any(layer.module.processor is not layer.stand_in for layer in self.layers):
+            self._take_over_again()
         batch = int(sample.shape[0])
         if sample.ndim == 5:  # a video: each frame (dimension 2) is a row of its own
             batch *= int(sample.shape[2])
@@ -231,6 +227,17 @@ class Patching:
                 f"of {type(unet).__name__}; something replaced its attention modules after attach"
             )
         self._checked = True
+
+    def _take_over_again(self) -> None:
+        """Add the patches to processors that others put in the place of ours."""
+        with self._lock:
+            replaced = [p for p in (layer.take_over() for layer in self.layers) if p is not None]
+        if replaced:
+            names = ", ".join(sorted({type(p).__name__ for p in replaced}))
+            self._tell(
+                f"{len(replaced)} attention processors were replaced after attach, by {names}: "
+                "the patches are added to those"
+            )
 
     def _chunks_of(self, pipeline: Any, batch: int) -> tuple[int, ...]:
         if self.chunks is not None:
@@ -278,6 +285,7 @@ class Patching:
         twin.__dict__.update(self.__dict__)
         twin.number = register(twin)
         twin.running = _Running()
+        twin._lock = threading.Lock()
         twin._read_timestep = TimestepReader()
         twin._told = set(self._told)
         twin.stacks = {object(): stack for stack in self.stacks.values()}
