@@ -13,7 +13,7 @@ from attnpatch.demo.data import load_split, to_pixels
 from attnpatch.demo.evaluate import Prompts, draw, share_right
 from attnpatch.demo.model import NULL_CLASS
 
-STEPS = 15
+STEPS = 10
 COUNT = 50
 
 

@@ -67,8 +67,7 @@ def make_sheet(
     sections = [
         Section(
             "Weight",
-            "How strongly the image prompt speaks, always from the same noise. The numbers say how "
-            "similar a picture is to the reference.",
+            "How strongly the image prompt speaks. Every picture starts from the same noise.",
             tuple(
                 (
                     reference(row, model.references, "reference"),

@@ -114,13 +114,12 @@ def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:
 
 
 def aims(variant: Variant, model: Model, plain: list[Image.Image]) -> list[Image.Image]:
-    """Make the pictures a variant moves towards: the references, or halves of them."""
-    left = {"right": plain}.get(variant.region, model.references)
-    right = {"right": model.partners, "both": model.partners, "left": plain}.get(
-        variant.region, model.references
-    )
-    pairs = zip(left, right, plain, strict=True)
-    return [join_halves(a.resize(p.size), b.resize(p.size)) for a, b, p in pairs]
+    """Make the pictures a variant moves towards: a reference each, or two of them joined."""
+    left = model.partners if variant.region == "right" else model.references
+    right = model.references if variant.region in ("all", "left") else model.partners
+    sizes = [picture.size for picture in plain]
+    pairs = zip(left, right, sizes, strict=True)
+    return [join_halves(a.resize(size), b.resize(size)) for a, b, size in pairs]
 
 
 def join_halves(left: Image.Image, right: Image.Image) -> Image.Image:

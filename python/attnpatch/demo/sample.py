@@ -12,9 +12,9 @@ import torch
 
 from attnpatch.demo.model import LATENT_CHANNELS, LATENT_SIZE, SCHEDULER_CONFIG
 
-STEPS = 20
-CLASS_GUIDANCE = 3.0
-IMAGE_GUIDANCE = 1.5
+STEPS = 10
+CLASS_GUIDANCE = 1.5
+IMAGE_GUIDANCE = 1.2
 
 # (2B, 4, 16, 16) noisy latents, uncond half first, and a timestep () -> the prediction of v.
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
