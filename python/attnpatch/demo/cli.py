@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         args.steps = OWN_STEPS if args.model else EMBEDDED_STEPS
     try:
         check(args)
+        print("Loading the model", file=sys.stderr, flush=True)
         outcomes = _run_own(args) if args.model else _run_embedded(args)
     except (ValueError, OSError) as error:
         print(f"attnpatch demo: {error}", file=sys.stderr)
@@ -104,7 +105,7 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
     outcomes = run_variants(model, plan(args.weight or DEFAULT_WEIGHTS))
     subtitle = (
         "Fashion-MNIST model of the package, held-out test items as references, "
-        f"{args.steps} DDIM steps, seed {args.seed}. Numbers: the encoder's similarity"
+        f"{args.steps} DDIM steps, seed {args.seed}"
     )
     sheet = make_sheet(model, outcomes, "Image prompts with attnpatch", subtitle, model.names)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,10 +137,7 @@ def _run_own(args: argparse.Namespace) -> list[Outcome]:
     )
     model = OwnModel(options)
     outcomes = run_variants(model, plan(args.weight or DEFAULT_WEIGHTS))
-    subtitle = (
-        f"{Path(args.model).name}, “{args.prompt}”, {args.steps} steps, seed {args.seed}. "
-        "Numbers: CLIP's similarity"
-    )
+    subtitle = f"{Path(args.model).name}, “{args.prompt}”, {args.steps} steps, seed {args.seed}"
     sheet = make_sheet(model, outcomes, "Image prompts with attnpatch", subtitle, model.names)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.output)

@@ -110,7 +110,9 @@ def make_sheet(
 
 
 def _tile(outcome: Outcome, row: int) -> Tile:
-    return Tile(outcome.pictures[row], outcome.variant.name, f"{outcome.similarity[row]:.2f}")
+    return Tile(
+        outcome.pictures[row], outcome.variant.name, f"similarity {outcome.similarity[row]:.2f}"
+    )
 
 
 def _title(outcome: Outcome) -> str:
