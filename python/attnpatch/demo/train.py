@@ -286,7 +286,7 @@ def save_checkpoint(
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m attnpatch.demo.train", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo-weights"))
+    parser.add_argument("--output", type=Path, default=Path("out/demo-weights"))
     parser.add_argument("--data", type=Path, help="folder of the IDX files")
     parser.add_argument("--stage", choices=("all", "classifier", "encoder", "diffusion"))
     parser.add_argument("--steps", type=int, default=Recipe.steps)
@@ -311,8 +311,8 @@ def steps_within(minutes: float, split: Split, device: torch.device) -> int:
         )
         F.mse_loss(predicted, batch.target).backward()
         batch.latents.sum().item()
-    # The optimizer and the moving average take a tenth as long as the passes.
-    return max(1, int(minutes * 60 / (1.1 * (time.perf_counter() - start) / 10)))
+    # The optimizers and the moving average take a quarter as long as the passes.
+    return max(1, int(minutes * 60 / (1.25 * (time.perf_counter() - start) / 10)))
 
 
 def main(arguments: list[str] | None = None) -> int:
