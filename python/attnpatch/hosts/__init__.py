@@ -33,7 +33,7 @@ def attach(
     Parameters
     ----------
     model
-        A pipeline or UNet of diffusers. Give the pipeline where there is one: it knows which rows
+        A pipeline or UNet of diffusers. Give the very pipeline that will run: it knows which rows
         of a batch are uncond, and its scheduler's sigmas.
     patches
         One patch, a sequence of patches, or a `PatchStack`.
