@@ -51,7 +51,7 @@ HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
 }
 
 // out[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], on top of what
-// stands in out if `more`. Registers: 4·V accumulators, V columns, one broadcast: 16 for V = 3, 21
+// stands in out if `more`. Registers: 4·V accumulators, V columns, one broadcast: 11 for V = 2, 21
 // for V = 4.
 template <int V>
 HWY_INLINE void outer_product_block(const float* HWY_RESTRICT panel,
