@@ -117,7 +117,8 @@ void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
   using T = typename Format::T;
   const int64_t row_size = round_up(size, kLanes);
   thread_local std::vector<float> scratch;
-  scratch.assign(static_cast<size_t>(5 * row_size), 0.0f);
+  scratch.resize(static_cast<size_t>(5 * row_size));
+  float* const fifth = scratch.data() + 4 * row_size;
   const float* rows[4];
   int64_t key = 0;
   for (const Segment& s : segments.list) {
@@ -127,15 +128,15 @@ void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
       rows[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size,
                                        scratch.data() + key % 4 * row_size);
       if (key % 4 == 3) pack_panel(rows, size, head.keys + (key - 3) * size);
-      const float* value = load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size,
-                                            scratch.data() + 4 * row_size);
+      const float* value =
+          load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size, fifth);
       pack_value(value, key, segments.keys, size, head.values);
     }
   }
   if (key % 4 == 0) return;
   const int64_t first = key / 4 * 4;
-  const std::vector<float> zeros(static_cast<size_t>(row_size), 0.0f);
-  for (; key % 4 != 0; ++key) rows[key % 4] = zeros.data();
+  std::memset(fifth, 0, sizeof(float) * static_cast<size_t>(row_size));
+  for (; key % 4 != 0; ++key) rows[key % 4] = fifth;
   pack_panel(rows, size, head.keys + first * size);
 }
 
