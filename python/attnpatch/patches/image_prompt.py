@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -164,37 +165,27 @@ class ImagePrompt(Patch):
             object.__setattr__(new, "mask", self.mask)
         return new
 
-    def _set(
-        self,
-        keys_values: KeysValues,
-        *,
-        source: str,
-        weight: WeightLike = 1.0,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        scaling: str | None = None,
-        joint: bool = False,
-        roles: Mapping[int, str] | Sequence[tuple[int, str]] = (),
-        end_exclusive: bool = False,
-        mask_resize: str = "bilinear",
-        reference_quirks: bool = False,
-    ) -> None:
+    def _set(self, keys_values: KeysValues, *, source: str, **options: Any) -> None:
+        unknown = options.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise TypeError(f"ImagePrompt has no option {', '.join(sorted(unknown))}")
+        given = {**_DEFAULTS, **options}
+        joint, mask, scaling = bool(given["joint"]), given["mask"], given["scaling"]
         if scaling is None:
-            scaling = "K+mean(V) w/ C penalty" if joint else "V only"
+            scaling = _scaling(joint)
         values = {
             "keys_values": keys_values,
             "source": source,
-            "weight": Weight.of(weight),
+            "weight": Weight.of(given["weight"]),
             "mask": None if mask is None else to_mask(mask),
-            "start": float(start),
-            "end": float(end),
+            "start": float(given["start"]),
+            "end": float(given["end"]),
             "scaling": _one_of("scaling", scaling, tuple(SCALINGS)),
-            "joint": bool(joint),
-            "roles": _roles(roles),
-            "end_exclusive": bool(end_exclusive),
-            "mask_resize": _one_of("mask_resize", mask_resize, MASK_RESIZE_MODES),
-            "reference_quirks": bool(reference_quirks),
+            "joint": joint,
+            "roles": _roles(given["roles"]),
+            "end_exclusive": bool(given["end_exclusive"]),
+            "mask_resize": _one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
+            "reference_quirks": bool(given["reference_quirks"]),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -311,9 +302,8 @@ class ImagePrompt(Patch):
         ]
         if self.mask is not None:
             parts.append(f"mask=<{' × '.join(map(str, self.mask.shape))}>")
-        scaling = "K+mean(V) w/ C penalty" if self.joint else "V only"
-        defaults = {"start": 0.0, "end": 1.0, "scaling": scaling, "joint": False, "roles": ()}
-        defaults |= {"end_exclusive": False, "mask_resize": "bilinear", "reference_quirks": False}
+        defaults = {**_DEFAULTS, "scaling": _scaling(self.joint)}
+        del defaults["weight"], defaults["mask"]
         for name, default in defaults.items():
             value = getattr(self, name)
             if value != default:
@@ -328,7 +318,19 @@ def _source(adapter: Any) -> str:
     return f"{adapter.kind} {adapter.family} {adapter.digest[:12]}"
 
 
+def _scaling(joint: bool) -> str:
+    """How the weight acts where nothing else is asked for."""
+    return "K+mean(V) w/ C penalty" if joint else "V only"
+
+
 _NOT_PLAIN = ("keys_values", "mask")
+
+# What every option is where it is not given: the constructor's own signature says it.
+_DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(ImagePrompt.__init__).parameters.items()
+    if parameter.default is not parameter.empty
+}
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:
