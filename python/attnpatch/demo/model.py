@@ -141,10 +141,11 @@ class AdapterProcessor:
     """Trainable decoupled cross-attention, one per site, for training and evaluation only.
 
     Computes Attn(q, text) + weight * Attn(q, image) with a weight per picture; everything else of
-    the project runs image prompts through `attnpatch.ImagePrompt`.
+    the project runs image prompts through `attnpatch.ImagePrompt`. Without a site it is plain
+    attention, of the states to themselves where there is no text.
     """
 
-    def __init__(self, site: SiteProjection) -> None:
+    def __init__(self, site: SiteProjection | None) -> None:
         self.site = site
 
     def __call__(
@@ -158,38 +159,18 @@ class AdapterProcessor:
         image_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run one site: hidden states (B, N, C), text (B, T, 64), image tokens (B, M, 64)."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        key = _split_heads(attn.to_k(encoder_hidden_states), attn.heads)
-        value = _split_heads(attn.to_v(encoder_hidden_states), attn.heads)
+        key = _split_heads(attn.to_k(context), attn.heads)
+        value = _split_heads(attn.to_v(context), attn.heads)
         out = F.scaled_dot_product_attention(query, key, value)
-        if image_tokens is not None and image_weights is not None:
+        if self.site is not None and image_tokens is not None and image_weights is not None:
             key = _split_heads(self.site.to_k_ip(image_tokens), attn.heads)
             value = _split_heads(self.site.to_v_ip(image_tokens), attn.heads)
             image = F.scaled_dot_product_attention(query, key, value)
             out = out + image_weights[:, None, None, None] * image
         out = out.transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
-
-
-class SelfProcessor:
-    """Plain self-attention that takes, and ignores, the adapter's arguments."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-        image_tokens: torch.Tensor | None = None,
-        image_weights: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Run self-attention over hidden states (B, N, C)."""
-        query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        key = _split_heads(attn.to_k(hidden_states), attn.heads)
-        value = _split_heads(attn.to_v(hidden_states), attn.heads)
-        out = F.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
 
 def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -208,7 +189,7 @@ def attach_trainable(unet: Any, adapter: Adapter) -> None:
     sites = iter(adapter.ip_adapter.values())
     for name in unet.attn_processors:
         cross = ".attn2." in name
-        processors[name] = AdapterProcessor(next(sites)) if cross else SelfProcessor()
+        processors[name] = AdapterProcessor(next(sites) if cross else None)
     unet.set_attn_processor(processors)
 
 
