@@ -3,16 +3,18 @@
 """Patches in the replace slots of ComfyUI's model patcher, which Fooocus and others have as well.
 
 A slot holds one callable ``(q, k, v, extra_options) -> out`` for one attention layer, key (block
-name, number, transformer index). Here the slots of a model are filled from a stack of patches; what
-already stood in a slot is called, and the patches' terms are added to it.
+name, number, transformer index), among those of cross-attention ("attn2") or of self-attention
+("attn1"). Here the slots of a model are filled from a stack of patches; what already stood in a
+slot is called, and the patches act around it.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -23,11 +25,20 @@ _NONE: Mapping[str, Any] = {}
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 
 
+class Moment(NamedTuple):
+    """Where a call stands in sampling; None: the host does not tell."""
+
+    progress: float | None
+    """0 at the start, 1 at the end, in the sense of start and end percents."""
+    sigma: float | None = None
+    timestep: float | None = None
+
+
 class Clock(Protocol):
     """Tells how far sampling has come."""
 
-    def __call__(self, options: ExtraOptions) -> float:
-        """Return the progress, 0 at the start and 1 at the end, without a sync per layer."""
+    def __call__(self, options: ExtraOptions) -> Moment:
+        """Return the moment of the running call, without a sync per layer."""
         ...
 
 
@@ -48,7 +59,7 @@ class SlotGroup:
         self.run = run
         self.clock = clock
         self.plain = plain
-        self.layers = frozenset(run.layers)
+        self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
         self._latest: tuple[tuple[object, ...], Call] | None = None
 
     def call(self, batch: int, options: ExtraOptions) -> Call:
@@ -57,21 +68,29 @@ class SlotGroup:
         chunks = tuple(options.get("cond_or_uncond") or (0,))
         window = options.get("ad_params", _NONE).get("sub_idxs")  # which frames AnimateDiff shows
         samples = None if window is None else tuple(window)
-        key = (chunks, batch, shape[-2], shape[-1], self.clock(options), samples)
+        moment = self.clock(options)
+        key = (chunks, batch, shape[-2], shape[-1], moment, samples)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
             call = Call(
                 latent=(shape[-2], shape[-1]),
                 batch=batch,
                 chunks=chunks,
-                progress=key[4],
+                progress=moment.progress,
+                sigma=moment.sigma,
+                timestep=moment.timestep,
                 samples=samples,
             )
             latest = self._latest = (key, call)
         return latest[1]
 
+    def site(self, layer: Layer, states: Tensor, options: ExtraOptions, attention: str) -> Site:
+        """Return the site of a layer whose states are (B, N, C)."""
+        call = self.call(states.shape[0], options)
+        return Site(layer, call, _grid(layer, states.shape[1], options), attention)
 
-class ReplaceSlot:
+
+class ReplaceSlot(ABC):
     """The callable in one replace slot: immutable, so that a model and its clones may share it.
 
     Parameters
@@ -91,15 +110,41 @@ class ReplaceSlot:
         self.group = group
         self.foreign = foreign
 
+    @abstractmethod
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
-        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype.
+        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
 
-        To what a foreign patch gives, our terms are added. A prompt in the joint form takes its
-        share of the text's softmax; its term is the difference that it makes to plain attention.
-        """
+    def to(self, *args: Any, **kwargs: Any) -> ReplaceSlot:
+        """Follow the host's call when it moves models: our tensors follow the query anyway."""
+        if not hasattr(self.foreign, "to"):
+            return self
+        moved = self.foreign.to(*args, **kwargs)
+        return self if moved is self.foreign else type(self)(self.layer, self.group, moved)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplaceSlot:
+        """Share all that is ours: it never changes."""
+        if self.foreign is None:
+            return self
+        return type(self)(self.layer, self.group, copy.deepcopy(self.foreign, memo))
+
+    def __repr__(self) -> str:
+        foreign = "" if self.foreign is None else f", after {self.foreign!r}"
+        return f"<{type(self).__name__} {self.layer.name}: {self.group.run.stack!r}{foreign}>"
+
+
+class CrossSlot(ReplaceSlot):
+    """Cross-attention: what a foreign patch gives, and our terms added to it.
+
+    A prompt in the joint form takes its share of the text's softmax; its term is the difference
+    that it makes to plain attention.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
+        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
         group = self.group
-        call = group.call(q.shape[0], extra_options)
-        site = Site(self.layer, call, _grid(self.layer, q.shape[1], extra_options))
+        site = group.site(self.layer, q, extra_options, "cross")
         run, heads = group.run, extra_options["n_heads"]
         if self.foreign is None:
             if run.branches(site, q.dtype, q.device) is None:
@@ -109,22 +154,61 @@ class ReplaceSlot:
         terms = run.terms(site, q, k.to(q.dtype), v.to(q.dtype), heads=heads)
         return base if terms is None else base + terms
 
-    def to(self, *args: Any, **kwargs: Any) -> ReplaceSlot:
-        """Follow the host's call when it moves models: keys and values follow the query anyway."""
-        if not hasattr(self.foreign, "to"):
-            return self
-        moved = self.foreign.to(*args, **kwargs)
-        return self if moved is self.foreign else ReplaceSlot(self.layer, self.group, moved)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReplaceSlot:
-        """Share all that is ours: it never changes."""
-        if self.foreign is None:
-            return self
-        return ReplaceSlot(self.layer, self.group, copy.deepcopy(self.foreign, memo))
+class SelfSlot(ReplaceSlot):
+    """Self-attention: our stages around what a foreign patch, or else the host, computes."""
 
-    def __repr__(self) -> str:
-        foreign = "" if self.foreign is None else f", after {self.foreign!r}"
-        return f"<ReplaceSlot {self.layer.name}: {self.group.run.stack!r}{foreign}>"
+    __slots__ = ()
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
+        """Attend from q (B, N, C) to k and v (B, M, C); returns (B, N, C) in q's dtype."""
+        group = self.group
+        site = group.site(self.layer, q, extra_options, "self")
+        acting = group.run.self_attention(site)
+        attention = group.plain if self.foreign is None else self.foreign
+        if acting is None:
+            return attention(q, k, v, extra_options)
+        return acting.attend(
+            site,
+            q,
+            k,
+            v,
+            extra_options["n_heads"],
+            lambda q, k, v: attention(q, k, v, extra_options),
+            plain=self.foreign is None,
+        )
+
+
+class InputPatch:
+    """The callable that gives self-attention fewer tokens to project keys and values from.
+
+    It stands once in a model's list of ``attn1_patch``, for all layers.
+    """
+
+    __slots__ = ("group", "layers")
+
+    def __init__(self, group: SlotGroup) -> None:
+        self.group = group
+        self.layers = {
+            (layer.block, layer.number, layer.transformer): layer for layer in group.layers["attn1"]
+        }
+
+    def __call__(
+        self, n: Tensor, context: Tensor, value: Tensor, extra_options: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what q, k and v are projected from; n (B, N, C) stays as it is."""
+        key = (*extra_options["block"], extra_options["block_index"])
+        layer = self.layers.get(key)
+        if layer is not None:
+            site = self.group.site(layer, n, extra_options, "self")
+            acting = self.group.run.self_attention(site)
+            if acting is not None and acting.reduces:
+                context, value = acting.reduce(site, context, value)
+        return n, context, value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InputPatch:
+        """Share all: it never changes."""
+        return self
 
 
 def fill_slots(
@@ -134,7 +218,6 @@ def fill_slots(
     table: LayerTable,
     clock: Clock,
     plain: Attention,
-    kind: str = "attn2",
     only_free: bool = False,
 ) -> Any:
     """Return a clone of `model` with `patches` in its replace slots; `model` stays as it is.
@@ -151,45 +234,54 @@ def fill_slots(
         The model's attention layers.
     clock, plain
         See :class:`SlotGroup`.
-    kind
-        ``"attn2"`` for cross-attention, ``"attn1"`` for self-attention.
     only_free
         Leave slots alone in which something stands.
     """
     clone = model.clone()
-    slots = own_slots(clone, kind)
-    groups: dict[SlotGroup | None, SlotGroup] = {}
-    for layer in table:
-        key = (layer.block, layer.number, layer.transformer)
-        before = slots.get(key, slots.get(key[:2]))  # a host asks for the whole block last
-        if only_free and before is not None:
+    old = find_group(clone)
+    stack = (old.run.stack if old else PatchStack()) + patches
+    group = SlotGroup(stack.bind(table), clock, plain)
+    for kind, make in (("attn2", CrossSlot), ("attn1", SelfSlot)):
+        if not group.layers[kind]:
             continue
-        ours = before if isinstance(before, ReplaceSlot) else None
-        old = ours.group if ours else None
-        if old not in groups:
-            stack = (old.run.stack if old else PatchStack()) + patches
-            groups[old] = SlotGroup(stack.bind(table), clock, plain)
-        group = groups[old]
-        if layer in group.layers:
-            slots[key] = ReplaceSlot(layer, group, ours.foreign if ours else before)
+        slots = own_slots(clone, kind)
+        for layer in table:
+            key = (layer.block, layer.number, layer.transformer)
+            before = slots.get(key, slots.get(key[:2]))  # a host asks for the whole block last
+            if layer not in group.layers[kind] or (only_free and before is not None):
+                continue
+            foreign = before.foreign if isinstance(before, ReplaceSlot) else before
+            slots[key] = make(layer, group, foreign)
+    if group.layers["attn1"]:
+        _set_input_patch(clone, InputPatch(group))
     return clone
 
 
-def find_group(model: Any, kind: str = "attn2") -> SlotGroup | None:
+def find_group(model: Any) -> SlotGroup | None:
     """Return what the slots of a patched model share; None if we have none in it."""
-    options = model.model_options
-    for name in ("transformer_options", "patches_replace", kind):
-        options = options.get(name, {})
-    return next((s.group for s in options.values() if isinstance(s, ReplaceSlot)), None)
+    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
+    for kind in ("attn2", "attn1"):
+        for slot in replaced.get(kind, {}).values():
+            if isinstance(slot, ReplaceSlot):
+                return slot.group
+    return None
 
 
 def own_slots(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
-    """Return the replace slots of `model` after making sure that they are its own.
+    """Return the replace slots of `model` after making sure that they are its own."""
+    return _own_options(model, "transformer_options", "patches_replace", kind)
 
-    A clone may share nested dicts with its parent; the way down to the slots is copied.
-    """
+
+def _set_input_patch(model: Any, patch: InputPatch) -> None:
+    patches = _own_options(model, "transformer_options", "patches")
+    others = [p for p in patches.get("attn1_patch", ()) if not isinstance(p, InputPatch)]
+    patches["attn1_patch"] = [*others, patch]
+
+
+def _own_options(model: Any, *names: str) -> dict[Any, Any]:
+    """Return nested options of `model`; the way down is copied, for a clone may share it."""
     options = model.model_options = dict(model.model_options)
-    for name in ("transformer_options", "patches_replace", kind):
+    for name in names:
         options[name] = dict(options.get(name, {}))
         options = options[name]
     return options

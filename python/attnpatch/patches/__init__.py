@@ -13,7 +13,9 @@ from attnpatch.patches.layers import (
 )
 from attnpatch.patches.masks import resize_mask
 from attnpatch.patches.patch import BoundPatch, Branch, Patch
-from attnpatch.patches.run import Branches, Report, Run, Skip
+from attnpatch.patches.report import Report, Skip
+from attnpatch.patches.run import Branches, Run
+from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.stack import PatchStack
 from attnpatch.patches.weights import Weight, weight_presets
@@ -24,14 +26,17 @@ __all__ = [
     "Branches",
     "Call",
     "ImagePrompt",
+    "Inner",
     "Layer",
     "LayerTable",
     "Patch",
     "PatchStack",
     "Report",
     "Run",
+    "SelfAttention",
     "Site",
     "Skip",
+    "Stage",
     "Weight",
     "diffusers_layer_table",
     "layer_table",

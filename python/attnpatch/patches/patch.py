@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
-from attnpatch._core import LayerTable
+from attnpatch._core import Layer, LayerTable
 from attnpatch.patches.masks import MaskPyramid
+from attnpatch.patches.self_attention import Stage
 from attnpatch.patches.site import Call
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Patch(ABC):
 class BoundPatch(ABC):
     """A patch fitted to one UNet. Used from several threads: its caches must be safe for that."""
 
+    attention: ClassVar[str] = "cross"
+    """Which attention it acts on: "cross" (attn2, by ``branches``) or "self" (attn1, ``stage``)."""
+
     @property
     @abstractmethod
     def skipped(self) -> Sequence[str | None]:
@@ -90,6 +94,10 @@ class BoundPatch(ABC):
     def branches(self, call: Call, phase: Any) -> Sequence[Branch]:
         """Image branches in calls of this layout and phase."""
         return ()
+
+    def stage(self, layer: Layer, call: Call, phase: Any) -> Stage | None:
+        """Its part of a layer's self-attention in calls of this layout and phase; None: nothing."""
+        return None
 
 
 class Branch(Protocol):

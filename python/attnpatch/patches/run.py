@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,49 +15,14 @@ from attnpatch._core import Layer, LayerTable
 from attnpatch.ops import branch_attention
 from attnpatch.patches.cache import Cache, upload, where
 from attnpatch.patches.patch import BoundPatch, Branch
+from attnpatch.patches.report import Report, Skip
+from attnpatch.patches.self_attention import SelfAttention
 from attnpatch.patches.site import Call, Site
 
 if TYPE_CHECKING:
     from attnpatch.patches.stack import PatchStack
 
-__all__ = ["Branches", "Report", "Run", "Skip"]
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A layer at which a patch never acts."""
-
-    layer: Layer
-    patch: int
-    """Its place in the stack."""
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a stack found in a model."""
-
-    wanted: tuple[Layer, ...]
-    """The layers that the patches are made for."""
-    matched: tuple[Layer, ...]
-    """Those at which at least one of them acts, now or in another part of sampling."""
-    skipped: tuple[Skip, ...]
-    """Where a patch does not act, and why."""
-    nbytes: int
-    """Bytes of the patches' tensors."""
-
-    def __str__(self) -> str:
-        lines = [
-            f"{len(self.matched)} of {len(self.wanted)} layers patched, "
-            f"{self.nbytes / 1e6:.1f} MB kept"
-        ]
-        groups: dict[tuple[int, str], list[str]] = {}
-        for skip in self.skipped:
-            groups.setdefault((skip.patch, skip.reason), []).append(skip.layer.name)
-        for (patch, reason), names in groups.items():
-            shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
-            lines.append(f"patch {patch} skips {len(names)}: {reason} ({shown})")
-        return "\n".join(lines)
+__all__ = ["Branches", "Run"]
 
 
 class Branches:
@@ -109,9 +73,13 @@ class Run:
         self.stack = stack
         self.table = table
         self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
+        self._cross_patches = tuple(b for b in self._bound if b.attention == "cross")
+        self._self_patches = tuple(b for b in self._bound if b.attention == "self")
         self._plans = Cache(size=4)
+        self._self_plans = Cache(size=4)
         self._masks = Cache(size=64)
         self._latest: tuple[Call, _Plan | None] | None = None
+        self._latest_self: tuple[Call, _SelfPlan | None] | None = None
 
     def branches(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
         """Give the image branches at a site for queries of this dtype and device.
@@ -127,9 +95,23 @@ class Run:
         plan = latest[1]
         return None if plan is None else plan.at(site, dtype, device)
 
+    def self_attention(self, site: Site) -> SelfAttention | None:
+        """Give what the patches do to the self-attention of a layer in a call.
+
+        None: nothing to do here now; the host's own attention is then all there is.
+        """
+        if not self._self_patches:
+            return None
+        call, latest = site.call, self._latest_self
+        if latest is None or latest[0] is not call:
+            latest = call, self._self_plan(call)
+            self._latest_self = latest
+        plan = latest[1]
+        return None if plan is None else plan[site.layer.index]
+
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""
-        return self._plan(call) is not None
+        return self._plan(call) is not None or self._self_plan(call) is not None
 
     def attend(
         self,
@@ -216,8 +198,21 @@ class Run:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers at which any patch may act; hosts need not touch the others."""
-        skips = [bound.skipped for bound in self._bound]
+        """The layers at which any patch may act."""
+        return self._layers(self._bound)
+
+    @property
+    def cross_layers(self) -> tuple[Layer, ...]:
+        """The layers whose cross-attention a patch may change; hosts can leave the others alone."""
+        return self._layers(self._cross_patches)
+
+    @property
+    def self_layers(self) -> tuple[Layer, ...]:
+        """The layers whose self-attention a patch may change; hosts can leave the others alone."""
+        return self._layers(self._self_patches)
+
+    def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
+        skips = [bound.skipped for bound in bounds]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
 
     def report(self) -> Report:
@@ -235,11 +230,31 @@ class Run:
         )
 
     def _plan(self, call: Call) -> _Plan | None:
-        phases = tuple(bound.phase(call) for bound in self._bound)
+        phases = tuple(bound.phase(call) for bound in self._cross_patches)
         if all(phase is None for phase in phases):
             return None
         key = (call.layout, phases)
         return self._plans.get(key, lambda: _Plan(self, call, phases))
+
+    def _self_plan(self, call: Call) -> _SelfPlan | None:
+        phases = tuple(bound.phase(call) for bound in self._self_patches)
+        if all(phase is None for phase in phases):
+            return None
+        key = (call.layout, call.degraded, phases)
+        return self._self_plans.get(key, lambda: self._stages(call, phases))
+
+    def _stages(self, call: Call, phases: Sequence[Hashable | None]) -> _SelfPlan:
+        """For each layer its stages of self-attention."""
+        acting = [b for b in zip(self._self_patches, phases, strict=True) if b[1] is not None]
+        plan = []
+        for layer in self.table:
+            found = [
+                bound.stage(layer, call, phase)
+                for bound, phase in acting
+                if bound.skipped[layer.index] is None
+            ]
+            plan.append(SelfAttention(s for s in found if s is not None) or None)
+        return tuple(plan)
 
     def __copy__(self) -> Run:
         return self
@@ -254,13 +269,16 @@ class Run:
         return f"<Run of {self.stack!r} in {self.table!r}>"
 
 
+_SelfPlan = tuple[SelfAttention | None, ...]
+
+
 class _Plan:
     """All that calls of one layout and phase have in common."""
 
     def __init__(self, run: Run, call: Call, phases: Sequence[Hashable | None]) -> None:
         found = [
             branch
-            for bound, phase in zip(run._bound, phases, strict=True)
+            for bound, phase in zip(run._cross_patches, phases, strict=True)
             if phase is not None
             for branch in bound.branches(call, phase)
         ]

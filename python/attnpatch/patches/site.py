@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 from attnpatch._core import Layer, token_grid
 
@@ -33,11 +34,16 @@ class Call:
     samples
         Which picture each row of a chunk is, for hosts that show a part of a batch or repeat
         pictures. None: 0, 1, 2, ….
+    degraded
+        For each chunk the place in the stack of the guidance that asked for it, of which it is the
+        degraded pass; -1 for an ordinary chunk. Empty: all are ordinary.
+    record
+        Where patches that record attention put what they find; None: nobody asks for it.
 
     Raises
     ------
     ValueError
-        Where batch, chunks and samples do not fit together.
+        Where batch, chunks, samples and degraded do not fit together.
     """
 
     latent: tuple[int, int]
@@ -47,6 +53,8 @@ class Call:
     sigma: float | None = None
     timestep: float | None = None
     samples: tuple[int, ...] | None = None
+    degraded: tuple[int, ...] = ()
+    record: Any = field(default=None, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +67,7 @@ class Call:
         fix("latent", (height, width))
         fix("batch", operator.index(self.batch))
         fix("chunks", tuple(operator.index(kind) for kind in self.chunks))
+        fix("degraded", tuple(operator.index(place) for place in self.degraded))
         if self.samples is not None:
             fix("samples", tuple(operator.index(sample) for sample in self.samples))
         for name in ("progress", "sigma", "timestep"):
@@ -74,7 +83,13 @@ class Call:
                 f"samples: expected one for each of the {self.chunk_size} rows of a chunk, "
                 f"got {len(self.samples)}"
             )
-        fix("_hash", hash((self.layout, self.latent, self.progress, self.sigma, self.timestep)))
+        if self.degraded and len(self.degraded) != len(self.chunks):
+            raise ValueError(
+                f"degraded: expected one for each of the {len(self.chunks)} chunks, "
+                f"got {len(self.degraded)}"
+            )
+        moment = self.progress, self.sigma, self.timestep
+        fix("_hash", hash((self.layout, self.degraded, self.latent, moment)))
 
     def __hash__(self) -> int:
         return self._hash

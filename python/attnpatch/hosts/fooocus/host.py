@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.hosts.replace_slots import ExtraOptions, fill_slots, find_group
+from attnpatch.hosts.replace_slots import ExtraOptions, Moment, fill_slots, find_group
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.patches import ImagePrompt, LayerTable, Patch, PatchStack, Report, layer_table
 
@@ -104,10 +104,10 @@ class StepClock:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._latest: tuple[object, object, float] | None = None
+        self._latest: tuple[object, object, Moment] | None = None
 
-    def __call__(self, options: ExtraOptions) -> float:
-        """Return the progress, 0 to 1. Reading a tensor waits for the device: once a call."""
+    def __call__(self, options: ExtraOptions) -> Moment:
+        """Return progress and timestep. Reading a tensor waits for the device: once a call."""
         step = getattr(self._model.diffusion_model, "current_step", None)
         sigmas = options.get("sigmas")
         latest = self._latest
@@ -115,7 +115,7 @@ class StepClock:
             latest = self._latest = (step, sigmas, self._read(step, sigmas))
         return latest[2]
 
-    def _read(self, step: Tensor | None, sigmas: Tensor | None) -> float:
+    def _read(self, step: Tensor | None, sigmas: Tensor | None) -> Moment:
         if step is None:  # a host that does not set it
             if sigmas is None:
                 raise ValueError(
@@ -123,7 +123,8 @@ class StepClock:
                     "one of them must tell how far sampling is"
                 )
             step = 1.0 - self._model.model_sampling.timestep(sigmas) / _LAST_TIMESTEP
-        return min(max(float(step.reshape(-1)[0]), 0.0), 1.0)
+        progress = min(max(float(step.reshape(-1)[0]), 0.0), 1.0)
+        return Moment(progress, timestep=(1.0 - progress) * _LAST_TIMESTEP)
 
 
 def _table_of(unet: Any, stack: PatchStack) -> LayerTable:

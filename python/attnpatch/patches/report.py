@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a stack of patches found in a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnpatch._core import Layer
+
+__all__ = ["Report", "Skip"]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A layer at which a patch never acts."""
+
+    layer: Layer
+    patch: int
+    """Its place in the stack."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a stack found in a model."""
+
+    wanted: tuple[Layer, ...]
+    """The layers that the patches are made for."""
+    matched: tuple[Layer, ...]
+    """Those at which at least one of them acts, now or in another part of sampling."""
+    skipped: tuple[Skip, ...]
+    """Where a patch does not act, and why."""
+    nbytes: int
+    """Bytes of the patches' tensors."""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.matched)} of {len(self.wanted)} layers patched, "
+            f"{self.nbytes / 1e6:.1f} MB kept"
+        ]
+        groups: dict[tuple[int, str], list[str]] = {}
+        for skip in self.skipped:
+            groups.setdefault((skip.patch, skip.reason), []).append(skip.layer.name)
+        for (patch, reason), names in groups.items():
+            shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+            lines.append(f"patch {patch} skips {len(names)}: {reason} ({shown})")
+        return "\n".join(lines)
