@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.ops.library import LIBRARY, backend
-
-_NAME = "attnpatch::branch_attention"
+from attnpatch.ops.library import call, register
 
 
 def branch_attention(
@@ -69,18 +67,11 @@ def branch_attention(
     -----
     Decoupled cross-attention: Ye et al. 2023, arXiv 2308.06721, equation 5.
     """
-    if _FORCED_REFERENCE:
-        operator = branch_attention_reference
-    else:
-        operator = torch.ops.attnpatch.branch_attention.default
-    arguments = (
-        q, k, v, list(branch_k), list(branch_v), list(branch_rows), weights, masks, joint, scale
-    )  # fmt: skip
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return operator(*arguments)
-    # Past the autograd formula, which is Python's and costs as much as the rest of the call.
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
+    return call(
+        torch.ops.attnpatch.branch_attention.default,
+        branch_attention_reference,
+        *(q, k, v, list(branch_k), list(branch_v), list(branch_rows), weights, masks, joint, scale),
+    )
 
 
 def branch_attention_reference(
@@ -130,74 +121,11 @@ def branch_attention_reference(
     return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
 
 
-_FORCED_REFERENCE = backend() == "reference"
-
-# Devices without a kernel of ours.
-LIBRARY.impl("branch_attention", branch_attention_reference, "CompositeExplicitAutograd")
+# Autocast casts the attention inputs, never the weights, rows and masks.
+register("branch_attention", branch_attention_reference, cast=(0, 1, 2, 3, 4))
 
 
-@torch.library.register_fake(_NAME)
+@torch.library.register_fake("attnpatch::branch_attention")
 def _(q: Tensor, *_: object) -> Tensor:
     batch, heads, queries, size = q.shape
     return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
-
-
-def _autocast(device: str) -> None:
-    """Cast the attention inputs, never the weights, rows and masks."""
-    key = f"Autocast{device.upper()}"
-
-    def cast(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        branch_k: list[Tensor],
-        branch_v: list[Tensor],
-        *rest: object,
-    ) -> Tensor:
-        dtype = torch.get_autocast_dtype(device)
-        inside = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-        with torch._C._ExcludeDispatchKeyGuard(inside):
-            return torch.ops.attnpatch.branch_attention.default(
-                q.to(dtype),
-                k.to(dtype),
-                v.to(dtype),
-                [t.to(dtype) for t in branch_k],
-                [t.to(dtype) for t in branch_v],
-                *rest,
-            )
-
-    LIBRARY.impl("branch_attention", cast, key)
-
-
-for _device in ("cpu", "cuda"):
-    _autocast(_device)
-
-
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.inputs = inputs
-
-
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple:
-    """Differentiate the reference: the fused kernel keeps nothing for a backward pass."""
-
-    def leaf(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.detach().requires_grad_(value.requires_grad)
-        return [leaf(item) for item in value] if isinstance(value, list) else value
-
-    inputs = [leaf(value) for value in ctx.inputs]
-    flat = [t for value in inputs for t in (value if isinstance(value, list) else [value])]
-    wanted = [t for t in flat if isinstance(t, Tensor) and t.requires_grad]
-    with torch.enable_grad():
-        out = branch_attention_reference(*inputs)
-    found = iter(torch.autograd.grad(out, wanted, grad, allow_unused=True))
-
-    def gradient(value: object) -> object:
-        if isinstance(value, list):
-            return [gradient(item) for item in value]
-        return next(found) if isinstance(value, Tensor) and value.requires_grad else None
-
-    return tuple(gradient(value) for value in inputs)
-
-
-torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)

@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all operators share: the torch library they register in, and the choice of backend."""
+"""What all operators share: registration, gradients, autocast, and the choice of backend."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
 
@@ -33,3 +36,99 @@ def backend() -> str:
     if choice not in BACKENDS:
         raise ValueError(f"ATTNPATCH_BACKEND: got {choice!r}, expected one of {BACKENDS}")
     return choice
+
+
+_FORCED_REFERENCE = backend() == "reference"
+
+
+def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an operator, or its reference where that is forced."""
+    if _FORCED_REFERENCE:
+        return reference(*arguments)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*arguments)
+    # Past the autograd formula, which is Python's and costs as much as the rest of the call.
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
+def register(name: str, reference: Callable[..., Any], cast: Sequence[int] = ()) -> None:
+    """Register what an operator shares with all others, made of its readable reference.
+
+    Parameters
+    ----------
+    name : str
+        The operator's name; its schema has one overload and no keyword-only arguments.
+    reference : callable
+        Computes the same on any device, differentiably. It serves the devices without a kernel of
+        ours, and its gradients are the operator's.
+    cast : sequence of int
+        The arguments (tensors, lists of them, or None) that autocast casts.
+    """
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    for device in ("cpu", "cuda") if cast else ():
+        _autocast(name, device, frozenset(cast))
+    torch.library.register_autograd(
+        f"attnpatch::{name}",
+        lambda ctx, *gradients: _backward(reference, ctx.inputs, gradients),
+        setup_context=_keep_inputs,
+    )
+
+
+def _autocast(name: str, device: str, cast: frozenset[int]) -> None:
+    key = f"Autocast{device.upper()}"
+    operator = getattr(torch.ops.attnpatch, name).default
+
+    def to(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype)
+        return [to(item, dtype) for item in value] if isinstance(value, list) else value
+
+    def with_casts(*arguments: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        inside = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+        with torch._C._ExcludeDispatchKeyGuard(inside):
+            return operator(*(to(a, dtype) if i in cast else a for i, a in enumerate(arguments)))
+
+    LIBRARY.impl(name, with_casts, key)
+
+
+def _keep_inputs(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Any) -> None:
+    ctx.inputs = inputs
+
+
+def _flat(values: Any) -> list[Any]:
+    if isinstance(values, (list, tuple)):
+        return [item for value in values for item in _flat(value)]
+    return [values]
+
+
+def _backward(reference: Callable[..., Any], inputs: tuple, gradients: tuple) -> tuple:
+    """Differentiate the reference: the kernels keep nothing for a backward pass."""
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().requires_grad_(value.requires_grad)
+        return [leaf(item) for item in value] if isinstance(value, list) else value
+
+    leaves = [leaf(value) for value in inputs]
+    wanted = [t for t in _flat(leaves) if isinstance(t, Tensor) and t.requires_grad]
+    with torch.enable_grad():
+        outputs = _flat(reference(*leaves))
+    known = [
+        (out, grad)
+        for out, grad in zip(outputs, _flat(gradients), strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in known], wanted, [grad for _, grad in known], allow_unused=True
+        )
+    )
+
+    def gradient(value: Any) -> Any:
+        if isinstance(value, list):
+            return [gradient(item) for item in value]
+        return next(found) if isinstance(value, Tensor) and value.requires_grad else None
+
+    return tuple(gradient(value) for value in leaves)
