@@ -12,21 +12,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "kernels/parallel.h"
+#include "kernels/views.h"
+
 namespace attnpatch {
-
-enum class ScalarKind { kFloat32, kFloat16, kBFloat16 };
-
-// A tensor (batch, heads, tokens, head size): where it starts, and its strides in elements.
-struct AttentionView {
-  const void* data = nullptr;
-  int64_t batch_stride = 0;
-  int64_t head_stride = 0;
-  int64_t token_stride = 0;
-  int64_t channel_stride = 1;
-};
 
 struct AttentionBranch {
   AttentionView k, v;
@@ -48,10 +39,8 @@ struct BranchAttentionParams {
   std::vector<AttentionBranch> branches;
   int64_t joint = 0;
 
-  // Runs body(begin, end) over parts of [0, count), on as many threads as it likes.
   int64_t threads = 1;
-  std::function<void(int64_t count, const std::function<void(int64_t, int64_t)>& body)>
-      parallel_for;
+  ParallelFor parallel_for;
 };
 
 void branch_attention_cpu(const BranchAttentionParams& params);

@@ -4,57 +4,17 @@
 #include "kernels/branch_attention.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "ops/arguments.h"
 
 namespace attnpatch {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "(";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
-  return text + ")";
-}
-
-AttentionView view_of(const Tensor& t) {
-  return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-ScalarKind kind_of(const Tensor& q) {
-  switch (q.scalar_type()) {
-    case ScalarType::Float:
-      return ScalarKind::kFloat32;
-    case ScalarType::Half:
-      return ScalarKind::kFloat16;
-    case ScalarType::BFloat16:
-      return ScalarKind::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "q: expected float32, float16 or bfloat16");
-  }
-}
-
-// One of the tensors (rows, heads, tokens, head size) that q attends to.
-void check_keys(const std::string& name, const Tensor& t, const Tensor& q) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.size(1) == q.size(1) && t.size(3) == q.size(3), name, ": got ",
-                  shape_of(t),
-                  ", expected (rows, heads, tokens, head size) with the heads and head",
-                  " size of q ", shape_of(q));
-  STD_TORCH_CHECK(t.scalar_type() == q.scalar_type(), name, ": its dtype differs from that of q");
-  STD_TORCH_CHECK(t.is_cpu(), name, ": expected on the CPU, as q is");
-}
-
-void check_pair(const std::string& name, const Tensor& k, const Tensor& v) {
-  STD_TORCH_CHECK(k.size(0) == v.size(0) && k.size(2) == v.size(2), name,
-                  ": keys and values differ, ", shape_of(k), " and ", shape_of(v));
-}
 
 // The rows of k that serve the batch, each below their count.
 void check_rows(const std::string& name, const Tensor& rows, int64_t batch, int64_t count) {
@@ -121,13 +81,6 @@ std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Tensor&
   return branches;
 }
 
-// (batch, heads, queries, head size) whose memory is (batch, queries, heads, head size).
-Tensor allocate_output(const Tensor& q) {
-  Tensor memory = torch::stable::empty({q.size(0), q.size(2), q.size(1), q.size(3)},
-                                       q.scalar_type(), std::nullopt, q.device());
-  return torch::stable::transpose(memory, 1, 2);
-}
-
 Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         const std::vector<Tensor>& branch_k, const std::vector<Tensor>& branch_v,
                         const std::vector<Tensor>& branch_rows, const Tensor& weights,
@@ -145,26 +98,23 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   STD_TORCH_CHECK(joint == 0 || k.size(2) > 0, "joint: got ", joint,
                   ", but there are no text tokens to share a softmax with");
 
-  Tensor out = allocate_output(q);
+  Tensor out = allocate_attention(q);
   BranchAttentionParams params;
-  params.kind = kind_of(q);
+  params.kind = kind_of("q", q);
   params.batch = q.size(0);
   params.heads = q.size(1);
   params.queries = q.size(2);
   params.head_size = q.size(3);
   params.text_tokens = k.size(2);
-  params.scale = static_cast<float>(
-      scale.value_or(1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(q.size(3), 1)))));
+  params.scale = attention_scale(q, scale);
   params.q = view_of(q);
   params.k = view_of(k);
   params.v = view_of(v);
   params.out = view_of(out);
   params.branches = branches_of(arguments, q);
   params.joint = joint;
-  params.threads = torch::stable::get_num_threads();
-  params.parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-    torch::stable::parallel_for(0, count, 1, body);
-  };
+  params.threads = threads();
+  params.parallel_for = parallel_for;
   branch_attention_cpu(params);
   return out;
 }

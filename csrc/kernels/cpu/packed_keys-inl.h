@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// The keys and values that one row of the batch attends to, text and branches in one run, packed
+// The keys and values that one row of the batch attends to, all its segments in one run, packed
 // head by head for outer_product. Included once per instruction set.
 
 #if defined(ATTNPATCH_PACKED_KEYS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -17,18 +17,16 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/branch_attention.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
+#include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnpatch {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-
-// A run of keys in the row of scores: the text or one branch, for one row of the batch.
+// A run of keys in the row of scores, for one row of the batch: the text, say, or one branch.
 struct Segment {
   const AttentionView *k, *v;
   int64_t row;  // of k and v
@@ -44,31 +42,6 @@ struct Segments {
   int64_t grouped = 0;
   int64_t keys = 0;
 };
-
-inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
-  Segments segments;
-  const auto add = [&](const Segment& segment) {
-    segments.list.push_back(segment);
-    segments.keys += segment.tokens;
-  };
-  if (p.text_tokens > 0) add({&p.k, &p.v, b, p.text_tokens, 1.0f, nullptr});
-  const auto count = static_cast<int64_t>(p.branches.size());
-  for (int64_t i = 0; i <= count; ++i) {
-    if (i == p.joint) segments.grouped = static_cast<int64_t>(segments.list.size());
-    if (i == count) break;
-    const AttentionBranch& branch = p.branches[i];
-    if (branch.rows[b] < 0 || branch.weights[b] == 0.0f || branch.tokens == 0) continue;
-    add({&branch.k, &branch.v, branch.rows[b], branch.tokens, branch.weights[b],
-         branch.mask ? branch.mask + b * branch.mask_batch_stride : nullptr});
-  }
-  return segments;
-}
-
-// Where the rows of one head start.
-template <typename T>
-const T* head_of(const AttentionView& view, int64_t row, int64_t h) {
-  return static_cast<const T*>(view.data) + row * view.batch_stride + h * view.head_stride;
-}
 
 // One head, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
 struct PackedHead {

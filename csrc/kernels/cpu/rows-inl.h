@@ -16,13 +16,21 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/branch_attention.h"
 #include "kernels/cpu/vector_math-inl.h"
+#include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnpatch {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// Where the rows of one head start.
+template <typename T>
+const T* head_of(const AttentionView& view, int64_t row, int64_t h) {
+  return static_cast<const T*>(view.data) + row * view.batch_stride + h * view.head_stride;
+}
 
 // Copies four floats; compiles to one 128-bit move each way.
 HWY_INLINE void copy4(const float* from, float* to) { std::memcpy(to, from, 4 * sizeof(float)); }

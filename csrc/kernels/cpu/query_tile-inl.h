@@ -1,0 +1,156 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A tile of queries along the lanes of W = 1 to 4 vectors: its working memory, and the way in from
+// the rows of a tensor and back. Included once per instruction set.
+
+#if defined(ATTNPATCH_QUERY_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTNPATCH_QUERY_TILE_INL_H_
+#undef ATTNPATCH_QUERY_TILE_INL_H_
+#else
+#define ATTNPATCH_QUERY_TILE_INL_H_
+#endif
+
+#include <hwy/aligned_allocator.h>
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <new>
+#include <type_traits>
+
+#include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/vector_math-inl.h"
+#include "kernels/views.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnpatch {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Vectors in a full tile. Two give AVX2's 16 registers eight sums at work, which is what two
+// multiply-adds a cycle with a latency of four want; three measured slower.
+constexpr int kTileVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
+
+// Aligned floats that are kept from call to call and only grow.
+class Workspace {
+ public:
+  float* reserve(int64_t count) {
+    if (count > capacity_) {
+      memory_ = hwy::AllocateAligned<float>(static_cast<size_t>(count));
+      if (!memory_) throw std::bad_alloc();
+      capacity_ = count;
+    }
+    return memory_.get();
+  }
+
+ private:
+  hwy::AlignedFreeUniquePtr<float[]> memory_;
+  int64_t capacity_ = 0;
+};
+
+// The working memory of one thread: queries [channel][W], scores [key][W], out [channel][W], and
+// rows.
+struct Scratch {
+  float *queries, *scores, *out, *rows;
+  int64_t row_size;
+
+  Scratch(Workspace& workspace, int64_t key_count, int64_t size) {
+    const int64_t width = kTileVectors * kLanes;
+    const int64_t channels = round_up(size, kLanes > 4 ? kLanes : 4);
+    const int64_t parts[] = {channels * width, round_up(key_count, 4) * width, channels * width,
+                             channels * kLanes};
+    row_size = channels;
+    int64_t total = 0;
+    for (const int64_t part : parts) total += round_up(part, 16);
+    float* next = workspace.reserve(total);
+    float** areas[] = {&queries, &scores, &out, &rows};
+    for (size_t i = 0; i < std::size(parts); ++i) {
+      *areas[i] = next;
+      next += round_up(parts[i], 16);
+    }
+  }
+};
+
+// Can a row be read and written in place, four values at a time?
+template <typename Format>
+bool in_place(const AttentionView& view, int64_t size) {
+  return std::is_same_v<Format, Float32> && view.channel_stride == 1 && size % 4 == 0;
+}
+
+// queries[channel][W], times the factor; queries past the last are zero.
+template <typename Format>
+void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
+                  int64_t size, int64_t width, float factor, Scratch& scratch) {
+  const int64_t row_size = scratch.row_size;
+  for (int64_t base = 0; base < width; base += kLanes) {
+    const float* rows[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const typename Format::T* row = q + (base + lane) * view.token_stride;
+      float* copy = scratch.rows + lane * row_size;
+      rows[lane] = copy;
+      if (base + lane >= count) {
+        std::memset(copy, 0, sizeof(float) * static_cast<size_t>(row_size));
+      } else if (in_place<Format>(view, size)) {
+        rows[lane] = reinterpret_cast<const float*>(row);
+      } else {
+        convert_row<Format>(row, view.channel_stride, size, copy);
+      }
+    }
+    columns_from_rows(rows, round_up(size, 4), factor, width, scratch.queries + base);
+  }
+}
+
+template <typename Format>
+void store_output(typename Format::T* out, const AttentionView& view, int64_t count, int64_t size,
+                  int64_t width, Scratch& scratch) {
+  for (int64_t base = 0; base < count; base += kLanes) {
+    const int64_t used = HWY_MIN(kLanes, count - base);
+    float* rows[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      rows[lane] = scratch.rows + lane * scratch.row_size;
+      if (lane < used && in_place<Format>(view, size)) {
+        rows[lane] = reinterpret_cast<float*>(out + (base + lane) * view.token_stride);
+      }
+    }
+    rows_from_columns(scratch.out + base, round_up(size, 4), width, rows);
+    if (in_place<Format>(view, size)) continue;
+    for (int64_t lane = 0; lane < used; ++lane) {
+      store_row<Format>(rows[lane], size, out + (base + lane) * view.token_stride,
+                        view.channel_stride);
+    }
+  }
+}
+
+// Calls body with the number of vectors as a constant.
+template <typename Body>
+void with_vectors(int64_t vectors, const Body& body) {
+  switch (vectors) {
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    default:
+      return body(std::integral_constant<int, kTileVectors>());
+  }
+}
+
+// Asks for rows ahead of their use: a head's rows lie apart, out of reach of the hardware's
+// prefetch.
+template <typename T>
+HWY_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; ++i, rows += stride) {
+    for (int64_t c = 0; c < size; c += kLine) hwy::Prefetch(rows + c);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnpatch
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTNPATCH_QUERY_TILE_INL_H_
