@@ -2,6 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators, as functions of tensors: kernels on the CPU, readable references elsewhere."""
 
+from attnpatch.ops.attention_column_mean import (
+    attention_column_mean,
+    attention_column_mean_reference,
+)
+from attnpatch.ops.blur_and_blend import blur_and_blend, blur_and_blend_reference
 from attnpatch.ops.branch_attention import branch_attention, branch_attention_reference
 
-__all__ = ["branch_attention", "branch_attention_reference"]
+__all__ = [
+    "attention_column_mean",
+    "attention_column_mean_reference",
+    "blur_and_blend",
+    "blur_and_blend_reference",
+    "branch_attention",
+    "branch_attention_reference",
+]
