@@ -74,6 +74,9 @@ std::optional<double> style_preset(std::string_view name, const StyleLayers& lay
   if (name == "style transfer") return style;
   if (name == "composition") return composition;
   if (name == "style and composition") return style ? style : composition;
+  if (name == "around composition") {  // all but the composition; what is no style either weakly
+    return composition ? std::nullopt : std::optional(style.value_or(0.1));
+  }
   // strong style transfer: everywhere but where the composition is made
   return composition ? std::nullopt : std::optional(1.0);
 }
@@ -212,13 +215,14 @@ const std::vector<std::string>& weight_presets() {
                                                   "ease in-out",
                                                   "reverse in-out",
                                                   "weak input",
-                                                  "weak middle",
                                                   "weak output",
+                                                  "weak middle",
                                                   "strong middle",
                                                   "style transfer",
                                                   "composition",
                                                   "strong style transfer",
-                                                  "style and composition"};
+                                                  "style and composition",
+                                                  "around composition"};
   return kNames;
 }
 

@@ -279,6 +279,15 @@ class ImageAdapter:
             digest,
         )
 
+    def state_dict(self) -> dict[str, Tensors]:
+        """Give all tensors as published checkpoints have them: `image_proj` and `ip_adapter`."""
+        sites = {
+            f"{2 * index + 1}.to_{letter}_ip.weight": weight
+            for index, pair in enumerate(self._sites)
+            for letter, weight in zip("kv", pair, strict=True)
+        }
+        return {"image_proj": dict(self._image_proj), "ip_adapter": sites | dict(self.lora)}
+
     def _all_tensors(self) -> Tensors:
         tensors = {f"image_proj.{name}": tensor for name, tensor in self._image_proj.items()}
         for index, (key, value) in enumerate(self._sites):

@@ -18,9 +18,11 @@ from attnpatch.patches.run import Branches, Run
 from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.stack import PatchStack
+from attnpatch.patches.weight_types import WEIGHT_TYPES, split_by_weight_type
 from attnpatch.patches.weights import Weight, weight_presets
 
 __all__ = [
+    "WEIGHT_TYPES",
     "BoundPatch",
     "Branch",
     "Branches",
@@ -42,6 +44,7 @@ __all__ = [
     "layer_table",
     "make_layer_table",
     "resize_mask",
+    "split_by_weight_type",
     "token_grid",
     "weight_presets",
 ]

@@ -84,22 +84,32 @@ class BoundImagePrompt(BoundPatch):
     def branches(self, call: Call, phase: float) -> Sequence[ImageBranch]:
         """One branch, or two where cond and uncond have different numbers of tokens."""
         kv = self.prompt.keys_values
-        chunks, batch, samples = call.layout
+        chunks, batch, _ = call.layout
         roles = dict(self.prompt.roles)
+        samples = self._samples(call, kv.pictures)
         rows = key_rows(chunks, batch, samples, roles, kv.pictures, kv.negatives)
         factors = [1.0] * batch
         pictures = self.prompt.weight.pictures
         if pictures:
+            samples = self._samples(call, len(pictures))
             places = picture_rows(chunks, batch, samples, len(pictures), "weight")
             factors = [pictures[place] for place in places]
         mask_rows = [0] * batch
         if self.mask is not None:
+            samples = self._samples(call, len(self.prompt.mask))
             mask_rows = picture_rows(chunks, batch, samples, len(self.prompt.mask), "mask")
         found = [
             ImageBranch(self, source, rows, factors, phase, tuple(mask_rows))
             for source in self.sources
         ]
         return [branch for branch in found if max(branch.rows) >= 0]
+
+    def _samples(self, call: Call, count: int) -> tuple[int, ...]:
+        """Give which of `count` pictures each row of a chunk is; empty: in order."""
+        samples = call.samples or ()
+        if not self.prompt.hold_last:
+            return samples
+        return tuple(min(sample, count - 1) for sample in samples or range(call.chunk_size))
 
 
 class PartTensors:

@@ -69,6 +69,9 @@ class ImagePrompt(Patch):
         Active while progress < end, whatever the end: as Fooocus' ``stop``.
     mask_resize
         "bilinear", "area", "bicubic" or "nearest".
+    hold_last
+        A batch may have more or fewer pictures than embeds, weight and mask have: the last of each
+        serves the pictures after it. Otherwise that is an error.
     reference_quirks
         Do as the references where they err: node packs miss the middle block; the joint form of
         Fooocus computes the branch even at weight 0.
@@ -89,6 +92,7 @@ class ImagePrompt(Patch):
     roles: tuple[tuple[int, str], ...]
     end_exclusive: bool
     mask_resize: str
+    hold_last: bool
     reference_quirks: bool
     source: str
 
@@ -108,6 +112,7 @@ class ImagePrompt(Patch):
         roles: Mapping[int, str] | Sequence[tuple[int, str]] = (),
         end_exclusive: bool = False,
         mask_resize: str = "bilinear",
+        hold_last: bool = False,
         reference_quirks: bool = False,
     ) -> None:
         self._set(
@@ -122,6 +127,7 @@ class ImagePrompt(Patch):
             roles=roles,
             end_exclusive=end_exclusive,
             mask_resize=mask_resize,
+            hold_last=hold_last,
             reference_quirks=reference_quirks,
         )
 
@@ -185,6 +191,7 @@ class ImagePrompt(Patch):
             "roles": _roles(given["roles"]),
             "end_exclusive": bool(given["end_exclusive"]),
             "mask_resize": _one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
+            "hold_last": bool(given["hold_last"]),
             "reference_quirks": bool(given["reference_quirks"]),
         }
         for name, value in values.items():
@@ -211,7 +218,7 @@ class ImagePrompt(Patch):
             "weight": max(1, len(self.weight.pictures)),
         }
         several = {name: count for name, count in counts.items() if count > 1}
-        if len(set(several.values())) > 1:
+        if len(set(several.values())) > 1 and not self.hold_last:
             given = ", ".join(f"{count} in {name}" for name, count in several.items())
             raise ValueError(f"image prompt: expected 1 picture or equally many, got {given}")
         return max(counts.values())

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What nodes need of the program that they run in; every call has an answer outside of one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["compute_device", "compute_dtype", "files_in", "folder", "module", "path_of", "steps"]
+
+T = TypeVar("T")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_MODEL_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
+
+
+def module(name: str) -> ModuleType | None:
+    """Find a module of the host, such as "comfy.utils"; None outside of it."""
+    found = sys.modules.get(name)
+    if found is None and "folder_paths" in sys.modules:
+        with suppress(ImportError):
+            found = importlib.import_module(name)
+    return found
+
+
+def compute_device() -> torch.device:
+    """Tell where the host computes."""
+    management = module("comfy.model_management")
+    return torch.device("cpu") if management is None else management.get_torch_device()
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """Tell what the host's `model` computes in: its own dtype, or the one it casts to."""
+    inner = getattr(model, "model", None)
+    cast = getattr(inner, "manual_cast_dtype", None)
+    dtype = cast
+    if dtype is None and hasattr(inner, "get_dtype"):
+        dtype = inner.get_dtype()
+    return dtype if dtype in _FLOATS else torch.float32
+
+
+def steps(items: Iterable[T], total: int) -> Iterator[T]:
+    """Go through the items: the host shows how far, and may interrupt between two of them."""
+    utils, management = module("comfy.utils"), module("comfy.model_management")
+    bar = utils.ProgressBar(total) if utils is not None and total > 1 else None
+    for item in items:
+        if management is not None:
+            management.throw_exception_if_processing_interrupted()
+        yield item
+        if bar is not None:
+            bar.update(1)
+
+
+def register_folder(name: str) -> None:
+    """Make a folder of models known to the host, beside what its configuration says."""
+    paths = module("folder_paths")
+    if paths is None:
+        return
+    known = paths.folder_names_and_paths
+    where = known[name][0] if name in known else [str(Path(paths.models_dir) / name)]
+    suffixes = set(known[name][1]) if name in known else set()
+    known[name] = (where, suffixes | set(getattr(paths, "supported_pt_extensions", _MODEL_FILES)))
+
+
+def files_in(name: str) -> list[str]:
+    """List the files in a folder of models, as the host names them; none outside of a host."""
+    paths = module("folder_paths")
+    if paths is None or name not in paths.folder_names_and_paths:
+        return []
+    return list(paths.get_filename_list(name))
+
+
+def path_of(name: str, file: str, argument: str) -> Path:
+    """Find a file in a folder of models.
+
+    Raises
+    ------
+    FileNotFoundError
+        Naming `argument`, the file, and where it was looked for.
+    """
+    paths = module("folder_paths")
+    found = None if paths is None else paths.get_full_path(name, file)
+    if found is None:
+        where = [] if paths is None else paths.get_folder_paths(name)
+        raise FileNotFoundError(
+            f"{argument}: no file {file!r} in {' or '.join(where) or 'any folder of models'}"
+        )
+    return Path(found)
+
+
+def folder(kind: str) -> Path:
+    """Return the host's "input", "output" or "models" folder.
+
+    Raises
+    ------
+    RuntimeError
+        Outside of a host.
+    """
+    paths = module("folder_paths")
+    if paths is None:
+        raise RuntimeError(f"no {kind} folder: this node needs ComfyUI, which is not running here")
+    if kind == "models":
+        return Path(paths.models_dir)
+    return Path(paths.get_input_directory() if kind == "input" else paths.get_output_directory())

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Node classes in the form that every ComfyUI loads, made from the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnpatch.nodes.spec import Input, NodeSpec
+
+__all__ = ["make_v1_class"]
+
+
+def make_v1_class(spec: NodeSpec) -> type:
+    """Make the class of a node for ``NODE_CLASS_MAPPINGS``."""
+
+    def input_types(cls: type) -> dict[str, dict[str, tuple[Any, ...]]]:
+        types: dict[str, dict[str, tuple[Any, ...]]] = {"required": {}, "optional": {}}
+        for given in spec.inputs:
+            types["optional" if given.optional else "required"][given.id] = _declare(given)
+        return types
+
+    def run(self: object, **values: Any) -> tuple[Any, ...] | dict[str, Any]:
+        result = spec.call(values)
+        if result.ui is None:
+            return result.values
+        return {"ui": dict(result.ui), "result": result.values}
+
+    members: dict[str, Any] = {
+        "__doc__": spec.description,
+        "INPUT_TYPES": classmethod(input_types),
+        "RETURN_TYPES": tuple(output.kind for output in spec.outputs),
+        "RETURN_NAMES": tuple(output.name for output in spec.outputs),
+        "OUTPUT_TOOLTIPS": tuple(output.tooltip for output in spec.outputs),
+        "FUNCTION": "run",
+        "CATEGORY": spec.category,
+        "DESCRIPTION": spec.description,
+        "OUTPUT_NODE": spec.output_node,
+        "run": run,
+    }
+    if (fingerprint := spec.fingerprint) is not None:
+        members["IS_CHANGED"] = classmethod(lambda cls, **values: fingerprint(**values))
+    if spec.check is not None:
+        members["VALIDATE_INPUTS"] = classmethod(spec.check)
+    return type(spec.id, (), members)
+
+
+def _declare(given: Input) -> tuple[Any, ...]:
+    kind = given.options() if given.kind == "COMBO" else given.kind
+    return kind, given.attributes()

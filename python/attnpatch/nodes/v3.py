@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Node classes in the form of ComfyUI's later interface (``comfy_api``), made from the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnpatch.nodes.spec import Input, NodeSpec
+
+__all__ = ["make_extension", "make_v3_class"]
+
+
+def make_v3_class(spec: NodeSpec, io: Any) -> type:
+    """Make the class of a node; `io` is ``comfy_api.latest.io``."""
+
+    def define_schema(cls: type) -> Any:
+        return io.Schema(
+            node_id=spec.id,
+            display_name=spec.title,
+            category=spec.category,
+            description=spec.description,
+            inputs=[_declare(given, io) for given in spec.inputs],
+            outputs=[
+                io.Custom(output.kind).Output(display_name=output.name, tooltip=output.tooltip)
+                for output in spec.outputs
+            ],
+            is_output_node=spec.output_node,
+        )
+
+    def execute(cls: type, **values: Any) -> Any:
+        result = spec.call(values)
+        return io.NodeOutput(*result.values, ui=None if result.ui is None else dict(result.ui))
+
+    members: dict[str, Any] = {
+        "__doc__": spec.description,
+        "define_schema": classmethod(define_schema),
+        "execute": classmethod(execute),
+    }
+    if (fingerprint := spec.fingerprint) is not None:
+        members["fingerprint_inputs"] = classmethod(lambda cls, **values: fingerprint(**values))
+    if spec.check is not None:
+        members["validate_inputs"] = classmethod(spec.check)
+    return type(spec.id, (io.ComfyNode,), members)
+
+
+def make_extension(specs: Sequence[NodeSpec], api: Any) -> Any:
+    """Make the object that ``comfy_entrypoint`` returns; `api` is ``comfy_api.latest``."""
+    nodes = [make_v3_class(spec, api.io) for spec in specs]
+
+    class Extension(api.ComfyExtension):  # type: ignore[misc, name-defined]
+        async def get_node_list(self) -> list[type]:
+            return nodes
+
+    return Extension()
+
+
+def _declare(given: Input, io: Any) -> Any:
+    values = given.attributes() | {"optional": given.optional}
+    if given.kind == "COMBO":
+        return io.Combo.Input(given.id, options=given.options(), **values)
+    kinds = {"FLOAT": io.Float, "INT": io.Int, "STRING": io.String, "BOOLEAN": io.Boolean}
+    return (kinds.get(given.kind) or io.Custom(given.kind)).Input(given.id, **values)
