@@ -6,7 +6,15 @@ from importlib.metadata import version as _version
 
 from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_embeds, load_image_adapter
 from attnpatch.hosts import attach, patch_model, report
-from attnpatch.patches import ImagePrompt, PatchStack, Weight
+from attnpatch.patches import (
+    ImagePrompt,
+    PatchStack,
+    PerturbedAttentionGuidance,
+    SelfAttentionGuidance,
+    SmoothedEnergyGuidance,
+    Weight,
+    sag_blur,
+)
 
 __version__ = _version("attnpatch")
 
@@ -15,10 +23,14 @@ __all__ = [
     "ImageEmbeds",
     "ImagePrompt",
     "PatchStack",
+    "PerturbedAttentionGuidance",
+    "SelfAttentionGuidance",
+    "SmoothedEnergyGuidance",
     "Weight",
     "attach",
     "load_embeds",
     "load_image_adapter",
     "patch_model",
     "report",
+    "sag_blur",
 ]

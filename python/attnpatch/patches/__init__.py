@@ -2,6 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches: immutable values that say what attention layers compute besides their text."""
 
+from attnpatch.patches.guidance import DegradedPass, Guidance, degraded_passes, guide
+from attnpatch.patches.guidance_attention import (
+    PerturbedAttentionGuidance,
+    SmoothedEnergyGuidance,
+)
+from attnpatch.patches.guidance_blocks import find_blocks
+from attnpatch.patches.guidance_record import Area, AttentionRecord, CallRecord
+from attnpatch.patches.guidance_sag import SelfAttentionGuidance, sag_blur
 from attnpatch.patches.image_prompt import ImagePrompt
 from attnpatch.patches.layers import (
     Layer,
@@ -23,27 +31,39 @@ from attnpatch.patches.weights import Weight, weight_presets
 
 __all__ = [
     "WEIGHT_TYPES",
+    "Area",
+    "AttentionRecord",
     "BoundPatch",
     "Branch",
     "Branches",
     "Call",
+    "CallRecord",
+    "DegradedPass",
+    "Guidance",
     "ImagePrompt",
     "Inner",
     "Layer",
     "LayerTable",
     "Patch",
     "PatchStack",
+    "PerturbedAttentionGuidance",
     "Report",
     "Run",
     "SelfAttention",
+    "SelfAttentionGuidance",
     "Site",
     "Skip",
+    "SmoothedEnergyGuidance",
     "Stage",
     "Weight",
+    "degraded_passes",
     "diffusers_layer_table",
+    "find_blocks",
+    "guide",
     "layer_table",
     "make_layer_table",
     "resize_mask",
+    "sag_blur",
     "split_by_weight_type",
     "token_grid",
     "weight_presets",

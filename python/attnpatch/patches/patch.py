@@ -81,6 +81,8 @@ class BoundPatch(ABC):
 
     attention: ClassVar[str] = "cross"
     """Which attention it acts on: "cross" (attn2, by ``branches``) or "self" (attn1, ``stage``)."""
+    place: int = 0
+    """Of its patch in the stack; the run says it."""
 
     @property
     @abstractmethod

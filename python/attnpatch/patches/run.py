@@ -73,6 +73,8 @@ class Run:
         self.stack = stack
         self.table = table
         self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
+        for place, bound in enumerate(self._bound):
+            bound.place = place
         self._cross_patches = tuple(b for b in self._bound if b.attention == "cross")
         self._self_patches = tuple(b for b in self._bound if b.attention == "self")
         self._plans = Cache(size=4)

@@ -1,0 +1,247 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance by a degraded prediction: what SAG, PAG and SEG have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnpatch._core import Layer, LayerTable, Window
+from attnpatch.patches.guidance_blocks import check_blocks, find_blocks
+from attnpatch.patches.patch import BoundPatch, Patch
+from attnpatch.patches.site import Call
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from attnpatch.patches.self_attention import Stage
+
+__all__ = ["BoundGuidance", "DegradedPass", "Guidance", "degraded_passes", "guide"]
+
+COND, UNCOND = 0, 1
+
+
+@dataclass(frozen=True, repr=False)
+class Guidance(Patch):
+    """Leads sampling away from what the model predicts when something is taken from it.
+
+    In each step the UNet runs once more, degraded; the result is
+
+        guided + scale · (start − degraded prediction)
+
+    on predictions of the clean picture (x0), where start is the prediction that the degraded pass
+    began with. It is the same arithmetic for every sampler and scheduler.
+    """
+
+    scale: float
+    blocks: str
+    start: float
+    end: float
+    rescale: float
+    rescale_mode: str
+
+    degrades: ClassVar[int]
+    """The prediction that it starts from: 0 cond, 1 uncond."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "start", "end", "rescale"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+        object.__setattr__(self, "blocks", check_blocks(self.blocks))
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale: expected 0 to 1, got {self.rescale}")
+        if self.rescale_mode not in ("full", "partial"):
+            raise ValueError(
+                f"rescale_mode: expected 'full' or 'partial', got {self.rescale_mode!r}"
+            )
+
+    @property
+    def window(self) -> Window:
+        """The part of sampling in which it is active."""
+        return Window(self.start, self.end, False)
+
+    def acts(self, latent: tuple[int, int], progress: float | None) -> bool:
+        """Whether it guides a latent of this height and width at this progress.
+
+        Raises
+        ------
+        ValueError
+            Where it has a start or an end and progress is None.
+        """
+        if self.scale == 0 or self.window.empty:
+            return False
+        if self.window.full:
+            return True
+        if progress is None:
+            raise ValueError(
+                "progress: guidance with start or end needs it, and the host gave none"
+            )
+        return progress in self.window
+
+    def degrade(self, x0: Tensor, saliency: Tensor | None) -> Tensor:
+        """Give the picture that the degraded pass starts from: here the prediction itself.
+
+        Parameters
+        ----------
+        x0
+            The prediction (B, C, H, W) of the kind that it degrades.
+        saliency
+            What was recorded in this step, (B, h, w), for guidance that records.
+        """
+        return x0
+
+    def rescaled(self, term: Tensor, cond: Tensor, guided: Tensor) -> Tensor:
+        """Give scale · term, brought nearer to the contrast of the cond prediction.
+
+        After Lin et al. 2023 (arXiv 2305.08891), algorithm 2: with f the standard deviation of cond
+        over that of guided + term ("full") or cond + term ("partial"), times
+        rescale · f + 1 − rescale; for each picture its own.
+        """
+        term = self.scale * term
+        if self.rescale == 0:
+            return term
+        whole = (guided if self.rescale_mode == "full" else cond) + term
+        over = tuple(range(1, term.dim()))
+        spread = whole.std(dim=over, keepdim=True).clamp_(min=torch.finfo(term.dtype).tiny)
+        factor = cond.std(dim=over, keepdim=True) / spread
+        return term * (self.rescale * factor + (1 - self.rescale))
+
+    @abstractmethod
+    def bind(self, table: LayerTable) -> BoundGuidance:
+        """Fit it to a UNet; see ``Patch.bind``."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything it is: plain values for JSON, and no tensors."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        # JSON has no infinity; below zero means it, as node packs write it.
+        return {name: -1.0 if value == math.inf else value for name, value in values.items()}, {}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Make it again from what ``state`` gave."""
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        parts = [f"scale={self.scale!r}"]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name != "scale" and value != f.default:
+                parts.append(f"{f.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class BoundGuidance(BoundPatch):
+    """Guidance fitted to one UNet."""
+
+    attention: ClassVar[str] = "self"
+
+    def __init__(self, guidance: Guidance, table: LayerTable) -> None:
+        self.guidance = guidance
+        self.table = table
+        self.layers = find_blocks(table, guidance.blocks)
+        self._skipped = tuple(self._reason(layer) for layer in table)
+
+    def _reason(self, layer: Layer) -> str | None:
+        guidance = self.guidance
+        if layer not in self.layers:
+            return f"not of the blocks {guidance.blocks}"
+        if guidance.scale == 0:
+            return "scale 0"
+        if guidance.window.empty:
+            return f"no time between start {guidance.start} and end {guidance.end}"
+        return None
+
+    @property
+    def skipped(self) -> Sequence[str | None]:
+        """For each layer why it never acts there; None where it may act."""
+        return self._skipped
+
+    def phase(self, call: Call) -> Hashable | None:
+        """Give what of the call matters: whether a chunk of it is degraded for this guidance."""
+        return True if self.place in call.degraded else None
+
+    def stage(self, layer: Layer, call: Call, phase: Any) -> Stage | None:
+        """Its part in the chunks that are degraded for it."""
+        chunks = tuple(place == self.place for place in call.degraded)
+        return self.degraded_stage(chunks) if any(chunks) else None
+
+    def degraded_stage(self, chunks: tuple[bool, ...]) -> Stage | None:
+        """Give the stage that degrades some chunks of a call; None: the picture alone does."""
+        return None
+
+
+class DegradedPass(NamedTuple):
+    """One run of the UNet that a guidance asks for."""
+
+    place: int
+    """Of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
+    guidance: Guidance
+
+    @property
+    def kind(self) -> int:
+        """Which prediction it starts from, and which conditioning it runs with."""
+        return self.guidance.degrades
+
+
+def degraded_passes(
+    stack: Iterable[Patch], latent: tuple[int, int], progress: float | None
+) -> tuple[DegradedPass, ...]:
+    """Return the degraded passes of a step, in the order of the stack.
+
+    Parameters
+    ----------
+    stack
+        All patches of the model.
+    latent
+        Height and width of the latent.
+    progress
+        How far sampling is; may be None where nothing has a start or an end.
+    """
+    return tuple(
+        DegradedPass(place, patch)
+        for place, patch in enumerate(stack)
+        if isinstance(patch, Guidance) and patch.acts(latent, progress)
+    )
+
+
+def guide(
+    guided: Tensor,
+    cond: Tensor,
+    passes: Sequence[DegradedPass],
+    starts: Sequence[Tensor],
+    predictions: Sequence[Tensor],
+) -> Tensor:
+    """Add what the degraded passes of a step found; all tensors are predictions of x0.
+
+    Parameters
+    ----------
+    guided
+        The result so far, (B, C, H, W): of classifier-free guidance, say.
+    cond
+        The cond prediction, for ``rescale``.
+    passes
+        What ``degraded_passes`` gave.
+    starts
+        For each what its ``degrade`` gave.
+    predictions
+        For each what the UNet made of that.
+    """
+    for one, start, prediction in zip(passes, starts, predictions, strict=True):
+        guided = guided + one.guidance.rescaled(start - prediction, cond, guided)
+    return guided
+
+
+def number(what: str, value: Any) -> float:
+    """Return a finite number as a float; errors name `what`."""
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what}: expected a number, got {value!r}")
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{what}: expected a finite number, got {value}")
+    return value

@@ -1,0 +1,271 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance by degraded predictions: values, blocks, stages, and the arithmetic."""
+
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attnpatch.patches import (
+    AttentionRecord,
+    Call,
+    Guidance,
+    PatchStack,
+    PerturbedAttentionGuidance,
+    SelfAttentionGuidance,
+    Site,
+    SmoothedEnergyGuidance,
+    degraded_passes,
+    find_blocks,
+    guide,
+    layer_table,
+)
+from attnpatch.patches.guidance_attention import blur_tokens
+
+KINDS = [SelfAttentionGuidance, PerturbedAttentionGuidance, SmoothedEnergyGuidance]
+HEADS = 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values(kind, tmp_path):
+    guidance = kind(2.0, blocks=" M0 ,u0", start=0.1, end=0.9, rescale=0.5)
+    assert guidance.blocks == "m0,u0"
+    assert guidance == kind(2, blocks="m0,u0", start=0.1, end=0.9, rescale=0.5)
+    assert guidance != kind(2.0)
+    assert eval(repr(guidance)) == guidance
+    assert repr(kind()) == f"{kind.__name__}(scale={kind().scale})"
+    assert pickle.loads(pickle.dumps(guidance)) == guidance
+    with pytest.raises(AttributeError):
+        guidance.scale = 1.0
+    stack = PatchStack([guidance, kind()])
+    stack.save(tmp_path / "stack.safetensors")
+    assert PatchStack.load(tmp_path / "stack.safetensors") == stack
+
+
+def test_infinite_sigma_is_written_in_any_way(tmp_path):
+    infinite = SmoothedEnergyGuidance()
+    assert infinite.blur_sigma == math.inf
+    assert SmoothedEnergyGuidance(blur_sigma=-1.0) == infinite
+    assert PatchStack([infinite])[0].state()[0]["blur_sigma"] == -1.0
+
+
+WRONG = [
+    ({"scale": math.nan}, "scale: expected a finite number"),
+    ({"scale": "3"}, "scale: expected a number"),
+    ({"start": math.inf}, "start: expected a finite"),
+    ({"rescale": 1.5}, "rescale: expected 0 to 1, got 1.5"),
+    ({"rescale_mode": "snf"}, "rescale_mode: expected 'full' or 'partial'"),
+    ({"blocks": "x1"}, "blocks: expected d, m or u"),
+    ({"blocks": "d3-1"}, "blocks: expected d, m or u"),
+    ({"blocks": " , "}, "blocks: expected at least one"),
+    ({"blocks": 3}, "blocks: expected a text"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_values_are_named(kind, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        kind(**options)
+
+
+def test_wrong_blur_is_named():
+    for name in ("blur_sigma", "threshold"):
+        for value in (-1.0, math.inf, math.nan):
+            with pytest.raises(ValueError, match=f"{name}: expected"):
+                SelfAttentionGuidance(**{name: value})
+    with pytest.raises(ValueError, match="blur_sigma: expected"):
+        SmoothedEnergyGuidance(blur_sigma=math.nan)
+    with pytest.raises(TypeError, match="blur_sigma: expected"):
+        SmoothedEnergyGuidance(blur_sigma="inf")
+
+
+def keys(family, blocks):
+    found = find_blocks(layer_table(family), blocks)
+    return sorted((x.block, x.number, x.transformer) for x in found)
+
+
+BLOCKS = [
+    ("sd1", "m0", [("middle", 0, 0)]),
+    ("sd1", "d0", [("input", 1, 0)]),
+    ("sd1", "d5", [("input", 8, 0)]),
+    ("sd1", "u0,u8", [("output", 3, 0), ("output", 11, 0)]),
+    ("sd1", "d1-2", [("input", 2, 0), ("input", 4, 0)]),
+    ("sd1", "d1-d2", [("input", 2, 0), ("input", 4, 0)]),
+    ("sdxl", "d0", [("input", 4, 0), ("input", 4, 1)]),
+    ("sdxl", "m0.7", [("middle", 0, 7)]),
+    ("sdxl", "u0.4", [("output", 0, 4)]),
+    ("sdxl", "d2.2-9", [("input", 7, i) for i in range(2, 10)]),
+    ("sdxl", "u4-5.1", [("output", 4, 1), ("output", 5, 1)]),
+]
+
+
+@pytest.mark.parametrize(("family", "blocks", "expected"), BLOCKS)
+def test_blocks_are_counted_as_the_field_does(family, blocks, expected):
+    assert keys(family, blocks) == expected
+
+
+def test_all_blocks_that_the_field_names_are_there():
+    assert len(keys("sd1", "d0-5,m0,u0-8")) == 16
+    assert len(keys("sdxl", "d0-3,m0,u0-5")) == 70
+
+
+@pytest.mark.parametrize("blocks", ["u9", "d6", "m1", "m0.1", "d0.0-1", "d5-6"])
+def test_unknown_blocks_say_what_there_is(blocks):
+    with pytest.raises(ValueError, match=r"blocks: .* is not in this UNet .*has d0, d1, .*u8"):
+        PerturbedAttentionGuidance(blocks=blocks).bind(layer_table("sd1"))
+    with pytest.raises(ValueError, match=r"d0\.0-1, .*m0\.0-9"):
+        find_blocks(layer_table("sdxl"), "m3")
+
+
+def attention(q, k, v):
+    q, k, v = (x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def states(call, layer, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    site = Site(layer, call, attention="self")
+    shape = (call.batch, site.grid[0] * site.grid[1], layer.channels)
+    return site, [torch.randn(shape, generator=generator) for _ in range(3)]
+
+
+def attend(run, call, layer, plain=True):
+    site, (q, k, v) = states(call, layer)
+    acting = run.self_attention(site)
+    base = attention(q, k, v)
+    if acting is None:
+        return None, base, (q, k, v)
+    return acting.attend(site, q, k, v, HEADS, attention, plain=plain), base, (q, k, v)
+
+
+def test_perturbed_attention_in_its_own_chunks_only(table):
+    middle = table.find("middle", 0, 0)
+    run = PatchStack([SelfAttentionGuidance(), PerturbedAttentionGuidance()]).bind(table)
+    call = Call(latent=(6, 5), batch=6, chunks=(1, 0, 0), degraded=(0, 1, -1))
+    out, base, (_, _, v) = attend(run, call, middle)
+    assert torch.equal(out[2:4], v[2:4])
+    assert torch.equal(out[:2], base[:2])
+    assert torch.equal(out[4:], base[4:])
+    alone = Call(latent=(6, 5), batch=2, chunks=(0,), degraded=(1,))
+    out, _, (_, _, v) = attend(run, alone, middle)
+    assert torch.equal(out, v)
+    for silent in (
+        Call(latent=(6, 5), batch=2, chunks=(1, 0)),
+        Call(latent=(6, 5), batch=2, chunks=(1, 0), degraded=(0, -1)),
+    ):
+        assert attend(run, silent, middle)[0] is None
+    assert attend(run, alone, table[0])[0] is None, "another block"
+
+
+def test_equal_patches_are_told_apart_by_their_place(table):
+    middle = table.find("middle", 0, 0)
+    run = PatchStack([SmoothedEnergyGuidance()] * 2 + [PerturbedAttentionGuidance()]).bind(table)
+    call = Call(latent=(6, 5), batch=3, chunks=(0, 0, 0), degraded=(2, 0, 1))
+    out, _, (q, k, v) = attend(run, call, middle)
+    smooth = attention(q.mean(1, keepdim=True).expand_as(q), k, v)
+    torch.testing.assert_close(out, torch.stack([v[0], smooth[1], smooth[2]]))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0, 100.0, math.inf])
+def test_smoothed_energy(table, sigma):
+    middle = table.find("middle", 0, 0)
+    run = PatchStack([SmoothedEnergyGuidance(blur_sigma=sigma)]).bind(table)
+    call = Call(latent=(6, 5), batch=2, chunks=(1, 0), degraded=(-1, 0))
+    out, base, (q, k, v) = attend(run, call, middle)
+    if sigma == 0:
+        assert out is None
+        return
+    assert torch.equal(out[0], base[0])
+    smooth = attention(blur_tokens(q, (3, 3), sigma), k, v)
+    torch.testing.assert_close(out[1], smooth[1])
+    assert not torch.allclose(out[1], base[1])
+
+
+def reference_blur(tokens, grid, sigma):
+    """A square kernel and torch's reflect padding, for grids that it takes."""
+    size = min(math.ceil(6 * sigma) | 1, grid[1] - (grid[1] % 2 - 1))
+    taps = torch.exp(-0.5 * (torch.arange(size, dtype=torch.float64) - size // 2) ** 2 / sigma**2)
+    kernel = torch.outer(taps, taps) / taps.sum() ** 2
+    maps = tokens.double().transpose(1, 2).reshape(-1, 1, *grid)
+    maps = F.conv2d(F.pad(maps, (size // 2,) * 4, mode="reflect"), kernel[None, None])
+    return maps.reshape(tokens.shape[0], tokens.shape[2], -1).transpose(1, 2).float()
+
+
+@pytest.mark.parametrize(("grid", "sigma"), [((8, 8), 1.0), ((8, 8), 40.0), ((12, 7), 0.6)])
+def test_blur_of_tokens(grid, sigma):
+    tokens = torch.randn(2, grid[0] * grid[1], 6, generator=torch.Generator().manual_seed(1))
+    expected = reference_blur(tokens, grid, sigma)
+    torch.testing.assert_close(blur_tokens(tokens, grid, sigma), expected)
+
+
+@pytest.mark.parametrize("sigma", [1e-300, 1.0, 5.0, 1e300])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (2, 3), (5, 2)])
+def test_blur_of_the_smallest_grids_keeps_constants(grid, sigma):
+    tokens = torch.full((1, grid[0] * grid[1], 3), 2.5)
+    torch.testing.assert_close(blur_tokens(tokens, grid, sigma), tokens)
+
+
+def test_nothing_is_recorded_without_a_record_nor_in_degraded_passes(table):
+    run = PatchStack([SelfAttentionGuidance()]).bind(table)
+    middle = table.find("middle", 0, 0)
+    record = AttentionRecord()
+    for call in (
+        Call(latent=(6, 5), batch=2, chunks=(1, 0)),
+        Call(latent=(6, 5), batch=2, chunks=(0,), record=record),
+        Call(latent=(6, 5), batch=2, chunks=(1,), degraded=(0,), record=record),
+        Call(latent=(4, 9), batch=2, chunks=(1, 0), record=record),
+    ):
+        assert attend(run, call, middle)[0] is None
+    assert not record
+
+
+def test_passes_of_a_step():
+    sag, pag = SelfAttentionGuidance(start=0.5), PerturbedAttentionGuidance()
+    stack = PatchStack([pag, SmoothedEnergyGuidance(0.0), sag])
+    found = degraded_passes(stack, (8, 8), 0.7)
+    assert [(one.place, one.kind) for one in found] == [(0, 0), (2, 1)]
+    assert [one.place for one in degraded_passes(stack, (8, 8), 0.2)] == [0]
+    assert [one.place for one in degraded_passes(stack, (4, 64), 0.7)] == [0]
+    with pytest.raises(ValueError, match="progress: guidance with start or end needs it"):
+        degraded_passes(stack, (8, 8), None)
+
+
+def test_the_sum():
+    generator = torch.Generator().manual_seed(3)
+    cfg, cond, a, b, start = torch.randn(5, 2, 4, 6, 6, generator=generator)
+    stack = PatchStack([PerturbedAttentionGuidance(2.0), SelfAttentionGuidance(0.5)])
+    passes = degraded_passes(stack, (6, 6), None)
+    found = guide(cfg, cond, passes, [cond, start], [a, b])
+    torch.testing.assert_close(found, cfg + 2 * (cond - a) + 0.5 * (start - b))
+    assert torch.equal(guide(cfg, cond, (), (), ()), cfg)
+
+
+@pytest.mark.parametrize("mode", ["full", "partial"])
+def test_rescale(mode):
+    generator = torch.Generator().manual_seed(4)
+    cfg, cond, prediction = torch.randn(3, 2, 4, 6, 6, generator=generator)
+    passes = degraded_passes(
+        [PerturbedAttentionGuidance(5.0, rescale=0.7, rescale_mode=mode)], (6, 6), None
+    )
+    term = 5 * (cond - prediction)
+    expected = []
+    for row in range(2):
+        whole = (cfg if mode == "full" else cond)[row] + term[row]
+        expected.append(cfg[row] + term[row] * (0.7 * cond[row].std() / whole.std() + 0.3))
+    found = guide(cfg, cond, passes, [cond], [prediction])
+    torch.testing.assert_close(found, torch.stack(expected))
+    flat = torch.zeros_like(cond)
+    assert guide(flat, flat, passes, [flat], [flat]).isfinite().all()
+
+
+def test_reports_say_why(table):
+    run = PatchStack([PerturbedAttentionGuidance()]).bind(table)
+    assert run.self_layers == (table.find("middle", 0, 0),)
+    assert run.cross_layers == ()
+    assert "not of the blocks m0" in str(run.report().skipped[0])
+    assert not PatchStack([PerturbedAttentionGuidance(0.0)]).bind(table).self_layers
+    assert issubclass(SelfAttentionGuidance, Guidance)
