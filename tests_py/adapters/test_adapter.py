@@ -117,6 +117,15 @@ def test_norm_average_as_other_tools_do_it():
     torch.testing.assert_close(quirky.cond, adapter.get_image_embeds(expected).cond)
 
 
+@pytest.mark.parametrize("mode", ["add", "subtract", "average", "norm average"])
+def test_negatives_as_other_tools_take_them(mode):
+    adapter = ADAPTERS["instantid"]
+    image, negative = features(adapter, 3), features(adapter, 3)
+    quirky = adapter.get_image_embeds(image, negative, combine=mode, reference_quirks=True)
+    first = adapter.get_image_embeds(image[:1], negative[:1])
+    torch.testing.assert_close(quirky.uncond, first.uncond)
+
+
 def test_one_picture_is_itself_in_every_mode():
     adapter = ADAPTERS["plus"]
     image = features(adapter, 1)

@@ -167,7 +167,8 @@ class ImageAdapter:
         shortcut_scale : float
             Weight of the hidden states' part in "faceid_plus_v2"; no other kind has one.
         reference_quirks : bool
-            "norm average" divides by the norm over the pictures, as other tools do.
+            "norm average" divides by the norm over the pictures, and of the negatives only the
+            first counts, as it is: as other tools do.
 
         Returns
         -------
@@ -205,7 +206,10 @@ class ImageAdapter:
             if (rows := count_rows("negative", negatives)) not in (1, pictures):
                 raise ValueError(f"negative: expected 1 or {pictures} pictures; given {rows}")
         cond = self._make_tokens(inputs, combine, shortcut_scale, reference_quirks)
-        uncond = self._make_tokens(negatives, combine, shortcut_scale, reference_quirks)
+        if reference_quirks and combine not in ("concat", "batch"):
+            uncond = self._make_tokens([n[:1] for n in negatives], "concat", shortcut_scale, True)
+        else:
+            uncond = self._make_tokens(negatives, combine, shortcut_scale, reference_quirks)
         if combine == "concat":
             cond = join_tokens(cond)
             uncond = join_tokens(uncond.expand(pictures, -1, -1))

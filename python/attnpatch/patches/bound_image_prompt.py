@@ -193,5 +193,6 @@ class ImageBranch:
             k, v = k.index_select(0, index), v.index_select(0, index)
         weights = torch.tensor([weight * factor for _, factor in self._pairs])
         weights = upload(weights, device).view(-1, 1, 1)
-        k, v = self._bound.scaling.fold(k, v, weights, self.joint)
+        own_tokens = self._bound.prompt.keys_values.own_tokens
+        k, v = self._bound.scaling.fold(k, v, weights, self.joint, own_tokens)
         return k.to(dtype), v.to(dtype)

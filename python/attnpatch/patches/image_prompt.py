@@ -251,6 +251,7 @@ class ImagePrompt(Patch):
         values["weight"] = self.weight.to_json()
         values["pictures"] = self.keys_values.pictures
         values["negatives"] = self.keys_values.negatives
+        values["own_tokens"] = self.keys_values.own_tokens
         values["parts"] = [
             {"first": part.first, "rows": part.rows, "layers": len(part.layers)}
             for part in self.keys_values.parts
@@ -277,7 +278,8 @@ class ImagePrompt(Patch):
             )
             for number, part in enumerate(options.pop("parts"))
         )
-        keys_values = KeysValues(options.pop("pictures"), options.pop("negatives"), parts)
+        counts = options.pop("pictures"), options.pop("negatives")
+        keys_values = KeysValues(*counts, parts, options.pop("own_tokens", 0))
         options["weight"] = Weight.from_json(options["weight"])
         self = cls.__new__(cls)
         self._set(keys_values, mask=tensors.get("mask"), **options)

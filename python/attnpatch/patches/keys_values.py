@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,13 +38,19 @@ class Scaling:
         """Whether keys or values change; else the branch's output alone is multiplied."""
         return self.keys or self.mean or joint
 
-    def fold(self, k: Tensor, v: Tensor, weight: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-        """Fold effective weights (rows, 1, 1) into keys and values (rows, tokens, channels)."""
+    def fold(
+        self, k: Tensor, v: Tensor, weight: Tensor, joint: bool, own_tokens: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Fold effective weights (rows, 1, 1) into keys and values (rows, tokens, channels).
+
+        A row may hold several reference pictures of `own_tokens` each; 0: it holds one.
+        """
         if self.keys:
             k = k.float() * weight
         if self.mean:
-            mean = v.float().mean(dim=1, keepdim=True)
-            v = (v.float() - mean) + mean * weight
+            each = v.float().unflatten(1, (-1, own_tokens or v.shape[1]))
+            mean = each.mean(dim=2, keepdim=True)
+            v = ((each - mean) + mean * weight[..., None]).flatten(1, 2)
         elif joint:  # in a joint softmax nothing multiplies one branch's output
             v = v.float() * weight
         return k, v
@@ -76,6 +82,8 @@ class KeysValues:
     pictures: int
     negatives: int
     parts: tuple[Part, ...]
+    own_tokens: int = 0
+    """Tokens of each of the reference pictures that a row joins; 0: a row is one of them."""
 
     @classmethod
     def project(cls, adapter: Any, embeds: Any) -> KeysValues:
@@ -87,13 +95,16 @@ class KeysValues:
                 f"embeds: made by another adapter ({embeds.metadata.get('kind')}, {made_by[:12]}) "
                 f"than the one given ({adapter.kind}, {adapter.digest[:12]})"
             )
+        own = getattr(adapter, "tokens", 0)
+        if own and any(t is not None and t.shape[1] % own for t in (cond, uncond)):
+            own = 0
         with torch.inference_mode(False), torch.no_grad():
             if uncond is None or cond.shape[1] != uncond.shape[1]:
                 split = [None if t is None else adapter.project_sites(t) for t in (cond, uncond)]
-                return cls.from_lists(*split)
+                return replace(cls.from_lists(*split), own_tokens=own)
             both = adapter.project_sites(torch.cat([cond, uncond]))
         part = Part(0, len(cond) + len(uncond), _checked("adapter", both))
-        return cls(len(cond), len(uncond), (part,))._valid()
+        return cls(len(cond), len(uncond), (part,), own)._valid()
 
     @classmethod
     def from_lists(cls, cond: Sequence[Any], uncond: Sequence[Any] | None) -> KeysValues:
@@ -165,6 +176,7 @@ class KeysValues:
             return NotImplemented
         return self is other or (
             (self.pictures, self.negatives) == (other.pictures, other.negatives)
+            and self.own_tokens == other.own_tokens
             and len(self.parts) == len(other.parts)
             and all(_equal(a, b) for a, b in zip(self.parts, other.parts, strict=True))
         )
