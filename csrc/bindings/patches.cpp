@@ -11,6 +11,7 @@
 #include "bindings/core.h"
 #include "patches/batch_rows.h"
 #include "patches/layer_table.h"
+#include "patches/token_reduction.h"
 #include "patches/weights.h"
 
 namespace py = pybind11;
@@ -218,6 +219,19 @@ void bind_batch_rows(py::module_& m) {
       "Which row of the image keys serves each row of the batch; -1: none.");
 }
 
+void bind_token_reduction(py::module_& m) {
+  m.def("pool_extent", &pool_extent, py::arg("tokens"), py::arg("dimensions"), py::arg("grid"),
+        "A window or stride of any real number of tokens in whole numbers: one number along all "
+        "tokens, or two along rows and columns.");
+  m.def("tile_shape", &tile_shape, py::arg("grid"), py::arg("size"),
+        "Rows and columns of a tile: as few tiles as keep each side at most `size`, as equal as "
+        "can be.");
+  m.def("tile_offset", &tile_offset, py::arg("grid"), py::arg("tile"), py::arg("seed"),
+        py::arg("timestep"), py::arg("layer"),
+        "How far the first tiles reach out of the grid, the same for the same seed, timestep and "
+        "layer.");
+}
+
 }  // namespace
 
 void bind_patches(py::module_& m) {
@@ -225,6 +239,7 @@ void bind_patches(py::module_& m) {
   bind_layer_table(m);
   bind_weights(m);
   bind_batch_rows(m);
+  bind_token_reduction(m);
 }
 
 }  // namespace attnpatch

@@ -28,6 +28,9 @@ __all__: list[str] = [
     "layer_weights",
     "make_layer_table",
     "picture_rows",
+    "pool_extent",
+    "tile_offset",
+    "tile_shape",
     "token_grid",
     "weight_presets",
 ]
@@ -288,6 +291,42 @@ def picture_rows(
 ) -> list[int]:
     """
     Which of `count` per-picture values serves each row of the batch.
+    """
+
+def pool_extent(
+    tokens: typing.SupportsFloat | typing.SupportsIndex,
+    dimensions: typing.SupportsInt | typing.SupportsIndex,
+    grid: tuple[
+        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+    ],
+) -> list[int]:
+    """
+    A window or stride of any real number of tokens in whole numbers: one number along all tokens, or two along rows and columns.
+    """
+
+def tile_offset(
+    grid: tuple[
+        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+    ],
+    tile: tuple[
+        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+    ],
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    timestep: typing.SupportsFloat | typing.SupportsIndex,
+    layer: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[int, int]:
+    """
+    How far the first tiles reach out of the grid, the same for the same seed, timestep and layer.
+    """
+
+def tile_shape(
+    grid: tuple[
+        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+    ],
+    size: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[int, int]:
+    """
+    Rows and columns of a tile: as few tiles as keep each side at most `size`, as equal as can be.
     """
 
 def token_grid(

@@ -127,7 +127,7 @@ def _backward(reference: Callable[..., Any], inputs: tuple, gradients: tuple) ->
     )
 
     def gradient(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
             return [gradient(item) for item in value]
         return next(found) if isinstance(value, Tensor) and value.requires_grad else None
 

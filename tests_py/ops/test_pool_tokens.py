@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operator pool_tokens: exactness, strides, registration, compilation, errors."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilings import tiles_of, tilings
+
+from attnpatch import _core
+from attnpatch.ops import Tiling, pool_tokens, pool_tokens_reference
+
+OPERATOR = torch.ops.attnpatch.pool_tokens.default
+BOUNDS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+ONE = st.integers(1, 9)
+TWO = st.tuples(st.integers(1, 5), st.integers(1, 5))
+STEPS = st.one_of(st.tuples(ONE.map(lambda n: (n,)), ONE.map(lambda n: (n,))), st.tuples(TWO, TWO))
+
+
+def formula(x, tiling, window, stride, mode, blends):
+    """What the operator computes, in float64, one token at a time."""
+    x = x.double()
+    results = [[] for _ in blends]
+    for tile in tiles_of(tiling):
+        if len(stride) == 1:
+            tile, window2, stride2 = tile.reshape(1, -1), (1, *window), (1, *stride)
+        else:
+            window2, stride2 = window, stride
+        for i in range(0, tile.shape[0], stride2[0]):
+            for j in range(0, tile.shape[1], stride2[1]):
+                inside = tile[i : i + window2[0], j : j + window2[1]].flatten()
+                tokens = x[:, inside]
+                pooled = tokens.mean(dim=1) if mode == "avg" else tokens.amax(dim=1)
+                for blend, result in zip(blends, results, strict=True):
+                    result.append((1 - blend) * x[:, tile[i, j]] + blend * pooled)
+    return [torch.stack(result, dim=1) for result in results]
+
+
+def arguments(tiling, window, stride, mode, blends, channels=19, batch=2, dtype=torch.float32):
+    tokens = tiling.grid[0] * tiling.grid[1]
+    x = torch.randn(batch, tokens, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return [x, tiling.grid, tiling.tile, tiling.offset, window, stride, mode, blends]
+
+
+CASE = (Tiling((10, 13), (4, 5), (1, 2)), (3, 2), (2, 2), "avg", [0.0, 0.3, 1.0])
+
+
+def check(found, expected, bound):
+    assert len(found) == len(expected)
+    for ours, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=bound, atol=bound)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tiling=tilings(),
+    steps=STEPS,
+    mode=st.sampled_from(["avg", "max"]),
+    blends=st.lists(st.sampled_from([0.0, 0.25, 1.0]), max_size=3),
+    channels=st.integers(1, 40),
+    function=st.sampled_from([OPERATOR, pool_tokens_reference]),
+)
+def test_equals_the_formula_for_every_tiling(tiling, steps, mode, blends, channels, function):
+    inputs = arguments(tiling, *steps, mode, blends, channels)
+    expected = formula(inputs[0], tiling, *steps, mode, blends)
+    check(function(*inputs), expected, 1e-6)
+
+
+@pytest.mark.parametrize("target", _core.cpu_targets())
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_every_instruction_set_equals_the_formula(target, dtype, mode):
+    tiling, window, stride, _, blends = CASE
+    inputs = arguments(tiling, window, stride, mode, blends, dtype=dtype)
+    try:
+        _core.force_cpu_target(target)
+        found = OPERATOR(*inputs)
+    finally:
+        _core.force_cpu_target("")
+    assert all(tensor.dtype == dtype for tensor in found)
+    check(found, formula(inputs[0], tiling, window, stride, mode, blends), BOUNDS[dtype])
+
+
+@given(
+    tilings(), STEPS, st.sampled_from(["avg", "max"]), st.sampled_from([0.0, 0.3, 1.0]), st.data()
+)
+def test_a_constant_field_stays_constant(tiling, steps, mode, blend, data):
+    value = data.draw(st.floats(-10, 10, width=32))
+    inputs = arguments(tiling, *steps, mode, [blend])
+    inputs[0].fill_(value)
+    (found,) = OPERATOR(*inputs)
+    torch.testing.assert_close(found, torch.full_like(found, value), rtol=1e-6, atol=0)
+    assert found.shape[1] == tiling.pooled(steps[1])
+
+
+@given(tilings(), STEPS, st.sampled_from(["avg", "max"]))
+def test_blend_0_is_every_stride_th_token_bit_by_bit(tiling, steps, mode):
+    inputs = arguments(tiling, *steps, mode, [0.0])
+    x, stride = inputs[0], steps[1]
+    picked = []
+    for tile in tiles_of(tiling):
+        kept = (
+            tile.flatten()[:: stride[0]] if len(stride) == 1 else tile[:: stride[0], :: stride[1]]
+        )
+        picked += kept.flatten().tolist()
+    assert torch.equal(OPERATOR(*inputs)[0], x[:, picked])
+
+
+def test_blend_0_reads_no_window():
+    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), "avg", [0.0])
+    field = inputs[0].view(2, 4, 4, -1)
+    field[:, 1::2] = float("nan")
+    assert not OPERATOR(*inputs)[0].isnan().any()
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_a_nan_stays_in_its_windows_and_channel(mode):
+    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), mode, [1.0])
+    for place in (0, 1, 4, 5):  # wherever it stands in the first window
+        inputs[0][1, place, 3] = float("nan")
+        found = OPERATOR(*inputs)[0].isnan()
+        assert found[1, 0, 3]
+        assert found.sum() == 1
+        inputs[0][1, place, 3] = 1.0
+
+
+def test_infinities_pool_to_what_arithmetic_says():
+    inputs = arguments(Tiling((2, 2), (2, 2)), (2, 2), (2, 2), "max", [1.0])
+    inputs[0].fill_(float("-inf"))
+    assert OPERATOR(*inputs)[0].isneginf().all()
+
+
+def test_any_strides_give_the_same():
+    inputs = arguments(*CASE)
+    x = inputs[0]
+    channels_first = x.transpose(1, 2).contiguous().transpose(1, 2)
+    every_second = x.repeat_interleave(2, dim=1)[:, ::2]
+    expected = OPERATOR(*inputs)
+    for variant in (channels_first, every_second):
+        for ours, same in zip(OPERATOR(variant, *inputs[1:]), expected, strict=True):
+            assert torch.equal(ours, same)
+            assert ours.is_contiguous()
+
+
+def test_the_public_function_takes_a_grid_or_a_tiling():
+    tiling, window, stride, mode, blends = CASE
+    inputs = arguments(*CASE)
+    for ours, same in zip(
+        pool_tokens(inputs[0], tiling, window, stride, mode, blends), OPERATOR(*inputs), strict=True
+    ):
+        assert torch.equal(ours, same)
+    whole = Tiling(tiling.grid, tiling.grid)
+    (ours,) = pool_tokens(inputs[0], tiling.grid, window, stride)
+    check([ours], formula(inputs[0], whole, window, stride, "avg", [1.0]), 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("gradient", [False, True])
+def test_opcheck(gradient):
+    inputs = arguments(*CASE, channels=3)
+    inputs[0].requires_grad_(gradient)
+    torch.library.opcheck(OPERATOR, tuple(inputs))
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_gradients_are_those_of_the_reference(mode):
+    tiling, window, stride, _, blends = CASE
+    found = []
+    for function in (OPERATOR, pool_tokens_reference):
+        inputs = arguments(tiling, window, stride, mode, blends)
+        inputs[0].requires_grad_()
+        # One result alone is used: the others have no gradient.
+        function(*inputs)[1].square().sum().backward()
+        found.append(inputs[0].grad)
+    torch.testing.assert_close(*found)
+
+
+def test_compiles_whole():
+    tiling, window, stride, mode, blends = CASE
+    inputs = arguments(*CASE)
+    compiled = torch.compile(pool_tokens, fullgraph=True, backend="aot_eager")
+    found = compiled(inputs[0], tiling, window, stride, mode, blends)
+    check(found, [tensor.double() for tensor in OPERATOR(*inputs)], 1e-6)
+
+
+def test_inputs_stay_and_results_are_apart():
+    inputs = arguments(Tiling((3, 4), (3, 4)), (1, 1), (1, 1), "avg", [0.0, 0.0, 1.0])
+    before = inputs[0].clone()
+    found = OPERATOR(*inputs)
+    assert len({tensor.data_ptr() for tensor in (inputs[0], *found)}) == 4
+    found[0].zero_()
+    assert torch.equal(inputs[0], before)
+    assert torch.equal(found[1], before)

@@ -1,0 +1,235 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operator tile_attention: exactness, strides, registration, compilation, errors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilings import tiles_of, tilings
+
+from attnpatch import _core
+from attnpatch.ops import Tiling, tile_attention, tile_attention_reference
+
+OPERATOR = torch.ops.attnpatch.tile_attention.default
+BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+TILING = Tiling((10, 13), (4, 5), (1, 2))
+
+
+def make_inputs(tiling=TILING, stride=(), shared=6, batch=2, heads=3, size=40, dtype=torch.float32):
+    """Arguments of the operator, laid out as hosts hand them over: heads side by side in a row."""
+    g = torch.Generator().manual_seed(0)
+
+    def heads_of(tokens):
+        flat = torch.randn(batch, tokens, heads * size, generator=g).to(dtype)
+        return flat.view(batch, tokens, heads, size).transpose(1, 2)
+
+    q, k, v = heads_of(tiling.pooled(())), *(heads_of(tiling.pooled(stride)) for _ in range(2))
+    far = [heads_of(shared) for _ in range(2)] if shared is not None else [None, None]
+    return [q, k, v, tiling.grid, tiling.tile, tiling.offset, stride, *far]
+
+
+def formula(inputs):
+    """What the operator computes, in float64, one tile at a time."""
+    q, k, v, grid, tile, offset, stride, shared_k, shared_v = inputs
+    q, k, v = q.double(), k.double(), v.double()
+    out, first = torch.full_like(q, torch.nan), 0
+    for places in tiles_of(Tiling(grid, tile, offset)):
+        if not stride:
+            own = places.flatten()
+        else:
+            count = len(places.flatten()[:: stride[0]])
+            if len(stride) == 2:
+                count = places[:: stride[0], :: stride[1]].size
+            own = torch.arange(first, first + count)
+            first += count
+        keys, values = k[:, :, own], v[:, :, own]
+        if shared_k is not None:
+            keys = torch.cat([keys, shared_k.double()], dim=2)
+            values = torch.cat([values, shared_v.double()], dim=2)
+        scores = q[:, :, places.flatten()] @ keys.transpose(2, 3) / q.shape[3] ** 0.5
+        out[:, :, places.flatten()] = scores.softmax(dim=3) @ values
+    return out
+
+
+STRIDES = st.one_of(
+    st.tuples(st.integers(1, 9)), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.just(())
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tiling=tilings(),
+    stride=STRIDES,
+    shared=st.one_of(st.none(), st.integers(0, 40)),
+    heads=st.integers(1, 3),
+    size=st.integers(1, 50),
+    function=st.sampled_from([OPERATOR, tile_attention_reference]),
+)
+def test_equals_the_formula_for_every_tiling(tiling, stride, shared, heads, size, function):
+    inputs = make_inputs(tiling, stride, shared, 2, heads, size)
+    torch.testing.assert_close(function(*inputs).double(), formula(inputs), rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("target", _core.cpu_targets())
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("stride", [(), (2, 2), (3,)], ids=str)
+def test_every_instruction_set_equals_the_formula(target, dtype, stride):
+    tiling = Tiling((30, 35), (15, 15), (4, 0))
+    inputs = make_inputs(tiling, stride, 70, heads=2, size=64, dtype=dtype)
+    try:
+        _core.force_cpu_target(target)
+        out = OPERATOR(*inputs)
+    finally:
+        _core.force_cpu_target("")
+    assert out.dtype == dtype
+    bound = BOUNDS[dtype]
+    torch.testing.assert_close(out.double(), formula(inputs), rtol=bound, atol=bound)
+
+
+@given(tilings(), st.one_of(st.none(), st.integers(0, 9)))
+def test_one_tile_over_the_grid_is_plain_attention(tiling, shared):
+    inputs = make_inputs(Tiling(tiling.grid, tiling.grid), (), shared, size=16)
+    q, k, v, *_, shared_k, shared_v = inputs
+    if shared is not None:
+        k, v = torch.cat([k, shared_k], dim=2), torch.cat([v, shared_v], dim=2)
+    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    torch.testing.assert_close(OPERATOR(*inputs).double(), expected, rtol=0, atol=4e-6)
+
+
+@given(tilings(), STRIDES)
+def test_equal_values_come_out_as_they_are(tiling, stride):
+    """Softmax weights add up to one in every tile, and every query has its place."""
+    inputs = make_inputs(tiling, stride, None, size=5)
+    inputs[2] = inputs[2][:, :, :1].expand(-1, -1, inputs[1].shape[2], -1)
+    expected = inputs[2][:, :, :1].expand_as(inputs[0])
+    torch.testing.assert_close(OPERATOR(*inputs), expected, rtol=0, atol=4e-6, check_stride=False)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_error_is_at_most_that_of_torch(dtype):
+    """One tile of many keys, against torch's own attention in the same dtype."""
+    inputs = make_inputs(Tiling((24, 24), (24, 24)), (), 200, 1, 4, 64, dtype)
+    q, k, v, *_, shared_k, shared_v = inputs
+    theirs = F.scaled_dot_product_attention(
+        q, torch.cat([k, shared_k], dim=2), torch.cat([v, shared_v], dim=2)
+    )
+    exact = formula(inputs)
+    ours = (OPERATOR(*inputs).double() - exact).norm() / exact.norm()
+    assert ours <= (theirs.double() - exact).norm() / exact.norm()
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_any_scale(scale):
+    """Also one whose scores are so large that a single key counts."""
+    inputs = make_inputs()
+    expected = formula([inputs[0] * scale * 40**0.5, *inputs[1:]])
+    out = OPERATOR(*inputs, scale)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_scores_that_grow_from_key_to_key_lose_nothing():
+    """The running maximum of the softmax changes all the time."""
+    tiling = Tiling((20, 20), (20, 20))
+    inputs = make_inputs(tiling, (), 300, 1, 1, 4)
+    inputs[0][..., 0] = 1.0
+    inputs[1][..., 0] = torch.linspace(0, 90, 400)[None, None]
+    inputs[7][..., 0] = torch.linspace(90, 190, 300)[None, None]
+    torch.testing.assert_close(OPERATOR(*inputs).double(), formula(inputs), rtol=0, atol=1e-4)
+
+
+def test_any_strides_give_the_same():
+    inputs = make_inputs(stride=(2, 2))
+    channels_apart = [
+        t.transpose(2, 3).contiguous().transpose(2, 3) if torch.is_tensor(t) else t for t in inputs
+    ]
+    every_second = [
+        t.repeat_interleave(2, dim=2)[:, :, ::2] if torch.is_tensor(t) else t for t in inputs
+    ]
+    contiguous = [t.contiguous() if torch.is_tensor(t) else t for t in inputs]
+    expected = OPERATOR(*inputs)
+    for variant in (contiguous, channels_apart, every_second):
+        assert torch.equal(OPERATOR(*variant), expected)
+
+
+def test_shared_keys_may_be_a_part_of_the_same_tensor():
+    inputs = make_inputs(stride=(2, 2))
+    expected = OPERATOR(*inputs)
+    own = inputs[1].shape[2]
+    for i in (1, 2):
+        whole = torch.cat([inputs[i], inputs[i + 6]], dim=2)
+        inputs[i], inputs[i + 6] = whole[:, :, :own], whole[:, :, own:]
+    assert torch.equal(OPERATOR(*inputs), expected)
+
+
+def test_joining_the_heads_of_the_result_is_a_view():
+    out = OPERATOR(*make_inputs())
+    assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
+    assert tile_attention_reference(*make_inputs()).stride() == out.stride()
+
+
+def test_a_nan_in_a_key_stays_in_its_tile():
+    inputs = make_inputs(shared=None)
+    inputs[1][0, 1, 0] = float("nan")
+    found = OPERATOR(*inputs).isnan()
+    first = tiles_of(TILING)[0].flatten()
+    assert found[0, 1, first].all()
+    assert found.sum() == len(first) * 40
+
+
+def test_the_public_function_takes_a_tiling():
+    q, k, v, *_, shared_k, shared_v = inputs = make_inputs(stride=(2, 2))
+    out = tile_attention(q, k, v, TILING, (2, 2), shared_k, shared_v)
+    assert torch.equal(out, OPERATOR(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("shared", [None, 3])
+def test_opcheck(gradient, shared):
+    inputs = make_inputs(shared=shared, size=8)
+    for tensor in inputs[:3]:
+        tensor.requires_grad_(gradient)
+    torch.library.opcheck(OPERATOR, tuple(inputs))
+
+
+def test_gradients_are_those_of_the_reference():
+    def gradients(function):
+        inputs = make_inputs(stride=(2, 2), size=8)
+        leaves = [t.requires_grad_() for t in inputs if torch.is_tensor(t)]
+        function(*inputs).square().sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    for ours, expected in zip(
+        gradients(OPERATOR), gradients(tile_attention_reference), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_compiles_whole():
+    q, k, v, *_, shared_k, shared_v = inputs = make_inputs(stride=(2, 2))
+    compiled = torch.compile(tile_attention, fullgraph=True, backend="aot_eager")
+    out = compiled(q, k, v, TILING, (2, 2), shared_k, shared_v)
+    torch.testing.assert_close(out, OPERATOR(*inputs))
+
+
+def test_autocast_casts_the_tensors():
+    inputs = make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = OPERATOR(*inputs)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), OPERATOR(*inputs), rtol=2e-2, atol=2e-2)
+
+
+def test_inputs_stay_as_they_were():
+    inputs = make_inputs()
+    before = [t.clone() for t in inputs if torch.is_tensor(t)]
+    OPERATOR(*inputs)
+    assert all(map(torch.equal, before, (t for t in inputs if torch.is_tensor(t))))
+
+
+def test_empty_inputs_have_defined_results():
+    assert OPERATOR(*make_inputs(batch=0)).shape == (0, 3, 130, 40)
+    assert OPERATOR(*make_inputs(heads=0)).shape == (2, 0, 130, 40)
+    assert OPERATOR(*make_inputs(size=0)).shape == (2, 3, 130, 0)
