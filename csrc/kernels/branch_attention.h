@@ -45,4 +45,9 @@ struct BranchAttentionParams {
 
 void branch_attention_cpu(const BranchAttentionParams& params);
 
+// The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
+// before the work is done. Throws where a launch fails, and for more than 16 branches or head size
+// 160.
+void branch_attention_cuda(const BranchAttentionParams& params, void* stream);
+
 }  // namespace attnpatch

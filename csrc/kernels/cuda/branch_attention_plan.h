@@ -1,0 +1,140 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Which CUDA kernel serves a branch attention, and with what grid and shared memory.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "kernels/branch_attention.h"
+
+namespace attnpatch::device {
+
+constexpr int kMostBranches = 16;
+constexpr int kBlockKeys = 80;  // of one group whose scores are in registers: the text has 77
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kTileQueries = 16 * kWarps;
+constexpr int kPad = 8;
+constexpr int kMostSize = 160;  // of a head
+constexpr int kAnyKeys = 32;
+constexpr int kAnyQueries = kThreads / 4;
+
+// What the kernels are given.
+struct BranchAttentionArguments {
+  int64_t batch, heads, queries, head_size, text_tokens;
+  float scale;  // of the logits to base 2
+  AttentionView q, k, v, out;
+  int branch_count, joint;
+  AttentionBranch branches[kMostBranches];
+  int tiles_per_block;  // tiles of queries that a block of threads goes through
+  int resident_rows;    // rows of keys in shared memory; 0: they do not fit, load when needed
+  bool vectorized;      // channels lie side by side, rows start at multiples of 16 bytes
+};
+
+struct BranchAttentionPlan {
+  BranchAttentionArguments arguments;
+  int size = 0;      // head size of the tensor-core kernel; 0: the kernel for any type
+  int64_t grid = 0;  // of query tiles; the others are heads and batch
+  size_t shared_bytes = 0;
+};
+
+// Calls body with the head size of the tensor-core kernel as a constant.
+template <typename Body>
+void with_size(int size, const Body& body) {
+  switch (size) {
+    case 32:
+      return body(std::integral_constant<int, 32>());
+    case 48:
+      return body(std::integral_constant<int, 48>());
+    case 64:
+      return body(std::integral_constant<int, 64>());
+    case 80:
+      return body(std::integral_constant<int, 80>());
+    case 128:
+      return body(std::integral_constant<int, 128>());
+    default:
+      return body(std::integral_constant<int, 160>());
+  }
+}
+
+inline int kernel_size(int64_t head_size) {
+  for (const int size : {32, 48, 64, 80, 128}) {
+    if (head_size <= size) return size;
+  }
+  return kMostSize;
+}
+
+inline bool rows_are_aligned(const AttentionView& view) {
+  return view.channel_stride == 1 && view.batch_stride % 8 == 0 && view.head_stride % 8 == 0 &&
+         view.token_stride % 8 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
+}
+
+inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params) {
+  if (params.branches.size() > kMostBranches || params.head_size > kMostSize) {
+    throw std::invalid_argument(
+        "branch_attention on CUDA: got " + std::to_string(params.branches.size()) +
+        " branches and head size " + std::to_string(params.head_size) + ", expected at most " +
+        std::to_string(kMostBranches) + " and " + std::to_string(kMostSize));
+  }
+  BranchAttentionArguments a{};
+  a.batch = params.batch;
+  a.heads = params.heads;
+  a.queries = params.queries;
+  a.head_size = params.head_size;
+  a.text_tokens = params.text_tokens;
+  a.scale = params.scale * 1.44269504f;
+  a.q = params.q;
+  a.k = params.k;
+  a.v = params.v;
+  a.out = params.out;
+  a.branch_count = static_cast<int>(params.branches.size());
+  a.joint = static_cast<int>(params.joint);
+  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
+                 rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
+                 rows_are_aligned(a.out);
+  for (int i = 0; i < a.branch_count; ++i) {
+    a.branches[i] = params.branches[i];
+    a.vectorized =
+        a.vectorized && rows_are_aligned(a.branches[i].k) && rows_are_aligned(a.branches[i].v);
+  }
+  return a;
+}
+
+// `shared_limit`: bytes that a block of threads may have; `multiprocessors`: of the device.
+inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& params,
+                                                 size_t shared_limit, int multiprocessors) {
+  BranchAttentionPlan plan;
+  plan.arguments = arguments_of(params);
+  if (params.kind == ScalarKind::kFloat32) {
+    plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
+    plan.shared_bytes = 2 * kAnyKeys * params.head_size * sizeof(float);
+    return plan;
+  }
+  plan.size = kernel_size(params.head_size);
+  int64_t rows = (params.text_tokens + 15) / 16 * 16;
+  for (const AttentionBranch& branch : params.branches) rows += (branch.tokens + 15) / 16 * 16;
+  const size_t row_bytes = 2 * static_cast<size_t>(plan.size + kPad);
+  const auto bytes = [&](int64_t keys) { return (2 * keys + kTileQueries) * row_bytes; };
+  const bool fits = bytes(rows) <= shared_limit;
+  plan.arguments.resident_rows = fits ? static_cast<int>(rows) : 0;
+  plan.shared_bytes = bytes(fits ? rows : kBlockKeys);
+  // Keys and values cost about as much to load as a tile of queries: blocks that go through several
+  // tiles load them once, as long as every multiprocessor has a few blocks.
+  const int64_t tiles = (params.queries + kTileQueries - 1) / kTileQueries;
+  const int64_t blocks = std::max<int64_t>(1, tiles * params.heads * params.batch);
+  const int64_t per_block = fits ? blocks / (4 * int64_t{multiprocessors}) : 1;
+  plan.arguments.tiles_per_block =
+      static_cast<int>(std::clamp<int64_t>(per_block, 1, std::min<int64_t>(8, tiles)));
+  plan.grid = (tiles + plan.arguments.tiles_per_block - 1) / plan.arguments.tiles_per_block;
+  return plan;
+}
+
+}  // namespace attnpatch::device

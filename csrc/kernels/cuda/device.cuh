@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What device code is written in, beside the C++ of CUDA. The products and matrix loads are those
+// of compute capability 8.0 and later.
+//
+// Fragments of a warp's product d (16, 8) += a (16, 16) b (16, 8), lane l = 4 g + t:
+//   a: registers hold columns (2t, 2t + 1) of rows g and g + 8, then columns (2t + 8, 2t + 9) of
+//   both b: registers hold rows (2t, 2t + 1) and (2t + 8, 2t + 9) of column g d: values hold
+//   columns 2t and 2t + 1 of row g, then of row g + 8
+
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#define ATTNPATCH_DEVICE __device__ __forceinline__
+
+namespace attnpatch::device {
+
+constexpr int kWarpSize = 32;
+
+ATTNPATCH_DEVICE unsigned char* shared_memory() {
+  extern __shared__ __align__(16) unsigned char attnpatch_shared[];
+  return attnpatch_shared;
+}
+
+ATTNPATCH_DEVICE void sync_block() { __syncthreads(); }
+ATTNPATCH_DEVICE void sync_warp() { __syncwarp(); }
+
+ATTNPATCH_DEVICE float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+ATTNPATCH_DEVICE float exp2_of(float value) { return exp2f(value); }
+
+// Four 8×8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.
+// Register i gets columns (2t, 2t + 1) of row g of matrix i.
+ATTNPATCH_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+// The same of transposed matrices: register i gets rows (2t, 2t + 1) of column g.
+ATTNPATCH_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+template <typename T>
+ATTNPATCH_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                   uint32_t b1) {
+  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
+  if constexpr (std::is_same_v<T, __half>) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+}
+
+ATTNPATCH_DEVICE float to_float(float value) { return value; }
+ATTNPATCH_DEVICE float to_float(__half value) { return __half2float(value); }
+ATTNPATCH_DEVICE float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+template <typename T>
+ATTNPATCH_DEVICE T from_float(float value) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(value);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(value);
+  } else {
+    return value;
+  }
+}
+
+// Two values in one register, the first in the lower half.
+template <typename T>
+ATTNPATCH_DEVICE uint32_t pack(float first, float second) {
+  const T values[2] = {from_float<T>(first), from_float<T>(second)};
+  static_assert(sizeof(values) == sizeof(uint32_t));
+  uint32_t packed;
+  memcpy(&packed, values, sizeof(packed));
+  return packed;
+}
+
+}  // namespace attnpatch::device

@@ -1,0 +1,111 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// The device code of branch attention, run on the CPU.
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <tuple>
+
+#include "converted_problem.h"
+#include "kernels/cuda/branch_attention.cuh"
+
+namespace attnpatch {
+namespace {
+
+template <typename T>
+void run(const device::BranchAttentionPlan& plan) {
+  const device::BranchAttentionArguments& a = plan.arguments;
+  const device::Index grid{static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
+                           static_cast<unsigned>(a.batch)};
+  if constexpr (!std::is_same_v<T, float>) {
+    if (plan.size > 0) {
+      device::with_size(plan.size, [&](auto size) {
+        device::launch(grid, device::kThreads, plan.shared_bytes,
+                       [&] { device::branch_attention_half<T, size()>(a); });
+      });
+      return;
+    }
+  }
+  device::launch(grid, device::kThreads, plan.shared_bytes,
+                 [&] { device::branch_attention_any<T>(a); });
+}
+
+struct Machine {
+  const char* name;
+  size_t shared_limit;
+  int multiprocessors;  // few: a block goes through several tiles
+};
+
+const Machine kMachines[] = {
+    {"large", 227 << 10, 132}, {"small", 32 << 10, 1}, {"one_processor", 99 << 10, 1}};
+
+template <typename T>
+void expect_formula(const Case& shape, ScalarKind kind, const Machine& machine, double bound) {
+  Problem problem(shape);
+  round_inputs<T>(problem);
+  if (!problem.branch_k.empty() && problem.shape.batch > 1) {
+    problem.weights[0][0] = 0.0f;
+    problem.rows.back().back() = -1;
+  }
+  Converted<T> converted(problem, kind);
+  auto plan = device::plan_branch_attention(converted.params(), machine.shared_limit,
+                                            machine.multiprocessors);
+  run<T>(plan);
+  converted.finish();
+  EXPECT_LT(largest_error(problem), bound) << shape.why;
+}
+
+using Parameter = std::tuple<Machine, Case>;
+
+// Results of up to about 3 are rounded to 11 and 8 bits.
+class BranchAttentionOnTensorCores : public testing::TestWithParam<Parameter> {};
+
+TEST_P(BranchAttentionOnTensorCores, EqualsTheFormula) {
+  const auto& [machine, shape] = GetParam();
+  expect_formula<__half>(shape, ScalarKind::kFloat16, machine, 4e-3);
+}
+
+class BranchAttentionDevice : public testing::TestWithParam<Case> {};
+
+TEST_P(BranchAttentionDevice, BFloat16EqualsTheFormula) {
+  expect_formula<__nv_bfloat16>(GetParam(), ScalarKind::kBFloat16, kMachines[0], 3e-2);
+}
+
+TEST_P(BranchAttentionDevice, Float32EqualsTheFormula) {
+  expect_formula<float>(GetParam(), ScalarKind::kFloat32, kMachines[0], 4e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, BranchAttentionDevice, testing::ValuesIn(kCases));
+
+std::string name_of(const testing::TestParamInfo<Parameter>& info) {
+  return std::string(std::get<0>(info.param).name) + "_" + std::to_string(info.index);
+}
+
+INSTANTIATE_TEST_SUITE_P(Machines, BranchAttentionOnTensorCores,
+                         testing::Combine(testing::ValuesIn(kMachines), testing::ValuesIn(kCases)),
+                         name_of);
+
+TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
+  Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});
+  BranchAttentionParams params = problem.params();
+  params.kind = ScalarKind::kFloat16;
+  const auto plan = device::plan_branch_attention(params, 99 << 10, 108);
+  EXPECT_EQ(plan.size, 64);
+  EXPECT_EQ(plan.arguments.resident_rows, 96);
+  EXPECT_EQ(plan.shared_bytes, (2 * 96 + 64) * 72 * 2u);
+  EXPECT_TRUE(plan.arguments.vectorized);
+  EXPECT_EQ(plan.arguments.tiles_per_block, 2);  // 1280 tiles, 432 blocks wanted
+  EXPECT_EQ(plan.grid, 32);
+  EXPECT_EQ(device::plan_branch_attention(params, 20 << 10, 108).arguments.resident_rows, 0);
+}
+
+TEST(BranchAttentionPlan, SaysWhatItCannotDo) {
+  Problem problem({"a wide head", 1, 1, 1, 192, 1, {}});
+  EXPECT_THROW(device::plan_branch_attention(problem.params(), 99 << 10, 108),
+               std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace attnpatch

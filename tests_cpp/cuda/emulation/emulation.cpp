@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels/cuda/device.cuh"
+
+namespace attnpatch::device {
+namespace {
+
+struct Meeting {
+  int waiting = 0;
+  int64_t number = 0;
+};
+
+struct Warp {
+  Meeting meeting;
+  uint32_t values[kWarpSize];
+  const void* pointers[kWarpSize];
+};
+
+constexpr size_t kStackBytes = 256 << 10;
+
+// The block that runs.
+struct Block {
+  struct Thread {
+    ucontext_t start;
+    jmp_buf place;  // where it gave way
+    bool begun, done;
+  };
+  std::vector<Thread> threads;
+  std::vector<std::unique_ptr<char[]>> stacks;
+  std::vector<Warp> warps;
+  std::vector<uint4> shared;
+  Meeting meeting;
+  jmp_buf scheduler;
+  unsigned current = 0;
+  const std::function<void()>* kernel = nullptr;
+};
+
+Block block;
+
+// Contexts start a fiber; jumps change between fibers, for they make no system call.
+void give_way() {
+  if (_setjmp(block.threads[block.current].place) == 0) _longjmp(block.scheduler, 1);
+}
+
+void resume(Block::Thread& thread) {
+  if (_setjmp(block.scheduler) != 0) return;
+  if (thread.begun) _longjmp(thread.place, 1);
+  thread.begun = true;
+  setcontext(&thread.start);
+}
+
+void meet(Meeting& meeting, int threads) {
+  const int64_t number = meeting.number;
+  if (++meeting.waiting == threads) {
+    meeting.waiting = 0;
+    ++meeting.number;
+    return;
+  }
+  while (meeting.number == number) give_way();
+}
+
+void run_thread() {
+  (*block.kernel)();
+  block.threads[block.current].done = true;
+  _longjmp(block.scheduler, 1);
+}
+
+void run_block(int threads) {
+  for (int i = 0; i < threads; ++i) {
+    Block::Thread& thread = block.threads[i];
+    getcontext(&thread.start);
+    thread.start.uc_stack.ss_sp = block.stacks[i].get();
+    thread.start.uc_stack.ss_size = kStackBytes;
+    thread.start.uc_link = nullptr;
+    makecontext(&thread.start, run_thread, 0);
+    thread.begun = thread.done = false;
+  }
+  bool forwards = true;
+  for (int left = threads; left > 0; forwards = !forwards) {
+    left = 0;
+    for (int turn = 0; turn < threads; ++turn) {
+      const int i = forwards ? turn : threads - 1 - turn;  // nobody may count on an order
+      if (block.threads[i].done) continue;
+      block.current = threadIdx.x = static_cast<unsigned>(i);
+      resume(block.threads[i]);
+      left += !block.threads[i].done;
+    }
+  }
+}
+
+uint16_t element(const void* row, int column) {
+  uint16_t value;
+  std::memcpy(&value, static_cast<const char*>(row) + 2 * column, sizeof(value));
+  return value;
+}
+
+void check_rows(const void* const* rows) {
+  for (int i = 0; i < kWarpSize; ++i) {
+    if (reinterpret_cast<uintptr_t>(rows[i]) % 16) {
+      throw std::logic_error("a matrix row does not start at a multiple of 16 bytes");
+    }
+  }
+}
+
+}  // namespace
+
+void launch(Index grid, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
+  block.threads.resize(threads);
+  block.warps.resize(threads / kWarpSize);
+  while (block.stacks.size() < static_cast<size_t>(threads)) {
+    block.stacks.push_back(std::make_unique<char[]>(kStackBytes));
+  }
+  block.kernel = &kernel;
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+        // What a block leaves in shared memory is noise to the next one.
+        block.shared.assign((shared_bytes + 15) / 16, uint4{~0u, ~0u, ~0u, ~0u});
+        run_block(threads);
+      }
+    }
+  }
+}
+
+unsigned char* shared_memory() { return reinterpret_cast<unsigned char*>(block.shared.data()); }
+void sync_block() { meet(block.meeting, static_cast<int>(block.threads.size())); }
+void sync_warp() { meet(block.warps[threadIdx.x / kWarpSize].meeting, kWarpSize); }
+
+const uint32_t* gather(uint32_t value) {
+  Warp& warp = block.warps[threadIdx.x / kWarpSize];
+  warp.values[threadIdx.x % kWarpSize] = value;
+  sync_warp();
+  return warp.values;
+}
+
+const void* const* gather_pointers(const void* value) {
+  Warp& warp = block.warps[threadIdx.x / kWarpSize];
+  warp.pointers[threadIdx.x % kWarpSize] = value;
+  sync_warp();
+  return warp.pointers;
+}
+
+void load_matrices(uint32_t (&r)[4], const void* row) {
+  const void* const* rows = gather_pointers(row);
+  check_rows(rows);
+  const int lane = static_cast<int>(threadIdx.x % kWarpSize), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const void* mine = rows[8 * i + g];
+    r[i] = element(mine, 2 * t) | static_cast<uint32_t>(element(mine, 2 * t + 1)) << 16;
+  }
+  sync_warp();
+}
+
+void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  const void* const* rows = gather_pointers(row);
+  check_rows(rows);
+  const int lane = static_cast<int>(threadIdx.x % kWarpSize), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    r[i] = element(rows[8 * i + 2 * t], g) |
+           static_cast<uint32_t>(element(rows[8 * i + 2 * t + 1], g)) << 16;
+  }
+  sync_warp();
+}
+
+}  // namespace attnpatch::device

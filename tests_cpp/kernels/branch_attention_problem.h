@@ -1,0 +1,194 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Inputs of branch attention, and its formula in double.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <ostream>
+#include <random>
+#include <vector>
+
+#include "kernels/branch_attention.h"
+
+namespace attnpatch {
+
+struct Case {
+  const char* why;
+  int64_t batch, heads, queries, size, text;
+  std::vector<int64_t> branches;  // tokens of each
+  int64_t joint = 0;
+  bool masks = false;
+};
+
+inline void PrintTo(const Case& c, std::ostream* out) { *out << c.why; }
+
+inline const Case kCases[] = {
+    {"SD1.5's first level, a linear adapter", 2, 8, 64, 40, 77, {4}},
+    {"SDXL, a plus adapter", 2, 10, 49, 64, 77, {16}},
+    {"the largest head of SD1.5", 1, 2, 17, 160, 77, {16}},
+    {"head size 128, many image tokens", 1, 1, 19, 128, 13, {257}},
+    {"one query, one key", 1, 1, 1, 4, 1, {1}},
+    {"nothing but text", 2, 2, 33, 40, 77, {}},
+    {"no text at all", 2, 3, 23, 32, 0, {4, 5}},
+    {"a head size that no vector divides", 2, 3, 29, 37, 7, {3}},
+    {"keys that no panel of four divides, masks", 3, 2, 31, 80, 5, {1, 2, 3}, 0, true},
+    {"one joint branch", 2, 2, 40, 40, 77, {16}, 1},
+    {"joint and separate branches, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
+    {"more queries than one block", 1, 1, 517, 8, 3, {2}, 0, true},
+};
+
+inline std::vector<float> normal_values(int64_t count, std::mt19937& generator,
+                                        double scale = 1.0) {
+  std::normal_distribution<double> normal(0.0, scale);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = static_cast<float>(normal(generator));
+  return values;
+}
+
+// The inputs of one case, as (batch or rows, tokens, heads, size), and the kernel's view of them.
+struct Problem {
+  Case shape;
+  std::vector<float> q, k, v, out;
+  std::vector<std::vector<float>> branch_k, branch_v, masks;
+  std::vector<std::vector<int64_t>> rows;
+  std::vector<std::vector<float>> weights;
+
+  explicit Problem(const Case& c, double scale = 1.0) : shape(c) {
+    std::mt19937 generator(7);
+    const int64_t row = c.heads * c.size;
+    q = normal_values(c.batch * c.queries * row, generator, scale);
+    k = normal_values(c.batch * c.text * row, generator, scale);
+    v = normal_values(c.batch * c.text * row, generator);
+    out.assign(q.size(), std::numeric_limits<float>::quiet_NaN());
+    std::uniform_real_distribution<float> uniform(0.0f, 1.5f);
+    for (const int64_t tokens : c.branches) {
+      branch_k.push_back(normal_values(3 * tokens * row, generator, scale));
+      branch_v.push_back(normal_values(3 * tokens * row, generator));
+      rows.emplace_back();
+      weights.emplace_back();
+      for (int64_t b = 0; b < c.batch; ++b) {
+        rows.back().push_back(static_cast<int64_t>(generator() % 3));
+        weights.back().push_back(uniform(generator));
+      }
+      masks.emplace_back();
+      for (int64_t n = 0; n < c.batch * c.queries; ++n) masks.back().push_back(uniform(generator));
+    }
+  }
+
+  AttentionView view(const std::vector<float>& values, int64_t tokens) const {
+    const int64_t row = shape.heads * shape.size;
+    return {values.data(), tokens * row, shape.size, row, 1};
+  }
+
+  BranchAttentionParams params() {
+    BranchAttentionParams p;
+    p.batch = shape.batch;
+    p.heads = shape.heads;
+    p.queries = shape.queries;
+    p.head_size = shape.size;
+    p.text_tokens = shape.text;
+    p.scale = 1.0f / std::sqrt(static_cast<float>(shape.size));
+    p.q = view(q, shape.queries);
+    p.k = view(k, shape.text);
+    p.v = view(v, shape.text);
+    p.out = view(out, shape.queries);
+    p.joint = shape.joint;
+    for (size_t i = 0; i < branch_k.size(); ++i) {
+      AttentionBranch branch{.k = view(branch_k[i], shape.branches[i]),
+                             .v = view(branch_v[i], shape.branches[i]),
+                             .tokens = shape.branches[i],
+                             .rows = rows[i].data(),
+                             .weights = weights[i].data()};
+      if (shape.masks) {
+        branch.mask = masks[i].data();
+        branch.mask_batch_stride = shape.queries;
+      }
+      p.branches.push_back(branch);
+    }
+    p.threads = 2;
+    p.parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+      for (int64_t i = 0; i < count; i += 3) body(i, std::min(i + 3, count));
+    };
+    return p;
+  }
+
+  // The formula of the header for one query, in double.
+  std::vector<double> expected(int64_t b, int64_t h, int64_t n) const {
+    std::vector<double> result(static_cast<size_t>(shape.size), 0.0);
+    std::vector<Term> group;
+    if (shape.text > 0) group.push_back({&k, &v, b, shape.text, 1.0});
+    for (size_t i = 0; i < branch_k.size(); ++i) {
+      if (static_cast<int64_t>(i) == shape.joint) flush(group, 1.0, b, h, n, result);
+      const double factor =
+          rows[i][b] < 0
+              ? 0.0
+              : double{weights[i][b]} * (shape.masks ? masks[i][b * shape.queries + n] : 1.0f);
+      const Term term{&branch_k[i], &branch_v[i], std::max<int64_t>(rows[i][b], 0),
+                      shape.branches[i], static_cast<int64_t>(i) < shape.joint ? factor : 1.0};
+      group.push_back(term);
+      if (static_cast<int64_t>(i) >= shape.joint) flush(group, factor, b, h, n, result);
+    }
+    flush(group, 1.0, b, h, n, result);
+    return result;
+  }
+
+ private:
+  struct Term {
+    const std::vector<float>*k, *v;
+    int64_t row, tokens;
+    double share;
+  };
+
+  const float* token(const std::vector<float>& values, int64_t row, int64_t tokens, int64_t t,
+                     int64_t h) const {
+    return values.data() + ((row * tokens + t) * shape.heads + h) * shape.size;
+  }
+
+  void flush(std::vector<Term>& group, double factor, int64_t b, int64_t h, int64_t n,
+             std::vector<double>& result) const {
+    const float* query = token(q, b, shape.queries, n, h);
+    std::vector<double> numerator(result.size(), 0.0);
+    double sum = 0.0;
+    for (const Term& term : group) {
+      for (int64_t t = 0; t < term.tokens; ++t) {
+        const float* key = token(*term.k, term.row, term.tokens, t, h);
+        double score = 0.0;
+        for (int64_t c = 0; c < shape.size; ++c) score += double{query[c]} * key[c];
+        const double e = term.share * std::exp(score / std::sqrt(static_cast<double>(shape.size)));
+        sum += e;
+        const float* value = token(*term.v, term.row, term.tokens, t, h);
+        for (size_t c = 0; c < result.size(); ++c) numerator[c] += e * value[c];
+      }
+    }
+    if (sum > 0.0) {
+      for (size_t c = 0; c < result.size(); ++c) result[c] += factor * numerator[c] / sum;
+    }
+    group.clear();
+  }
+};
+
+inline double largest_error(const Problem& problem) {
+  const Case& c = problem.shape;
+  double worst = 0.0;
+  for (int64_t b = 0; b < c.batch; ++b) {
+    for (int64_t h = 0; h < c.heads; ++h) {
+      for (int64_t n = 0; n < c.queries; ++n) {
+        const std::vector<double> expected = problem.expected(b, h, n);
+        const float* out = problem.out.data() + ((b * c.queries + n) * c.heads + h) * c.size;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          const double error = std::abs(out[i] - expected[i]);
+          worst =
+              std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);
+        }
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace attnpatch
