@@ -4,7 +4,20 @@
 
 from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.describe import describe
-from attnpatch.adapters.embeds import ImageEmbeds, load_embeds
+from attnpatch.adapters.embeds import (
+    ImageEmbeds,
+    load_embeds,
+    load_features,
+    save_features,
+)
 from attnpatch.adapters.loading import load_image_adapter
 
-__all__ = ["ImageAdapter", "ImageEmbeds", "describe", "load_embeds", "load_image_adapter"]
+__all__ = [
+    "ImageAdapter",
+    "ImageEmbeds",
+    "describe",
+    "load_embeds",
+    "load_features",
+    "load_image_adapter",
+    "save_features",
+]

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 if TYPE_CHECKING:
     from attnpatch.adapters.adapter import ImageAdapter
-    from attnpatch.adapters.inputs import Image
 
 FORMAT = "attnpatch.image_embeds"
+FEATURES_FORMAT = "attnpatch.features"
 VERSION = "1"
 
 
@@ -147,10 +147,11 @@ def load_embeds(
     Parameters
     ----------
     path : path
-        A file of `ImageEmbeds.save`; or an `.ipadpt` file of other tools. Those hold the
-        encoder's features, not tokens, so that they need the `adapter`: either one tensor (P, size)
-        or (P, L, size); or a list of one tensor per adapter with a dimension for the images, of
-        which the first half of the rows, if their number is even, are the negatives.
+        A file of `ImageEmbeds.save`, of `save_features`, or an `.ipadpt` file of other tools. The
+        last two hold the encoder's features, not tokens, so that they need the `adapter`: either
+        one tensor (P, size) or (P, L, size); or a list of one tensor per adapter with a dimension
+        for the images, of which the first half of the rows, if their number is even, are the
+        negatives.
     adapter : ImageAdapter, optional
         For a file of ours: the adapter that must have made it. For `.ipadpt`: the one to use.
     device, dtype : optional
@@ -171,7 +172,7 @@ def load_embeds(
                 f"{path.name}: no image tokens of ours. If it holds an encoder's features "
                 "(.ipadpt), give the adapter that is to project them"
             )
-        image, negative = _read_features(path.name, content)
+        image, negative = _find_features(path.name, content)
         return adapter.get_image_embeds(image, negative).to(device, dtype)
     metadata = read_metadata(path)
     if metadata.pop("format", "") != FORMAT:
@@ -198,8 +199,45 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata if metadata.get("format") == FORMAT else {}
 
 
-def _read_features(name: str, content: object) -> tuple[Image, torch.Tensor | None]:
-    """Find the features in a foreign file, and their negatives."""
+def save_features(path: str | os.PathLike[str], features: torch.Tensor) -> None:
+    """Write an encoder's features to a safetensors file that `load_features` reads.
+
+    Parameters
+    ----------
+    path : path
+        Where to; the suffix should be `.safetensors`.
+    features : torch.Tensor
+        (P, size) or (P, L, size).
+    """
+    metadata = {"format": FEATURES_FORMAT, "format_version": VERSION}
+    save_file({"features": features.detach().cpu().contiguous().clone()}, path, metadata)
+
+
+def load_features(
+    path: str | os.PathLike[str],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Read an encoder's features from a file of `save_features`, or from an `.ipadpt` file.
+
+    Returns
+    -------
+    image, negative
+        (P, size) or (P, L, size); negative is None where the file has none.
+
+    Raises
+    ------
+    ValueError
+        Not such a file, or one that holds code.
+    """
+    from attnpatch.adapters.files import read_file
+
+    path = Path(path)
+    return _find_features(path.name, read_file(path))
+
+
+def _find_features(name: str, content: object) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Find the features in a file's content, and their negatives."""
+    if isinstance(content, Mapping) and set(content) == {"features"}:
+        content = content["features"]
     if isinstance(content, torch.Tensor):
         return content, None
     if isinstance(content, list | tuple) and len(content) == 1:

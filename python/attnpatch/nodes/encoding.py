@@ -15,6 +15,7 @@ from torch import Tensor
 from attnpatch.adapters import ImageAdapter
 from attnpatch.adapters.combine import combine_features
 from attnpatch.nodes import host
+from attnpatch.nodes.pictures import middle_square, resize
 
 __all__ = [
     "Reference",
@@ -202,10 +203,10 @@ def blend_mask(image: Tensor, mask: Tensor, size: int = 224) -> Tensor:
     """
     picture = image[..., :3].movedim(-1, 1)
     scale = size / min(picture.shape[-2:])
-    sides = [round(scale * side) for side in picture.shape[-2:]]
-    picture = middle_square(_resize(picture, sides)).clamp(0, 1)
+    height, width = (round(scale * side) for side in picture.shape[-2:])
+    picture = middle_square(resize(picture, (height, width))).clamp(0, 1)
     kept = middle_square(mask.reshape(-1, 1, *mask.shape[-2:]).to(picture))
-    kept = _resize(kept, [size, size]).clamp(0, 1)
+    kept = resize(kept, (size, size)).clamp(0, 1)
     mean = torch.tensor(_CLIP_MEAN).to(picture).view(1, 3, 1, 1)
     return (mean + (picture - mean) * hold(kept, len(picture))).movedim(1, -1)
 
@@ -245,16 +246,3 @@ def _pool(features: Tensor, tiles: int) -> Tensor:
     whole = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)
     patches = F.adaptive_avg_pool2d(whole[None], (side, side))[0].flatten(1).T
     return torch.cat([features[:, 0].mean(0, keepdim=True), patches])[None]
-
-
-def middle_square(picture: Tensor) -> Tensor:
-    """Cut the square in the middle of (B, C, H, W)."""
-    side = min(picture.shape[-2:])
-    top, left = (round((length - side) / 2) for length in picture.shape[-2:])
-    return picture[..., top : top + side, left : left + side]
-
-
-def _resize(picture: Tensor, sides: list[int]) -> Tensor:
-    if list(picture.shape[-2:]) == sides:
-        return picture
-    return F.interpolate(picture, size=sides, mode="bicubic", antialias=True)

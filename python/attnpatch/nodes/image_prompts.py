@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.adapters import ImageAdapter
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.applying import Settings, make_prompts, patch
 from attnpatch.nodes.encoding import encode_reference
@@ -18,11 +17,12 @@ from attnpatch.nodes.sockets import Loaded, unpack
 from attnpatch.nodes.spec import Input, NodeSpec
 from attnpatch.patches import ImagePrompt
 
-__all__ = ["NODES", "apply_pictures", "prompts_of", "settings_from"]
+__all__ = ["NODES", "apply_pictures", "make_picture_prompts", "unpack_values"]
 
 # Which of a node's inputs is which setting.
 _SETTINGS = {
     "weight": "weight",
+    "composition": "composition",
     "weight_type": "weight_type",
     "layer_weights": "layers",
     "combine_embeds": "combine",
@@ -30,6 +30,7 @@ _SETTINGS = {
     "end_at": "end",
     "attn_mask": "mask",
     "embeds_scaling": "scaling",
+    "unfold": "unfold",
     "weight_faceidv2": "face_structure",
     "reference_quirks": "reference_quirks",
 }
@@ -40,16 +41,41 @@ _SIMPLE_TYPES = {
 }
 
 
-def settings_from(values: dict[str, Any], **more: Any) -> Settings:
-    """Read the settings among a node's inputs."""
-    given = {_SETTINGS[name]: value for name, value in values.items() if name in _SETTINGS}
-    return Settings(**{**given, **more})
+def settings_of(values: dict[str, Any]) -> Settings:
+    """Read the settings among a node's values."""
+    settings = {_SETTINGS[name]: value for name, value in values.items() if name in _SETTINGS}
+    whole = settings.get("weight_type") == "style and composition"
+    if settings.get("reference_quirks") and whole and settings.get("composition") is None:
+        settings["composition"] = 1.0
+    return Settings(**settings)
 
 
-def prompts_of(
-    model: Any, loaded: Loaded, image: Tensor, settings: Settings, values: dict[str, Any]
+def unpack_values(values: dict[str, Any]) -> Loaded:
+    """Read the adapter, the encoder and the face analyser among a node's values."""
+    return unpack(values["ipadapter"], values.get("clip_vision"), values.get("insightface"))
+
+
+def make_picture_prompts(
+    loaded: Loaded, image: Tensor, values: dict[str, Any]
 ) -> tuple[list[ImagePrompt], Tensor]:
-    """Make the image prompts of reference pictures; with the faces cut out, where they count."""
+    """Make the image prompts of reference pictures.
+
+    Parameters
+    ----------
+    loaded
+        The adapter and its encoder.
+    image
+        (pictures, H, W, 3), 0 to 1.
+    values
+        The node's inputs by name, and beside them "unfold" and "composition".
+
+    Returns
+    -------
+    list of ImagePrompt
+        What to patch the model with.
+    Tensor
+        What the encoder saw: the pictures, or the faces cut out of them.
+    """
     faces = _faces(loaded, image)
     shown = image if faces is None else faces.crops
     reference = encode_reference(
@@ -62,38 +88,30 @@ def prompts_of(
         tiles=values.get("enhance_tiles", 1),
         ratio=values.get("enhance_ratio", 1.0),
     )
-    return make_prompts(model, loaded.adapter, reference, settings), shown
+    return make_prompts(values["model"], loaded.adapter, reference, settings_of(values)), shown
 
 
-def apply_pictures(
-    *, model: Any, ipadapter: Any, image: Tensor, unfold: bool = False, **values: Any
-) -> tuple[Any, Tensor]:
-    """Patch a model with one reference; gives the model, and the faces or pictures used."""
-    loaded = unpack(ipadapter, values.get("clip_vision"), values.get("insightface"))
-    composition = values.pop("composition", None)
-    quirk = values.get("reference_quirks") and values.get("weight_type") == "style and composition"
-    if quirk and composition is None:
-        composition = 1.0
-    settings = settings_from(values, unfold=unfold, composition=composition)
-    prompts, shown = prompts_of(model, loaded, image, settings, values)
-    return patch(model, prompts), shown
+def apply_pictures(*, image: Tensor, **values: Any) -> tuple[Any, Tensor]:
+    """Patch a model with one reference; gives the model, and what the encoder saw."""
+    prompts, shown = make_picture_prompts(unpack_values(values), image, values)
+    return patch(values["model"], prompts), shown
 
 
-def _faces(loaded: Loaded, image: Tensor) -> Faces | None:
-    adapter: ImageAdapter = loaded.adapter
-    takes = adapter.takes[0]
-    if takes.form != "face":
-        return None
-    size = 256 if adapter.family == "sdxl" else 224
-    return find_faces(loaded.insightface, image, raw=takes.face == "raw", size=size)
-
-
-def _apply(**values: Any) -> tuple[Any]:
+def apply_picture(**values: Any) -> tuple[Any]:
+    """Patch a model with one reference."""
     return apply_pictures(**values)[:1]
 
 
+def _faces(loaded: Loaded, image: Tensor) -> Faces | None:
+    takes = loaded.adapter.takes[0]
+    if takes.form != "face":
+        return None
+    size = 256 if loaded.adapter.family == "sdxl" else 224
+    return find_faces(loaded.insightface, image, raw=takes.face == "raw", size=size)
+
+
 def _apply_simple(*, weight_type: str, **values: Any) -> tuple[Any]:
-    return _apply(weight_type=_SIMPLE_TYPES[weight_type], **values)
+    return apply_picture(weight_type=_SIMPLE_TYPES[weight_type], **values)
 
 
 _BASE = (common.MODEL, common.IPADAPTER)
@@ -145,7 +163,7 @@ NODES = (
             *_OPTIONAL,
         ),
         outputs=(common.MODEL_OUT,),
-        run=_apply,
+        run=apply_picture,
     ),
     NodeSpec(
         id="IPAdapterBatch",
@@ -154,7 +172,7 @@ NODES = (
         description="Gives each picture of the batch, or frame, a reference picture of its own.",
         inputs=(
             *_BASE,
-            common.image(what="One picture for each of the batch; the last serves the rest."),
+            common.image(what=common.FOR_EACH),
             common.weight(),
             common.WEIGHT_TYPE,
             *_WINDOW,
@@ -163,6 +181,6 @@ NODES = (
             *_OPTIONAL,
         ),
         outputs=(common.MODEL_OUT,),
-        run=partial(_apply, unfold=True),
+        run=partial(apply_picture, unfold=True),
     ),
 )

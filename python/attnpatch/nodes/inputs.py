@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs and outputs that many nodes share. Defaults and names are those of the Python API."""
+"""Inputs and outputs that several nodes share. Defaults and names are those of the Python API."""
 
 from __future__ import annotations
 
@@ -97,6 +97,17 @@ REFERENCE_QUIRKS = Input(
     "composition by 1 in 'style and composition', take norms over pictures in 'norm average'.",
     optional=True,
 )
+
+FACE_STRUCTURE = Input(
+    id="weight_faceidv2",
+    kind="FLOAT",
+    default=1.0,
+    minimum=-1,
+    maximum=5,
+    step=0.05,
+    tooltip="FaceID Plus v2: how much the face's look counts beside its identity.",
+)
+FOR_EACH = "One reference picture for each picture of the batch; the last serves the rest."
 
 MODEL_OUT = Output("MODEL", "MODEL", "The model with the image prompt.")
 
