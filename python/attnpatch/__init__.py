@@ -8,11 +8,15 @@ from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_embeds, load_imag
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.patches import (
     ImagePrompt,
+    NearSightedAttention,
+    NearSightedTile,
     PatchStack,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
+    SlothfulAttention,
     SmoothedEnergyGuidance,
     Weight,
+    reduce_tokens,
     sag_blur,
 )
 
@@ -22,15 +26,19 @@ __all__ = [
     "ImageAdapter",
     "ImageEmbeds",
     "ImagePrompt",
+    "NearSightedAttention",
+    "NearSightedTile",
     "PatchStack",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
+    "SlothfulAttention",
     "SmoothedEnergyGuidance",
     "Weight",
     "attach",
     "load_embeds",
     "load_image_adapter",
     "patch_model",
+    "reduce_tokens",
     "report",
     "sag_blur",
 ]

@@ -26,6 +26,12 @@ from attnpatch.patches.run import Branches, Run
 from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.stack import PatchStack
+from attnpatch.patches.token_reduction import (
+    NearSightedAttention,
+    NearSightedTile,
+    SlothfulAttention,
+    reduce_tokens,
+)
 from attnpatch.patches.weight_types import WEIGHT_TYPES, split_by_weight_type
 from attnpatch.patches.weights import Weight, weight_presets
 
@@ -44,6 +50,8 @@ __all__ = [
     "Inner",
     "Layer",
     "LayerTable",
+    "NearSightedAttention",
+    "NearSightedTile",
     "Patch",
     "PatchStack",
     "PerturbedAttentionGuidance",
@@ -53,6 +61,7 @@ __all__ = [
     "SelfAttentionGuidance",
     "Site",
     "Skip",
+    "SlothfulAttention",
     "SmoothedEnergyGuidance",
     "Stage",
     "Weight",
@@ -62,6 +71,7 @@ __all__ = [
     "guide",
     "layer_table",
     "make_layer_table",
+    "reduce_tokens",
     "resize_mask",
     "sag_blur",
     "split_by_weight_type",

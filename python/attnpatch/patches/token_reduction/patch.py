@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What all patches that reduce tokens have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from attnpatch._core import Layer, LayerTable
+from attnpatch.patches.patch import BoundPatch, Patch
+from attnpatch.patches.site import Call, Site
+from attnpatch.patches.token_reduction.parameters import checked
+from attnpatch.patches.token_reduction.stage import Plan, ReductionStage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Moment", "Place", "TokenReduction", "time_ratio"]
+
+_LAST_TIMESTEP = 999.0
+
+
+class Place(NamedTuple):
+    """Where a layer stands, as far as reductions depend on it."""
+
+    layer: Layer
+    depth: int
+    """Its channels over the model's: 1, 2, 4."""
+    rate: float
+    """1 at the depth of the model's first attention, half of that at twice the depth."""
+    before: tuple[tuple[int, int], ...]
+    """Depth and level of the layers that run before it."""
+
+
+class Moment(NamedTuple):
+    """The call of the UNet, as far as reductions depend on it."""
+
+    timestep: float
+    """0 to 999; 0 where the patch is not ``timed``."""
+    latent: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TokenReduction(Patch):
+    """A patch that gives self-attention fewer keys and values.
+
+    Subclasses declare their parameters by ``parameters.number`` and its relatives.
+    """
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+
+    @property
+    def timed(self) -> bool:
+        """Whether what it does depends on the timestep."""
+        return True
+
+    @property
+    def quirky(self) -> bool:
+        """Whether it does as its reference does where that errs."""
+        return bool(getattr(self, "reference_quirks", False))
+
+    def skips(self, place: Place) -> str | None:
+        """Say why it never acts at a layer; None where it may act."""
+        return None
+
+    @abstractmethod
+    def plan(self, place: Place, moment: Moment, grid: tuple[int, int]) -> Plan | None:
+        """Give what it does on a token grid of a layer; None: nothing."""
+
+    def bind(self, table: LayerTable) -> BoundTokenReduction:
+        """Fit it to a UNet; see ``Patch.bind``."""
+        return BoundTokenReduction(self, table)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything it is: plain values for JSON, and no tensors."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}, {}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Make it again from what ``state`` gave."""
+        return cls(**values)
+
+    def __repr__(self) -> str:
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in given)
+        return f"{type(self).__name__}({parts})"
+
+
+class BoundTokenReduction(BoundPatch):
+    """A reduction of tokens fitted to one UNet."""
+
+    attention: ClassVar[str] = "self"
+
+    def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
+        self.patch = patch
+        self._places = _places(table)
+        self._skipped = tuple(patch.skips(place) for place in self._places)
+
+    @property
+    def skipped(self) -> tuple[str | None, ...]:
+        """For each layer why the patch never acts there; None where it may act."""
+        return self._skipped
+
+    def phase(self, call: Call) -> Moment:
+        """Tell the timestep and the latent's shape, which decides on the grids."""
+        return Moment(self._timestep(call), call.latent)
+
+    def stage(self, layer: Layer, call: Call, phase: Moment) -> ReductionStage | None:
+        """Its part of a layer's self-attention in calls of this phase; None: nothing."""
+        place = self._places[layer.index]
+        grid = Site(layer, call, attention="self").grid
+        stage = ReductionStage(lambda grid: self.patch.plan(place, phase, grid), grid)
+        return stage if stage.acts else None
+
+    def _timestep(self, call: Call) -> float:
+        """Give the timestep, 0 to 999, as the schedule of Stable Diffusion counts.
+
+        By progress where that is known: some samplers' timesteps are no count of steps.
+        """
+        if not self.patch.timed:
+            return 0.0
+        if call.progress is None or (self.patch.quirky and call.timestep is not None):
+            if call.timestep is None:
+                raise ValueError(
+                    f"progress: {type(self.patch).__name__} needs it or the timestep, and the host "
+                    "gave neither"
+                )
+            return call.timestep
+        return (1.0 - call.progress) * _LAST_TIMESTEP
+
+
+def time_ratio(peak_time: float, time_decay: float, timestep: float) -> float:
+    """How strong a reduction is at a timestep: 1 at its peak, less before and after."""
+    if time_decay <= 0:
+        return 1.0
+    time = min(max(1.0 - timestep / 1000.0, 0.0), 1.0)
+    return math.exp(-(((time - peak_time) * time_decay) ** 2))
+
+
+def _places(table: LayerTable) -> tuple[Place, ...]:
+    first = min(table, key=lambda layer: layer.level)
+    model_channels = max(1, first.channels >> first.level)
+    depths = [max(1, layer.channels // model_channels) for layer in table]
+    forward = sorted(table, key=lambda layer: (layer.spatial, layer.transformer))
+    order = [(depths[layer.index], layer.level) for layer in forward]
+    ranks = {layer.index: rank for rank, layer in enumerate(forward)}
+    return tuple(
+        Place(layer, depth, depths[first.index] / depth, tuple(order[: ranks[layer.index]]))
+        for layer, depth in zip(table, depths, strict=True)
+    )

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The stage of self-attention in which tokens are reduced, by a plan for the grid at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from attnpatch.patches.self_attention import Inner
+from attnpatch.patches.site import Site
+
+__all__ = ["Grid", "Plan", "ReductionStage", "split_heads"]
+
+Grid = tuple[int, int]
+
+
+class Plan(Protocol):
+    """What is done on one token grid."""
+
+    def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what keys and values are projected from, of (batch, tokens of the grid, channels).
+
+        The same tensor twice where both are the same.
+        """
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+        """Attend; see ``Stage.attend``. Another patch may have changed what the plan expects."""
+        ...
+
+
+class ReductionStage:
+    """See ``Stage``; it holds a plan and nothing of a running call.
+
+    Parameters
+    ----------
+    make
+        Gives the plan for a grid; None: nothing is to be done on such a grid.
+    grid
+        The grid to expect; another one is planned for when it comes.
+    """
+
+    __slots__ = ("_grid", "_make", "_plan")
+    reduces = True
+    whole = False
+
+    def __init__(self, make: Callable[[Grid], Plan | None], grid: Grid) -> None:
+        self._make = make
+        self._grid = grid
+        self._plan = make(grid)
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is anything to be done on the grid to expect."""
+        return self._plan is not None
+
+    def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Stage.reduce``; tokens that do not fill the grid are another patch's."""
+        plan = self._at(site.grid)
+        tokens = site.grid[0] * site.grid[1]
+        if plan is None or k_input.shape[1] != tokens or v_input.shape[1] != tokens:
+            return k_input, v_input
+        return plan.reduce(k_input, v_input)
+
+    def attend(
+        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
+    ) -> Tensor:
+        """See ``Stage.attend``."""
+        plan = self._at(site.grid)
+        if plan is None or q.shape[1] != site.grid[0] * site.grid[1]:
+            return inner(q, k, v)
+        return plan.attend(q, k, v, heads, inner)
+
+    def _at(self, grid: Grid) -> Plan | None:
+        return self._plan if grid == self._grid else self._make(grid)
+
+
+def split_heads(tensor: Tensor, heads: int) -> Tensor:
+    """View (batch, tokens, channels) as (batch, heads, tokens, head size)."""
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attention within tiles of the token grid, and to tokens that all tiles share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnpatch.ops import Tiling, pool_tokens, tile_attention
+from attnpatch.ops.tiling import join_grid, pooled_size, split_grid, split_pooled
+from attnpatch.patches.self_attention import Inner
+from attnpatch.patches.token_reduction.pooling import Pooling
+from attnpatch.patches.token_reduction.stage import split_heads
+
+__all__ = ["TilePlan"]
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """Each tile's queries attend to the tile's own tokens and to shared ones. See ``Plan``.
+
+    Parameters
+    ----------
+    tiling
+        The tiles.
+    own
+        How each tile's own tokens are pooled; None: they stay.
+    shared
+        How the whole grid is pooled to the tokens that all tiles share; None: there are none.
+        Where the own tokens stay, the shared ones are some of them, whatever its window.
+    """
+
+    tiling: Tiling
+    own: Pooling | None = None
+    shared: Pooling | None = None
+
+    @property
+    def own_tokens(self) -> int:
+        """Keys of all tiles without the shared ones."""
+        return self.tiling.pooled(() if self.own is None else self.own.stride)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Keys that all tiles share."""
+        return 0 if self.shared is None else pooled_size(*self.tiling.grid, self.shared.stride)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a query and a key there are."""
+        stride = () if self.own is None else self.own.stride
+        down, across = self.tiling.runs()
+        within = sum(
+            row.count * column.count * row.size * column.size
+            * pooled_size(row.size, column.size, stride)
+            for row in down
+            for column in across
+        )  # fmt: skip
+        height, width = self.tiling.grid
+        return within + height * width * self.shared_tokens
+
+    def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Plan.reduce``: each tile's pooled tokens, tile after tile, then the shared ones.
+
+        Where the own tokens stay, so does everything: shared keys are some of the others.
+        """
+        if self.own is None:
+            return k_input, v_input
+        keys, values = self.own(k_input, v_input, self.tiling)
+        if self.shared is None:
+            return keys, values
+        shared_keys, shared_values = self.shared(k_input, v_input, self.tiling.grid)
+        one = keys is values and shared_keys is shared_values
+        keys = torch.cat([keys, shared_keys], dim=1)
+        return keys, keys if one else torch.cat([values, shared_values], dim=1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+        """See ``Plan.attend``."""
+        expected = self.own_tokens + (0 if self.own is None else self.shared_tokens)
+        if k.shape[1] != expected or k.shape[0] != q.shape[0]:
+            return inner(q, k, v)  # another patch has changed the keys
+        own_k, shared_k = self._split(k)
+        own_v, shared_v = self._split(v)
+        if not inner.plain:
+            return self._through(inner, q, (own_k, own_v), (shared_k, shared_v))
+        out = tile_attention(
+            *(split_heads(t, heads) for t in (q, own_k, own_v)),
+            self.tiling,
+            () if self.own is None else self.own.stride,
+            None if shared_k is None else split_heads(shared_k, heads),
+            None if shared_v is None else split_heads(shared_v, heads),
+        )
+        return out.transpose(1, 2).flatten(2)
+
+    def _split(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tell own from shared keys or values."""
+        if self.shared is None:
+            return keys, None
+        if self.own is None:
+            stride = self.shared.stride
+            (some,) = pool_tokens(keys, self.tiling.grid, stride, stride, "avg", (0.0,))
+            return keys, some
+        return keys[:, : self.own_tokens], keys[:, self.own_tokens :]
+
+    def _through(
+        self,
+        inner: Inner,
+        q: Tensor,
+        own: tuple[Tensor, Tensor],
+        shared: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Call another patch's attention with tiles of one shape as a batch (batch · tiles, …)."""
+        tiling, stride = self.tiling, () if self.own is None else self.own.stride
+
+        def cut(keys: Tensor) -> list[list[Tensor]]:
+            return split_pooled(keys, tiling, stride) if stride else split_grid(keys, tiling)
+
+        def with_shared(tiles: Tensor, common: Tensor | None) -> Tensor:
+            if common is not None:
+                common = common[:, None, None].expand(-1, *tiles.shape[1:3], -1, -1)
+                tiles = torch.cat([tiles, common], dim=3)
+            return tiles.flatten(0, 2)
+
+        def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            out = inner(
+                queries.flatten(0, 2), with_shared(keys, shared[0]), with_shared(values, shared[1])
+            )
+            return out.unflatten(0, queries.shape[:3])
+
+        lines = zip(split_grid(q, tiling), cut(own[0]), cut(own[1]), strict=True)
+        return join_grid([list(map(attend, *line)) for line in lines], tiling)

@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The patches as values: ranges, text, files, reports, and what decides on them."""
+
+import copy
+import pickle
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+import torch
+
+import attnpatch
+from attnpatch.patches import Call, PatchStack, Site, layer_table
+
+KINDS = [attnpatch.SlothfulAttention, attnpatch.NearSightedTile, attnpatch.NearSightedAttention]
+PATCHES = [
+    attnpatch.SlothfulAttention(in_slothful=3, out_mode="1D_MAX", reference_quirks=True),
+    attnpatch.NearSightedTile(tile_size=48, seed=7),
+    attnpatch.NearSightedAttention.simple(slothful=3, out_blend=0.5, time_decay=0),
+]
+SD1 = layer_table("sd1")
+CALL = Call(latent=(64, 64), progress=0.4)
+
+
+def self_site(layer=SD1[0], call=CALL):
+    return Site(layer, call, attention="self")
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.kind)
+def test_values(patch, tmp_path):
+    again = [
+        copy.copy(patch),
+        copy.deepcopy(patch),
+        pickle.loads(pickle.dumps(patch)),
+        eval(repr(patch), vars(attnpatch)),
+        type(patch).from_state(*patch.state()),
+    ]
+    PatchStack([patch]).save(tmp_path / "stack.safetensors")
+    again += PatchStack.load(tmp_path / "stack.safetensors")
+    for twin in again:
+        assert twin == patch
+        assert hash(twin) == hash(patch)
+    assert patch != type(patch)()
+    with pytest.raises(FrozenInstanceError):
+        patch.seed = 3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_ranges(kind):
+    for field in fields(kind):
+        meta = field.metadata
+        assert meta["text"]
+        if "low" in meta:
+            assert meta["low"] <= field.default <= meta["high"]
+            for end in ("low", "high"):
+                assert getattr(kind(**{field.name: meta[end]}), field.name) == meta[end]
+            for wrong in (meta["low"] - 1, meta["high"] + 1):
+                with pytest.raises(ValueError, match=f"^{field.name}: expected {meta['low']} to"):
+                    kind(**{field.name: wrong})
+            with pytest.raises(TypeError, match=f"^{field.name}: expected a"):
+                kind(**{field.name: "much"})
+
+
+def test_errors_name_what_was_given():
+    with pytest.raises(ValueError, match=r"in_mode: expected one of '1D_AVG', .* got 'AVG'"):
+        attnpatch.SlothfulAttention(in_mode="AVG")
+    with pytest.raises(ValueError, match=r"peak_time: expected 0.0 to 1.0, got nan"):
+        attnpatch.SlothfulAttention(peak_time=float("nan"))
+    with pytest.raises(TypeError, match=r"tile_size: expected a whole number, got 24.5"):
+        attnpatch.NearSightedTile(tile_size=24.5)
+
+
+def test_simple_form():
+    simple = attnpatch.NearSightedAttention.simple(slothful=3, in_blend=0.25, peak_tile_size=48)
+    assert simple == attnpatch.NearSightedAttention(
+        in_slothful=3,
+        out_slothful=3,
+        in_depth_decay=1.5,
+        out_depth_decay=1.5,
+        in_k_blend=0.25,
+        in_v_blend=0.25,
+        peak_tile_size=48,
+    )
+    assert attnpatch.NearSightedAttention.simple().in_slothful == 4
+
+
+def test_report_says_where_it_acts():
+    report = PatchStack([attnpatch.SlothfulAttention()]).bind(SD1).report()
+    names = {(layer.block, layer.channels) for layer in report.matched}
+    # a stride of 6 at depth 1, of 1.5 at depth 2, of 0.38 at depth 4; 4, 1 and 0.25
+    assert names == {("input", 320), ("input", 640), ("output", 320)}
+    assert "its stride is 0.38 at most" in str(report)
+    report = PatchStack([attnpatch.NearSightedTile(tiling_max_depth=1)]).bind("sdxl").report()
+    assert report.matched == ()
+    assert "deeper than what is tiled" in str(report)
+
+
+def test_nothing_to_do_costs_nothing():
+    for patch in (
+        attnpatch.SlothfulAttention(in_slothful=0, out_slothful=1),
+        attnpatch.NearSightedTile(tile_size=64),
+        attnpatch.NearSightedAttention.simple(slothful=0, base_tile_size=64, peak_tile_size=64),
+    ):
+        run = PatchStack([patch]).bind(SD1)
+        assert all(run.self_attention(self_site(layer)) is None for layer in SD1)
+        assert run.cross_layers == ()
+    # Two tiles that see as many tokens of the picture as there are gain nothing.
+    run = PatchStack([attnpatch.NearSightedTile(global_ratio=1)]).bind(SD1)
+    wide = Call(latent=(32, 64), progress=0.4)
+    assert run.self_attention(self_site(call=wide)) is None
+    assert run.self_attention(self_site()) is not None
+
+
+def tiling_of(patch, **call):
+    call = Call(**{"latent": (68, 70), "progress": 0.4, **call})
+    found = PatchStack([patch]).bind(SD1).self_attention(self_site(call=call))
+    return found._reducing._plan.tiling
+
+
+def test_offset_follows_from_seed_timestep_and_layer():
+    offsets = {
+        seed: [
+            tiling_of(attnpatch.NearSightedTile(seed=seed), progress=p).offset for p in (0.1, 0.2)
+        ]
+        for seed in range(20)
+    }
+    assert offsets == {
+        seed: [
+            tiling_of(attnpatch.NearSightedTile(seed=seed), progress=p).offset for p in (0.1, 0.2)
+        ]
+        for seed in range(20)
+    }
+    drawn = {pair for pairs in offsets.values() for pair in pairs}
+    # 68 rows in 3 tiles of 23, 70 columns in 3 of 24
+    assert drawn == {(y, x) for y in range(2) for x in range(3)}
+    assert any(first != second for first, second in offsets.values())
+
+
+def test_hosts_that_tell_timestep_or_progress_agree():
+    patch = attnpatch.NearSightedTile(seed=1)
+    for timestep in (0, 1, 333, 999):
+        by_progress = tiling_of(patch, progress=1 - timestep / 999)
+        assert by_progress == tiling_of(patch, progress=None, timestep=timestep)
+
+
+def test_time_must_be_known_where_it_counts():
+    unknown = Call(latent=(64, 64))
+    run = PatchStack([attnpatch.SlothfulAttention()]).bind(SD1)
+    with pytest.raises(ValueError, match=r"progress: SlothfulAttention needs it or the timestep"):
+        run.self_attention(self_site(call=unknown))
+    still = PatchStack([attnpatch.SlothfulAttention(time_decay=0)]).bind(SD1)
+    assert still.self_attention(self_site(call=unknown)) is not None
+
+
+def test_tokens_that_others_changed_are_left_alone():
+    for patch in PATCHES[1:]:
+        found = PatchStack([patch]).bind(SD1).self_attention(self_site())
+        few = torch.randn(1, 100, 8)
+        assert found.reduce(self_site(), few, few) == (few, few)
+        seen = []
+
+        def attention(q, k, v, seen=seen):
+            seen.append((q.shape[1], k.shape[1]))
+            return q
+
+        found.attend(self_site(), few, few, few, 2, attention)
+        found.attend(self_site(), torch.randn(1, 4096, 8), few, few, 2, attention)
+        assert seen == [(100, 100), (4096, 100)]
+
+
+def test_reduce_tokens_by_hand():
+    x = torch.arange(2 * 5 * 7 * 3, dtype=torch.float32).view(2, 35, 3)
+    field = x.view(2, 5, 7, 3)
+    keys, values = attnpatch.reduce_tokens(x, (5, 7), 5.5)  # 3 rows by 2 columns
+    assert keys is values
+    assert torch.equal(keys, field[:, ::3, ::2].flatten(1, 2))
+    keys, values = attnpatch.reduce_tokens(x, (5, 7), 5.5, mode="2D_MAX", v_blend=1, size=1e9)
+    assert torch.equal(keys, field[:, ::3, ::2].flatten(1, 2))
+    assert torch.equal(values, field[:, -1:, -1:].expand(2, 2, 4, 3).flatten(1, 2))
+    assert attnpatch.reduce_tokens(x, (5, 7), 1) == (x, x)
+    with pytest.raises(ValueError, match=r"mode: expected one of .* got 'AVG'"):
+        attnpatch.reduce_tokens(x, (5, 7), 2, mode="AVG")
+    with pytest.raises((RuntimeError, ValueError), match=r"x: "):
+        attnpatch.reduce_tokens(x, (5, 8), 2)
