@@ -1,0 +1,17 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""attnpatch's nodes for ComfyUI. All that they do is in the installed package ``attnpatch``."""
+
+import sys
+
+try:
+    from attnpatch.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+except ModuleNotFoundError as error:
+    if error.name != "attnpatch":
+        raise
+    raise ImportError(
+        "attnpatch's nodes: the package attnpatch is not installed for the Python that runs "
+        f'ComfyUI. Install it with: "{sys.executable}" -m pip install attnpatch'
+    ) from None
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

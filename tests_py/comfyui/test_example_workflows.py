@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The example workflows agree with the node table, link what fits, and say the same twice."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from attnpatch.nodes import NODE_CLASS_MAPPINGS
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "comfyui" / "attnpatch_nodes" / "example_workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def read(name):
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def test_they_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.delitem(sys.modules, "example_workflows", raising=False)
+    import example_workflows
+
+    wanted = example_workflows.texts()
+    assert set(wanted) == set(FOLDER.rglob("*.json"))
+    for path, text in wanted.items():
+        assert path.read_text(encoding="utf-8") == text, f"stale: {path}; run tools/{__name__}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_nodes_take_what_they_are_given(name):
+    workflow = read(f"api/{name}.json")
+    ours = {i: node for i, node in workflow.items() if node["class_type"] in NODE_CLASS_MAPPINGS}
+    assert ours
+    for node in ours.values():
+        declared = NODE_CLASS_MAPPINGS[node["class_type"]].INPUT_TYPES()
+        known = declared["required"] | declared["optional"]
+        assert node["inputs"].keys() <= known.keys()
+        assert node["inputs"].keys() >= declared["required"].keys()
+        for key, value in node["inputs"].items():
+            kind, options = known[key]
+            if isinstance(value, list):
+                source = workflow[value[0]]["class_type"]
+                if source in NODE_CLASS_MAPPINGS:
+                    assert NODE_CLASS_MAPPINGS[source].RETURN_TYPES[value[1]] == kind
+            elif isinstance(kind, list):
+                assert value in kind or key.endswith("_file")  # files: what the user has
+            elif kind in ("FLOAT", "INT"):
+                assert options["min"] <= value <= options["max"]
+            else:
+                assert isinstance(value, {"STRING": str, "BOOLEAN": bool}[kind])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_are_the_same_workflow(name):
+    api, editor = read(f"api/{name}.json"), read(f"{name}.json")
+    assert [str(node["id"]) for node in editor["nodes"]] == list(api)
+    links = {link[0]: link for link in editor["links"]}
+    for node in editor["nodes"]:
+        given = api[str(node["id"])]
+        assert node["type"] == given["class_type"]
+        linked = {}
+        for slot, socket in enumerate(node["inputs"]):
+            if socket["link"] is None:
+                continue
+            _, source, output, target, place, kind = links.pop(socket["link"])
+            assert (target, place, kind) == (node["id"], slot, socket["type"])
+            sender = editor["nodes"][source - 1]["outputs"][output]
+            assert socket["link"] in sender["links"] and kind in (sender["type"], "*")
+            linked[socket["name"]] = [str(source), output]
+        widgets = {k: v for k, v in given["inputs"].items() if not isinstance(v, list)}
+        assert linked == {k: v for k, v in given["inputs"].items() if isinstance(v, list)}
+        assert [v for v in node["widgets_values"] if v not in ("fixed", "image")] == list(
+            widgets.values()
+        )
+    assert not links

@@ -1,0 +1,318 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write the example workflows for ComfyUI, or check that they are up to date.
+
+Usage: ``python tools/example_workflows.py [--check]``. Each is written twice: as ComfyUI's editor
+saves it, and in ``api/`` as its HTTP interface takes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnpatch.nodes import NODES
+from attnpatch.nodes.spec import WIDGETS
+
+FOLDER = Path(__file__).resolve().parent.parent / "comfyui/attnpatch_nodes/example_workflows"
+PICTURE = 512
+
+Inputs = dict[str, str]  # each input's name and kind
+Outputs = list[tuple[str, str]]  # each output's name and kind
+
+# The host's own nodes that the examples use. CONTROL is a widget of the editor alone.
+CORE: dict[str, tuple[Inputs, Outputs]] = {
+    "CheckpointLoaderSimple": (
+        {"ckpt_name": "COMBO"},
+        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE")],
+    ),
+    "CLIPVisionLoader": ({"clip_name": "COMBO"}, [("CLIP_VISION", "CLIP_VISION")]),
+    "CLIPTextEncode": ({"clip": "CLIP", "text": "STRING"}, [("CONDITIONING", "CONDITIONING")]),
+    "EmptyLatentImage": (
+        {"width": "INT", "height": "INT", "batch_size": "INT"},
+        [("LATENT", "LATENT")],
+    ),
+    "KSampler": (
+        {
+            "model": "MODEL",
+            "positive": "CONDITIONING",
+            "negative": "CONDITIONING",
+            "latent_image": "LATENT",
+            "seed": "INT",
+            "control_after_generate": "CONTROL",
+            "steps": "INT",
+            "cfg": "FLOAT",
+            "sampler_name": "COMBO",
+            "scheduler": "COMBO",
+            "denoise": "FLOAT",
+        },
+        [("LATENT", "LATENT")],
+    ),
+    "VAEDecode": ({"samples": "LATENT", "vae": "VAE"}, [("IMAGE", "IMAGE")]),
+    "SaveImage": ({"images": "IMAGE", "filename_prefix": "STRING"}, []),
+    "LoadImage": (
+        {"image": "COMBO", "upload": "CONTROL"},
+        [("IMAGE", "IMAGE"), ("MASK", "MASK")],
+    ),
+    "SolidMask": ({"value": "FLOAT", "width": "INT", "height": "INT"}, [("MASK", "MASK")]),
+    "InvertMask": ({"mask": "MASK"}, [("MASK", "MASK")]),
+    "MaskComposite": (
+        {"destination": "MASK", "source": "MASK", "x": "INT", "y": "INT", "operation": "COMBO"},
+        [("MASK", "MASK")],
+    ),
+    "PreviewAny": ({"source": "*"}, []),
+}
+OURS = {spec.id: spec for spec in NODES}
+
+
+@dataclass(frozen=True)
+class Link:
+    """An output of a node of the graph."""
+
+    node: int
+    slot: int
+
+
+@dataclass
+class Node:
+    """A node of the graph: links and widgets' values by input."""
+
+    id: int
+    type: str
+    values: dict[str, Any]
+    inputs: Inputs
+    outputs: Outputs
+    depth: int
+
+    def __getitem__(self, name: str) -> Link:
+        return Link(self.id, [output for output, _ in self.outputs].index(name))
+
+
+@dataclass
+class Graph:
+    """A workflow."""
+
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, kind: str, **values: Any) -> Node:
+        """Add a node; inputs that are not given stay unconnected or get their default."""
+        inputs, outputs = _shape(kind)
+        unknown = values.keys() - inputs.keys()
+        if unknown:
+            raise ValueError(f"{kind}: it has no input {', '.join(sorted(unknown))}")
+        links = [value for value in values.values() if isinstance(value, Link)]
+        depth = max((self.nodes[link.node - 1].depth + 1 for link in links), default=0)
+        if kind in OURS:
+            missing = [i for i in OURS[kind].inputs if i.widget and i.id not in values]
+            values |= {given.id: _default(given) for given in missing}
+        node = Node(len(self.nodes) + 1, kind, values, inputs, outputs, depth)
+        self.nodes.append(node)
+        return node
+
+    def api(self) -> dict[str, Any]:
+        """Give the form that the HTTP interface takes."""
+
+        def value(given: Any) -> Any:
+            return [str(given.node), given.slot] if isinstance(given, Link) else given
+
+        return {
+            str(node.id): {
+                "class_type": node.type,
+                "inputs": {
+                    name: value(node.values[name])
+                    for name, kind in node.inputs.items()
+                    if name in node.values and kind != "CONTROL"
+                },
+            }
+            for node in self.nodes
+        }
+
+    def editor(self) -> dict[str, Any]:
+        """Give the form that the editor saves."""
+        links: list[list[Any]] = []
+        outgoing: dict[Link, list[int]] = {}
+        rows: dict[int, int] = {}
+        drawn = []
+        for node in self.nodes:
+            sockets = [(n, k) for n, k in node.inputs.items() if k not in (*WIDGETS, "CONTROL")]
+            inputs = []
+            for slot, (name, kind) in enumerate(sockets):
+                link = node.values.get(name)
+                number = None
+                if link is not None:
+                    number = len(links) + 1
+                    links.append([number, link.node, link.slot, node.id, slot, kind])
+                    outgoing.setdefault(link, []).append(number)
+                inputs.append({"name": name, "type": kind, "link": number})
+            widgets = [n for n, k in node.inputs.items() if k in (*WIDGETS, "CONTROL")]
+            height = 60 + 26 * (max(len(inputs), len(node.outputs)) + len(widgets))
+            top = rows.get(node.depth, 0)
+            rows[node.depth] = top + height + 60
+            drawn.append(
+                {
+                    "id": node.id,
+                    "type": node.type,
+                    "pos": [360 * node.depth, top],
+                    "size": [300, height],
+                    "flags": {},
+                    "order": node.id - 1,
+                    "mode": 0,
+                    "inputs": inputs,
+                    "outputs": [],
+                    "properties": {"Node name for S&R": node.type},
+                    "widgets_values": [node.values[name] for name in widgets],
+                }
+            )
+        for node, shown in zip(self.nodes, drawn, strict=True):
+            shown["outputs"] = [
+                {"name": name, "type": kind, "links": outgoing.get(Link(node.id, slot), [])}
+                for slot, (name, kind) in enumerate(node.outputs)
+            ]
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(links),
+            "nodes": drawn,
+            "links": links,
+            "groups": [],
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+
+def _shape(kind: str) -> tuple[Inputs, Outputs]:
+    if kind in CORE:
+        return CORE[kind]
+    spec = OURS[kind]
+    return (
+        {given.id: given.kind for given in spec.inputs},
+        [(output.name, output.kind) for output in spec.outputs],
+    )
+
+
+def _default(given: Any) -> Any:
+    return given.options()[0] if given.kind == "COMBO" and given.default is None else given.default
+
+
+def _picture(graph: Graph, name: str) -> Link:
+    return graph.add("LoadImage", image=name, upload="image")["IMAGE"]
+
+
+def _sample(graph: Graph, checkpoint: Node, model: Link, text: str, prefix: str) -> None:
+    """Add all from the prompt to the saved picture, and the report."""
+    positive = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text=text)
+    negative = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text="blurry, lowres")
+    latent = graph.add("EmptyLatentImage", width=PICTURE, height=PICTURE, batch_size=1)
+    report = graph.add("AttentionPatchesReport", model=model)
+    graph.add("PreviewAny", source=report["report"])
+    sampled = graph.add(
+        "KSampler",
+        model=report["MODEL"],
+        positive=positive["CONDITIONING"],
+        negative=negative["CONDITIONING"],
+        latent_image=latent["LATENT"],
+        seed=1,
+        control_after_generate="fixed",
+        steps=25,
+        cfg=6.0,
+        sampler_name="dpmpp_2m",
+        scheduler="karras",
+        denoise=1.0,
+    )
+    decoded = graph.add("VAEDecode", samples=sampled["LATENT"], vae=checkpoint["VAE"])
+    graph.add("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix)
+
+
+def _loaders(graph: Graph) -> tuple[Node, Link, Link]:
+    """Add what every example loads: checkpoint, adapter and image encoder."""
+    checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors")
+    adapter = graph.add("IPAdapterModelLoader", ipadapter_file="ip-adapter_sd15.safetensors")
+    encoder = graph.add("CLIPVisionLoader", clip_name="CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")
+    return checkpoint, adapter["IPADAPTER"], encoder["CLIP_VISION"]
+
+
+def image_prompt(graph: Graph) -> None:
+    """One picture as a prompt, for the first four fifths of sampling."""
+    checkpoint, adapter, encoder = _loaders(graph)
+    patched = graph.add(
+        "IPAdapterAdvanced",
+        model=checkpoint["MODEL"],
+        ipadapter=adapter,
+        image=_picture(graph, "reference.png"),
+        clip_vision=encoder,
+        weight=0.8,
+        end_at=0.8,
+    )
+    _sample(graph, checkpoint, patched["MODEL"], "a portrait, soft light", "image_prompt")
+
+
+def two_image_prompts(graph: Graph) -> None:
+    """Two pictures, one for each half of the result."""
+    checkpoint, adapter, encoder = _loaders(graph)
+    nothing = graph.add("SolidMask", value=0.0, width=PICTURE, height=PICTURE)
+    half = graph.add("SolidMask", value=1.0, width=PICTURE // 2, height=PICTURE)
+    left = graph.add(
+        "MaskComposite",
+        destination=nothing["MASK"],
+        source=half["MASK"],
+        x=0,
+        y=0,
+        operation="add",
+    )
+    right = graph.add("InvertMask", mask=left["MASK"])
+    model = checkpoint["MODEL"]
+    for name, mask in (("left.png", left["MASK"]), ("right.png", right["MASK"])):
+        model = graph.add(
+            "IPAdapterAdvanced",
+            model=model,
+            ipadapter=adapter,
+            image=_picture(graph, name),
+            attn_mask=mask,
+            clip_vision=encoder,
+            weight=0.9,
+        )["MODEL"]
+    _sample(graph, checkpoint, model, "two landscapes side by side", "two_image_prompts")
+
+
+EXAMPLES: tuple[Callable[[Graph], None], ...] = (image_prompt, two_image_prompts)
+
+
+def texts() -> dict[Path, str]:
+    """Return the text of every file."""
+    found = {}
+    for example in EXAMPLES:
+        graph = Graph()
+        example(graph)
+        name = f"{example.__name__}.json"
+        for path, content in ((name, graph.editor()), (f"api/{name}", graph.api())):
+            found[FOLDER / path] = json.dumps(content, indent=1) + "\n"
+    return found
+
+
+def main() -> int:
+    """Run the command line; 1 where a file had to change under ``--check``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, name what differs")
+    check = parser.parse_args().check
+    wanted = texts()
+    stale = {path for path in FOLDER.rglob("*.json") if path not in wanted}
+    stale |= {p for p, t in wanted.items() if not p.exists() or p.read_text("utf-8") != t}
+    for path in sorted(stale):
+        print(f"stale: {path.relative_to(FOLDER.parent)}", file=sys.stderr)
+        if check:
+            continue
+        if path not in wanted:
+            path.unlink()
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path], encoding="utf-8")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
