@@ -1,10 +1,81 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
+#include "kernels/attention_column_mean.h"
+
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <numeric>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/arguments.h"
+
+namespace attnpatch {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+// The rows of the batch to record: all by default.
+std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& rows, int64_t batch) {
+  if (!rows) {
+    std::vector<int64_t> all(static_cast<size_t>(batch));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  for (const int64_t row : *rows) {
+    STD_TORCH_CHECK(row >= 0 && row < batch, "rows: got ", row, ", expected 0 to ", batch - 1,
+                    ", a row of q");
+  }
+  return *rows;
+}
+
+std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                 const std::optional<std::vector<int64_t>>& rows,
+                                                 std::optional<double> scale) {
+  STD_TORCH_CHECK(q.dim() == 4, "q: got ", shape_of(q),
+                  ", expected (batch, heads, queries, head size)");
+  check_keys("k", k, q);
+  check_keys("v", v, q);
+  check_pair("k, v", k, v);
+  STD_TORCH_CHECK(k.size(0) == q.size(0), "k: got ", shape_of(k), ", expected the batch of q, ",
+                  shape_of(q));
+
+  AttentionColumnMeanParams params;
+  params.kind = kind_of("q", q);
+  const std::vector<int64_t> recorded = recorded_rows(rows, q.size(0));
+  params.rows = recorded.data();
+  params.recorded = static_cast<int64_t>(recorded.size());
+  Tensor out = allocate_attention(q);
+  Tensor column_mean = torch::stable::empty({params.recorded, k.size(2)}, ScalarType::Float,
+                                            std::nullopt, q.device());
+  params.batch = q.size(0);
+  params.heads = q.size(1);
+  params.queries = q.size(2);
+  params.keys = k.size(2);
+  params.head_size = q.size(3);
+  params.scale = attention_scale(q, scale);
+  params.q = view_of(q);
+  params.k = view_of(k);
+  params.v = view_of(v);
+  params.out = view_of(out);
+  params.column_mean = static_cast<float*>(column_mean.mutable_data_ptr());
+  params.parallel_for = parallel_for;
+  attention_column_mean_cpu(params);
+  return {out, column_mean};
+}
+
+}  // namespace
+}  // namespace attnpatch
 
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "attention_column_mean(Tensor q, Tensor k, Tensor v, int[]? rows=None, float? scale=None) -> "
       "(Tensor out, Tensor column_mean)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+  m.impl("attention_column_mean", TORCH_BOX(&attnpatch::attention_column_mean));
 }

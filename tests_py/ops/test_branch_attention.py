@@ -216,6 +216,14 @@ def test_gradients_are_those_of_the_reference():
         torch.testing.assert_close(ours, expected)
 
 
+def test_gradients_without_branches():
+    inputs = make_inputs(queries=5, size=8, branches=())
+    inputs[0].requires_grad_()
+    OPERATOR(*inputs).sum().backward()
+    (expected,) = torch.autograd.grad(F.scaled_dot_product_attention(*inputs[:3]).sum(), inputs[0])
+    torch.testing.assert_close(inputs[0].grad, expected)
+
+
 def test_compiles_whole_and_a_changed_weight_recompiles_nothing():
     inputs = make_inputs()
     compiled = torch.compile(branch_attention, fullgraph=True, backend="aot_eager")

@@ -138,32 +138,6 @@ void tile(const Segments& segments, const PackedHead& head, int64_t size, const 
   }
 }
 
-// Queries [begin, end) of one head.
-template <typename Format>
-void attend(const BranchAttentionParams& p, const Segments& segments, const PackedHead& head,
-            int64_t b, int64_t h, int64_t begin, int64_t end, Scratch& scratch) {
-  using T = typename Format::T;
-  const T* q = head_of<T>(p.q, b, h);
-  T* out = const_cast<T*>(head_of<T>(p.out, b, h));
-  for (int64_t query = begin; query < end;) {
-    const int64_t left = end - query;
-    const int64_t vectors = HWY_MIN(kTileVectors, (left + kLanes - 1) / kLanes);
-    const int64_t width = vectors * kLanes;
-    const int64_t count = HWY_MIN(left, width);
-    load_queries<Format>(q + query * p.q.token_stride, p.q, count, p.head_size, width, p.scale,
-                         scratch);
-    prefetch_rows(q + (query + count) * p.q.token_stride, p.q.token_stride,
-                  HWY_MIN(left - count, width), p.head_size);
-    prefetch_rows(out + query * p.out.token_stride, p.out.token_stride, count, p.head_size);
-    with_vectors(vectors, [&](auto v) {
-      tile<v()>(segments, head, p.head_size, {query, p.queries}, scratch);
-    });
-    store_output<Format>(out + query * p.out.token_stride, p.out, count, p.head_size, width,
-                         scratch);
-    query += count;
-  }
-}
-
 // The packed heads of the whole batch, row after row.
 struct PackedBatch {
   std::vector<Segments> rows;
@@ -214,8 +188,11 @@ void run(const BranchAttentionParams& p) {
       const int64_t begin = task / groups % blocks * block;
       const int64_t first = task % groups * group;
       for (int64_t h = first; h < HWY_MIN(first + group, p.heads); ++h) {
-        attend<Format>(p, packed.rows[b], packed.head(b, h), b, h, begin,
-                       HWY_MIN(begin + block, p.queries), scratch);
+        const HeadQueries queries{
+            p.q, p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
+        for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
+          tile<v()>(packed.rows[b], packed.head(b, h), p.head_size, {query, p.queries}, scratch);
+        });
       }
     }
   });

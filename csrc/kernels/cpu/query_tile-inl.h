@@ -80,23 +80,23 @@ bool in_place(const AttentionView& view, int64_t size) {
   return std::is_same_v<Format, Float32> && view.channel_stride == 1 && size % 4 == 0;
 }
 
-// queries[channel][W], times the factor; queries past the last are zero.
+// queries[channel][W], times the factor; lanes past the last query repeat one of them.
 template <typename Format>
 void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
                   int64_t size, int64_t width, float factor, Scratch& scratch) {
   const int64_t row_size = scratch.row_size;
   for (int64_t base = 0; base < width; base += kLanes) {
-    const float* rows[kLanes];
+    const float* rows[kLanes] = {};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       const typename Format::T* row = q + (base + lane) * view.token_stride;
       float* copy = scratch.rows + lane * row_size;
-      rows[lane] = copy;
       if (base + lane >= count) {
-        std::memset(copy, 0, sizeof(float) * static_cast<size_t>(row_size));
+        rows[lane] = rows[0];
       } else if (in_place<Format>(view, size)) {
         rows[lane] = reinterpret_cast<const float*>(row);
       } else {
         convert_row<Format>(row, view.channel_stride, size, copy);
+        rows[lane] = copy;
       }
     }
     columns_from_rows(rows, round_up(size, 4), factor, width, scratch.queries + base);
@@ -146,6 +146,36 @@ HWY_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int6
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < count; ++i, rows += stride) {
     for (int64_t c = 0; c < size; c += kLine) hwy::Prefetch(rows + c);
+  }
+}
+
+// Queries [begin, end) of one head, and where their results go.
+struct HeadQueries {
+  const AttentionView &q, &out;
+  int64_t b, h, begin, end, size;
+  float factor;  // of the scores
+};
+
+// Loads tile after tile, calls body(vectors, query, count) with the vectors as a constant, the
+// first query and how many there are, and stores what it left in scratch.out.
+template <typename Format, typename Body>
+void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
+  using T = typename Format::T;
+  const T* q = head_of<T>(a.q, a.b, a.h);
+  T* out = const_cast<T*>(head_of<T>(a.out, a.b, a.h));
+  for (int64_t query = a.begin; query < a.end;) {
+    const int64_t left = a.end - query;
+    const int64_t vectors = HWY_MIN(kTileVectors, (left + kLanes - 1) / kLanes);
+    const int64_t width = vectors * kLanes;
+    const int64_t count = HWY_MIN(left, width);
+    load_queries<Format>(q + query * a.q.token_stride, a.q, count, a.size, width, a.factor,
+                         scratch);
+    prefetch_rows(q + (query + count) * a.q.token_stride, a.q.token_stride,
+                  HWY_MIN(left - count, width), a.size);
+    prefetch_rows(out + query * a.out.token_stride, a.out.token_stride, count, a.size);
+    with_vectors(vectors, [&](auto v) { body(v, query, count); });
+    store_output<Format>(out + query * a.out.token_stride, a.out, count, a.size, width, scratch);
+    query += count;
   }
 }
 

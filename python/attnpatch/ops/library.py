@@ -70,7 +70,7 @@ def register(name: str, reference: Callable[..., Any], cast: Sequence[int] = ())
         _autocast(name, device, frozenset(cast))
     torch.library.register_autograd(
         f"attnpatch::{name}",
-        lambda ctx, *gradients: _backward(reference, ctx.inputs, gradients),
+        lambda ctx, *gradients: _backward(reference, ctx, gradients),
         setup_context=_keep_inputs,
     )
 
@@ -103,7 +103,9 @@ def _flat(values: Any) -> list[Any]:
     return [values]
 
 
-def _backward(reference: Callable[..., Any], inputs: tuple, gradients: tuple) -> tuple:
+def _backward(
+    reference: Callable[..., Any], ctx: torch.autograd.function.FunctionCtx, gradients: tuple
+) -> tuple:
     """Differentiate the reference: the kernels keep nothing for a backward pass."""
 
     def leaf(value: Any) -> Any:
@@ -111,7 +113,7 @@ def _backward(reference: Callable[..., Any], inputs: tuple, gradients: tuple) ->
             return value.detach().requires_grad_(value.requires_grad)
         return [leaf(item) for item in value] if isinstance(value, list) else value
 
-    leaves = [leaf(value) for value in inputs]
+    leaves = [leaf(value) for value in ctx.inputs]
     wanted = [t for t in _flat(leaves) if isinstance(t, Tensor) and t.requires_grad]
     with torch.enable_grad():
         outputs = _flat(reference(*leaves))
@@ -126,9 +128,11 @@ def _backward(reference: Callable[..., Any], inputs: tuple, gradients: tuple) ->
         )
     )
 
-    def gradient(value: Any) -> Any:
-        if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
-            return [gradient(item) for item in value]
+    def gradient(value: Any, needed: Any) -> Any:
+        # torch wants a list for a list of tensors, empty or not, and None for one of numbers.
+        if isinstance(needed, list):
+            return list(map(gradient, value, needed))
         return next(found) if isinstance(value, Tensor) and value.requires_grad else None
 
-    return tuple(gradient(value) for value in leaves)
+    # Arguments left at their defaults may be missing from the second.
+    return tuple(map(gradient, leaves, [*ctx.needs_input_grad, *[False] * len(leaves)]))

@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The operator attention_column_mean: exactness, strides, registration, compilation, errors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnpatch import _core
+from attnpatch.ops import attention_column_mean, attention_column_mean_reference
+
+OPERATOR = torch.ops.attnpatch.attention_column_mean.default
+
+
+def make_inputs(
+    batch=2, heads=3, queries=37, keys=29, size=40, dtype=torch.float32, seed=0, scale=1.0
+):
+    """q, k and v, laid out as hosts hand them over: heads side by side in a row."""
+    g = torch.Generator().manual_seed(seed)
+
+    def heads_of(tokens, factor):
+        flat = factor * torch.randn(batch, tokens, heads * size, generator=g)
+        return flat.to(dtype).view(batch, tokens, heads, size).transpose(1, 2)
+
+    return heads_of(queries, scale), heads_of(keys, scale), heads_of(keys, 1.0)
+
+
+def formula(q, k, v, rows=None, scale=None):
+    """What the operator computes, in float64, with the whole map."""
+    q, k, v = q.double(), k.double(), v.double()
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scores = q @ k.transpose(2, 3) * scale
+    attention_map = (scores - scores.amax(dim=3, keepdim=True)).exp()
+    attention_map = attention_map / attention_map.sum(dim=3, keepdim=True)
+    columns = attention_map.sum(dim=2).mean(dim=1)
+    return attention_map @ v, columns if rows is None else columns[list(rows)]
+
+
+BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+COLUMN_BOUND = 4e-6  # relative; the inputs are exact, and the sums are fp32 whatever their dtype
+
+
+def assert_equals_formula(found, expected, bound):
+    out, columns = found
+    torch.testing.assert_close(
+        out.double(), expected[0], rtol=bound, atol=bound, check_stride=False
+    )
+    assert columns.dtype == torch.float32
+    torch.testing.assert_close(columns.double(), expected[1], rtol=COLUMN_BOUND, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("rows", [None, [], [0], [1, 0], [1, 1]])
+@pytest.mark.parametrize("function", [OPERATOR, attention_column_mean_reference])
+def test_equals_the_formula(dtype, rows, function):
+    inputs = make_inputs(dtype=dtype)
+    found = function(*inputs, rows)
+    assert found[0].dtype == dtype
+    assert_equals_formula(found, formula(*inputs, rows), BOUNDS[dtype])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    queries=st.integers(1, 150),
+    keys=st.integers(1, 150),
+    size=st.integers(1, 50),
+    scale=st.sampled_from([None, 0.0, 0.3]),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_the_column_mean_is_the_maps_for_every_shape(
+    batch, heads, queries, keys, size, scale, seed, data
+):
+    inputs = make_inputs(batch, heads, queries, keys, size, seed=seed)
+    rows = data.draw(st.none() | st.lists(st.integers(0, batch - 1), max_size=4))
+    found = OPERATOR(*inputs, rows, scale)
+    assert_equals_formula(found, formula(*inputs, rows, scale), 4e-6)
+    torch.testing.assert_close(
+        found[1].sum(dim=1), torch.full((len(found[1]),), float(queries)), rtol=2e-6, atol=0
+    )
+
+
+def test_an_even_map_has_columns_of_one():
+    q, k, v = make_inputs(queries=64, keys=64)
+    assert torch.equal(OPERATOR(0 * q, k, v)[1], torch.ones(2, 64))
+
+
+@pytest.mark.parametrize("target", _core.cpu_targets())
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_every_instruction_set_equals_the_formula(target, dtype):
+    inputs = make_inputs(queries=77, keys=141, size=64, dtype=dtype)
+    try:
+        _core.force_cpu_target(target)
+        found = OPERATOR(*inputs)
+    finally:
+        _core.force_cpu_target("")
+    assert_equals_formula(found, formula(*inputs), BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_error_is_at_most_that_of_torch(dtype, scale):
+    inputs = make_inputs(2, 8, 256, 256, 64, dtype, scale=scale)
+    exact, exact_columns = formula(*inputs)
+    out, columns = OPERATOR(*inputs)
+
+    def error(found):
+        return (found.double() - exact).norm() / exact.norm()
+
+    assert error(out) <= error(F.scaled_dot_product_attention(*inputs))
+    # Against the same sums over the map that torch makes of the same inputs in fp32.
+    q, k, _ = (t.float() for t in inputs)
+    theirs = (q @ k.transpose(2, 3) * 0.125).softmax(dim=3).sum(dim=2).mean(dim=1)
+    assert (columns - exact_columns).norm() <= 1.5 * (theirs - exact_columns).norm()
+
+
+def test_recording_changes_no_bit_of_the_attention():
+    inputs = make_inputs(queries=150)
+    expected, columns = OPERATOR(*inputs)
+    for rows in ([], [0], [1]):
+        out, some = OPERATOR(*inputs, rows)
+        assert torch.equal(out, expected)
+        assert torch.equal(some, columns[rows])
+
+
+def test_threads_change_no_bit():
+    inputs = make_inputs(queries=400)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(OPERATOR(*inputs))
+    finally:
+        torch.set_num_threads(before)
+    for out, columns in results[1:]:
+        assert torch.equal(out, results[0][0])
+        assert torch.equal(columns, results[0][1])
+
+
+def test_any_strides_give_the_same():
+    inputs = make_inputs()
+    expected = OPERATOR(*inputs)
+    for variant in (
+        [t.contiguous() for t in inputs],
+        [t.transpose(2, 3).contiguous().transpose(2, 3) for t in inputs],
+        [t.repeat_interleave(2, dim=2)[:, :, ::2] for t in inputs],
+    ):
+        assert all(map(torch.equal, OPERATOR(*variant), expected))
+
+
+def test_joining_the_heads_of_the_result_is_a_view():
+    out = OPERATOR(*make_inputs())[0]
+    assert out.transpose(1, 2).flatten(2).data_ptr() == out.data_ptr()
+    assert attention_column_mean_reference(*make_inputs())[0].stride() == out.stride()
+
+
+def test_inputs_and_random_state_stay_as_they_were():
+    inputs = make_inputs()
+    before = [t.clone() for t in inputs]
+    state = torch.random.get_rng_state()
+    OPERATOR(*inputs)
+    assert all(map(torch.equal, before, inputs))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("rows", [None, [1]])
+def test_opcheck(gradient, rows):
+    inputs = make_inputs(queries=5, keys=7, size=8)
+    for tensor in inputs:
+        tensor.requires_grad_(gradient)
+    torch.library.opcheck(OPERATOR, (*inputs, rows))
+
+
+@pytest.mark.parametrize("rows", [None, [], [1]])
+def test_gradients_are_those_of_the_formula(rows):
+    def gradients(function):
+        leaves = [t.detach().requires_grad_() for t in make_inputs(queries=5, keys=7, size=8)]
+        out, columns = function(*leaves, rows)
+        (out.square().sum() + columns.square().sum()).backward()
+        return [leaf.grad for leaf in leaves]
+
+    for ours, expected in zip(gradients(OPERATOR), gradients(formula), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_compiles_whole():
+    inputs = make_inputs()
+    compiled = torch.compile(attention_column_mean, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(*inputs, [1]), OPERATOR(*inputs, [1]), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_autocast_casts_the_attention_inputs():
+    inputs = make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, columns = OPERATOR(*inputs)
+    assert (out.dtype, columns.dtype) == (torch.bfloat16, torch.float32)
+    expected = OPERATOR(*inputs)
+    torch.testing.assert_close(out.float(), expected[0], rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(columns, expected[1], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("function", [OPERATOR, attention_column_mean_reference])
+def test_empty_inputs_have_defined_results(function):
+    out, columns = function(*make_inputs(batch=0))
+    assert (out.shape, columns.shape) == ((0, 3, 37, 40), (0, 29))
+    out, columns = function(*make_inputs(queries=0))
+    assert out.shape == (2, 3, 0, 40)
+    assert torch.equal(columns, torch.zeros(2, 29))
+    out, columns = function(*make_inputs(keys=0))
+    assert torch.equal(out, torch.zeros(2, 3, 37, 40))
+    assert columns.shape == (2, 0)
+
+
+@pytest.mark.parametrize("function", [OPERATOR, attention_column_mean_reference])
+@pytest.mark.parametrize("row", [-1, 2])
+def test_a_row_outside_the_batch_is_an_error(function, row):
+    with pytest.raises(RuntimeError, match=f"rows: got {row}, expected 0 to 1"):
+        function(*make_inputs(), [0, row])
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (0, torch.rand(2, 37, 120), r"q: got \(2, 37, 120\), expected \(batch, heads"),
+        (1, torch.rand(2, 3, 29, 41), r"k: got \(2, 3, 29, 41\)"),
+        (1, torch.rand(2, 3, 28, 40), r"keys and values differ, \(2, 3, 28, 40\)"),
+        (2, torch.rand(2, 3, 29, 40).half(), r"v: its dtype differs from that of q"),
+        (0, torch.rand(1, 3, 37, 40), r"k: got \(2, 3, 29, 40\), expected the batch of q"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_argument(index, value, message):
+    inputs = list(make_inputs())
+    inputs[index] = value
+    with pytest.raises(RuntimeError, match=message):
+        OPERATOR(*inputs)
+
+
+def test_float64_is_an_error():
+    with pytest.raises(RuntimeError, match="q: expected float32, float16 or bfloat16"):
+        OPERATOR(*make_inputs(dtype=torch.float64))
