@@ -15,6 +15,7 @@ from attnpatch.nodes import (
     image_prompts_tiled,
     image_prompts_weights,
     report,
+    token_reduction,
 )
 from attnpatch.nodes.spec import NodeSpec
 
@@ -30,6 +31,7 @@ _MODULES = (
     image_prompts_embeds,
     image_prompts_pictures,
     image_prompts_weights,
+    token_reduction,
     report,
 )
 
