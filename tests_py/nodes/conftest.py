@@ -9,6 +9,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+import attnpatch
+from attnpatch.hosts.fooocus import host as fooocus_host
+
 HERE = Path(__file__).parent
 for neighbour in (HERE, HERE.parent / "hosts", HERE.parent / "adapters"):
     sys.path.insert(0, str(neighbour))
@@ -28,6 +31,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def small_host(monkeypatch):
+    """Let the small host's models take patches, whatever hosts are known."""
+    monkeypatch.setattr(attnpatch, "patch_model", fooocus_host.patch_model)
+    monkeypatch.setattr(attnpatch, "report", fooocus_host.report)
 
 
 class FakeClipVision:

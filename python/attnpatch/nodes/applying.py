@@ -99,13 +99,12 @@ def make_prompts(
 
 
 def patch(model: Any, prompts: Sequence[ImagePrompt]) -> Any:
-    """Return a patched clone of the host's model; the clone alone where no prompt acts."""
+    """Return a patched clone of the host's model."""
     return attnpatch.patch_model(model, list(prompts))
 
 
 def _make_tokens(adapter: ImageAdapter, reference: Reference, settings: Settings) -> ImageEmbeds:
-    if not settings.unfold:
-        reference = reference.combined(settings.combine, settings.reference_quirks)
+    combine = settings.combine if reference.pictures > 1 else "concat"
     structure = 1.0
     if adapter.kind == "faceid_plus_v2":
         structure = settings.face_structure
@@ -114,8 +113,9 @@ def _make_tokens(adapter: ImageAdapter, reference: Reference, settings: Settings
     return adapter.get_image_embeds(
         reference.features("positive"),
         reference.features("negative"),
-        combine="batch" if settings.unfold else "concat",
+        combine="batch" if settings.unfold else combine,
         shortcut_scale=structure,
+        reference_quirks=settings.reference_quirks,
     )
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.adapters import ImageAdapter
-from attnpatch.adapters.combine import combine_features
 from attnpatch.nodes import host
 from attnpatch.nodes.pictures import middle_square, resize
 
@@ -48,15 +47,6 @@ class Reference:
     def pictures(self) -> int:
         """How many pictures there are."""
         return max(len(part) for part in self.positive)
-
-    def combined(self, mode: str, quirks: bool = False) -> Reference:
-        """Make one picture of several; "concat" and a single picture stay as they are."""
-        if mode == "concat" or self.pictures == 1:
-            return self
-        return Reference(
-            tuple(combine_features(part, mode, quirks) for part in self.positive),
-            tuple(part[:1] for part in self.negative),
-        )
 
     def features(self, side: str) -> Any:
         """Give "positive" or "negative" as an adapter takes it."""
