@@ -20,8 +20,8 @@ void run(const device::BranchAttentionPlan& plan) {
   const device::Index grid{static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
                            static_cast<unsigned>(a.batch)};
   if constexpr (!std::is_same_v<T, float>) {
-    if (plan.size > 0) {
-      device::with_size(plan.size, [&](auto size) {
+    if (plan.tensor_cores) {
+      device::with_size(a.head_size, [&](auto size) {
         device::launch(grid, device::kThreads, plan.shared_bytes,
                        [&] { device::branch_attention_half<T, size()>(a); });
       });
@@ -92,7 +92,7 @@ TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   BranchAttentionParams params = problem.params();
   params.kind = ScalarKind::kFloat16;
   const auto plan = device::plan_branch_attention(params, 99 << 10, 108);
-  EXPECT_EQ(plan.size, 64);
+  EXPECT_TRUE(plan.tensor_cores);
   EXPECT_EQ(plan.arguments.resident_rows, 96);
   EXPECT_EQ(plan.shared_bytes, (2 * 96 + 64) * 72 * 2u);
   EXPECT_TRUE(plan.arguments.vectorized);

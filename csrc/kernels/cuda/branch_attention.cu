@@ -11,7 +11,7 @@ constexpr const char* kName = "branch_attention";
 
 template <typename T>
 void launch_half(const device::BranchAttentionPlan& plan, dim3 grid, cudaStream_t stream) {
-  device::with_size(plan.size, [&](auto size) {
+  device::with_size(plan.arguments.head_size, [&](auto size) {
     device::launch(kName, &device::branch_attention_half<T, size()>, grid, device::kThreads,
                    plan.shared_bytes, stream, plan.arguments);
   });

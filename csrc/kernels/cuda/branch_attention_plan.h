@@ -14,18 +14,12 @@
 #include <type_traits>
 
 #include "kernels/branch_attention.h"
+#include "kernels/cuda/limits.h"
 
 namespace attnpatch::device {
 
 constexpr int kMostBranches = 16;
 constexpr int kBlockKeys = 80;  // of one group whose scores are in registers: the text has 77
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
-constexpr int kTileQueries = 16 * kWarps;
-constexpr int kPad = 8;
-constexpr int kMostSize = 160;  // of a head
-constexpr int kAnyKeys = 32;
-constexpr int kAnyQueries = kThreads / 4;
 
 // What the kernels are given.
 struct BranchAttentionArguments {
@@ -41,41 +35,10 @@ struct BranchAttentionArguments {
 
 struct BranchAttentionPlan {
   BranchAttentionArguments arguments;
-  int size = 0;      // head size of the tensor-core kernel; 0: the kernel for any type
-  int64_t grid = 0;  // of query tiles; the others are heads and batch
+  bool tensor_cores = false;  // else the kernel for any type
+  int64_t grid = 0;           // of query tiles; the others are heads and batch
   size_t shared_bytes = 0;
 };
-
-// Calls body with the head size of the tensor-core kernel as a constant.
-template <typename Body>
-void with_size(int size, const Body& body) {
-  switch (size) {
-    case 32:
-      return body(std::integral_constant<int, 32>());
-    case 48:
-      return body(std::integral_constant<int, 48>());
-    case 64:
-      return body(std::integral_constant<int, 64>());
-    case 80:
-      return body(std::integral_constant<int, 80>());
-    case 128:
-      return body(std::integral_constant<int, 128>());
-    default:
-      return body(std::integral_constant<int, 160>());
-  }
-}
-
-inline int kernel_size(int64_t head_size) {
-  for (const int size : {32, 48, 64, 80, 128}) {
-    if (head_size <= size) return size;
-  }
-  return kMostSize;
-}
-
-inline bool rows_are_aligned(const AttentionView& view) {
-  return view.channel_stride == 1 && view.batch_stride % 8 == 0 && view.head_stride % 8 == 0 &&
-         view.token_stride % 8 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-}
 
 inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params) {
   if (params.branches.size() > kMostBranches || params.head_size > kMostSize) {
@@ -115,13 +78,15 @@ inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& pa
   plan.arguments = arguments_of(params);
   if (params.kind == ScalarKind::kFloat32) {
     plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
-    plan.shared_bytes = 2 * kAnyKeys * params.head_size * sizeof(float);
+    plan.shared_bytes = any_shared_bytes(params.head_size);
     return plan;
   }
-  plan.size = kernel_size(params.head_size);
+  plan.tensor_cores = true;
+  int size = 0;
+  with_size(params.head_size, [&](auto constant) { size = constant(); });
   int64_t rows = (params.text_tokens + 15) / 16 * 16;
   for (const AttentionBranch& branch : params.branches) rows += (branch.tokens + 15) / 16 * 16;
-  const size_t row_bytes = 2 * static_cast<size_t>(plan.size + kPad);
+  const size_t row_bytes = 2 * static_cast<size_t>(size + kPad);
   const auto bytes = [&](int64_t keys) { return (2 * keys + kTileQueries) * row_bytes; };
   const bool fits = bytes(rows) <= shared_limit;
   plan.arguments.resident_rows = fits ? static_cast<int>(rows) : 0;

@@ -36,6 +36,7 @@ ATTNPATCH_DEVICE float shuffle_xor(float value, int mask) {
 }
 
 ATTNPATCH_DEVICE float exp2_of(float value) { return exp2f(value); }
+ATTNPATCH_DEVICE float log2_of(float value) { return log2f(value); }
 
 // Four 8×8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.
 // Register i gets columns (2t, 2t + 1) of row g of matrix i.
@@ -52,6 +53,28 @@ ATTNPATCH_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
+}
+
+// 16 bytes from global to shared memory, or zeros; they are there after wait_for_copies, for others
+// after meeting them as well.
+ATTNPATCH_DEVICE void copy_async(void* to, const void* from, bool there) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(address), "l"(from), "r"(bytes)
+               : "memory");
+}
+
+// Ends a group of copies.
+ATTNPATCH_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all copies of this thread.
+ATTNPATCH_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Waits for all but the latest group.
+ATTNPATCH_DEVICE void wait_for_earlier_copies() {
+  asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 
 template <typename T>

@@ -24,6 +24,12 @@ struct Warp {
   const void* pointers[kWarpSize];
 };
 
+struct Copy {
+  void* to;
+  const void* from;  // none: zeros
+  int group;         // 0: not ended yet; else how many groups have ended since, this one among them
+};
+
 constexpr size_t kStackBytes = 256 << 10;
 
 // The block that runs.
@@ -31,6 +37,7 @@ struct Block {
   struct Thread {
     ucontext_t start;
     jmp_buf place;  // where it gave way
+    std::vector<Copy> copies;
     bool begun, done;
   };
   std::vector<Thread> threads;
@@ -82,6 +89,7 @@ void run_block(int threads) {
     thread.start.uc_link = nullptr;
     makecontext(&thread.start, run_thread, 0);
     thread.begun = thread.done = false;
+    thread.copies.clear();
   }
   bool forwards = true;
   for (int left = threads; left > 0; forwards = !forwards) {
@@ -93,6 +101,28 @@ void run_block(int threads) {
       resume(block.threads[i]);
       left += !block.threads[i].done;
     }
+  }
+}
+
+// Makes the copies of groups that are at least so old.
+void make_copies(int age) {
+  std::vector<Copy>& copies = block.threads[block.current].copies;
+  std::vector<Copy> later;
+  for (const Copy& copy : copies) {
+    if (copy.group < age) {
+      later.push_back(copy);
+    } else if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+  }
+  copies = later;
+}
+
+void check_start(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16) {
+    throw std::logic_error("a copy does not start at a multiple of 16 bytes");
   }
 }
 
@@ -133,6 +163,21 @@ void launch(Index grid, int threads, size_t shared_bytes, const std::function<vo
 unsigned char* shared_memory() { return reinterpret_cast<unsigned char*>(block.shared.data()); }
 void sync_block() { meet(block.meeting, static_cast<int>(block.threads.size())); }
 void sync_warp() { meet(block.warps[threadIdx.x / kWarpSize].meeting, kWarpSize); }
+
+void copy_async(void* to, const void* from, bool there) {
+  check_start(to);
+  if (there) check_start(from);
+  block.threads[block.current].copies.push_back({to, there ? from : nullptr, 0});
+}
+
+void commit_copies() {
+  for (Copy& copy : block.threads[block.current].copies) ++copy.group;
+}
+
+void wait_for_copies() { make_copies(0); }
+
+// The latest group has age 1.
+void wait_for_earlier_copies() { make_copies(2); }
 
 const uint32_t* gather(uint32_t value) {
   Warp& warp = block.warps[threadIdx.x / kWarpSize];

@@ -64,6 +64,13 @@ inline float shuffle_xor(float value, int mask) {
 }
 
 inline float exp2_of(float value) { return std::exp2(value); }
+inline float log2_of(float value) { return std::log2(value); }
+
+// Copies are made no earlier than they are waited for.
+void copy_async(void* to, const void* from, bool there);
+void commit_copies();
+void wait_for_copies();
+void wait_for_earlier_copies();
 
 void load_matrices(uint32_t (&r)[4], const void* row);
 void load_matrices_transposed(uint32_t (&r)[4], const void* row);

@@ -1,0 +1,197 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Device code of attention_column_mean. With L[n] = log2 sum_j 2^(s q_n·k_j), s to base 2:
+//
+//   column_mean[r,j] = 1/H sum_h sum_n 2^(s q_n·k_j - L[n])
+//
+// Three kernels: attention, which also leaves L of the recorded rows; column sums of each head, a
+// block of keys by one block of threads, which goes through all queries; their mean over the heads.
+// Each sum has one fixed order. Scratch memory: L and the sums, (recorded, heads, N and M) floats.
+
+#pragma once
+
+#include "kernels/cuda/flash.cuh"
+
+namespace attnpatch::device {
+
+constexpr int kMostRecorded = 64;  // rows of the batch in one launch
+
+struct ColumnMeanArguments {
+  int64_t heads, queries, keys, head_size;
+  float scale;  // of the logits to base 2
+  AttentionView q, k, v, out;
+  float* logs;         // (recorded, heads, queries): L above
+  float* sums;         // (recorded, heads, keys)
+  float* column_mean;  // (recorded, keys)
+  int recorded;
+  int64_t rows[kMostRecorded];   // the row of the batch of each recorded one
+  int record_of[kMostRecorded];  // for each row of the batch which recorded one it is, or -1
+  bool vectorized;
+};
+
+ATTNPATCH_DEVICE float log_of_sum(float m, float sum) { return m + log2_of(sum); }
+
+template <typename T, int kSize>
+__global__ void __launch_bounds__(kThreads) column_mean_attention_half(ColumnMeanArguments p) {
+  using Core = Flash<T, kSize>;
+  using Math = typename Core::Math;
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int64_t b = blockIdx.z, h = blockIdx.y;
+  const int size = static_cast<int>(p.head_size);
+  T* shared = reinterpret_cast<T*>(shared_memory());
+  T* stage = shared + (4 * Core::kKeys + warp * 16) * Core::kStride;
+  const int64_t first = int64_t{blockIdx.x} * kTileQueries + warp * 16;
+  const int count = static_cast<int>(max(int64_t{0}, min(int64_t{16}, p.queries - first)));
+  const Team team{lane, kWarpSize};
+  load_rows<kSize>(stage, rows_of<T>(p.q, b, h), first, count, 16, size, p.vectorized, team);
+  wait_for_copies();
+  sync_warp();
+  typename Math::Queries q;
+  Math::load_queries(q, stage, lane);
+  const KeyParts<T> keys{{{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)},
+                          {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), 0}}};
+  typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
+
+  const int record = p.record_of[b];
+  if (record >= 0 && lane % 4 == 0) {
+    float* logs = p.logs + (record * p.heads + h) * p.queries;
+    const int64_t query = first + lane / 4;
+    if (query < p.queries) logs[query] = log_of_sum(r.m.low, r.sum.low);
+    if (query + 8 < p.queries) logs[query + 8] = log_of_sum(r.m.high, r.sum.high);
+  }
+  Math::multiply(r.out, {1.0f / r.sum.low, 1.0f / r.sum.high});
+  sync_warp();
+  Math::store(r.out, stage, lane);
+  sync_warp();
+  store_rows<kSize>(rows_of<T>(p.out, b, h), stage, first, count, size, p.vectorized, team);
+}
+
+template <typename T, int kSize>
+__global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments p) {
+  using Core = Flash<T, kSize>;
+  using Math = typename Core::Math;
+  constexpr int kKeys = Core::kKeys, kStride = Core::kStride;
+  __shared__ float warps[kWarps][kKeys];
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int64_t record = blockIdx.z, h = blockIdx.y, b = p.rows[record];
+  const int size = static_cast<int>(p.head_size);
+  const int64_t first_key = int64_t{blockIdx.x} * kKeys;
+  const int key_count = static_cast<int>(min(int64_t{kKeys}, p.keys - first_key));
+  T* keys = reinterpret_cast<T*>(shared_memory());
+  T* stages = keys + kKeys * kStride;  // two tiles of queries
+  const Team all{static_cast<int>(threadIdx.x), kThreads};
+  const Rows<T> q_rows = rows_of<T>(p.q, b, h);
+  const auto load = [&](int64_t tile) {
+    const int64_t first = tile * kTileQueries;
+    const int count = static_cast<int>(min(int64_t{kTileQueries}, p.queries - first));
+    load_rows<kSize>(stages + tile % 2 * kTileQueries * kStride, q_rows, first, count, kTileQueries,
+                     size, p.vectorized, all);
+    commit_copies();
+  };
+  load_rows<kSize>(keys, rows_of<T>(p.k, b, h), first_key, key_count, kKeys, size, p.vectorized,
+                   all);
+  const float* logs = p.logs + (record * p.heads + h) * p.queries;
+  const int64_t tiles = (p.queries + kTileQueries - 1) / kTileQueries;
+  float sums[kKeys / 8][2] = {};
+  load(0);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    if (tile + 1 < tiles) {
+      load(tile + 1);
+      wait_for_earlier_copies();
+    } else {
+      wait_for_copies();
+    }
+    sync_block();
+    typename Math::Queries q;
+    Math::load_queries(q, stages + (tile % 2 * kTileQueries + warp * 16) * kStride, lane);
+    Scores<kKeys> scores;
+    Math::score(scores, q, keys, key_count, p.scale, lane);
+    const int64_t query = tile * kTileQueries + warp * 16 + lane / 4;
+    const RowPair log{query < p.queries ? logs[query] : INFINITY,
+                      query + 8 < p.queries ? logs[query + 8] : INFINITY};
+    Math::exponentials(scores, log);
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+      for (int i = 0; i < 2; ++i) sums[j][i] += scores.s[j][i] + scores.s[j][i + 2];
+    }
+    sync_block();
+  }
+#pragma unroll
+  for (int j = 0; j < kKeys / 8; ++j) {
+    for (int i = 0; i < 2; ++i) {
+      float sum = sums[j][i];
+      for (int mask = 4; mask < kWarpSize; mask *= 2) sum += shuffle_xor(sum, mask);
+      if (lane < 4) warps[warp][j * 8 + lane * 2 + i] = sum;
+    }
+  }
+  sync_block();
+  for (int key = threadIdx.x; key < key_count; key += kThreads) {
+    float sum = 0.0f;
+    for (int w = 0; w < kWarps; ++w) sum += warps[w][key];
+    p.sums[(record * p.heads + h) * p.keys + first_key + key] = sum;
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) column_mean_attention_any(ColumnMeanArguments p) {
+  const int64_t b = blockIdx.z, h = blockIdx.y;
+  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
+  const int64_t query = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
+  const bool inside = query < p.queries;
+  AnyQuery online;
+  online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
+              part);
+  const KeysValues<T> keys{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
+  online.attend(keys, 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
+  if (!inside) return;
+  const int record = p.record_of[b];
+  if (record >= 0 && part == 0) {
+    p.logs[(record * p.heads + h) * p.queries + query] = log_of_sum(online.m, online.sum);
+  }
+  T* out = const_cast<T*>(rows_of<T>(p.out, b, h).row(query));
+  Quarter::each(size, part, [&](int i, int channel) {
+    out[channel * p.out.channel_stride] = from_float<T>(online.sums.c[i] / online.sum);
+  });
+}
+
+// Four lanes a key.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments p) {
+  const int64_t record = blockIdx.z, h = blockIdx.y, b = p.rows[record];
+  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
+  const int64_t key = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
+  const bool inside = key < p.keys;
+  auto* queries = reinterpret_cast<float*>(shared_memory());
+  AnyQuery mine;  // a key takes the place of a query
+  mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride, p.scale, size, part);
+  const Rows<T> q_rows = rows_of<T>(p.q, b, h);
+  const float* logs = p.logs + (record * p.heads + h) * p.queries;
+  float sum = 0.0f;
+  for (int64_t start = 0; start < p.queries; start += kAnyKeys) {
+    const int count = static_cast<int>(min(int64_t{kAnyKeys}, p.queries - start));
+    sync_block();
+    load_floats(queries, q_rows, start, count, size);
+    sync_block();
+    float block = 0.0f;
+    for (int i = 0; i < count; ++i) {
+      float score = 0.0f;
+      Quarter::each(size, part, [&](int c, int channel) {
+        score += mine.q.c[c] * queries[i * size + channel];
+      });
+      block += exp2_of(sum_over_quad(score) - logs[start + i]);
+    }
+    sum += block;
+  }
+  if (inside && part == 0) p.sums[(record * p.heads + h) * p.keys + key] = sum;
+}
+
+__global__ void __launch_bounds__(kThreads) mean_over_heads(ColumnMeanArguments p) {
+  const int64_t key = int64_t{blockIdx.x} * kThreads + threadIdx.x, record = blockIdx.y;
+  if (key >= p.keys) return;
+  float sum = 0.0f;
+  for (int64_t h = 0; h < p.heads; ++h) sum += p.sums[(record * p.heads + h) * p.keys + key];
+  p.column_mean[record * p.keys + key] = sum / static_cast<float>(p.heads);
+}
+
+}  // namespace attnpatch::device

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Attention with one softmax over many keys: blocks of keys come to shared memory while those
+// before them are in use, and the softmax is kept online (Milakov & Gimelshein 2018, arXiv
+// 1805.02867; Dao et al. 2022, arXiv 2205.14135).
+//
+// Registers a thread at head size 160 and 32 keys: 40 for queries, 16 for scores, 80 for the
+// accumulator. Shared memory: 4 kKeys + 64 rows of head size + 8 values, 107 KiB at head size 160.
+
+#pragma once
+
+#include "kernels/cuda/any_query.cuh"
+#include "kernels/cuda/warp_tile.cuh"
+
+namespace attnpatch::device {
+
+// What a tile of queries attends to: some keys of its own, and some that it shares with others.
+template <typename T>
+struct KeyParts {
+  KeysValues<T> part[2];
+};
+
+template <typename T, int kSize>
+struct Flash {
+  static constexpr int kKeys = kSize <= 80 ? 64 : 32;
+  static constexpr int kStride = kSize + kPad;
+  using Math = WarpTile<T, kSize, kKeys>;
+
+  static constexpr size_t shared_bytes() {
+    return (4 * kKeys + kTileQueries) * kStride * sizeof(T);
+  }
+
+  struct Result {
+    typename Math::Output out;  // times the sum
+    RowPair m, sum;             // of the logits to base 2
+  };
+
+  const KeyParts<T>& keys;
+  T* shared;
+  int size;
+  bool vectorized;
+
+  // Block i of the keys: which part, where it begins there, and how many keys it has.
+  struct Block {
+    int part, start, count;
+  };
+
+  static ATTNPATCH_DEVICE int blocks_of(int count) { return (count + kKeys - 1) / kKeys; }
+
+  ATTNPATCH_DEVICE Block block(int i) const {
+    const int first = blocks_of(keys.part[0].count);
+    const int part = i < first ? 0 : 1;
+    const int start = (i - part * first) * kKeys;
+    return {part, start, min(kKeys, keys.part[part].count - start)};
+  }
+
+  ATTNPATCH_DEVICE T* keys_at(int i) const { return shared + i % 2 * 2 * kKeys * kStride; }
+  ATTNPATCH_DEVICE T* values_at(int i) const { return keys_at(i) + kKeys * kStride; }
+
+  ATTNPATCH_DEVICE void load(int i) const {
+    const Block b = block(i);
+    const KeysValues<T>& from = keys.part[b.part];
+    const int rows = (b.count + 15) / 16 * 16;
+    const Team team{static_cast<int>(threadIdx.x), kThreads};
+    load_rows<kSize>(keys_at(i), from.k, b.start, b.count, rows, size, vectorized, team);
+    load_rows<kSize>(values_at(i), from.v, b.start, b.count, rows, size, vectorized, team);
+    commit_copies();
+  }
+
+  // All threads of the block come here together.
+  ATTNPATCH_DEVICE Result attend(const typename Math::Queries& q, float scale, int lane) const {
+    Result r{{}, {-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    const int blocks = blocks_of(keys.part[0].count) + blocks_of(keys.part[1].count);
+    if (blocks > 0) load(0);
+    for (int i = 0; i < blocks; ++i) {
+      if (i + 1 < blocks) {
+        load(i + 1);
+        wait_for_earlier_copies();
+      } else {
+        wait_for_copies();
+      }
+      sync_block();
+      Scores<kKeys> scores;
+      Math::score(scores, q, keys_at(i), block(i).count, scale, lane);
+      const RowPair top = Math::maximum(scores);
+      const RowPair now{fmaxf(r.m.low, top.low), fmaxf(r.m.high, top.high)};
+      const RowPair shrink{exp2_of(r.m.low - now.low), exp2_of(r.m.high - now.high)};
+      const RowPair part = Math::exponentials(scores, now);
+      Math::multiply(r.out, shrink);
+      r.sum = {r.sum.low * shrink.low + part.low, r.sum.high * shrink.high + part.high};
+      r.m = now;
+      Math::add_values(r.out, scores, {1.0f, 1.0f}, values_at(i), lane);
+      sync_block();  // before the next but one takes this one's place
+    }
+    r.sum = sum_over_row(r.sum);
+    return r;
+  }
+};
+
+}  // namespace attnpatch::device

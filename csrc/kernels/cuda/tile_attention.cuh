@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Device code of tile_attention; ../tile_attention.h has the formula. A block of threads serves
+// some queries of one tile. A tile is a view: its rows are found by their place in the rectangle,
+// those of queries and output as those of keys; nothing is gathered. The shared keys are a second
+// part of the same softmax.
+
+#pragma once
+
+#include "kernels/cuda/flash.cuh"
+#include "kernels/cuda/tiles.cuh"
+
+namespace attnpatch::device {
+
+struct TileAttentionArguments {
+  int64_t heads, head_size;
+  float scale;  // of the logits to base 2
+  Tiles tiles;
+  Pooled pooled;  // how a tile's own keys were pooled; not at all: they lie on the grid
+  int shared_tokens;
+  AttentionView q, k, v, shared_k, shared_v, out;
+  int blocks_per_tile;
+  bool vectorized;
+};
+
+// What one block of threads works on.
+struct TileWork {
+  Box box;
+  int64_t own_start;  // of pooled keys
+  int own_count;
+};
+
+ATTNPATCH_DEVICE void find_tile_work(const TileAttentionArguments& p, int tile, TileWork& work) {
+  work.box = p.tiles.box(tile);
+  work.own_start = 0;
+  work.own_count = work.box.height * work.box.width;
+  if (!p.pooled.any) return;
+  work.own_count = p.pooled.count(work.box);
+  for (int i = 0; i < tile; ++i) work.own_start += p.pooled.count(p.tiles.box(i));
+}
+
+template <typename T>
+ATTNPATCH_DEVICE Rows<T> rows_of_box(const AttentionView& view, int64_t b, int64_t h,
+                                     const Box& box, int grid_width) {
+  Rows<T> rows = rows_of<T>(view, b, h);
+  rows.data += (int64_t{box.top} * grid_width + box.left) * rows.token_stride;
+  rows.line_stride = grid_width * rows.token_stride;
+  rows.columns = box.width;
+  return rows;
+}
+
+template <typename T>
+ATTNPATCH_DEVICE KeyParts<T> keys_of(const TileAttentionArguments& p, const TileWork& work,
+                                     int64_t b, int64_t h) {
+  KeyParts<T> keys;
+  if (p.pooled.any) {
+    keys.part[0] = {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), work.own_count};
+    keys.part[0].k.data += work.own_start * p.k.token_stride;
+    keys.part[0].v.data += work.own_start * p.v.token_stride;
+  } else {
+    keys.part[0] = {rows_of_box<T>(p.k, b, h, work.box, p.tiles.width),
+                    rows_of_box<T>(p.v, b, h, work.box, p.tiles.width), work.own_count};
+  }
+  keys.part[1] = {rows_of<T>(p.shared_k, b, h), rows_of<T>(p.shared_v, b, h), p.shared_tokens};
+  return keys;
+}
+
+template <typename T, int kSize>
+__global__ void __launch_bounds__(kThreads) tile_attention_half(TileAttentionArguments p) {
+  using Core = Flash<T, kSize>;
+  using Math = typename Core::Math;
+  __shared__ TileWork work;
+  const int64_t b = blockIdx.z, h = blockIdx.y;
+  if (threadIdx.x == 0) find_tile_work(p, blockIdx.x / p.blocks_per_tile, work);
+  sync_block();
+  const int queries = work.box.height * work.box.width;
+  const int begin = blockIdx.x % p.blocks_per_tile * kTileQueries;
+  if (begin >= queries) return;  // a small tile at a border; the same for the whole block
+
+  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  const int size = static_cast<int>(p.head_size);
+  T* shared = reinterpret_cast<T*>(shared_memory());
+  T* stage = shared + (4 * Core::kKeys + warp * 16) * Core::kStride;
+  const int first = begin + warp * 16, count = max(0, min(16, queries - first));
+  const Team team{lane, kWarpSize};
+  load_rows<kSize>(stage, rows_of_box<T>(p.q, b, h, work.box, p.tiles.width), first, count, 16,
+                   size, p.vectorized, team);
+  wait_for_copies();
+  sync_warp();
+  typename Math::Queries q;
+  Math::load_queries(q, stage, lane);
+  const KeyParts<T> keys = keys_of<T>(p, work, b, h);
+  typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
+  Math::multiply(r.out, {1.0f / r.sum.low, 1.0f / r.sum.high});
+  sync_warp();
+  Math::store(r.out, stage, lane);
+  sync_warp();
+  store_rows<kSize>(rows_of_box<T>(p.out, b, h, work.box, p.tiles.width), stage, first, count, size,
+                    p.vectorized, team);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArguments p) {
+  __shared__ TileWork work;
+  const int64_t b = blockIdx.z, h = blockIdx.y;
+  if (threadIdx.x == 0) find_tile_work(p, blockIdx.x / p.blocks_per_tile, work);
+  sync_block();
+  const int queries = work.box.height * work.box.width;
+  const int begin = blockIdx.x % p.blocks_per_tile * kAnyQueries;
+  if (begin >= queries) return;
+
+  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
+  const int query = begin + threadIdx.x / 4;
+  const bool inside = query < queries;
+  const Rows<T> q_rows = rows_of_box<T>(p.q, b, h, work.box, p.tiles.width);
+  AnyQuery online;
+  online.load(q_rows.row(inside ? query : 0), p.q.channel_stride, p.scale, size, part);
+  const KeyParts<T> keys = keys_of<T>(p, work, b, h);
+  for (int i = 0; i < 2; ++i) {
+    online.attend(keys.part[i], 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
+  }
+  if (!inside) return;
+  T* out = const_cast<T*>(rows_of_box<T>(p.out, b, h, work.box, p.tiles.width).row(query));
+  Quarter::each(size, part, [&](int i, int channel) {
+    out[channel * p.out.channel_stride] = from_float<T>(online.sums.c[i] / online.sum);
+  });
+}
+
+}  // namespace attnpatch::device
