@@ -11,24 +11,10 @@
 
 #pragma once
 
+#include "kernels/cuda/attention_column_mean_plan.h"
 #include "kernels/cuda/flash.cuh"
 
 namespace attnpatch::device {
-
-constexpr int kMostRecorded = 64;  // rows of the batch in one launch
-
-struct ColumnMeanArguments {
-  int64_t heads, queries, keys, head_size;
-  float scale;  // of the logits to base 2
-  AttentionView q, k, v, out;
-  float* logs;         // (recorded, heads, queries): L above
-  float* sums;         // (recorded, heads, keys)
-  float* column_mean;  // (recorded, keys)
-  int recorded;
-  int64_t rows[kMostRecorded];   // the row of the batch of each recorded one
-  int record_of[kMostRecorded];  // for each row of the batch which recorded one it is, or -1
-  bool vectorized;
-};
 
 ATTNPATCH_DEVICE float log_of_sum(float m, float sum) { return m + log2_of(sum); }
 
@@ -139,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) column_mean_attention_any(ColumnMean
   const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
   const int64_t query = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
   const bool inside = query < p.queries;
-  AnyQuery online;
+  AnyQuery online = {};
   online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
               part);
   const KeysValues<T> keys{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
@@ -163,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments 
   const int64_t key = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
   const bool inside = key < p.keys;
   auto* queries = reinterpret_cast<float*>(shared_memory());
-  AnyQuery mine;  // a key takes the place of a query
+  AnyQuery mine = {};  // a key takes the place of a query
   mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride, p.scale, size, part);
   const Rows<T> q_rows = rows_of<T>(p.q, b, h);
   const float* logs = p.logs + (record * p.heads + h) * p.queries;

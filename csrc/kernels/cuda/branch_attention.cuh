@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
   const int64_t query = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
   const bool inside = query < p.queries;
   auto* shared = reinterpret_cast<float*>(shared_memory());
-  AnyQuery online;
+  AnyQuery online = {};
   online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
               part);
   Quarter out = {};

@@ -53,7 +53,7 @@ inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params
   a.queries = params.queries;
   a.head_size = params.head_size;
   a.text_tokens = params.text_tokens;
-  a.scale = params.scale * 1.44269504f;
+  a.scale = params.scale * kLog2E;
   a.q = params.q;
   a.k = params.k;
   a.v = params.v;

@@ -31,6 +31,11 @@ struct Flash {
     return (4 * kKeys + kTileQueries) * kStride * sizeof(T);
   }
 
+  // Of the kernel that sums columns: a block of keys and two tiles of queries.
+  static constexpr size_t column_bytes() {
+    return (kKeys + 2 * kTileQueries) * kStride * sizeof(T);
+  }
+
   struct Result {
     typename Math::Output out;  // times the sum
     RowPair m, sum;             // of the logits to base 2

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArgu
   const int query = begin + threadIdx.x / 4;
   const bool inside = query < queries;
   const Rows<T> q_rows = rows_of_box<T>(p.q, b, h, work.box, p.tiles.width);
-  AnyQuery online;
+  AnyQuery online = {};
   online.load(q_rows.row(inside ? query : 0), p.q.channel_stride, p.scale, size, part);
   const KeyParts<T> keys = keys_of<T>(p, work, b, h);
   for (int i = 0; i < 2; ++i) {
