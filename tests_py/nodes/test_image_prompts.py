@@ -5,28 +5,13 @@
 import pytest
 import torch
 from oracle import WEIGHT_TYPES, plain_prompt, weights_of
-from protocol_host import SD1, SDXL
+from protocol_host import SD1, SDXL, make_inputs
+from running import near, run
 
 from attnpatch import load_image_adapter
-from attnpatch.nodes import NODE_CLASS_MAPPINGS, NODES
 from attnpatch.patches import split_by_weight_type
 
 STRUCTURES = {"SD1": SD1, "SDXL": SDXL}
-
-
-def run(name, **values):
-    """Run a node as the host does: required widgets have values."""
-    spec = next(spec for spec in NODES if spec.id == name)
-    defaults = {
-        given.id: given.options()[0] if given.default is None else given.default
-        for given in spec.inputs
-        if given.widget
-    }
-    return NODE_CLASS_MAPPINGS[name]().run(**{**defaults, **values})
-
-
-def near(a, b):
-    return torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -247,8 +232,6 @@ def test_a_third_kind_of_conditioning_gets_the_picture(model, image, raw_adapter
                      clip_vision=clip_vision)  # fmt: skip
 
     def three(m):
-        from protocol_host import make_inputs
-
         x, contexts = make_inputs(SD1, size=(8, 8))
         return m.apply(x, 5.0, contexts | {2: contexts[0]}, [0, 1, 2])
 
