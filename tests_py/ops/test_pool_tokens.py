@@ -158,7 +158,7 @@ def test_the_public_function_takes_a_grid_or_a_tiling():
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
 def test_opcheck(gradient):
-    inputs = arguments(*CASE, channels=3)
+    inputs = arguments(Tiling((4, 5), (2, 5)), *CASE[1:], channels=3)
     inputs[0].requires_grad_(gradient)
     torch.library.opcheck(OPERATOR, tuple(inputs))
 
@@ -192,3 +192,39 @@ def test_inputs_stay_and_results_are_apart():
     found[0].zero_()
     assert torch.equal(inputs[0], before)
     assert torch.equal(found[1], before)
+
+
+def test_empty_inputs_have_defined_results():
+    inputs = arguments(*CASE, batch=0)
+    assert [tensor.shape for tensor in OPERATOR(*inputs)] == [(0, CASE[0].pooled(CASE[2]), 19)] * 3
+    inputs = arguments(*CASE, channels=0)
+    assert OPERATOR(*inputs)[0].shape == (2, CASE[0].pooled(CASE[2]), 0)
+
+
+def replaced(index, value):
+    inputs = arguments(*CASE)
+    inputs[index] = value
+    return inputs
+
+
+ERRORS = [
+    (replaced(0, torch.rand(2, 130)), r"x: got \(2, 130\), expected \(batch, 10 x 13 tokens"),
+    (replaced(0, torch.rand(2, 131, 4)), r"x: got \(2, 131, 4\), expected \(batch, 10 x 13"),
+    (replaced(0, torch.rand(2, 130, 4).double()), "x: expected float32, float16 or bfloat16"),
+    (replaced(1, (0, 13)), r"grid: got \(0, 13\), expected two numbers of at least 1"),
+    (replaced(2, (0, 13)), r"tile: got \(0, 13\), expected two numbers of at least 1"),
+    (replaced(3, (4, 0)), r"offset: got \(4, 0\), expected less than the tile \(4, 5\)"),
+    (replaced(3, (0, -1)), r"offset: got \(0, -1\), expected two numbers of at least 0"),
+    (replaced(4, (0, 1)), r"window: got \(0, 1\), expected one or two numbers of at least 1"),
+    (replaced(5, (2, 2, 2)), r"stride: got \(2, 2, 2\), expected one or two numbers"),
+    (replaced(5, (2,)), r"stride: got \(2\), expected as many numbers as window \(3, 2\)"),
+    (replaced(6, "mean"), 'mode: got "mean", expected "avg" or "max"'),
+    (replaced(7, [0.5, 1.5]), r"blends: got 1\.5.*, expected 0 to 1"),
+    (replaced(7, [float("nan")]), r"blends: got nan.*, expected 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "message"), ERRORS, ids=[message for _, message in ERRORS])
+def test_errors_name_the_argument(inputs, message):
+    with pytest.raises(RuntimeError, match=message):
+        OPERATOR(*inputs)

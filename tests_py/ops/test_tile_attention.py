@@ -188,7 +188,7 @@ def test_the_public_function_takes_a_tiling():
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("shared", [None, 3])
 def test_opcheck(gradient, shared):
-    inputs = make_inputs(shared=shared, size=8)
+    inputs = make_inputs(Tiling((4, 5), (2, 5)), shared=shared, size=8)
     for tensor in inputs[:3]:
         tensor.requires_grad_(gradient)
     torch.library.opcheck(OPERATOR, tuple(inputs))
@@ -233,3 +233,39 @@ def test_empty_inputs_have_defined_results():
     assert OPERATOR(*make_inputs(batch=0)).shape == (0, 3, 130, 40)
     assert OPERATOR(*make_inputs(heads=0)).shape == (2, 0, 130, 40)
     assert OPERATOR(*make_inputs(size=0)).shape == (2, 3, 130, 0)
+
+
+def replaced(index, value, **options):
+    inputs = make_inputs(**options)
+    inputs[index] = value
+    return inputs
+
+
+ERRORS = [
+    (replaced(0, torch.rand(2, 130, 120)), r"q: got \(2, 130, 120\), expected \(batch, heads"),
+    (replaced(0, torch.rand(2, 3, 129, 40)), r"q: got \(2, 3, 129, 40\), .* 10 x 13 tokens"),
+    (replaced(1, torch.rand(2, 3, 130, 41)), r"k: got \(2, 3, 130, 41\)"),
+    (
+        replaced(1, torch.rand(2, 3, 131, 40)),
+        r"k: got 131 tokens, expected 130 for stride \(\)",
+    ),
+    (replaced(2, torch.rand(2, 3, 131, 40)), "k, v: keys and values differ"),
+    (
+        replaced(6, (3, 3), stride=(2, 2)),
+        r"k: got \d+ tokens, expected \d+ for stride \(3, 3\)",
+    ),
+    (replaced(1, torch.rand(1, 3, 130, 40)), r"k: got \(1, 3, 130, 40\), expected the batch of q"),
+    (replaced(2, torch.rand(2, 3, 130, 40).half()), "v: its dtype differs from that of q"),
+    (replaced(8, None), "shared_k, shared_v: expected both or none"),
+    (replaced(7, torch.rand(2, 3, 7, 40)), "shared_k, shared_v: keys and values differ"),
+    (replaced(4, (0, 1)), r"tile: got \(0, 1\), expected two numbers of at least 1"),
+    (replaced(5, (0, 5)), r"offset: got \(0, 5\), expected less than the tile \(4, 5\)"),
+    (replaced(6, (0,)), r"stride: got \(0\), expected one or two numbers of at least 1"),
+    ([t.double() if torch.is_tensor(t) else t for t in make_inputs()], "q: expected float32"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "message"), ERRORS, ids=[message for _, message in ERRORS])
+def test_errors_name_the_argument(inputs, message):
+    with pytest.raises(RuntimeError, match=message):
+        OPERATOR(*inputs)

@@ -17,6 +17,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
@@ -59,30 +60,6 @@ struct PackedHead {
   PackedHead(float* memory, int64_t key_count, int64_t size)
       : keys(memory), values(memory + keys_size(key_count, size)) {}
 };
-
-// Four rows of keys as a panel [channel][4]; a row that is missing is zero.
-HWY_INLINE void pack_panel(const float* const rows[4], int64_t size, float* panel) {
-  const FloatTag d;
-  constexpr int64_t n = kLanes;
-  int64_t c = 0;
-  for (; c + n <= size; c += n) {
-    hn::StoreInterleaved4(hn::LoadU(d, rows[0] + c), hn::LoadU(d, rows[1] + c),
-                          hn::LoadU(d, rows[2] + c), hn::LoadU(d, rows[3] + c), d, panel + 4 * c);
-  }
-  for (; c < size; ++c) {
-    for (int i = 0; i < 4; ++i) panel[4 * c + i] = rows[i][c];
-  }
-}
-
-// One row of values into its column of every panel [key][4 channels].
-HWY_INLINE void pack_value(const float* row, int64_t key, int64_t keys, int64_t size,
-                           float* values) {
-  float* column = values + 4 * key;
-  int64_t c = 0;
-  for (; c + 4 <= size; c += 4) copy4(row + c, column + c * keys);
-  if (c == size) return;
-  for (int64_t i = 0; i < 4; ++i) column[c * keys + i] = c + i < size ? row[c + i] : 0.0f;
-}
 
 // One head's keys and values, packed.
 template <typename Format>

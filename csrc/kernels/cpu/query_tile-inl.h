@@ -80,48 +80,66 @@ bool in_place(const AttentionView& view, int64_t size) {
   return std::is_same_v<Format, Float32> && view.channel_stride == 1 && size % 4 == 0;
 }
 
-// queries[channel][W], times the factor; lanes past the last query repeat one of them.
+// queries[channel][W], times the factor, of `count` rows of a tensor; lanes past the last repeat
+// one of them. `copies`: memory for kLanes rows of row_size.
 template <typename Format>
-void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
-                  int64_t size, int64_t width, float factor, Scratch& scratch) {
-  const int64_t row_size = scratch.row_size;
+void load_rows(const typename Format::T* const* tokens, const AttentionView& view, int64_t count,
+               int64_t size, int64_t width, float factor, float* copies, int64_t row_size,
+               float* queries) {
   for (int64_t base = 0; base < width; base += kLanes) {
     const float* rows[kLanes] = {};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const typename Format::T* row = q + (base + lane) * view.token_stride;
-      float* copy = scratch.rows + lane * row_size;
+      float* copy = copies + lane * row_size;
       if (base + lane >= count) {
         rows[lane] = rows[0];
       } else if (in_place<Format>(view, size)) {
-        rows[lane] = reinterpret_cast<const float*>(row);
+        rows[lane] = reinterpret_cast<const float*>(tokens[base + lane]);
       } else {
-        convert_row<Format>(row, view.channel_stride, size, copy);
+        convert_row<Format>(tokens[base + lane], view.channel_stride, size, copy);
         rows[lane] = copy;
       }
     }
-    columns_from_rows(rows, round_up(size, 4), factor, width, scratch.queries + base);
+    columns_from_rows(rows, round_up(size, 4), factor, width, queries + base);
   }
+}
+
+// The way back: out[channel][W] into `count` rows.
+template <typename Format>
+void store_rows(const float* out, int64_t count, int64_t size, int64_t width, float* copies,
+                int64_t row_size, const AttentionView& view, typename Format::T* const* tokens) {
+  for (int64_t base = 0; base < count; base += kLanes) {
+    const int64_t used = HWY_MIN(kLanes, count - base);
+    float* rows[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      rows[lane] = copies + lane * row_size;
+      if (lane < used && in_place<Format>(view, size)) {
+        rows[lane] = reinterpret_cast<float*>(tokens[base + lane]);
+      }
+    }
+    rows_from_columns(out + base, round_up(size, 4), width, rows);
+    if (in_place<Format>(view, size)) continue;
+    for (int64_t lane = 0; lane < used; ++lane) {
+      store_row<Format>(rows[lane], size, tokens[base + lane], view.channel_stride);
+    }
+  }
+}
+
+// The same for `count` neighbouring tokens, q being the first.
+template <typename Format>
+void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
+                  int64_t size, int64_t width, float factor, Scratch& scratch) {
+  const typename Format::T* tokens[kTileVectors * kLanes];
+  for (int64_t i = 0; i < count; ++i) tokens[i] = q + i * view.token_stride;
+  load_rows<Format>(tokens, view, count, size, width, factor, scratch.rows, scratch.row_size,
+                    scratch.queries);
 }
 
 template <typename Format>
 void store_output(typename Format::T* out, const AttentionView& view, int64_t count, int64_t size,
                   int64_t width, Scratch& scratch) {
-  for (int64_t base = 0; base < count; base += kLanes) {
-    const int64_t used = HWY_MIN(kLanes, count - base);
-    float* rows[kLanes];
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      rows[lane] = scratch.rows + lane * scratch.row_size;
-      if (lane < used && in_place<Format>(view, size)) {
-        rows[lane] = reinterpret_cast<float*>(out + (base + lane) * view.token_stride);
-      }
-    }
-    rows_from_columns(scratch.out + base, round_up(size, 4), width, rows);
-    if (in_place<Format>(view, size)) continue;
-    for (int64_t lane = 0; lane < used; ++lane) {
-      store_row<Format>(rows[lane], size, out + (base + lane) * view.token_stride,
-                        view.channel_stride);
-    }
-  }
+  typename Format::T* tokens[kTileVectors * kLanes];
+  for (int64_t i = 0; i < count; ++i) tokens[i] = out + i * view.token_stride;
+  store_rows<Format>(scratch.out, count, size, width, scratch.rows, scratch.row_size, view, tokens);
 }
 
 // Calls body with the number of vectors as a constant.

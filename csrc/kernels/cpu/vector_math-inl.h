@@ -50,19 +50,37 @@ HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
 }
 
-// out[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], on top of what
-// stands in out if `more`. Registers: 4·V accumulators, V columns, one broadcast: 11 for V = 2, 21
-// for V = 4.
-template <int V>
-HWY_INLINE void outer_product_block(const float* HWY_RESTRICT panel,
-                                    const float* HWY_RESTRICT columns, int64_t depth, bool more,
-                                    float* HWY_RESTRICT out) {
+// 2^x for x <= 0, relative error below 1e-7, in the same way; below -126 the result stays there.
+HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  x = hn::Max(hn::Set(d, -126.0f), x);
+  const FloatVec magic = hn::Set(d, 12582912.0f);
+  const FloatVec shifted = hn::Add(x, magic);
+  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
+  FloatVec p = hn::Set(d, 0.000154614448f);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.00134004280f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.00961805694f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.0555032715f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.240226507f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.693147182f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
+}
+
+// sums[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], handed row by row
+// to put(row, sums of the row). Registers: 4·V accumulators, V columns, one broadcast: 11 for V =
+// 2, 21 for V = 4.
+template <int V, typename Put>
+HWY_INLINE void outer_product_sums(const float* HWY_RESTRICT panel,
+                                   const float* HWY_RESTRICT columns, int64_t depth,
+                                   const Put& put) {
   const FloatTag d;
   constexpr int64_t n = kLanes;
-  constexpr int64_t width = V * n;
   FloatVec sum0[V], sum1[V], sum2[V], sum3[V];
   for (int v = 0; v < V; ++v) sum0[v] = sum1[v] = sum2[v] = sum3[v] = hn::Zero(d);
-  for (int64_t i = 0; i < depth; ++i, panel += 4, columns += width) {
+  for (int64_t i = 0; i < depth; ++i, panel += 4, columns += V * n) {
     FloatVec column[V];
     for (int v = 0; v < V; ++v) column[v] = hn::Load(d, columns + v * n);
     const FloatVec a0 = hn::Set(d, panel[0]);
@@ -74,16 +92,23 @@ HWY_INLINE void outer_product_block(const float* HWY_RESTRICT panel,
     const FloatVec a3 = hn::Set(d, panel[3]);
     for (int v = 0; v < V; ++v) sum3[v] = hn::MulAdd(a3, column[v], sum3[v]);
   }
-  const auto put = [&](const FloatVec* sum, float* to) HWY_ATTR {
-    for (int v = 0; v < V; ++v) {
-      const FloatVec x = more ? hn::Add(sum[v], hn::Load(d, to + v * n)) : sum[v];
-      hn::Store(x, d, to + v * n);
+  put(0, sum0);
+  put(1, sum1);
+  put(2, sum2);
+  put(3, sum3);
+}
+
+// The sums into out[4][V vectors], on top of what stands there if `more`.
+template <int V>
+HWY_INLINE void outer_product_block(const float* panel, const float* columns, int64_t depth,
+                                    bool more, float* HWY_RESTRICT out) {
+  const FloatTag d;
+  outer_product_sums<V>(panel, columns, depth, [&](int row, const FloatVec* sum) HWY_ATTR {
+    float* to = out + row * V * kLanes;
+    for (int v = 0; v < V; ++v, to += kLanes) {
+      hn::Store(more ? hn::Add(sum[v], hn::Load(d, to)) : sum[v], d, to);
     }
-  };
-  put(sum0, out);
-  put(sum1, out + width);
-  put(sum2, out + 2 * width);
-  put(sum3, out + 3 * width);
+  });
 }
 
 // The whole sum, in blocks: a long sum of roundings grows with its length, a sum of sums less.

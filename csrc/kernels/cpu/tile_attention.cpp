@@ -1,0 +1,334 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Strategy: a task is a run of one tile's queries with one head. It goes through the keys, the
+// tile's own and then the shared ones, in blocks: a block is packed straight from its rows, then
+// every tile of W queries along the vector lanes takes it in, as
+//
+//   scores[key][query] = K[key] · Q[query],  weights = 2^(scores - running maximum),
+//   out[channel][query] = out · 2^(old - new maximum) + sum over keys of V[key][channel] weights
+//
+// Nothing but views: no tile is gathered, padded or put back. Queries carry the factor log2(e), so
+// that the exponentials are powers of two. Of a core's L2 the run's queries and sums take up to 256
+// KiB, a block of 128 keys of size 64 takes 64 KiB; the scores of W queries stay in L1 (8 KiB with
+// AVX2).
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/tile_attention.cpp"
+#include <hwy/foreach_target.h>
+// The order matters: the line above includes this file once per instruction set.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/vector_math-inl.h"
+#include "kernels/tile_attention.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnpatch {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int64_t kWidth = kTileVectors * kLanes;  // W
+constexpr float kLog2E = 1.44269504f;
+constexpr int64_t kBlockKeys = 128;
+constexpr int64_t kSumLength = 64;  // a sum of sums has smaller rounding errors than a long sum
+constexpr int64_t kStateFloats = 64 * 1024;  // of a run's queries and sums
+
+// Queries [begin, end) of a tile.
+struct Run {
+  int64_t tile, begin, end;
+};
+
+// Where the token stands in the grid.
+HWY_INLINE int64_t grid_token(const Tiling& tiling, const Rectangle& tile, int64_t i) {
+  return (tile.top + i / tile.width) * tiling.width + tile.left + i % tile.width;
+}
+
+// The keys and values of one tile and head: own ones first, then those that all tiles share.
+template <typename T>
+struct Keys {
+  const TileAttentionParams& p;
+  Rectangle tile;
+  int64_t first = 0, own = 0;
+  const T *k, *v, *shared_k, *shared_v;
+
+  Keys(const TileAttentionParams& params, int64_t index, int64_t b, int64_t h)
+      : p(params),
+        tile(p.tiling.tile(index)),
+        k(head_of<T>(p.k, b, h)),
+        v(head_of<T>(p.v, b, h)),
+        shared_k(head_of<T>(p.shared_k, b, h)),
+        shared_v(head_of<T>(p.shared_v, b, h)) {
+    own = p.starts.empty() ? tile.tokens() : p.starts[index + 1] - p.starts[index];
+    first = p.starts.empty() ? 0 : p.starts[index];
+  }
+
+  int64_t count() const { return own + p.shared_tokens; }
+  int64_t token(int64_t i) const {
+    if (i >= own) return i - own;
+    return p.starts.empty() ? grid_token(p.tiling, tile, i) : first + i;
+  }
+  const T* key(int64_t i) const {
+    return i < own ? k + token(i) * p.k.token_stride
+                   : shared_k + token(i) * p.shared_k.token_stride;
+  }
+  const T* value(int64_t i) const {
+    return i < own ? v + token(i) * p.v.token_stride
+                   : shared_v + token(i) * p.shared_v.token_stride;
+  }
+};
+
+// The working memory of one thread.
+struct State {
+  float *queries, *out;  // [tile][channel][W]
+  float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
+  float* scores;         // [key][W]
+  float *keys, *values;  // one block, packed
+  float* rows;           // five or kLanes rows
+  int64_t row_size;
+
+  State(Workspace& workspace, int64_t queries_count, int64_t size) {
+    row_size = round_up(size, HWY_MAX(kLanes, 4));
+    const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
+    const int64_t parts[] = {tiles * row_size * kWidth,
+                             tiles * row_size * kWidth,
+                             tiles * kWidth,
+                             tiles * kWidth,
+                             kBlockKeys * kWidth,
+                             kBlockKeys * row_size,
+                             kBlockKeys * row_size,
+                             HWY_MAX(kLanes, 5) * row_size};
+    int64_t total = 0;
+    for (const int64_t part : parts) total += round_up(part, 16);
+    float* next = workspace.reserve(total);
+    float** areas[] = {&queries, &out, &top, &sum, &scores, &keys, &values, &rows};
+    for (size_t i = 0; i < std::size(parts); ++i) {
+      *areas[i] = next;
+      next += round_up(parts[i], 16);
+    }
+  }
+};
+
+// Keys [begin, begin + count) as one block. What the last panel lacks is its last key once more:
+// that changes no maximum.
+template <typename Format>
+void pack_block(const Keys<typename Format::T>& keys, int64_t begin, int64_t count, State& state) {
+  const int64_t size = keys.p.head_size, row_size = state.row_size;
+  float* const fifth = state.rows + 4 * row_size;
+  const float* rows[4];
+  for (int64_t i = 0; i < count; ++i) {
+    const bool own = begin + i < keys.own;
+    rows[i % 4] = load_row<Format>(keys.key(begin + i),
+                                   own ? keys.p.k.channel_stride : keys.p.shared_k.channel_stride,
+                                   size, state.rows + i % 4 * row_size);
+    if (i % 4 == 3) pack_panel(rows, size, state.keys + (i - 3) * size);
+    const float* value = load_row<Format>(
+        keys.value(begin + i), own ? keys.p.v.channel_stride : keys.p.shared_v.channel_stride, size,
+        fifth);
+    pack_value(value, i, count, size, state.values);
+  }
+  if (count % 4 == 0) return;
+  const int64_t used = count % 4;
+  for (int64_t i = used; i < 4; ++i) rows[i] = rows[used - 1];
+  pack_panel(rows, size, state.keys + (count - used) * size);
+}
+
+// Scores of four keys, and their maxima with what stands in top.
+template <int V>
+HWY_INLINE void score_panel(const float* panel, const float* queries, int64_t size, float* scores,
+                            FloatVec* top) {
+  const FloatTag d;
+  constexpr int64_t kDepth = 40;  // as in outer_product
+  int64_t i = 0;
+  for (; size - i > kDepth; i += kDepth) {
+    outer_product_block<V>(panel + 4 * i, queries + i * V * kLanes, kDepth, i > 0, scores);
+  }
+  outer_product_sums<V>(panel + 4 * i, queries + i * V * kLanes, size - i,
+                        [&](int row, const FloatVec* sum) HWY_ATTR {
+                          float* to = scores + row * V * kLanes;
+                          for (int v = 0; v < V; ++v, to += kLanes) {
+                            const FloatVec x = i > 0 ? hn::Add(sum[v], hn::Load(d, to)) : sum[v];
+                            hn::Store(x, d, to);
+                            top[v] = hn::Max(top[v], x);
+                          }
+                        });
+}
+
+// Scores of `count` keys become weights, whose sum is added to total.
+template <int V>
+HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
+  const FloatTag d;
+  FloatVec sum[V];
+  for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
+  for (int64_t key = 0; key < count; ++key) {
+    for (int v = 0; v < V; ++v, scores += kLanes) {
+      const FloatVec weight = exp2_nonpositive(hn::Sub(hn::Load(d, scores), top[v]));
+      sum[v] = hn::Add(sum[v], weight);
+      hn::Store(weight, d, scores);
+    }
+  }
+  for (int v = 0; v < V; ++v) total[v] = hn::Add(total[v], sum[v]);
+}
+
+// One tile of queries takes in one block of keys.
+template <int V>
+void take_in(const State& state, int64_t count, int64_t size, const float* queries, float* top,
+             float* sum, float* out) {
+  const FloatTag d;
+  constexpr int64_t n = kLanes, width = V * kLanes;
+  FloatVec new_top[V], factor[V], total[V];
+  for (int v = 0; v < V; ++v) new_top[v] = hn::Load(d, top + v * n);
+  for (int64_t key = 0; key < count; key += 4) {
+    score_panel<V>(state.keys + key * size, queries, size, state.scores + key * width, new_top);
+  }
+  for (int v = 0; v < V; ++v) {
+    factor[v] = exp2_nonpositive(hn::Sub(hn::Load(d, top + v * n), new_top[v]));
+    total[v] = hn::Mul(hn::Load(d, sum + v * n), factor[v]);
+    hn::Store(new_top[v], d, top + v * n);
+  }
+  for (int64_t key = 0; key < count; key += kSumLength) {
+    sum_weights<V>(HWY_MIN(kSumLength, count - key), new_top, state.scores + key * width, total);
+  }
+  for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + v * n);
+  for (int64_t c = 0; c < size; c += 4) {
+    for (int64_t key = 0; key < count; key += kSumLength) {
+      outer_product_sums<V>(state.values + c * count + 4 * key, state.scores + key * width,
+                            HWY_MIN(kSumLength, count - key),
+                            [&](int channel, const FloatVec* sums) HWY_ATTR {
+                              float* to = out + (c + channel) * width;
+                              for (int v = 0; v < V; ++v, to += n) {
+                                const FloatVec before = hn::Load(d, to);
+                                hn::Store(key == 0 ? hn::MulAdd(before, factor[v], sums[v])
+                                                   : hn::Add(before, sums[v]),
+                                          d, to);
+                              }
+                            });
+    }
+  }
+}
+
+// Calls body(first query of a tile in the run, how many, V as a constant) for each of its tiles.
+template <typename Body>
+void for_each_tile(const Run& run, const Body& body) {
+  const int64_t queries = run.end - run.begin;
+  for (int64_t i = 0; i < queries; i += kWidth) {
+    const int64_t count = HWY_MIN(kWidth, queries - i);
+    with_vectors((count + kLanes - 1) / kLanes, [&](auto v) { body(i, count, v); });
+  }
+}
+
+template <typename Format>
+void attend(const TileAttentionParams& p, const Run& run, int64_t b, int64_t h, State& state) {
+  using T = typename Format::T;
+  const FloatTag d;
+  const int64_t size = p.head_size, row_size = state.row_size;
+  const Keys<T> keys(p, run.tile, b, h);
+  const auto row_of = [&](const AttentionView& view, int64_t i) {
+    const int64_t token = grid_token(p.tiling, keys.tile, run.begin + i);
+    return const_cast<T*>(head_of<T>(view, b, h)) + token * view.token_stride;
+  };
+  T* rows[kWidth];
+
+  for_each_tile(run, [&](int64_t i, int64_t count, auto v) {
+    constexpr int64_t width = v() * kLanes;
+    for (int64_t lane = 0; lane < count; ++lane) rows[lane] = row_of(p.q, i + lane);
+    load_rows<Format>(rows, p.q, count, size, width, p.scale * kLog2E, state.rows, row_size,
+                      state.queries + i * row_size);
+    std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
+    std::fill_n(state.sum + i, width, 0.0f);
+    std::fill_n(state.out + i * row_size, width * row_size, 0.0f);
+  });
+
+  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
+  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
+  for (int64_t begin = 0; begin < keys.count(); begin += block) {
+    const int64_t count = HWY_MIN(block, keys.count() - begin);
+    pack_block<Format>(keys, begin, count, state);
+    for_each_tile(run, [&](int64_t i, int64_t, auto v) {
+      take_in<v()>(state, count, size, state.queries + i * row_size, state.top + i, state.sum + i,
+                   state.out + i * row_size);
+    });
+  }
+
+  for_each_tile(run, [&](int64_t i, int64_t count, auto v) {
+    constexpr int64_t width = v() * kLanes;
+    float* out = state.out + i * row_size;
+    for (int64_t x = 0; x < width; x += kLanes) {
+      const FloatVec factor = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + i + x));
+      for (int64_t c = 0; c < size; ++c) {
+        float* at = out + c * width + x;
+        hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
+      }
+    }
+    for (int64_t lane = 0; lane < count; ++lane) rows[lane] = row_of(p.out, i + lane);
+    store_rows<Format>(out, count, size, width, state.rows, row_size, p.out, rows);
+  });
+}
+
+// The tiles' queries in runs that fit in L2, and enough of them for all threads.
+std::vector<Run> cut_runs(const TileAttentionParams& p) {
+  const int64_t fitting = kStateFloats / (2 * HWY_MAX(p.head_size, 1));
+  const int64_t all = p.tiling.height * p.tiling.width * p.batch * p.heads;
+  const int64_t longest = HWY_MAX(HWY_MIN(fitting, all / (8 * p.threads)), 4 * kWidth);
+  std::vector<Run> runs;
+  for (int64_t tile = 0; tile < p.tiling.tiles(); ++tile) {
+    const int64_t queries = p.tiling.tile(tile).tokens();
+    const int64_t count = (queries + longest - 1) / longest;
+    const int64_t length = round_up((queries + count - 1) / count, kWidth);
+    for (int64_t begin = 0; begin < queries; begin += length) {
+      runs.push_back({tile, begin, HWY_MIN(begin + length, queries)});
+    }
+  }
+  return runs;
+}
+
+// Heads come innermost: their rows of one token lie side by side.
+template <typename Format>
+void run(const TileAttentionParams& p) {
+  const std::vector<Run> runs = cut_runs(p);
+  const auto count = static_cast<int64_t>(runs.size());
+  int64_t longest = 0;
+  for (const Run& run : runs) longest = HWY_MAX(longest, run.end - run.begin);
+  p.parallel_for(p.batch * count * p.heads, [&](int64_t task, int64_t last) {
+    thread_local Workspace workspace;
+    State state(workspace, longest, p.head_size);
+    for (; task < last; ++task) {
+      attend<Format>(p, runs[task / p.heads % count], task / (p.heads * count), task % p.heads,
+                     state);
+    }
+  });
+}
+
+void tile_attention(const TileAttentionParams& params) {
+  switch (params.kind) {
+    case ScalarKind::kFloat32:
+      return run<Float32>(params);
+    case ScalarKind::kFloat16:
+      return run<Float16>(params);
+    case ScalarKind::kBFloat16:
+      return run<BFloat16>(params);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnpatch
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace attnpatch {
+
+HWY_EXPORT(tile_attention);
+
+void tile_attention_cpu(const TileAttentionParams& params) {
+  if (params.batch * params.heads * params.head_size == 0) return;
+  HWY_DYNAMIC_DISPATCH(tile_attention)(params);
+}
+
+}  // namespace attnpatch
+#endif  // HWY_ONCE

@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Self-attention within the tiles of a token grid, and to keys that all tiles share, in one
+// softmax:
+//
+//   out[b,h,n] = softmax(s q·[k_t, k_shared]) [v_t, v_shared]   with t the tile of token n
+//
+// The keys k_t of a tile are those of its own tokens on the grid, or a run of k.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "kernels/tiling.h"
+#include "kernels/views.h"
+
+namespace attnpatch {
+
+struct TileAttentionParams {
+  ScalarKind kind = ScalarKind::kFloat32;  // of all tensors
+  int64_t batch = 0, heads = 0, head_size = 0;
+  float scale = 1.0f;  // s above
+
+  Tiling tiling;
+  // Tile t has the keys [starts[t], starts[t + 1]) of k. Empty: k lies on the grid, as q does.
+  std::vector<int64_t> starts;
+  int64_t shared_tokens = 0;
+
+  AttentionView q, k, v;
+  AttentionView shared_k, shared_v;
+  AttentionView out;  // written
+
+  int64_t threads = 1;
+  ParallelFor parallel_for;
+};
+
+void tile_attention_cpu(const TileAttentionParams& params);
+
+}  // namespace attnpatch
