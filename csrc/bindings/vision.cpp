@@ -12,6 +12,9 @@
 #include <string>
 #include <utility>
 
+#ifdef ATTNPATCH_FACES
+#include "bindings/faces.h"
+#endif
 #include "vision/clip_preprocess.h"
 
 namespace py = pybind11;
@@ -79,4 +82,7 @@ PYBIND11_MODULE(_vision, m) {
   attnpatch::bind_clip_preprocess<uint8_t>(m);
   attnpatch::bind_clip_preprocess<float>(m);
   attnpatch::bind_clip_preprocess<double>(m);
+#ifdef ATTNPATCH_FACES
+  attnpatch::bind_faces(m);
+#endif
 }

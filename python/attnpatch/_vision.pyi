@@ -7,11 +7,66 @@ Pictures: numpy in and out.
 """
 
 from __future__ import annotations
+import collections.abc
 import numpy
 import numpy.typing
 import typing
+import typing_extensions
 
-__all__: list[str] = ["MAX_CLIP_SIZE", "clip_preprocess"]
+__all__: list[str] = [
+    "FaceDetector",
+    "FaceRecogniser",
+    "MAX_CLIP_SIZE",
+    "align_face",
+    "clip_preprocess",
+    "describe_onnx",
+    "draw_keypoints",
+    "face_transform",
+    "fix_onnx_input",
+]
+
+class FaceDetector:
+    """
+    SCRFD, from the bytes of an ONNX file.
+    """
+    def __init__(self, file: typing_extensions.Buffer) -> None: ...
+    def find(
+        self,
+        picture: numpy.typing.NDArray[numpy.uint8],
+        sizes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        paddings: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+        threshold: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> tuple:
+        """
+        Faces of an RGB picture (H, W, 3), best first: boxes (F, 4), scores (F,), keypoints (F, 5, 2), and the size and padding at which they were found.
+        """
+    @property
+    def fixed_size(self) -> int: ...
+
+class FaceRecogniser:
+    """
+    ArcFace, from the bytes of an ONNX file.
+    """
+    def __init__(self, file: typing_extensions.Buffer) -> None: ...
+    def embed(
+        self,
+        picture: numpy.typing.NDArray[numpy.uint8],
+        keypoints: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The embedding of the face with these keypoints (5, 2) in an RGB picture (H, W, 3).
+        """
+    @property
+    def size(self) -> int: ...
+
+def align_face(
+    picture: numpy.typing.NDArray[numpy.uint8],
+    keypoints: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    size: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The aligned face (size, size, 3) of an RGB picture (H, W, 3).
+    """
 
 @typing.overload
 def clip_preprocess(
@@ -44,6 +99,38 @@ def clip_preprocess(
 ) -> numpy.typing.NDArray[numpy.float32]:
     """
     See attnpatch.vision.clip_preprocess; images are contiguous (B, H, W, 3).
+    """
+
+def describe_onnx(file: typing_extensions.Buffer) -> dict:
+    """
+    Input, its sizes (-1: any) and outputs of an ONNX file of a face network.
+    """
+
+def draw_keypoints(
+    keypoints: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    height: typing.SupportsInt | typing.SupportsIndex,
+    width: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The picture (height, width, 3) of keypoints (5, 2) for a ControlNet.
+    """
+
+def face_transform(
+    keypoints: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    size: typing.SupportsInt | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    The similarity (2, 3) that takes keypoints (5, 2) to the template of a crop.
+    """
+
+def fix_onnx_input(
+    file: typing_extensions.Buffer,
+    dims: typing.Annotated[
+        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"
+    ],
+) -> bytes:
+    """
+    The file with the sizes of its input written into it.
     """
 
 MAX_CLIP_SIZE: int = 8192

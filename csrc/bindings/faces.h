@@ -1,0 +1,12 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace attnpatch {
+
+void bind_faces(pybind11::module_& m);
+
+}  // namespace attnpatch

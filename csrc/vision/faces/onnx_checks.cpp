@@ -1,0 +1,217 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "vision/faces/onnx_checks.h"
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace attnpatch::onnx {
+namespace {
+
+using protobuf::Bytes;
+using protobuf::Reader;
+using protobuf::Wire;
+
+constexpr int64_t kMaxDims = 6;
+constexpr int64_t kMaxSide = 1 << 24;
+constexpr int64_t kMaxCount = int64_t{1} << 36;
+constexpr int64_t kMaxWindow = 1 << 12;  // of a kernel, stride, dilation or padding
+constexpr int64_t kMaxNumber = 1 << 24;  // of any other whole number
+
+// Convolutional networks are made of these, whichever tool exported them. In order.
+constexpr auto kOperations = std::to_array<std::string_view>({"Add",
+                                                              "AveragePool",
+                                                              "BatchNormalization",
+                                                              "Cast",
+                                                              "Clip",
+                                                              "Concat",
+                                                              "Constant",
+                                                              "ConstantOfShape",
+                                                              "Conv",
+                                                              "ConvTranspose",
+                                                              "Div",
+                                                              "Dropout",
+                                                              "Elu",
+                                                              "Exp",
+                                                              "Expand",
+                                                              "Flatten",
+                                                              "Gather",
+                                                              "Gemm",
+                                                              "GlobalAveragePool",
+                                                              "HardSigmoid",
+                                                              "HardSwish",
+                                                              "Identity",
+                                                              "InstanceNormalization",
+                                                              "LeakyRelu",
+                                                              "LpNormalization",
+                                                              "MatMul",
+                                                              "Max",
+                                                              "MaxPool",
+                                                              "Mul",
+                                                              "PRelu",
+                                                              "Pad",
+                                                              "Pow",
+                                                              "ReduceL2",
+                                                              "ReduceMean",
+                                                              "Relu",
+                                                              "Reshape",
+                                                              "Resize",
+                                                              "Shape",
+                                                              "Sigmoid",
+                                                              "Slice",
+                                                              "Softmax",
+                                                              "Split",
+                                                              "Sqrt",
+                                                              "Squeeze",
+                                                              "Sub",
+                                                              "Tanh",
+                                                              "Transpose",
+                                                              "Unsqueeze",
+                                                              "Upsample"});
+
+std::string_view as_text(Bytes bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+// Bytes of a value of each type that OpenCV reads; 0: none of those.
+int64_t value_size(int64_t type) {
+  switch (type) {
+    case 1:  // float
+    case 6:  // int32
+      return 4;
+    case 7:   // int64
+    case 11:  // double
+      return 8;
+    case 10:  // float16
+      return 2;
+    default:
+      return 0;
+  }
+}
+
+// Which field holds the values of a type where they are not raw.
+uint32_t typed_field(int64_t type) {
+  switch (type) {
+    case 1:
+      return 4;
+    case 7:
+      return 7;
+    case 11:
+      return 10;
+    default:
+      return 5;
+  }
+}
+
+struct Tensor {
+  std::vector<int64_t> dims;
+  int64_t type = 0;
+  bool external = false;
+  int64_t raw = -1;  // bytes
+  std::array<int64_t, 12> typed{};
+};
+
+int64_t count_typed(const Reader& reader, int64_t size) {
+  if (reader.wire() == Wire::kVarint) return 1;
+  if (reader.wire() != Wire::kBytes) return static_cast<int64_t>(reader.bytes().size()) / size;
+  if (reader.field() == 4 || reader.field() == 10) {
+    return static_cast<int64_t>(reader.bytes().size()) / size;
+  }
+  return std::count_if(reader.bytes().begin(), reader.bytes().end(),
+                       [](uint8_t byte) { return byte < 0x80; });
+}
+
+Tensor read_tensor(Bytes bytes) {
+  Tensor tensor;
+  Reader reader(bytes);
+  while (reader.next()) {
+    if (reader.field() == 1) {
+      protobuf::append_numbers(reader, tensor.dims);
+    } else if (reader.is(2, Wire::kVarint)) {
+      tensor.type = static_cast<int32_t>(reader.number());
+    } else if (reader.is(9, Wire::kBytes)) {
+      tensor.raw = static_cast<int64_t>(reader.bytes().size());
+    } else if (reader.field() == 13 || (reader.field() == 14 && reader.number() != 0)) {
+      tensor.external = true;
+    } else if (reader.field() < tensor.typed.size()) {
+      tensor.typed[reader.field()] += count_typed(reader, reader.field() == 10 ? 8 : 4);
+    }
+  }
+  return tensor;
+}
+
+void check_attribute_numbers(std::string_view name, const std::vector<int64_t>& numbers) {
+  if (numbers.size() > 16) refuse("its attribute " + std::string(name) + " has too many numbers");
+  const bool window = name == "strides" || name == "dilations" || name == "kernel_shape";
+  int64_t low = -kMaxNumber, high = kMaxNumber;
+  if (window) low = 1, high = kMaxWindow;
+  if (name == "pads" || name == "output_padding") low = 0, high = kMaxWindow;
+  if (name == "group") low = 1;
+  if (name == "axis" || name == "axes" || name == "perm") low = -kMaxDims, high = kMaxDims;
+  for (const int64_t number : numbers) {
+    // The end of a slice may be "as far as it goes".
+    const bool far = name == "ends" && number > 0;
+    if ((number < low || number > high) && !far) {
+      refuse("its attribute " + std::string(name) + " is " + std::to_string(number));
+    }
+  }
+}
+
+void check_attribute(Bytes attribute) {
+  std::string_view name;
+  std::vector<int64_t> numbers;
+  Reader reader(attribute);
+  while (reader.next()) {
+    if (reader.is(1, Wire::kBytes)) name = as_text(reader.bytes());
+    if (reader.is(5, Wire::kBytes)) check_tensor(reader.bytes());
+    if (reader.field() == 3 || reader.field() == 8) protobuf::append_numbers(reader, numbers);
+    const bool graph = reader.field() == 6 || reader.field() == 11;
+    const bool sparse = reader.field() == 22 || reader.field() == 23 || reader.field() == 10;
+    if (graph || sparse) refuse("it has graphs or sparse tensors for attributes");
+  }
+  check_attribute_numbers(name, numbers);
+}
+
+}  // namespace
+
+void check_tensor(Bytes bytes) {
+  const Tensor tensor = read_tensor(bytes);
+  if (tensor.external) refuse("it keeps weights in other files");
+  const int64_t size = value_size(tensor.type);
+  if (size == 0) refuse("it holds tensors of type " + std::to_string(tensor.type));
+  if (static_cast<int64_t>(tensor.dims.size()) > kMaxDims) refuse("a tensor has too many sides");
+  int64_t count = 1;
+  for (const int64_t side : tensor.dims) {
+    const bool empty_list = side == 0 && tensor.dims.size() == 1;
+    if ((side < 1 && !empty_list) || side > kMaxSide || count > kMaxCount) {
+      refuse("a tensor has a side of " + std::to_string(side));
+    }
+    count *= side;
+  }
+  const int64_t typed = tensor.typed[typed_field(tensor.type)];
+  const bool whole = tensor.raw >= 0 ? tensor.raw == count * size && typed == 0 : typed == count;
+  if (!whole) refuse("a tensor does not hold as many values as its sizes say");
+}
+
+void check_node(Bytes bytes) {
+  std::string_view operation, domain;
+  Reader reader(bytes);
+  while (reader.next()) {
+    if (reader.is(4, Wire::kBytes)) operation = as_text(reader.bytes());
+    if (reader.is(7, Wire::kBytes)) domain = as_text(reader.bytes());
+    if (reader.is(5, Wire::kBytes)) check_attribute(reader.bytes());
+  }
+  const bool known = std::binary_search(kOperations.begin(), kOperations.end(), operation);
+  if (!known || !(domain.empty() || domain == "ai.onnx")) {
+    refuse("it has an operation " + std::string(operation.substr(0, 40)) +
+           ", which no face network of ours uses");
+  }
+}
+
+}  // namespace attnpatch::onnx

@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What OpenCV takes on trust in parts of an ONNX graph. Each throws std::invalid_argument.
+
+#pragma once
+
+#include "vision/faces/protobuf.h"
+
+namespace attnpatch::onnx {
+
+// A tensor that the file holds: a type that OpenCV reads, and as many values as its sizes say.
+void check_tensor(protobuf::Bytes tensor);
+
+// An operation that face networks are made of, with attributes in a sane range.
+void check_node(protobuf::Bytes node);
+
+}  // namespace attnpatch::onnx
