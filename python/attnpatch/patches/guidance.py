@@ -49,6 +49,8 @@ class Guidance(Patch):
 
     degrades: ClassVar[int]
     """The prediction that it starts from: 0 cond, 1 uncond."""
+    records: ClassVar[bool] = False
+    """Whether it needs what is recorded in the ordinary calls of a step."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "start", "end", "rescale"):
@@ -217,24 +219,26 @@ def guide(
     starts: Sequence[Tensor],
     predictions: Sequence[Tensor],
 ) -> Tensor:
-    """Add what the degraded passes of a step found; all tensors are predictions of x0.
+    """Return what the degraded passes of a step add; all tensors are predictions of x0.
 
     Parameters
     ----------
     guided
-        The result so far, (B, C, H, W): of classifier-free guidance, say.
+        The result so far, (B, C, H, W): of classifier-free guidance, say. It is for ``rescale``
+        alone, as is cond.
     cond
-        The cond prediction, for ``rescale``.
+        The cond prediction.
     passes
-        What ``degraded_passes`` gave.
+        What ``degraded_passes`` gave, at least one.
     starts
         For each what its ``degrade`` gave.
     predictions
         For each what the UNet made of that.
     """
+    total = torch.zeros_like(guided)
     for one, start, prediction in zip(passes, starts, predictions, strict=True):
-        guided = guided + one.guidance.rescaled(start - prediction, cond, guided)
-    return guided
+        total = total + one.guidance.rescaled(start - prediction, cond, guided + total)
+    return total
 
 
 def number(what: str, value: Any) -> float:

@@ -63,6 +63,7 @@ class SelfAttentionGuidance(Guidance):
 
     kind: ClassVar[str] = "self_attention_guidance"
     degrades: ClassVar[int] = UNCOND
+    records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -81,6 +81,8 @@ class BoundPatch(ABC):
 
     attention: ClassVar[str] = "cross"
     """Which attention it acts on: "cross" (attn2, by ``branches``) or "self" (attn1, ``stage``)."""
+    reduces: bool = False
+    """Whether its stages may reduce what keys and values are projected from."""
     place: int = 0
     """Of its patch in the stack; the run says it."""
 

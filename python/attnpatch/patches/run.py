@@ -213,6 +213,11 @@ class Run:
         """The layers whose self-attention a patch may change; hosts can leave the others alone."""
         return self._layers(self._self_patches)
 
+    @property
+    def reduces(self) -> bool:
+        """Whether a patch may reduce what keys and values of self-attention are projected from."""
+        return any(bound.reduces for bound in self._self_patches)
+
     def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
         skips = [bound.skipped for bound in bounds]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))

@@ -33,7 +33,7 @@ def prepare(attn: Any, hidden_states: Tensor, temb: Tensor | None) -> Queries:
 
 def project_query(attn: Any, states: Tensor) -> Tensor:
     """Return q (B, H, N, D), for which softmax's scale is 1 / sqrt(D)."""
-    query = _split_heads(attn, attn.to_q(states))
+    query = split_heads(attn, attn.to_q(states))
     if attn.norm_q is not None:
         query = attn.norm_q(query)
     # Only old models have another scale: theirs goes into the query.
@@ -47,15 +47,30 @@ def project_context(attn: Any, states: Tensor, context: Tensor | None) -> tuple[
         context = states
     elif attn.norm_cross is not None:
         context = attn.norm_encoder_hidden_states(context)
-    key = _split_heads(attn, attn.to_k(context))
-    value = _split_heads(attn, attn.to_v(context))
-    return key if attn.norm_k is None else attn.norm_k(key), value
+    return project_key(attn, context), project_value(attn, context)
 
 
-def _split_heads(attn: Any, states: Tensor) -> Tensor:
+def project_key(attn: Any, states: Tensor) -> Tensor:
+    """Return k (B, H, T, D)."""
+    key = split_heads(attn, attn.to_k(states))
+    return key if attn.norm_k is None else attn.norm_k(key)
+
+
+def project_value(attn: Any, states: Tensor) -> Tensor:
+    """Return v (B, H, T, D)."""
+    return split_heads(attn, attn.to_v(states))
+
+
+def split_heads(attn: Any, states: Tensor) -> Tensor:
+    """Return (B, N, C) as (B, H, N, D)."""
     batch, tokens, channels = states.shape
     heads = attn.heads
     return states.view(batch, tokens, heads, channels // heads).transpose(1, 2)
+
+
+def join_heads(states: Tensor) -> Tensor:
+    """Return (B, H, N, D) as (B, N, C)."""
+    return states.transpose(1, 2).flatten(2)
 
 
 def attend_to_text(
@@ -68,7 +83,7 @@ def attend_to_text(
         mask = mask.view(batch, heads, -1, mask.shape[-1])
     if backend is None:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return out.transpose(1, 2).flatten(2)
+        return join_heads(out)
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))

@@ -114,25 +114,30 @@ def register(patching: Patching) -> int:
     return number
 
 
+def patching_of(number: int) -> Patching | None:
+    """Return what `register` gave this number, if it lives."""
+    return _patchings.get(number)
+
+
 def _running(number: int, layer: int, q: Tensor) -> EagerBranching | None:
-    patching = _patchings.get(number)
+    patching = patching_of(number)
     if patching is None:
         return None
-    return patching.layers[layer].branching(q.shape[2], q.dtype, q.device)
+    return patching.cross_layers[layer].branching(q.shape[2], q.dtype, q.device)
 
 
 # Read at run time, so a recorded CUDA graph may not hold them.
-_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
+TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 
 
-@torch.library.custom_op("attnpatch_diffusers::attend", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("attnpatch_diffusers::attend", mutates_args=(), tags=TAGS)
 def _attend(q: Tensor, k: Tensor, v: Tensor, patching: int, layer: int) -> Tensor:
     running = _running(patching, layer, q)
     out = plain_attention(q, k, v) if running is None else running.attend(q, k, v)
     return out.contiguous()
 
 
-@torch.library.custom_op("attnpatch_diffusers::terms", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("attnpatch_diffusers::terms", mutates_args=(), tags=TAGS)
 def _terms(q: Tensor, k: Tensor | None, v: Tensor | None, patching: int, layer: int) -> Tensor:
     running = _running(patching, layer, q)
     if running is None:

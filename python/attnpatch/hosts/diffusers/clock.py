@@ -77,6 +77,10 @@ class Schedule:
             self._log_sigmas = _log_sigmas(_stable_diffusion_alphas())
         elif config.get("sigma_data") is not None:
             self._edm_range = (math.log(config["sigma_min"]), math.log(config["sigma_max"]))
+        self.edm = self._edm_range is not None
+        """Whether the UNet is preconditioned as Karras et al. 2022 (arXiv 2206.00364) have it."""
+        self.flow = not self.edm and not self._log_sigmas
+        """Whether it predicts a flow from picture to noise, sigma being the share of the noise."""
         self._steps = len(self._log_sigmas) or int(config.get("num_train_timesteps", _TRAIN_STEPS))
 
     def __call__(self, timestep: float) -> Moment:
@@ -91,7 +95,7 @@ class Schedule:
             log_sigma = 4.0 * timestep
             return Moment(timestep, math.exp(log_sigma), _unit((high - log_sigma) / (high - low)))
         progress = _unit(1.0 - timestep / (self._steps - 1))
-        if not self._log_sigmas:  # flow matching: the timestep is the noise level
+        if self.flow:  # the timestep is the noise level
             return Moment(timestep, timestep / self._steps, progress)
         return Moment(timestep, math.exp(self._log_sigma(timestep)), progress)
 

@@ -46,6 +46,11 @@ def cross_attention(unet: Any, name: str) -> Any:
     return unet.get_submodule(name).attn2
 
 
+def self_attention(unet: Any, name: str) -> Any:
+    """Return the `Attention` module of self-attention in the block that the table names `name`."""
+    return unet.get_submodule(name).attn1
+
+
 def _shape(block: Any) -> _BlockShape:
     attentions = getattr(block, "attentions", None) or []
     # The middle block has one residual layer more than attentions; it leads the others.

@@ -15,12 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.branching import EagerBranching, register
+from attnpatch.hosts.diffusers.branching import register
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
+from attnpatch.hosts.diffusers.degraded import GuidedCall, recorded_kind
 from attnpatch.hosts.diffusers.guidance import chunks_of
-from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table
-from attnpatch.hosts.diffusers.processor import layer_of, make_stand_in
-from attnpatch.patches import Call, Layer, PatchStack, Report, Run, Site
+from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table, self_attention
+from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer, SelfLayer
+from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.recognition import unwrapped
+from attnpatch.patches import (
+    AttentionRecord,
+    Call,
+    PatchStack,
+    Report,
+    Run,
+    degraded_passes,
+)
 
 logger = logging.getLogger("attnpatch")
 
@@ -33,69 +43,8 @@ class _Running(threading.local):
     run: Run | None = None
     call: Call | None = None
     reached: bool = False  # whether it came to a patched layer
-
-
-class PatchedLayer:
-    """One cross-attention layer of a patched UNet."""
-
-    def __init__(self, patching: Patching, layer: Layer, module: Any) -> None:
-        self.patching = patching
-        self.layer = layer
-        self.module = module
-        self.stand_in: Any = None
-
-    @property
-    def joint(self) -> bool:
-        """Whether a patch shares the text's softmax."""
-        return self.patching.joint
-
-    def take_over(self) -> Any:
-        """See that our stand-in is the module's processor; return one that had replaced it."""
-        processor = self.module.processor
-        if processor is self.stand_in:
-            return None
-        if layer_of(processor) is self:
-            self.stand_in = processor  # one of ours that was put away and put back
-            return None
-        before, self.stand_in = self.stand_in, make_stand_in(processor, self)
-        self.module.set_processor(self.stand_in)
-        return None if before is None else processor
-
-    def restore(self) -> Any:
-        """Put the original back; return the module's processor where that is not ours."""
-        processor, self.stand_in = self.module.processor, None
-        if layer_of(processor) is not self:
-            return processor
-        self.module.set_processor(processor.attnpatch_original)
-        return None
-
-    def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerBranching | None:
-        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
-        if stand_in is not self.stand_in:
-            return None
-        shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
-        return self.branching(shape[1] if len(shape) == 3 else shape[2] * shape[3], dtype, device)
-
-    def branching(
-        self, tokens: int, dtype: torch.dtype, device: torch.device
-    ) -> EagerBranching | None:
-        """Return what the patches do for so many query tokens in the call that is running."""
-        running = self.patching.running
-        if running.call is None or running.run is None:
-            return None
-        running.reached = True
-        site = Site(self.layer, running.call)
-        branches = running.run.branches(site, dtype, device)
-        if branches is None:
-            return None
-        if branches.masks is not None and site.grid[0] * site.grid[1] != tokens:
-            raise ValueError(
-                f"mask: expected {site.grid[0]} × {site.grid[1]} tokens at {self.layer.name} for a "
-                f"latent of {running.call.latent}, got {tokens}: something merges or resizes them"
-            )
-        return EagerBranching(running.run, site, branches, dtype)
+    # Kind and guidance of each chunk, in a call that runs degraded passes.
+    degraded: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 class Patching:
@@ -103,14 +52,19 @@ class Patching:
 
     def __init__(self, unet: Any) -> None:
         self.table = read_layer_table(unet)
-        self.layers = tuple(
-            PatchedLayer(self, layer, cross_attention(unet, layer.name)) for layer in self.table
+        self.cross_layers = tuple(
+            CrossLayer(self, layer, cross_attention(unet, layer.name)) for layer in self.table
         )
+        self.self_layers = tuple(
+            SelfLayer(self, layer, self_attention(unet, layer.name)) for layer in self.table
+        )
+        self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
         self.number = register(self)
         self.running = _Running()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self.chunks: tuple[int, ...] | None = None
         self.joint = False
+        self.reduces = False
         self._run: Run | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._read_timestep = TimestepReader()
@@ -155,11 +109,10 @@ class Patching:
         if not self._hooks:
             self._hooks = (
                 unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
-                unet.register_forward_hook(self.end_call, always_call=True),
+                unet.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
             )
             setattr(unet, _ATTRIBUTE, self)
-        for layer in self.layers:
-            layer.take_over()
+        self._settle()
 
     def remove(self, key: object, unet: Any) -> None:
         """Detach what `key` attached; with the last one the UNet is as it was before."""
@@ -167,14 +120,9 @@ class Patching:
         if len(left) == len(self.stacks):
             return
         self._bind(left)
+        self._settle()
         if left:
             return
-        foreign = {type(p).__name__ for p in (layer.restore() for layer in self.layers) if p}
-        if foreign:
-            logger.warning(
-                "detach: %s replaced attention processors after attach and stays in place",
-                ", ".join(sorted(foreign)),
-            )
         for hook in self._hooks:
             hook.remove()
         self._hooks = ()
@@ -184,7 +132,26 @@ class Patching:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
         run = stack.bind(self.table)
         self.joint = any(getattr(patch, "joint", False) for patch in stack)
+        self.reduces = run.reduces
         self.stacks, self._run, self._checked = dict(stacks), run, False
+
+    def _settle(self) -> None:
+        """Put stand-ins where patches may act, and the originals back everywhere else."""
+        run = self._run
+        assert run is not None
+        # All of cross-attention: so a compiled UNet stays when weights, windows or layers change.
+        wanted: list[PatchedLayer] = list(self.cross_layers) if run.cross_layers else []
+        wanted += [self.self_layers[layer.index] for layer in run.self_layers]
+        gone = [layer for layer in self.layers if layer not in wanted]
+        foreign = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
+        if foreign:
+            logger.warning(
+                "detach: %s replaced attention processors after attach and stays in place",
+                ", ".join(sorted(foreign)),
+            )
+        self.layers = tuple(wanted)
+        for layer in self.layers:
+            layer.take_over()
 
     @torch.compiler.disable
     def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -192,14 +159,14 @@ class Patching:
         sample = args[0] if args else kwargs["sample"]
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         run, pipeline = self._run, self._pipeline and self._pipeline()
-        if any(layer.module.processor is not layer.stand_in for layer in self.layers):
+        if any(layer.replaced for layer in self.layers):
             self._take_over_again()
         batch = int(sample.shape[0])
         if sample.ndim == 5:  # a video: each frame (dimension 2) is a row of its own
             batch *= int(sample.shape[2])
-        chunks = self._chunks_of(pipeline, batch)
-        moment = self._schedule_of(pipeline)(self._read_timestep(timestep))
         running = self.running
+        chunks, degraded = running.degraded or (self._chunks_of(pipeline, batch), ())
+        moment = self._schedule_of(pipeline)(self._read_timestep(timestep))
         running.run, running.reached = run, False
         running.call = Call(
             latent=(sample.shape[-2], sample.shape[-1]),
@@ -209,24 +176,63 @@ class Patching:
             progress=moment.progress,
             sigma=moment.sigma,
             timestep=moment.timestep,
+            degraded=degraded,
+            record=None if degraded else AttentionRecord(recorded_kind(chunks)),
         )
 
     @torch.compiler.disable
-    def end_call(self, unet: Any, args: tuple[Any, ...], output: Any) -> None:
-        """Forget the call, and see once that it came by our layers: the forward hook."""
+    def end_call(
+        self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Forget the call, see once that it came by our layers, and guide: the forward hook."""
         running = self.running
-        reached = running.reached
+        run, call, reached = running.run, running.call, running.reached
         # Checkpointing computes the layers a second time, after the call.
         if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
             running.run = running.call = None
-        if output is None or self._checked:  # None: it raised
-            return
-        if not reached:
+        if output is None:  # it raised
+            return None
+        if not (reached or self._checked) and self.layers:
             raise RuntimeError(
                 f"attach: none of the {len(self.layers)} patched attention layers ran in this call "
                 f"of {type(unet).__name__}; something replaced its attention modules after attach"
             )
         self._checked = True
+        if running.degraded or run is None or call is None:
+            return None
+        return self._guide(unet, run, call, args, kwargs, output)
+
+    def _guide(
+        self,
+        unet: Any,
+        run: Run,
+        call: Call,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> Any:
+        """Return the output with guidance in it; None: as it is."""
+        passes = degraded_passes(run.stack, call.latent, call.progress)
+        if not passes or not call.sigma:  # without noise there is nothing to guide
+            return None
+        pipeline = self._pipeline and self._pipeline()
+        config = getattr(getattr(pipeline, "scheduler", None), "config", {})
+        prediction = Prediction.at(call.sigma, self._schedule_of(pipeline), config)
+        cfg_scale = getattr(pipeline, "guidance_scale", 1.0)
+        cfg_scale = cfg_scale if isinstance(cfg_scale, float | int) else 1.0
+        guided = GuidedCall(call, passes, prediction, cfg_scale)
+        # What torch.compile made of the UNet, where the pipeline has that.
+        compiled = getattr(pipeline, "unet", None)
+        target = compiled if unwrapped(compiled) is unet else unet
+
+        def run_unet(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self.running.degraded = guided.degraded
+            try:
+                return target(*args, **kwargs)
+            finally:
+                self.running.degraded = None
+
+        return guided.output(args, kwargs, output, run_unet)
 
     def _take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""
@@ -289,7 +295,8 @@ class Patching:
         twin._read_timestep = TimestepReader()
         twin._told = set(self._told)
         twin.stacks = {object(): stack for stack in self.stacks.values()}
-        twin.layers = copy.deepcopy(self.layers, memo)
+        for name in ("cross_layers", "self_layers", "layers"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
         twin._hooks = copy.deepcopy(self._hooks, memo)
         return twin
 

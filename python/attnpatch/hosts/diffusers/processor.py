@@ -22,7 +22,7 @@ from attnpatch.hosts.diffusers.arithmetic import (
 from attnpatch.hosts.diffusers.branching import Branching, GraphBranching
 
 if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patching import PatchedLayer
+    from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer
 
 # diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
 # fused pass with the patches'.
@@ -30,7 +30,7 @@ _PLAIN = ("AttnProcessor", "AttnProcessor2_0")
 
 
 class StandIn:
-    """Stands in for the processor of one layer; made by :func:`make_stand_in`.
+    """Stands in for the processor of one cross-attention; made by :func:`make_stand_in`.
 
     It is an instance of the original's class and shares the original's attributes: whatever a
     pipeline asks of the original (its class, scales, weights to move or to save) it finds here.
@@ -38,7 +38,7 @@ class StandIn:
     """
 
     __slots__ = ("attnpatch_layer", "attnpatch_original")
-    attnpatch_layer: PatchedLayer
+    attnpatch_layer: CrossLayer
     attnpatch_original: Any
     attnpatch_plain: bool
 
@@ -86,7 +86,7 @@ class StandIn:
         return add_terms(attn, base, branching.terms(q, known), queries)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        twin = _bare_stand_in(copy.deepcopy(self.attnpatch_original, memo))
+        twin = _bare_stand_in(copy.deepcopy(self.attnpatch_original, memo), type(self).__bases__[0])
         memo[id(self)] = twin
         object.__setattr__(twin, "attnpatch_layer", copy.deepcopy(self.attnpatch_layer, memo))
         return twin
@@ -97,9 +97,12 @@ def layer_of(processor: object) -> PatchedLayer | None:
     return getattr(processor, "attnpatch_layer", None)
 
 
-def make_stand_in(original: Any, layer: PatchedLayer) -> Any:
-    """Return a processor that does what `original` does plus the patches of `layer`."""
-    stand_in = _bare_stand_in(_without_leftovers(original))
+def make_stand_in(original: Any, layer: PatchedLayer, kind: type[Any]) -> Any:
+    """Return a processor that does what `original` does plus the patches of `layer`.
+
+    `kind` is `StandIn`, or what derives from it for layers of another kind.
+    """
+    stand_in = _bare_stand_in(_without_leftovers(original), kind)
     object.__setattr__(stand_in, "attnpatch_layer", layer)
     return stand_in
 
@@ -118,21 +121,21 @@ def _without_leftovers(processor: Any) -> Any:
     return processor
 
 
-def _bare_stand_in(original: Any) -> Any:
-    stand_in = object.__new__(_stand_in_class(type(original)))
+def _bare_stand_in(original: Any, kind: type[Any]) -> Any:
+    stand_in = object.__new__(_stand_in_class(type(original), kind))
     # Set past nn.Module, which would take the original for a child.
     object.__setattr__(stand_in, "attnpatch_original", original)
     object.__setattr__(stand_in, "__dict__", original.__dict__)
     return stand_in
 
 
-@functools.lru_cache(maxsize=64)
-def _stand_in_class(kind: type) -> type:
+@functools.lru_cache(maxsize=128)
+def _stand_in_class(original: type, kind: type[Any]) -> type:
     def call(self: StandIn, *args: Any, **kwargs: Any) -> Tensor:
         return self.attnpatch_call(*args, **kwargs)
 
     # `Attention.forward` hands over the keywords that the processor's signature names.
-    call.__wrapped__ = kind.__call__  # type: ignore[attr-defined]
-    plain = kind.__name__ in _PLAIN and kind.__module__.startswith("diffusers.")
+    call.__wrapped__ = original.__call__  # type: ignore[attr-defined]
+    plain = original.__name__ in _PLAIN and original.__module__.startswith("diffusers.")
     members = {"__slots__": (), "__call__": call, "attnpatch_plain": plain}
-    return type(f"Patched{kind.__name__}", (StandIn, kind), members)
+    return type(f"Patched{original.__name__}", (kind, original), members)

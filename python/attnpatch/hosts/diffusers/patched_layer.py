@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attention layer of a patched UNet: its stand-in, and what the patches do there now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attnpatch.hosts.diffusers.branching import EagerBranching
+from attnpatch.hosts.diffusers.processor import StandIn, layer_of, make_stand_in
+from attnpatch.hosts.diffusers.self_processor import EagerStaging, SelfStandIn
+from attnpatch.patches import Call, Layer, Run, Site
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patching import Patching
+
+
+class PatchedLayer:
+    """One attention layer of a patched UNet, of either kind."""
+
+    stand_in_kind: type[Any]
+    attention: str
+
+    def __init__(self, patching: Patching, layer: Layer, module: Any) -> None:
+        self.patching = patching
+        self.layer = layer
+        self.module = module
+        self.stand_in: Any = None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another processor stands where ours should."""
+        return self.module.processor is not self.stand_in
+
+    def take_over(self) -> Any:
+        """See that our stand-in is the module's processor; return one that had replaced it."""
+        processor = self.module.processor
+        if processor is self.stand_in:
+            return None
+        if layer_of(processor) is self:
+            self.stand_in = processor  # one of ours that was put away and put back
+            return None
+        before, self.stand_in = self.stand_in, make_stand_in(processor, self, self.stand_in_kind)
+        self.module.set_processor(self.stand_in)
+        return None if before is None else processor
+
+    def restore(self) -> Any:
+        """Put the original back; return the module's processor where that is not ours."""
+        if self.stand_in is None:
+            return None
+        processor, self.stand_in = self.module.processor, None
+        if layer_of(processor) is not self:
+            return processor
+        self.module.set_processor(processor.attnpatch_original)
+        return None
+
+    def site(self) -> tuple[Run, Site] | None:
+        """Return the run and the site in the call that is running; None: none is."""
+        running = self.patching.running
+        call: Call | None = running.call
+        if call is None or running.run is None:
+            return None
+        running.reached = True
+        return running.run, Site(self.layer, call, attention=self.attention)
+
+    def check_grid(self, site: Site, tokens: int, what: str) -> None:
+        """Raise ValueError where the layer has other tokens than its grid."""
+        if site.grid[0] * site.grid[1] != tokens:
+            raise ValueError(
+                f"{what}: expected {site.grid[0]} × {site.grid[1]} tokens at {self.layer.name} "
+                f"for a latent of {site.call.latent}, got {tokens}: something merges or resizes "
+                "them"
+            )
+
+
+class CrossLayer(PatchedLayer):
+    """Attention to the text (attn2)."""
+
+    stand_in_kind = StandIn
+    attention = "cross"
+
+    @property
+    def joint(self) -> bool:
+        """Whether a patch shares the text's softmax."""
+        return self.patching.joint
+
+    def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerBranching | None:
+        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
+        if stand_in is not self.stand_in:
+            return None
+        shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return self.branching(_tokens(shape), dtype, device)
+
+    def branching(
+        self, tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> EagerBranching | None:
+        """Return what the patches do for so many query tokens in the call that is running."""
+        found = self.site()
+        if found is None:
+            return None
+        run, site = found
+        branches = run.branches(site, dtype, device)
+        if branches is None:
+            return None
+        if branches.masks is not None:
+            self.check_grid(site, tokens, "mask")
+        return EagerBranching(run, site, branches, dtype)
+
+
+class SelfLayer(PatchedLayer):
+    """Self-attention (attn1)."""
+
+    stand_in_kind = SelfStandIn
+    attention = "self"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a patch may give keys and values fewer tokens."""
+        return self.patching.reduces
+
+    def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerStaging | None:
+        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
+        return self.staging(_tokens(hidden_states.shape)) if stand_in is self.stand_in else None
+
+    def staging(self, tokens: int) -> EagerStaging | None:
+        """Return what the patches do for so many tokens in the call that is running."""
+        found = self.site()
+        if found is None:
+            return None
+        run, site = found
+        acting = run.self_attention(site)
+        if acting is None:
+            return None
+        self.check_grid(site, tokens, "self-attention")
+        return EagerStaging(acting, site, self)
+
+
+def _tokens(shape: torch.Size) -> int:
+    return shape[1] if len(shape) == 3 else shape[2] * shape[3]

@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a UNet's output says of the clean picture, whatever it was trained to predict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from attnpatch.hosts.diffusers.clock import Schedule
+
+
+class Prediction(NamedTuple):
+    """How input, output and clean picture (x0) hang together at one moment.
+
+    x0 = keep · input + turn · output; a change of x0 changes the noisy input by signal times that.
+    """
+
+    keep: float
+    turn: float
+    signal: float
+
+    def clean(self, sample: Tensor, output: Tensor) -> Tensor:
+        """Return x0 in float32 from what the UNet was given and gave."""
+        return self.keep * sample.float() + self.turn * output.float()
+
+    @classmethod
+    def at(cls, sigma: float, schedule: Schedule, config: Mapping[str, Any]) -> Prediction:
+        """Tell it for a noise level.
+
+        Parameters
+        ----------
+        sigma
+            Of the moment.
+        schedule
+            Where the moment comes from.
+        config
+            Of the scheduler, empty for none: noise is predicted then. Whatever it is, what reaches
+            the UNet has been scaled to unit variance.
+
+        Raises
+        ------
+        ValueError
+            For a ``prediction_type`` that is not known.
+        """
+        if schedule.flow:  # input = (1 − sigma) x0 + sigma noise, output = noise − x0
+            return cls(1.0, -sigma, 1.0 - sigma)
+        kind = config.get("prediction_type", "epsilon")
+        # Karras et al. 2022 (arXiv 2206.00364), table 1: noise is measured by the data's own.
+        data = config["sigma_data"] if schedule.edm else 1.0
+        signal = 1.0 / math.hypot(1.0, sigma / data)
+        noise = signal * sigma / data
+        if kind == "v_prediction":
+            return cls(data * signal, -data * noise, signal / data)
+        if kind == "epsilon":
+            if schedule.edm:
+                return cls(data * signal, data * noise, signal / data)
+            return cls(1.0 / signal, -sigma, signal)
+        if kind == "sample":
+            return cls(0.0, 1.0, signal / data)
+        raise ValueError(
+            "scheduler: guidance knows the prediction types epsilon, v_prediction and sample, "
+            f"got {kind!r}"
+        )

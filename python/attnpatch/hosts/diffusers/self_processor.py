@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The attention processor that stands in for self-attention, with the patches' stages around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from attnpatch.hosts.diffusers.arithmetic import (
+    attend_to_text,
+    finish,
+    join_heads,
+    prepare,
+    project_key,
+    project_query,
+    project_value,
+    split_heads,
+)
+from attnpatch.hosts.diffusers.branching import TAGS, patching_of
+from attnpatch.hosts.diffusers.processor import StandIn
+from attnpatch.patches import SelfAttention, Site
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patched_layer import SelfLayer
+
+
+class Staging(Protocol):
+    """The patches' part of one layer's self-attention; q is (B, N, C), k and v (B, M, C)."""
+
+    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what keys and values are projected from."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Return attention by all stages, (B, N, C)."""
+        ...
+
+
+class SelfStandIn(StandIn):
+    """Stands in for the processor of one self-attention."""
+
+    __slots__ = ()
+    attnpatch_layer: SelfLayer  # type: ignore[assignment]
+
+    def attnpatch_call(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Any = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Attend as the layer's own processor does, by the patches' stages."""
+        staging: Staging | None = None
+        if encoder_hidden_states is None:
+            layer = self.attnpatch_layer
+            if torch.compiler.is_compiling():
+                staging = GraphStaging(layer.patching.number, layer.layer.index, layer.reduces)
+            else:
+                staging = layer.begin(self, hidden_states)
+        if staging is None:
+            return self.attnpatch_original(
+                attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
+            )
+        queries = prepare(attn, hidden_states, args[0] if args else kwargs.get("temb"))
+        states = queries.states
+        # A mask is on all tokens: there none may be dropped.
+        k_input, v_input = (states, states) if attention_mask is not None else staging.reduce(states)
+        q = join_heads(project_query(attn, states))
+        k = join_heads(project_key(attn, k_input))
+        v = join_heads(project_value(attn, v_input))
+        return finish(attn, staging.attend(q, k, v, attention_mask), queries)
+
+
+class EagerStaging:
+    """The stages at one site, where they have something to do."""
+
+    __slots__ = ("_acting", "_layer", "_site")
+
+    def __init__(self, acting: SelfAttention, site: Site, layer: SelfLayer) -> None:
+        self._acting = acting
+        self._site = site
+        self._layer = layer
+
+    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Staging`."""
+        return self._acting.reduce(self._site, states, states)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See :class:`Staging`."""
+        plain = mask is None and self._layer.stand_in.attnpatch_plain
+        heads = self._layer.module.heads
+
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return _attention(self._layer, q, k, v, mask)
+
+        return self._acting.attend(self._site, q, k, v, heads, attention, plain=plain)
+
+
+def _attention(layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend from q (B, N, C) as the layer's own processor does."""
+    stand_in, attn = layer.stand_in, layer.module
+    if not stand_in.attnpatch_plain:
+        return stand_in.attnpatch_original(Projected(attn, q, k, v), q, None, mask)
+    q, k, v = (split_heads(attn, x) for x in (q, k, v))
+    return attend_to_text(attn, q, k, v, mask, stand_in._attention_backend)
+
+
+class Projected:
+    """An `Attention` layer whose projections are done: what its processor leaves is attention.
+
+    With it a processor of anyone's attends from any q to any k and v.
+    """
+
+    group_norm = spatial_norm = norm_cross = norm_q = norm_k = None
+    residual_connection = False
+    rescale_output_factor = 1.0
+    to_out = (torch.nn.Identity(), torch.nn.Identity())
+
+    def __init__(self, attn: Any, q: Tensor, k: Tensor, v: Tensor) -> None:
+        self._attn = attn
+        # Our queries have the scale of old models in them, which the processor will apply.
+        factor = attn.scale * (q.shape[-1] // attn.heads) ** 0.5
+        q = q if abs(factor - 1.0) < 1e-6 else q / factor
+        self.to_q = lambda *_, **__: q
+        self.to_k = lambda *_, **__: k
+        self.to_v = lambda *_, **__: v
+        self.to_qkv = lambda *_, **__: torch.cat([q, k, v], dim=-1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._attn, name)
+
+
+class GraphStaging:
+    """The same as operators in a graph that is being compiled; see `GraphBranching`."""
+
+    __slots__ = ("_layer", "_patching", "_reduces")
+
+    def __init__(self, patching: int, layer: int, reduces: bool) -> None:
+        self._patching = patching
+        self._layer = layer
+        self._reduces = reduces
+
+    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Staging`."""
+        if not self._reduces:
+            return states, states
+        return torch.ops.attnpatch_diffusers.reduce(states, self._patching, self._layer)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See :class:`Staging`."""
+        operators = torch.ops.attnpatch_diffusers
+        return operators.self_attend(q, k, v, mask, self._patching, self._layer)
+
+
+@torch.library.custom_op("attnpatch_diffusers::reduce", mutates_args=(), tags=TAGS)
+def _reduce(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
+    staging = _layer_of(patching, layer).staging(states.shape[1])
+    k, v = (states, states) if staging is None else staging.reduce(states)
+    return _fresh(k, states), _fresh(v, states, k)
+
+
+@_reduce.register_fake
+def _(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
+    batch, _, channels = states.shape
+    tokens = torch.library.get_ctx().new_dynamic_size()
+    return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore
+
+
+@torch.library.custom_op("attnpatch_diffusers::self_attend", mutates_args=(), tags=TAGS)
+def _self_attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, patching: int, layer: int
+) -> Tensor:
+    found = _layer_of(patching, layer)
+    staging = found.staging(q.shape[1])
+    if staging is None:
+        out = _attention(found, q, k, v, mask)
+    else:
+        out = staging.attend(q, k, v, mask)
+    return _fresh(out, q, k, v)
+
+
+@_self_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: object, patching: int, layer: int) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _layer_of(patching: int, layer: int) -> SelfLayer:
+    found = patching_of(patching)
+    if found is None:
+        raise RuntimeError("attach: a compiled UNet outlived its patches; compile it anew")
+    return found.self_layers[layer]
+
+
+def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
+    """Return a tensor with memory of its own: an operator may not hand back what it was given."""
+    storage = tensor.untyped_storage().data_ptr()
+    if any(storage == other.untyped_storage().data_ptr() for other in given):
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.contiguous()
