@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from attnpatch.hosts.diffusers.branching import register
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader

@@ -69,7 +69,9 @@ class SelfStandIn(StandIn):
         queries = prepare(attn, hidden_states, args[0] if args else kwargs.get("temb"))
         states = queries.states
         # A mask is on all tokens: there none may be dropped.
-        k_input, v_input = (states, states) if attention_mask is not None else staging.reduce(states)
+        k_input, v_input = (
+            (states, states) if attention_mask is not None else staging.reduce(states)
+        )
         q = join_heads(project_query(attn, states))
         k = join_heads(project_key(attn, k_input))
         v = join_heads(project_value(attn, v_input))
