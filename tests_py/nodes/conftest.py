@@ -4,7 +4,7 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ for neighbour in (HERE, HERE.parent / "hosts", HERE.parent / "adapters"):
     sys.path.insert(0, str(neighbour))
 
 from fake_adapters import Maker  # noqa: E402
+from fake_encoders import FakeClipVision, FakeFaces  # noqa: E402
 from protocol_host import SD1, SDXL, make_host, make_inputs  # noqa: E402
 
 CONTEXT = 24
@@ -38,49 +39,6 @@ def small_host(monkeypatch):
     """Let the small host's models take patches, whatever hosts are known."""
     monkeypatch.setattr(attnpatch, "patch_model", fooocus_host.patch_model)
     monkeypatch.setattr(attnpatch, "report", fooocus_host.report)
-
-
-class FakeClipVision:
-    """Encodes pictures by fixed random projections: a class token and 4×4 patches."""
-
-    image_size = 224
-    side = 4
-
-    def __init__(self, pooled=1024, hidden=40, seed=7):
-        generator = torch.Generator().manual_seed(seed)
-        self.pooled = torch.randn(48, pooled, generator=generator) / 7
-        self.hidden = torch.randn(3, hidden, generator=generator)
-        self.seen = []
-
-    def encode_image(self, image):
-        self.seen.append(tuple(image.shape))
-        small = torch.nn.functional.adaptive_avg_pool2d(image.movedim(-1, 1), self.side)
-        tokens = small.flatten(2).movedim(1, 2) @ self.hidden + 0.1
-        return SimpleNamespace(
-            image_embeds=small.flatten(1) @ self.pooled + 0.05,
-            penultimate_hidden_states=torch.cat([tokens.mean(1, keepdim=True), tokens], 1),
-        )
-
-
-class FakeFaces:
-    """A face analyser: finds one face in pictures that are bright enough."""
-
-    def __init__(self, smallest=640):
-        self.det_model = SimpleNamespace(input_size=(320, 320))
-        self.smallest = smallest
-        self.tried = []
-
-    def get(self, picture):
-        assert picture.dtype.name == "uint8" and picture.shape[2] == 3
-        side = self.det_model.input_size[0]
-        self.tried.append(side)
-        if picture.mean() < 20 or side > self.smallest:
-            return []
-        generator = torch.Generator().manual_seed(int(picture.sum()) % 1000)
-        embedding = torch.randn(512, generator=generator).numpy()
-        points = torch.tensor([[30.0, 30], [50, 30], [40, 42], [32, 54], [48, 54]]).numpy()
-        normed = embedding / (embedding**2).sum() ** 0.5
-        return [SimpleNamespace(kps=points, embedding=embedding, normed_embedding=normed)]
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def cut_tiles(image: Tensor, mask: Tensor | None, sharpening: float) -> tuple[Te
         side = min(height, width)
         picture, kept = middle(picture, side, side), middle(kept, side, side)
     picture = resize_by_pillow(picture.movedim(1, -1), size, "LANCZOS").movedim(-1, 1)
-    kept = resize(kept.cpu(), size)
+    kept = resize(kept.cpu(), size).clamp(0, 1)
     rows, columns = (min(side, _MOST * _TILE) for side in size)
     picture, kept = middle(picture, rows, columns), middle(kept, rows, columns)[:, 0]
     pixels = picture.movedim(1, -1)

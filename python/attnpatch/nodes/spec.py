@@ -144,6 +144,6 @@ class NodeSpec:
 
     def call(self, values: Mapping[str, Any]) -> Result:
         """Run the node; optional inputs that are not there get their defaults."""
-        given = {i.id: i.default for i in self.inputs if i.optional} | dict(values)
-        result = self.run(**given)
+        known = {i.id: i.default for i in self.inputs if i.optional or i.id in values}
+        result = self.run(**{**known, **values})  # in the table's order
         return result if isinstance(result, Result) else Result(result)
