@@ -85,7 +85,7 @@ def _ramp(strategy: Mapping[str, Any]) -> Weights:
         far = [_RAMPS[timing](i / max(count - 1, 1)) for i in range(count)]
         ramp = [start + (end - start) * x for x in far]
     weights = [start] * before + ramp
-    if timing != "random":
+    if weights and timing != "random":
         weights[-1] = end
     return weights + [end] * (frames - last)
 
