@@ -25,7 +25,7 @@ HEADS = [1, 2, 2, 2]  # a list: diffusers' own pipeline asks for one
 
 
 def lively(unet):
-    """Make self-attention count: random weights leave it flat, and its share of the output small."""
+    """Make self-attention count: random weights leave it flat, and its share small."""
     for name, parameter in unet.named_parameters():
         if ".attn1." in name and parameter.dim() == 2:
             parameter.mul_(2.0)
@@ -189,7 +189,7 @@ def test_the_clean_picture_is_what_the_scheduler_makes_of_it(name, config):
 
 
 def test_unknown_predictions_are_named():
-    with pytest.raises(ValueError, match="prediction types epsilon, .* got 'magic'"):
+    with pytest.raises(ValueError, match=r"prediction types epsilon, .* got 'magic'"):
         Prediction.at(1.0, Schedule(), {"prediction_type": "magic"})
 
 

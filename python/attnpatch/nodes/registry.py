@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from attnpatch.nodes import (
+    guidance,
     image_prompts,
     image_prompts_embeds,
     image_prompts_faces,
@@ -32,6 +33,7 @@ _MODULES = (
     image_prompts_pictures,
     image_prompts_weights,
     token_reduction,
+    guidance,
     report,
 )
 

@@ -179,10 +179,7 @@ def _self_attend(
 ) -> Tensor:
     found = _layer_of(patching, layer)
     staging = found.staging(q.shape[1])
-    if staging is None:
-        out = _attention(found, q, k, v, mask)
-    else:
-        out = staging.attend(q, k, v, mask)
+    out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
     return _fresh(out, q, k, v)
 
 

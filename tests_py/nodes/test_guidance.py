@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The guidance nodes: what their widgets make of a model."""
+
+import math
+
+import pytest
+
+import attnpatch
+from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
+from attnpatch.nodes import NODES
+
+BY_ID = {spec.id: spec for spec in NODES}
+ADVANCED = {
+    "AttentionPatchesSAG": SelfAttentionGuidance,
+    "AttentionPatchesPAG": PerturbedAttentionGuidance,
+    "AttentionPatchesSEG": SmoothedEnergyGuidance,
+}
+
+
+@pytest.fixture(autouse=True)
+def patches(monkeypatch):
+    """Give what a node would patch a model with."""
+    monkeypatch.setattr(attnpatch, "patch_model", lambda model, patches: (model, patches))
+
+
+def run(name, **values):
+    spec = BY_ID[name]
+    widgets = {i.id: i.default for i in spec.inputs if i.widget and i.kind != "COMBO"}
+    widgets |= {i.id: i.options()[0] for i in spec.inputs if i.kind == "COMBO"}
+    ((model, (patch,)),) = spec.call({"model": "model", **widgets, **values}).values
+    assert model == "model"
+    return patch
+
+
+def test_drop_in_node_has_the_known_widgets():
+    found = [
+        (i.id, i.default, i.minimum, i.maximum, i.step)
+        for i in BY_ID["SelfAttentionGuidance"].inputs
+        if i.widget
+    ]
+    assert found == [("scale", 0.5, -2.0, 5.0, 0.01), ("blur_sigma", 2.0, 0.0, 10.0, 0.1)]
+    assert run("SelfAttentionGuidance") == SelfAttentionGuidance()
+    assert run("SelfAttentionGuidance", scale=-1.0) == SelfAttentionGuidance(-1.0)
+
+
+@pytest.mark.parametrize(("name", "kind"), ADVANCED.items())
+def test_advanced_nodes(name, kind):
+    assert run(name) == kind(), "defaults are those of the patch"
+    given = {"scale": 2.5, "blocks": "m0.0", "rescale": 0.4, "rescale_mode": "partial"}
+    found = run(name, **given, start_at=0.1, end_at=0.8)
+    assert found == kind(**given, start=0.1, end=0.8)
+
+
+def test_blurs():
+    assert run("AttentionPatchesSEG", blur_sigma=-1.0).blur_sigma == math.inf
+    assert run("AttentionPatchesSEG", blur_sigma=7.5).blur_sigma == 7.5
+    assert run("AttentionPatchesSAG", threshold=1.2).threshold == 1.2
+    with pytest.raises(ValueError, match="blocks: expected"):
+        run("AttentionPatchesPAG", blocks="middle")
