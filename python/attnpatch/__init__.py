@@ -7,6 +7,7 @@ from importlib.metadata import version as _version
 from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_embeds, load_image_adapter
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.patches import (
+    HyperTile,
     ImagePrompt,
     NearSightedAttention,
     NearSightedTile,
@@ -15,6 +16,7 @@ from attnpatch.patches import (
     SelfAttentionGuidance,
     SlothfulAttention,
     SmoothedEnergyGuidance,
+    TokenMerging,
     Weight,
     reduce_tokens,
     sag_blur,
@@ -23,6 +25,7 @@ from attnpatch.patches import (
 __version__ = _version("attnpatch")
 
 __all__ = [
+    "HyperTile",
     "ImageAdapter",
     "ImageEmbeds",
     "ImagePrompt",
@@ -33,6 +36,7 @@ __all__ = [
     "SelfAttentionGuidance",
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
+    "TokenMerging",
     "Weight",
     "attach",
     "load_embeds",

@@ -27,9 +27,11 @@ from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.stack import PatchStack
 from attnpatch.patches.token_reduction import (
+    HyperTile,
     NearSightedAttention,
     NearSightedTile,
     SlothfulAttention,
+    TokenMerging,
     reduce_tokens,
 )
 from attnpatch.patches.weight_types import WEIGHT_TYPES, split_by_weight_type
@@ -46,6 +48,7 @@ __all__ = [
     "CallRecord",
     "DegradedPass",
     "Guidance",
+    "HyperTile",
     "ImagePrompt",
     "Inner",
     "Layer",
@@ -64,6 +67,7 @@ __all__ = [
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
     "Stage",
+    "TokenMerging",
     "Weight",
     "degraded_passes",
     "diffusers_layer_table",

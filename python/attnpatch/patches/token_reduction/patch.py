@@ -8,6 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from attnpatch.patches.token_reduction.stage import Plan, ReductionStage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Moment", "Place", "TokenReduction", "time_ratio"]
+__all__ = ["Moment", "Place", "TokenReduction", "draw", "time_ratio"]
 
 _LAST_TIMESTEP = 999.0
 
@@ -36,6 +37,12 @@ class Place(NamedTuple):
     """1 at the depth of the model's first attention, half of that at twice the depth."""
     before: tuple[tuple[int, int], ...]
     """Depth and level of the layers that run before it."""
+
+    def deeper_than(self, levels: int) -> str | None:
+        """Say so where a layer is deeper than the first `levels` widths that attend."""
+        if self.rate > 0.5**levels:
+            return None
+        return f"it is at depth {self.depth}, deeper than asked for"
 
 
 class Moment(NamedTuple):
@@ -143,6 +150,12 @@ def time_ratio(peak_time: float, time_decay: float, timestep: float) -> float:
         return 1.0
     time = min(max(1.0 - timestep / 1000.0, 0.0), 1.0)
     return math.exp(-(((time - peak_time) * time_decay) ** 2))
+
+
+def draw(seed: int, moment: Moment, place: Place) -> Random:
+    """Make a source of random numbers, the same for the same seed, timestep and layer."""
+    # Timesteps that hosts find in different ways differ in their last digits.
+    return Random(f"{seed} {round(moment.timestep)} {place.layer.index}")
 
 
 def _places(table: LayerTable) -> tuple[Place, ...]:
