@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.hosts import fooocus
+from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.recognition import diffusers_unet
 from attnpatch.patches import Patch, Report
 
@@ -77,7 +77,7 @@ def patch_model(
     ----------
     model, patches, cond_or_uncond
         As for :func:`attach`. The copy of a pipeline has a scheduler of its own, so that both can
-        run at the same time. `model` may also be a ``ModelPatcher`` of Fooocus.
+        run at the same time. `model` may also be a ``ModelPatcher`` of ComfyUI or Fooocus.
 
     Returns
     -------
@@ -107,10 +107,11 @@ def _host_of(model: Any) -> Any:
     if diffusers_unet(model) is not None:
         # Imported with its first model: like diffusers it needs torch's compiler, which is large.
         return import_module("attnpatch.hosts.diffusers")
-    if fooocus.is_host(model):
-        return fooocus
+    for host in (comfyui, fooocus):
+        if host.is_host(model):
+            return host
     raise TypeError(
         "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
-        "(SD1.x, SD2.x, SDXL), or a ModelPatcher of Fooocus, "
+        "(SD1.x, SD2.x, SDXL), or a ModelPatcher of ComfyUI or Fooocus, "
         f"got {type(model).__module__}.{type(model).__qualname__}"
     )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.patches import Call, Layer, LayerTable, PatchStack, Run, Site, token_grid
 
 ExtraOptions = Mapping[str, Any]
@@ -55,7 +56,7 @@ class SlotGroup:
         The host's own attention, for calls in which no patch has anything to do.
     """
 
-    def __init__(self, run: Run, clock: Clock, plain: Attention) -> None:
+    def __init__(self, run: Run, clock: Clock, plain: HostAttention) -> None:
         self.run = run
         self.clock = clock
         self.plain = plain
@@ -146,13 +147,15 @@ class CrossSlot(ReplaceSlot):
         group = self.group
         site = group.site(self.layer, q, extra_options, "cross")
         run, heads = group.run, extra_options["n_heads"]
-        if self.foreign is None:
-            if run.branches(site, q.dtype, q.device) is None:
-                return group.plain(q, k, v, extra_options)
-            return run.attend(site, q, k.to(q.dtype), v.to(q.dtype), heads=heads)
-        base = self.foreign(q, k, v, extra_options)
-        terms = run.terms(site, q, k.to(q.dtype), v.to(q.dtype), heads=heads)
-        return base if terms is None else base + terms
+        base = self.foreign or group.plain
+        branches = run.branches(site, q.dtype, q.device)
+        if branches is None:
+            return base(q, k, v, extra_options)
+        text = k.to(q.dtype), v.to(q.dtype)
+        if self.foreign is None and group.plain.gives_way(q.device, extra_options):
+            return run.attend(site, q, *text, heads=heads, branches=branches)
+        out = base(q, k, v, extra_options)
+        return out + run.terms(site, q, *text, heads=heads, branches=branches)
 
 
 class SelfSlot(ReplaceSlot):
@@ -216,8 +219,8 @@ def fill_slots(
     patches: Sequence[Any],
     *,
     table: LayerTable,
-    clock: Clock,
-    plain: Attention,
+    clock: Callable[[PatchStack], Clock],
+    plain: HostAttention,
     only_free: bool = False,
 ) -> Any:
     """Return a clone of `model` with `patches` in its replace slots; `model` stays as it is.
@@ -232,15 +235,17 @@ def fill_slots(
         What to add.
     table
         The model's attention layers.
-    clock, plain
-        See :class:`SlotGroup`.
+    clock
+        Makes the clock for the whole stack; see :class:`SlotGroup`.
+    plain
+        The host's own attention.
     only_free
         Leave slots alone in which something stands.
     """
     clone = model.clone()
     old = find_group(clone)
     stack = (old.run.stack if old else PatchStack()) + patches
-    group = SlotGroup(stack.bind(table), clock, plain)
+    group = SlotGroup(stack.bind(table), clock(stack), plain)
     for kind, make in (("attn2", CrossSlot), ("attn1", SelfSlot)):
         if not group.layers[kind]:
             continue

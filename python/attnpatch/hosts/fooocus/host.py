@@ -4,18 +4,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.replace_slots import ExtraOptions, Moment, fill_slots, find_group
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.patches import ImagePrompt, LayerTable, Patch, PatchStack, Report, layer_table
 
 _LAST_TIMESTEP = 999.0
+
+sdp = HostAttention("ldm_patched.ldm.modules.attention")
+"""Attends by the attention that the host has chosen for its machine."""
 
 
 def is_host(model: Any) -> bool:
@@ -55,7 +57,7 @@ def patch_model(
         model,
         stack,
         table=_table_of(model.model.diffusion_model, stack),
-        clock=StepClock(model.model),
+        clock=lambda _: StepClock(model.model),
         plain=sdp,
         only_free=only_free,
     )
@@ -73,24 +75,6 @@ def report(model: Any) -> Report:
     """Return which layers of a model are patched, and which are not and why."""
     group = find_group(model)
     return PatchStack().bind(layer_table("sdxl")).report() if group is None else group.run.report()
-
-
-def sdp(q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
-    """Attend by the attention that the host has chosen for its machine.
-
-    Parameters
-    ----------
-    q, k, v
-        (B, N, C), (B, T, C), (B, T, C).
-    extra_options
-        ``n_heads`` is read.
-    """
-    heads = extra_options["n_heads"]
-    host = sys.modules.get("ldm_patched.ldm.modules.attention")
-    if host is not None:
-        return host.optimized_attention(q, k, v, heads=heads, mask=None)
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
 
 class StepClock:

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""ComfyUI, and what took over its model patcher: `patch_model` for any patch."""
+
+from attnpatch.hosts.comfyui.host import attach, is_host, patch_model, report
+
+__all__ = ["attach", "is_host", "patch_model", "report"]

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches in a model of ComfyUI: its layers, its clock, its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from attnpatch.hosts.comfyui.clock import SigmaClock
+from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.replace_slots import fill_slots, find_group
+from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
+from attnpatch.patches import LayerTable, Patch, PatchStack, Report
+
+# For each program that has ComfyUI's model patcher: where its classes and its attention live.
+_PROGRAMS = {
+    "comfy": HostAttention("comfy.ldm.modules.attention"),
+    "backend": HostAttention("backend.attention", "attention_function"),  # Forge
+}
+
+
+def is_host(model: Any) -> bool:
+    """Whether `model` is a ``ModelPatcher`` of ComfyUI or a kind of it; told without importing."""
+    return _program(model) is not None
+
+
+def patch_model(
+    model: Any,
+    patches: Patch | Sequence[Patch],
+    *,
+    cond_or_uncond: Sequence[int] | None = None,
+    only_free: bool = False,
+) -> Any:
+    """Return a clone of `model` with patches; `model` stays as it is.
+
+    Parameters
+    ----------
+    model
+        A ``ModelPatcher`` with a UNet of Stable Diffusion. Patches that it has stay.
+    patches
+        One patch, a sequence of patches, or a ``PatchStack``.
+    cond_or_uncond
+        None: the host itself tells in every call.
+    only_free
+        Leave layers alone that have another patch.
+
+    Raises
+    ------
+    ValueError
+        If the model has no layers that patches know, or the patches are made for others; the
+        message names both.
+    """
+    if cond_or_uncond is not None:
+        raise ValueError("cond_or_uncond: ComfyUI tells it in every call; expected None")
+    return fill_slots(
+        model,
+        PatchStack(patches),
+        table=_table(model),
+        clock=lambda stack: SigmaClock(model.model, _marks(stack)),
+        plain=_PROGRAMS[_program(model)],
+        only_free=only_free,
+    )
+
+
+def attach(model: Any, *_: Any, **__: Any) -> NoReturn:
+    """Raise TypeError: models of this host are cloned, not changed."""
+    raise TypeError(
+        f"model: a {type(model).__qualname__} of ComfyUI is not patched in place; "
+        "use patch_model, which gives a patched clone"
+    )
+
+
+def report(model: Any) -> Report:
+    """Return which layers of a model are patched, and which are not and why."""
+    group = find_group(model)
+    return PatchStack().bind(_table(model)).report() if group is None else group.run.report()
+
+
+def _program(model: Any) -> str | None:
+    for kind in type(model).__mro__:
+        top, _, rest = kind.__module__.partition(".")
+        if top == "comfy" or (top == "backend" and rest.startswith("patcher")):
+            return top if hasattr(model, "model_options") else None
+    return None
+
+
+def _table(model: Any) -> LayerTable:
+    unet = model.model.diffusion_model
+    if not has_sd_names(unet):
+        raise ValueError(
+            f"model: its network is a {type(unet).__name__}, which has no cross-attention like that"
+            " of Stable Diffusion's UNets; expected SD1.x, SD2.x, SDXL or a relative of them"
+        )
+    return read_layer_table(unet)
+
+
+def _marks(stack: PatchStack) -> set[float]:
+    """Return the starts and ends of patches."""
+    marks = {getattr(patch, name, None) for patch in stack for name in ("start", "end")}
+    return {float(mark) for mark in marks if mark is not None}
