@@ -22,57 +22,6 @@ constexpr int64_t kMaxCount = int64_t{1} << 36;
 constexpr int64_t kMaxWindow = 1 << 12;  // of a kernel, stride, dilation or padding
 constexpr int64_t kMaxNumber = 1 << 24;  // of any other whole number
 
-// Convolutional networks are made of these, whichever tool exported them. In order.
-constexpr auto kOperations = std::to_array<std::string_view>({"Add",
-                                                              "AveragePool",
-                                                              "BatchNormalization",
-                                                              "Cast",
-                                                              "Clip",
-                                                              "Concat",
-                                                              "Constant",
-                                                              "ConstantOfShape",
-                                                              "Conv",
-                                                              "ConvTranspose",
-                                                              "Div",
-                                                              "Dropout",
-                                                              "Elu",
-                                                              "Exp",
-                                                              "Expand",
-                                                              "Flatten",
-                                                              "Gather",
-                                                              "Gemm",
-                                                              "GlobalAveragePool",
-                                                              "HardSigmoid",
-                                                              "HardSwish",
-                                                              "Identity",
-                                                              "InstanceNormalization",
-                                                              "LeakyRelu",
-                                                              "LpNormalization",
-                                                              "MatMul",
-                                                              "Max",
-                                                              "MaxPool",
-                                                              "Mul",
-                                                              "PRelu",
-                                                              "Pad",
-                                                              "Pow",
-                                                              "ReduceL2",
-                                                              "ReduceMean",
-                                                              "Relu",
-                                                              "Reshape",
-                                                              "Resize",
-                                                              "Shape",
-                                                              "Sigmoid",
-                                                              "Slice",
-                                                              "Softmax",
-                                                              "Split",
-                                                              "Sqrt",
-                                                              "Squeeze",
-                                                              "Sub",
-                                                              "Tanh",
-                                                              "Transpose",
-                                                              "Unsqueeze",
-                                                              "Upsample"});
-
 std::string_view as_text(Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -163,24 +112,25 @@ void check_attribute_numbers(std::string_view name, const std::vector<int64_t>& 
   }
 }
 
-void check_attribute(Bytes attribute) {
+void read_attribute(Bytes attribute, Node& node) {
   std::string_view name;
   std::vector<int64_t> numbers;
   Reader reader(attribute);
   while (reader.next()) {
     if (reader.is(1, Wire::kBytes)) name = as_text(reader.bytes());
-    if (reader.is(5, Wire::kBytes)) check_tensor(reader.bytes());
+    if (reader.is(5, Wire::kBytes)) node.value_dims = check_tensor(reader.bytes());
     if (reader.field() == 3 || reader.field() == 8) protobuf::append_numbers(reader, numbers);
     const bool graph = reader.field() == 6 || reader.field() == 11;
     const bool sparse = reader.field() == 22 || reader.field() == 23 || reader.field() == 10;
     if (graph || sparse) refuse("it has graphs or sparse tensors for attributes");
   }
   check_attribute_numbers(name, numbers);
+  if (name == "kernel_shape") node.kernel_shape = numbers;
 }
 
 }  // namespace
 
-void check_tensor(Bytes bytes) {
+std::vector<int64_t> check_tensor(Bytes bytes) {
   const Tensor tensor = read_tensor(bytes);
   if (tensor.external) refuse("it keeps weights in other files");
   const int64_t size = value_size(tensor.type);
@@ -197,21 +147,26 @@ void check_tensor(Bytes bytes) {
   const int64_t typed = tensor.typed[typed_field(tensor.type)];
   const bool whole = tensor.raw >= 0 ? tensor.raw == count * size && typed == 0 : typed == count;
   if (!whole) refuse("a tensor does not hold as many values as its sizes say");
+  return tensor.dims;
 }
 
-void check_node(Bytes bytes) {
-  std::string_view operation, domain;
+Node read_node(Bytes bytes) {
+  Node node;
+  std::string_view domain;
   Reader reader(bytes);
   while (reader.next()) {
-    if (reader.is(4, Wire::kBytes)) operation = as_text(reader.bytes());
-    if (reader.is(7, Wire::kBytes)) domain = as_text(reader.bytes());
-    if (reader.is(5, Wire::kBytes)) check_attribute(reader.bytes());
+    if (reader.wire() != Wire::kBytes) continue;
+    const std::string_view text = as_text(reader.bytes());
+    if (reader.field() == 1) node.inputs.emplace_back(text);
+    if (reader.field() == 2) node.outputs.emplace_back(text);
+    if (reader.field() == 4) node.operation = text;
+    if (reader.field() == 5) read_attribute(reader.bytes(), node);
+    if (reader.field() == 7) domain = text;
   }
-  const bool known = std::binary_search(kOperations.begin(), kOperations.end(), operation);
-  if (!known || !(domain.empty() || domain == "ai.onnx")) {
-    refuse("it has an operation " + std::string(operation.substr(0, 40)) +
-           ", which no face network of ours uses");
+  if (!domain.empty() && domain != "ai.onnx") {
+    refuse("it has operations of " + std::string(domain.substr(0, 40)));
   }
+  return node;
 }
 
 }  // namespace attnpatch::onnx

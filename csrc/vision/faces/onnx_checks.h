@@ -5,14 +5,19 @@
 
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
+#include "vision/faces/onnx_graph.h"
 #include "vision/faces/protobuf.h"
 
 namespace attnpatch::onnx {
 
 // A tensor that the file holds: a type that OpenCV reads, and as many values as its sizes say.
-void check_tensor(protobuf::Bytes tensor);
+// Gives the sizes.
+std::vector<int64_t> check_tensor(protobuf::Bytes tensor);
 
-// An operation that face networks are made of, with attributes in a sane range.
-void check_node(protobuf::Bytes node);
+// An operation, with attributes in a sane range.
+Node read_node(protobuf::Bytes node);
 
 }  // namespace attnpatch::onnx

@@ -105,40 +105,47 @@ std::vector<uint8_t> make_shape(std::span<const int64_t> dims) {
 }  // namespace
 
 OnnxFile read_onnx(std::span<const uint8_t> file) {
-  OnnxFile found;
+  const Bytes graph = find_graph(file);
+  onnx::GraphCheck check;
   std::set<std::string> weights;
-  std::vector<std::pair<std::string, std::vector<int64_t>>> inputs;
-  bool subtracts = false, multiplies = false;
-  int nodes = 0;
-  Reader reader(find_graph(file));
-  while (reader.next()) {
-    if (reader.wire() != Wire::kBytes) continue;
-    const Bytes part = reader.bytes();
-    if (reader.field() == kGraphNode) {
-      onnx::check_node(part);
-      const std::string name = nodes++ < kFirstNodes ? text(find(part, kNodeName)) : "";
-      subtracts |= starts_with_any(name, {"Sub", "_minus"});
-      multiplies |= starts_with_any(name, {"Mul", "_mul"});
-    } else if (reader.field() == kGraphInitializer) {
-      onnx::check_tensor(part);
-      weights.insert(text(find(part, kTensorName)));
-    } else if (reader.field() == kGraphInput) {
-      inputs.emplace_back(text(find(part, kValueName)), read_dims(part));
-    } else if (reader.field() == kGraphOutput) {
-      found.outputs.push_back(text(find(part, kValueName)));
-    } else if (reader.field() == kGraphSparse) {
-      throw std::invalid_argument("it holds sparse tensors");
+  const auto each = [&](uint32_t field, auto visit) {
+    Reader reader(graph);
+    while (reader.next()) {
+      if (reader.is(field, Wire::kBytes)) visit(reader.bytes());
     }
-  }
-  // Old files list their weights among the inputs.
-  std::erase_if(inputs, [&](const auto& input) { return weights.contains(input.first); });
-  if (inputs.size() != 1 || found.outputs.empty() || nodes == 0) {
-    throw std::invalid_argument("it has " + std::to_string(inputs.size()) + " inputs, " +
+  };
+  each(kGraphSparse, [](Bytes) { throw std::invalid_argument("it holds sparse tensors"); });
+  each(kGraphInitializer, [&](Bytes tensor) {
+    const std::string name = text(find(tensor, kTensorName));
+    check.add_weight(name, onnx::check_tensor(tensor));
+    weights.insert(name);
+  });
+  OnnxFile found;
+  int inputs = 0, nodes = 0;
+  each(kGraphInput, [&](Bytes value) {
+    const std::string name = text(find(value, kValueName));
+    if (weights.contains(name)) return;  // old files list their weights among the inputs
+    check.add_input(name);
+    found.input = name;
+    found.input_dims = read_dims(value);
+    ++inputs;
+  });
+  bool subtracts = false, multiplies = false;
+  each(kGraphNode, [&](Bytes part) {
+    check.add_node(onnx::read_node(part));
+    const std::string name = nodes++ < kFirstNodes ? text(find(part, kNodeName)) : "";
+    subtracts |= starts_with_any(name, {"Sub", "_minus"});
+    multiplies |= starts_with_any(name, {"Mul", "_mul"});
+  });
+  each(kGraphOutput, [&](Bytes value) {
+    found.outputs.push_back(text(find(value, kValueName)));
+    check.check_output(found.outputs.back());
+  });
+  if (inputs != 1 || found.outputs.empty() || nodes == 0) {
+    throw std::invalid_argument("it has " + std::to_string(inputs) + " inputs, " +
                                 std::to_string(found.outputs.size()) + " outputs and " +
                                 std::to_string(nodes) + " operations");
   }
-  found.input = inputs[0].first;
-  found.input_dims = inputs[0].second;
   found.prepares_input = subtracts && multiplies;
   return found;
 }
