@@ -39,4 +39,9 @@ struct TileAttentionParams {
 
 void tile_attention_cpu(const TileAttentionParams& params);
 
+// The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
+// before the work is done. Throws where a launch fails, and for a head size over 160 and more than
+// 256 pooled tiles.
+void tile_attention_cuda(const TileAttentionParams& params, void* stream);
+
 }  // namespace attnpatch

@@ -8,25 +8,10 @@
 #pragma once
 
 #include "kernels/cuda/limits.h"
+#include "kernels/cuda/pool_tokens_plan.h"
 #include "kernels/cuda/tiles.cuh"
 
 namespace attnpatch::device {
-
-constexpr int kMostBlends = 4;
-
-struct PoolTokensArguments {
-  int64_t channels, pooled_tokens;
-  const void* x;
-  int64_t batch_stride, token_stride, channel_stride;
-  Tiles tiles;
-  int tile_count;
-  Pooled pooled;
-  int window_down, window_across;
-  bool largest;
-  int blend_count;
-  float blends[kMostBlends];
-  void* out[kMostBlends];
-};
 
 // The window of a pooled token: `rows` lines of `columns` tokens; along tokens, one line that runs
 // on through the tile's rows.
@@ -46,24 +31,21 @@ struct PoolWindow {
 };
 
 ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int64_t index) {
+  int tile = 0;
+  while (tile + 1 < p.tiles.count && p.starts.first[tile + 1] <= index) ++tile;
   PoolWindow w{};
-  for (int tile = 0; tile < p.tile_count; ++tile) {
-    w.box = p.tiles.box(tile);
-    const int count = p.pooled.count(w.box);
-    if (index < count) break;
-    index -= count;
-  }
-  w.along_tokens = p.pooled.along_tokens;
-  const int place = static_cast<int>(index);
+  w.box = box_of(p.tiles, tile);
+  w.along_tokens = p.along_tokens;
+  const int place = static_cast<int>(index) - p.starts.first[tile];
   if (w.along_tokens) {
-    w.left = place * p.pooled.across;
+    w.left = place * p.across;
     w.rows = 1;
     w.columns = min(p.window_across, w.box.height * w.box.width - w.left);
     return w;
   }
-  const int columns = (w.box.width + p.pooled.across - 1) / p.pooled.across;
-  w.top = place / columns * p.pooled.down;
-  w.left = place % columns * p.pooled.across;
+  const int columns = (w.box.width + p.across - 1) / p.across;
+  w.top = place / columns * p.down;
+  w.left = place % columns * p.across;
   w.rows = min(p.window_down, w.box.height - w.top);
   w.columns = min(p.window_across, w.box.width - w.left);
   return w;

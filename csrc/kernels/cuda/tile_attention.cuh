@@ -9,20 +9,10 @@
 #pragma once
 
 #include "kernels/cuda/flash.cuh"
+#include "kernels/cuda/tile_attention_plan.h"
 #include "kernels/cuda/tiles.cuh"
 
 namespace attnpatch::device {
-
-struct TileAttentionArguments {
-  int64_t heads, head_size;
-  float scale;  // of the logits to base 2
-  Tiles tiles;
-  Pooled pooled;  // how a tile's own keys were pooled; not at all: they lie on the grid
-  int shared_tokens;
-  AttentionView q, k, v, shared_k, shared_v, out;
-  int blocks_per_tile;
-  bool vectorized;
-};
 
 // What one block of threads works on.
 struct TileWork {
@@ -31,13 +21,12 @@ struct TileWork {
   int own_count;
 };
 
-ATTNPATCH_DEVICE void find_tile_work(const TileAttentionArguments& p, int tile, TileWork& work) {
-  work.box = p.tiles.box(tile);
-  work.own_start = 0;
-  work.own_count = work.box.height * work.box.width;
-  if (!p.pooled.any) return;
-  work.own_count = p.pooled.count(work.box);
-  for (int i = 0; i < tile; ++i) work.own_start += p.pooled.count(p.tiles.box(i));
+ATTNPATCH_DEVICE TileWork find_work(const TileAttentionArguments& p) {
+  const int tile = blockIdx.x / p.blocks_per_tile;
+  const Box box = box_of(p.tiles, tile);
+  if (!p.pooled) return {box, 0, box.height * box.width};
+  const int start = p.starts.first[tile];
+  return {box, start, p.starts.first[tile + 1] - start};
 }
 
 template <typename T>
@@ -54,7 +43,7 @@ template <typename T>
 ATTNPATCH_DEVICE KeyParts<T> keys_of(const TileAttentionArguments& p, const TileWork& work,
                                      int64_t b, int64_t h) {
   KeyParts<T> keys;
-  if (p.pooled.any) {
+  if (p.pooled) {
     keys.part[0] = {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), work.own_count};
     keys.part[0].k.data += work.own_start * p.k.token_stride;
     keys.part[0].v.data += work.own_start * p.v.token_stride;
@@ -70,12 +59,10 @@ template <typename T, int kSize>
 __global__ void __launch_bounds__(kThreads) tile_attention_half(TileAttentionArguments p) {
   using Core = Flash<T, kSize>;
   using Math = typename Core::Math;
-  __shared__ TileWork work;
   const int64_t b = blockIdx.z, h = blockIdx.y;
-  if (threadIdx.x == 0) find_tile_work(p, blockIdx.x / p.blocks_per_tile, work);
-  sync_block();
+  const TileWork work = find_work(p);
   const int queries = work.box.height * work.box.width;
-  const int begin = blockIdx.x % p.blocks_per_tile * kTileQueries;
+  const int begin = static_cast<int>(blockIdx.x % p.blocks_per_tile) * kTileQueries;
   if (begin >= queries) return;  // a small tile at a border; the same for the whole block
 
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -102,12 +89,10 @@ __global__ void __launch_bounds__(kThreads) tile_attention_half(TileAttentionArg
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArguments p) {
-  __shared__ TileWork work;
   const int64_t b = blockIdx.z, h = blockIdx.y;
-  if (threadIdx.x == 0) find_tile_work(p, blockIdx.x / p.blocks_per_tile, work);
-  sync_block();
+  const TileWork work = find_work(p);
   const int queries = work.box.height * work.box.width;
-  const int begin = blockIdx.x % p.blocks_per_tile * kAnyQueries;
+  const int begin = static_cast<int>(blockIdx.x % p.blocks_per_tile) * kAnyQueries;
   if (begin >= queries) return;
 
   const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;

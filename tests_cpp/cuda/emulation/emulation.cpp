@@ -57,7 +57,7 @@ void give_way() {
   if (_setjmp(block.threads[block.current].place) == 0) _longjmp(block.scheduler, 1);
 }
 
-void resume(Block::Thread& thread) {
+[[gnu::noinline]] void resume(Block::Thread& thread) {
   if (_setjmp(block.scheduler) != 0) return;
   if (thread.begun) _longjmp(thread.place, 1);
   thread.begun = true;
