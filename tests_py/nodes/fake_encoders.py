@@ -47,4 +47,5 @@ class FakeFaces:
         embedding = torch.randn(512, generator=generator).numpy()
         points = torch.tensor([[30.0, 30], [50, 30], [40, 42], [32, 54], [48, 54]]).numpy()
         normed = embedding / (embedding**2).sum() ** 0.5
-        return [SimpleNamespace(kps=points, embedding=embedding, normed_embedding=normed)]
+        face = {"kps": points, "embedding": embedding, "normed_embedding": normed}
+        return [SimpleNamespace(bbox=[20.0, 20, 60, 60], det_score=0.9, **face)]

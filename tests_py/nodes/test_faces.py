@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faces: finding, cutting out, and the nodes for adapters that take them."""
 
-import numpy as np
+import sys
+
 import pytest
 import torch
 from fake_encoders import FakeFaces
@@ -11,9 +12,7 @@ from protocol_host import SD1
 from running import near, run
 
 from attnpatch import load_image_adapter
-from attnpatch.nodes.faces import align_face, find_faces
-
-TEMPLATE = np.array([[38.3, 51.7], [73.5, 51.5], [56.0, 71.7], [41.5, 92.4], [70.7, 92.2]])
+from attnpatch.nodes.faces import find_faces, load_analyser
 
 
 def bright(image, count=1, seed=0):
@@ -77,7 +76,7 @@ def test_close_ups_are_found_at_smaller_sizes_and_the_size_is_set_back(image):
 
 def test_no_face_names_the_picture(image, analyser):
     dark = torch.cat([bright(image), torch.zeros(1, 96, 80, 3)])
-    with pytest.raises(ValueError, match=r"image: no face found in picture 2 of 2 \(80×96\)"):
+    with pytest.raises(ValueError, match=r"No face detected: picture 1 \(80 × 96\) shows no face"):
         find_faces(analyser, dark, raw=False, size=224)
     assert analyser.det_model.input_size == (320, 320)
 
@@ -88,26 +87,8 @@ def test_without_an_analyser(model, image, raw_adapter, clip_vision):
             clip_vision=clip_vision)  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "margin"), [(112, 0), (224, 0), (128, 8), (256, 16)])
-def test_points_come_to_lie_on_the_template(size, margin):
-    """A picture with a dot at each point: after alignment the dots lie where they should."""
-    angle, zoom = 0.3, 1.7
-    turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    points = TEMPLATE @ turn.T + [90, 20]
-    y, x = np.mgrid[0:300, 0:300]
-    scale = size / (112 if size % 112 == 0 else 128)
-    for point, wanted in zip(points, TEMPLATE, strict=True):
-        dot = np.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / (2 * 6.0**2))
-        picture = np.repeat((dot * 255).astype(np.uint8)[..., None], 3, axis=2)
-        face = align_face(picture, points, size)[..., 0].double()
-        rows, columns = torch.meshgrid(*[torch.arange(size).double()] * 2, indexing="ij")
-        centre = [(face * axis).sum() / face.sum() for axis in (columns, rows)]
-        expected = (wanted + ([8, 0] if margin else [0, 0])) * scale
-        assert np.allclose(centre, expected, atol=0.6)
-
-
-def test_beyond_the_picture_is_black():
-    picture = np.full((40, 40, 3), 255, np.uint8)
-    face = align_face(picture, TEMPLATE, 112)
-    assert face[10, 10].tolist() == [1.0, 1.0, 1.0]
-    assert float(face[60:].max()) == 0.0
+def test_without_insightface_our_own_analysis_looks_for_the_models(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "insightface", None)
+    with pytest.raises(FileNotFoundError, match="buffalo_l") as caught:
+        load_analyser("CPU", "buffalo_l")
+    assert str(folders.root / "models" / "insightface") in str(caught.value)

@@ -201,14 +201,6 @@ def test_unified_face_loader(adapters, comfy, insightface, model):
     assert again is analyser
 
 
-def test_without_insightface(folders, monkeypatch):
-    monkeypatch.setitem(sys.modules, "insightface", None)
-    with pytest.raises(
-        ImportError, match="insightface: adapters for faces need the Python package"
-    ):
-        run("IPAdapterInsightFaceLoader")
-
-
 def test_foreign_dicts_are_read_once(raw_adapter):
     raw = raw_adapter("faceid_plus")
     with_mark = raw | {"faceidplusv2": True}

@@ -13,6 +13,7 @@ from typing import Any
 from attnpatch.hosts.sd_unet import read_layer_table
 from attnpatch.nodes import host
 from attnpatch.nodes import inputs as common
+from attnpatch.nodes.faces import load_analyser
 from attnpatch.nodes.presets import COMMUNITY, FACE, PICTURE, Preset, find_file
 from attnpatch.nodes.sockets import load_adapter
 from attnpatch.nodes.spec import Input, NodeSpec, Output
@@ -105,17 +106,7 @@ def _with_lora(model: Any, path: Path, strength: float) -> Any:
 def _analyser(provider: str, name: str) -> Any:
     found = _analysers.get((provider, name))
     if found is None:
-        try:
-            from insightface.app import FaceAnalysis
-        except ImportError as error:
-            raise ImportError(
-                "insightface: adapters for faces need the Python package insightface; install it "
-                f"into the environment that runs ComfyUI ({error})"
-            ) from error
-        root = host.folder("models") / "insightface"
-        found = FaceAnalysis(name=name, root=str(root), providers=[f"{provider}ExecutionProvider"])
-        found.prepare(ctx_id=0, det_size=(640, 640))
-        _analysers[provider, name] = found
+        found = _analysers[provider, name] = load_analyser(provider, name)
     return found
 
 
@@ -143,7 +134,8 @@ def _provider(choices: tuple[str, ...]) -> Input:
         id="provider",
         kind="COMBO",
         choices=choices,
-        tooltip="What onnxruntime computes faces with; CPU is fast enough.",
+        tooltip="What onnxruntime computes faces with; CPU is fast enough, and all that there is "
+        "without insightface.",
     )
 
 
@@ -221,8 +213,8 @@ NODES = (
         id="IPAdapterInsightFaceLoader",
         title="IPAdapter InsightFace Loader",
         category="ipadapter/loaders",
-        description="Loads insightface's face analyser, whose models may be used for research "
-        "only.",
+        description="Loads insightface's models for faces, which may be used for research only. "
+        "The package insightface is used where it is installed, and not needed.",
         inputs=(
             _provider(_PROVIDERS[:3]),
             Input(
