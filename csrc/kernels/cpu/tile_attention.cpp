@@ -38,7 +38,7 @@ constexpr int64_t kWidth = kTileVectors * kLanes;  // W
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kBlockKeys = 128;
 constexpr int64_t kSumLength = 64;  // a sum of sums has smaller rounding errors than a long sum
-constexpr int64_t kStateFloats = 64 * 1024;  // of a run's queries and sums
+constexpr int64_t kStateFloats = 80 * 1024;  // of a run's queries and sums
 
 // Queries [begin, end) of a tile.
 struct Run {
@@ -74,13 +74,13 @@ struct Keys {
     if (i >= own) return i - own;
     return p.starts.empty() ? grid_token(p.tiling, tile, i) : first + i;
   }
+  const AttentionView& key_view(int64_t i) const { return i < own ? p.k : p.shared_k; }
+  const AttentionView& value_view(int64_t i) const { return i < own ? p.v : p.shared_v; }
   const T* key(int64_t i) const {
-    return i < own ? k + token(i) * p.k.token_stride
-                   : shared_k + token(i) * p.shared_k.token_stride;
+    return (i < own ? k : shared_k) + token(i) * key_view(i).token_stride;
   }
   const T* value(int64_t i) const {
-    return i < own ? v + token(i) * p.v.token_stride
-                   : shared_v + token(i) * p.shared_v.token_stride;
+    return (i < own ? v : shared_v) + token(i) * value_view(i).token_stride;
   }
 };
 
@@ -103,7 +103,7 @@ struct State {
                              kBlockKeys * kWidth,
                              kBlockKeys * row_size,
                              kBlockKeys * row_size,
-                             HWY_MAX(kLanes, 5) * row_size};
+                             HWY_MAX(kLanes, 8) * row_size};
     int64_t total = 0;
     for (const int64_t part : parts) total += round_up(part, 16);
     float* next = workspace.reserve(total);
@@ -115,28 +115,44 @@ struct State {
   }
 };
 
-// Keys [begin, begin + count) as one block. What the last panel lacks is its last key once more:
-// that changes no maximum.
+// Four rows of values, `row` being the key of the first, into every panel [key][4 channels].
+HWY_INLINE void pack_values(const float* const rows[4], int64_t key, int64_t keys, int64_t size,
+                            float* values) {
+  float* column = values + 4 * key;
+  int64_t c = 0;
+  for (; c + 4 <= size; c += 4, column += 4 * keys) {
+    for (int i = 0; i < 4; ++i) copy4(rows[i] + c, column + 4 * i);
+  }
+  if (c == size) return;
+  for (int i = 0; i < 16; ++i) column[i] = c + i % 4 < size ? rows[i / 4][c + i % 4] : 0.0f;
+}
+
+// Keys [begin, begin + count) as one block. What the last panels lack is the last key once more,
+// which changes no maximum and gets no weight.
 template <typename Format>
 void pack_block(const Keys<typename Format::T>& keys, int64_t begin, int64_t count, State& state) {
   const int64_t size = keys.p.head_size, row_size = state.row_size;
-  float* const fifth = state.rows + 4 * row_size;
-  const float* rows[4];
-  for (int64_t i = 0; i < count; ++i) {
-    const bool own = begin + i < keys.own;
-    rows[i % 4] = load_row<Format>(keys.key(begin + i),
-                                   own ? keys.p.k.channel_stride : keys.p.shared_k.channel_stride,
-                                   size, state.rows + i % 4 * row_size);
-    if (i % 4 == 3) pack_panel(rows, size, state.keys + (i - 3) * size);
-    const float* value = load_row<Format>(
-        keys.value(begin + i), own ? keys.p.v.channel_stride : keys.p.shared_v.channel_stride, size,
-        fifth);
-    pack_value(value, i, count, size, state.values);
+  const float *k[4], *v[4];
+  for (int64_t key = 0; key < count; key += 4) {
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t index = begin + HWY_MIN(key + i, count - 1);
+      float* copy = state.rows + 2 * i * row_size;
+      k[i] = load_row<Format>(keys.key(index), keys.key_view(index).channel_stride, size, copy);
+      v[i] = load_row<Format>(keys.value(index), keys.value_view(index).channel_stride, size,
+                              copy + row_size);
+    }
+    pack_panel(k, size, state.keys + key * size);
+    pack_values(v, key, round_up(count, 4), size, state.values);
   }
-  if (count % 4 == 0) return;
-  const int64_t used = count % 4;
-  for (int64_t i = used; i < 4; ++i) rows[i] = rows[used - 1];
-  pack_panel(rows, size, state.keys + (count - used) * size);
+}
+
+// Asks for the rows of keys [begin, end) ahead of their packing.
+template <typename T>
+void prefetch_keys(const Keys<T>& keys, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < HWY_MIN(end, keys.count()); ++i) {
+    prefetch_rows(keys.key(i), 0, 1, keys.p.head_size);
+    prefetch_rows(keys.value(i), 0, 1, keys.p.head_size);
+  }
 }
 
 // Scores of four keys, and their maxima with what stands in top.
@@ -198,8 +214,8 @@ void take_in(const State& state, int64_t count, int64_t size, const float* queri
   for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + v * n);
   for (int64_t c = 0; c < size; c += 4) {
     for (int64_t key = 0; key < count; key += kSumLength) {
-      outer_product_sums<V>(state.values + c * count + 4 * key, state.scores + key * width,
-                            HWY_MIN(kSumLength, count - key),
+      outer_product_sums<V>(state.values + c * round_up(count, 4) + 4 * key,
+                            state.scores + key * width, HWY_MIN(kSumLength, count - key),
                             [&](int channel, const FloatVec* sums) HWY_ATTR {
                               float* to = out + (c + channel) * width;
                               for (int v = 0; v < V; ++v, to += n) {
@@ -235,8 +251,15 @@ void attend(const TileAttentionParams& p, const Run& run, int64_t b, int64_t h, 
   };
   T* rows[kWidth];
 
+  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
+  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
+  // While a tile of queries is at work, its share of the next keys is asked for.
+  const int64_t tiles = (run.end - run.begin + kWidth - 1) / kWidth;
+  const int64_t ahead = (block + tiles - 1) / tiles;
+
   for_each_tile(run, [&](int64_t i, int64_t count, auto v) {
     constexpr int64_t width = v() * kLanes;
+    prefetch_keys(keys, i / kWidth * ahead, (i / kWidth + 1) * ahead);
     for (int64_t lane = 0; lane < count; ++lane) rows[lane] = row_of(p.q, i + lane);
     load_rows<Format>(rows, p.q, count, size, width, p.scale * kLog2E, state.rows, row_size,
                       state.queries + i * row_size);
@@ -245,12 +268,12 @@ void attend(const TileAttentionParams& p, const Run& run, int64_t b, int64_t h, 
     std::fill_n(state.out + i * row_size, width * row_size, 0.0f);
   });
 
-  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
-  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
   for (int64_t begin = 0; begin < keys.count(); begin += block) {
     const int64_t count = HWY_MIN(block, keys.count() - begin);
     pack_block<Format>(keys, begin, count, state);
     for_each_tile(run, [&](int64_t i, int64_t, auto v) {
+      const int64_t next = begin + block + i / kWidth * ahead;
+      prefetch_keys(keys, next, next + ahead);
       take_in<v()>(state, count, size, state.queries + i * row_size, state.top + i, state.sum + i,
                    state.out + i * row_size);
     });
