@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
@@ -74,16 +75,26 @@ struct BFloat16 {
 template <typename Format>
 HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64_t size,
                             float* out) {
-  HWY_ALIGN typename Format::T part[kLanes];
-  for (int64_t i = 0; i < size; i += kLanes) {
-    if (stride == 1 && i + kLanes <= size) {
-      hn::StoreU(Format::load(row + i), FloatTag(), out + i);
-      continue;
+  int64_t i = 0;
+  if (stride == 1) {
+    for (; i + kLanes <= size; i += kLanes) hn::StoreU(Format::load(row + i), FloatTag(), out + i);
+  }
+  if constexpr (std::is_same_v<Format, Float32>) {
+    const int64_t whole = round_up(size, kLanes);
+    for (; i < size; ++i) out[i] = row[i * stride];
+    for (; i < whole; ++i) out[i] = 0.0f;
+    return;
+  }
+  // Several vectors at a time, so that none is loaded right after the stores that it waits for.
+  constexpr int64_t kPart = 8 * kLanes;
+  HWY_ALIGN typename Format::T part[kPart];
+  for (; i < size; i += kPart) {
+    const int64_t some = HWY_MIN(kPart, size - i), whole = round_up(some, kLanes);
+    for (int64_t j = 0; j < some; ++j) part[j] = row[(i + j) * stride];
+    for (int64_t j = some; j < whole; ++j) part[j] = typename Format::T{};
+    for (int64_t j = 0; j < whole; j += kLanes) {
+      hn::StoreU(Format::load(part + j), FloatTag(), out + i + j);
     }
-    for (int64_t j = 0; j < kLanes; ++j) {
-      part[j] = i + j < size ? row[(i + j) * stride] : typename Format::T{};
-    }
-    hn::StoreU(Format::load(part), FloatTag(), out + i);
   }
 }
 

@@ -1,0 +1,45 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// A Gaussian blur under a mask:
+//
+//   out[b,c,y,x] = blurred[b,c,y,x] where saliency[b,Y(y),X(x)] > threshold, else in[b,c,y,x]
+//   blurred[y,x] = sum over i and j of g_i g_j in[reflect(y + i), reflect(x + j)]
+//   g_i = exp(-i²/2σ²) / sum, |i| <= r
+//
+// reflect(i) bounces between the first and the last row (… 2 1 0 1 2 …), as often as it takes. Y
+// and X are the nearest neighbour in the coarse grid, rounded down as torch does it in fp32.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "kernels/views.h"
+
+namespace attnpatch {
+
+struct BlurAndBlendParams {
+  ScalarKind kind = ScalarKind::kFloat32;  // of in and out
+  int64_t batch = 0, channels = 0, height = 0, width = 0;
+
+  const void* in = nullptr;
+  int64_t batch_stride = 0, channel_stride = 0, row_stride = 0, column_stride = 1;  // of in
+  void* out = nullptr;  // contiguous; written
+
+  const float* saliency = nullptr;  // (batch, rows, columns), contiguous
+  int64_t rows = 0, columns = 0;
+  float threshold = 1.0f;
+
+  std::vector<float> taps;  // g_0 … g_r
+
+  ParallelFor parallel_for;
+};
+
+// g_0 … g_radius. Sigma 0: all of it in g_0. Sigma infinite: equal taps.
+std::vector<float> gaussian_taps(double sigma, int64_t radius);
+
+void blur_and_blend_cpu(const BlurAndBlendParams& params);
+
+}  // namespace attnpatch
