@@ -4,22 +4,22 @@
 
 A slot holds one callable ``(q, k, v, extra_options) -> out`` for one attention layer, key (block
 name, number, transformer index), among those of cross-attention ("attn2") or of self-attention
-("attn1"). Here the slots of a model are filled from a stack of patches; what already stood in a
-slot is called, and the patches act around it.
+("attn1"). What stood in a slot before ours is called, and the patches act around it.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
 from attnpatch.hosts.host_attention import HostAttention
-from attnpatch.patches import Call, Layer, LayerTable, PatchStack, Run, Site, token_grid
+from attnpatch.hosts.other_patches import OTHERS, Others
+from attnpatch.hosts.token_grids import grid_of
+from attnpatch.patches import Call, Layer, Run, Site
 
 ExtraOptions = Mapping[str, Any]
 _NONE: Mapping[str, Any] = {}
@@ -62,6 +62,7 @@ class SlotGroup:
         self.plain = plain
         self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
         self._latest: tuple[tuple[object, ...], Call] | None = None
+        self._running: _Running | None = None
 
     def call(self, batch: int, options: ExtraOptions) -> Call:
         """Return the UNet call that is running; one object for all of its layers."""
@@ -85,14 +86,58 @@ class SlotGroup:
             latest = self._latest = (key, call)
         return latest[1]
 
-    def site(self, layer: Layer, states: Tensor, options: ExtraOptions, attention: str) -> Site:
-        """Return the site of a layer whose states are (B, N, C)."""
-        call = self.call(states.shape[0], options)
-        return Site(layer, call, _grid(layer, states.shape[1], options), attention)
+    def site(
+        self, layer: Layer, states: Tensor, options: ExtraOptions, attention: str
+    ) -> Site | None:
+        """Return the site of a layer whose states are (B, N, C).
+
+        None: another patch has cut the batch up; its pieces are no pictures.
+        """
+        shape = options["original_shape"]
+        if states.shape[0] != shape[0]:
+            return None
+        running = self._running  # one read: another thread may put a new one at any time
+        if running is None or not running.has(options):
+            running = self._running = _Running(options, self.call(shape[0], options))
+        key = attention, layer.index, states.shape[1]
+        site = running.sites.get(key)
+        if site is None:
+            grid = grid_of(layer, states.shape[1], options)
+            site = running.sites[key] = Site(layer, running.call, grid, attention)
+        return site
+
+
+class _Running:
+    """The call of the UNet that is running, and the sites that it has come by."""
+
+    __slots__ = ("_marks", "call", "sites")
+
+    def __init__(self, options: ExtraOptions, call: Call) -> None:
+        self._marks = _marks(options)
+        self.call = call
+        self.sites: dict[tuple[str, int, int], Site] = {}
+
+    def has(self, options: ExtraOptions) -> bool:
+        """Whether options belong to this call: the host makes a new shape for each."""
+        shape, chunks, sigmas = self._marks
+        return (
+            options["original_shape"] is shape
+            and options.get("cond_or_uncond") is chunks
+            and options.get("sigmas") is sigmas
+        )
+
+
+def _marks(options: ExtraOptions) -> tuple[object, object, object]:
+    return options["original_shape"], options.get("cond_or_uncond"), options.get("sigmas")
+
+
+def slot_key(layer: Layer) -> tuple[str, int, int]:
+    """Return the key of a layer's slot."""
+    return layer.block, layer.number, layer.transformer
 
 
 class ReplaceSlot(ABC):
-    """The callable in one replace slot: immutable, so that a model and its clones may share it.
+    """The callable in one replace slot. What it holds is shared by a model and its clones.
 
     Parameters
     ----------
@@ -101,32 +146,54 @@ class ReplaceSlot(ABC):
     group
         What it shares with the other slots of its model.
     foreign
-        What stood in the slot before, if that is not ours.
+        What the host would have called before, if that is not ours.
+    hides
+        Whether `foreign` hid one of the whole block, which stays hidden.
     """
 
-    __slots__ = ("foreign", "group", "layer")
+    __slots__ = ("foreign", "group", "hides", "layer", "place")
+    kind: ClassVar[str]
+    """The host's word for the attention that it replaces."""
 
-    def __init__(self, layer: Layer, group: SlotGroup, foreign: Attention | None = None) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        group: SlotGroup,
+        foreign: Attention | None = None,
+        hides: bool = False,
+    ) -> None:
         self.layer = layer
         self.group = group
         self.foreign = foreign
+        self.hides = hides
+        self.place = (self.kind, layer.index)
 
     @abstractmethod
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
+
+    def base(self, extra_options: ExtraOptions) -> Attention | None:
+        """Return another patch's callable for this layer in this call; None: the host's own."""
+        others: Others | None = extra_options.get(OTHERS)
+        return self.foreign if others is None else others.get(self.place, self.foreign)
 
     def to(self, *args: Any, **kwargs: Any) -> ReplaceSlot:
         """Follow the host's call when it moves models: our tensors follow the query anyway."""
         if not hasattr(self.foreign, "to"):
             return self
         moved = self.foreign.to(*args, **kwargs)
-        return self if moved is self.foreign else type(self)(self.layer, self.group, moved)
+        return self if moved is self.foreign else self._with(moved)
+
+    def models(self) -> list[Any]:
+        """Return what the host must load with its model: what other patches say, none of ours."""
+        return self.foreign.models() if hasattr(self.foreign, "models") else []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplaceSlot:
         """Share all that is ours: it never changes."""
-        if self.foreign is None:
-            return self
-        return type(self)(self.layer, self.group, copy.deepcopy(self.foreign, memo))
+        return self._with(copy.deepcopy(self.foreign, memo))
+
+    def _with(self, foreign: Attention | None) -> ReplaceSlot:
+        return type(self)(self.layer, self.group, foreign, self.hides)
 
     def __repr__(self) -> str:
         foreign = "" if self.foreign is None else f", after {self.foreign!r}"
@@ -140,36 +207,84 @@ class CrossSlot(ReplaceSlot):
     that it makes to plain attention.
     """
 
-    __slots__ = ()
+    __slots__ = ("added",)
+    kind = "attn2"
+
+    def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
+        super().__init__(*args)
+        self.added = list(added)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
         group = self.group
+        run, plain = group.run, group.plain
+        base = self.base(extra_options)
         site = group.site(self.layer, q, extra_options, "cross")
-        run, heads = group.run, extra_options["n_heads"]
-        base = self.foreign or group.plain
-        branches = run.branches(site, q.dtype, q.device)
-        if branches is None:
-            return base(q, k, v, extra_options)
-        text = k.to(q.dtype), v.to(q.dtype)
-        if self.foreign is None and group.plain.gives_way(q.device, extra_options):
-            return run.attend(site, q, *text, heads=heads, branches=branches)
-        out = base(q, k, v, extra_options)
-        return out + run.terms(site, q, *text, heads=heads, branches=branches)
+        branches = None if site is None else run.branches(site, q.dtype, q.device)
+        if branches is None or site is None:
+            out = (base or plain)(q, k, v, extra_options)
+        else:
+            heads, dtype = extra_options["n_heads"], q.dtype
+            text = k.to(dtype), v.to(dtype)
+            if base is None and plain.gives_way(q.device, extra_options):
+                out = run.attend(site, q, *text, heads=heads, branches=branches)
+            else:
+                out = (base or plain)(q, k, v, extra_options)
+                out = out + run.terms(site, q, *text, heads=heads, branches=branches)
+        for added in self.added:
+            if added.acts(None if site is None else site.call.sigma):
+                out = out + added.callback(out, q, k, v, extra_options, **added.options)
+        return out
+
+    def add(self, callback: Callable[..., Any], **options: Any) -> None:
+        """Take another pack's term in: such packs expect it of what they find in a slot.
+
+        Parameters
+        ----------
+        callback
+            Gives the term: (out, q, k, v, extra_options, **options) -> (B, N, C), or 0.
+        **options
+            ``sigma_start`` and ``sigma_end`` say when it acts.
+        """
+        self.added.append(Added(callback, options))
+
+    def _with(self, foreign: Attention | None) -> CrossSlot:
+        return type(self)(self.layer, self.group, foreign, self.hides, added=self.added)
+
+
+class Added(NamedTuple):
+    """A term that another pack put into a slot of ours."""
+
+    callback: Callable[..., Any]
+    options: dict[str, Any]
+
+    def acts(self, sigma: float | None) -> bool:
+        """Whether it acts at a sigma; None: not known."""
+        start, end = self.options.get("sigma_start"), self.options.get("sigma_end")
+        if sigma is None:
+            return True
+        return (start is None or sigma <= start) and (end is None or sigma >= end)
 
 
 class SelfSlot(ReplaceSlot):
-    """Self-attention: our stages around what a foreign patch, or else the host, computes."""
+    """Self-attention: our stages around what a foreign patch, or else the host, computes.
+
+    A foreign patch gets all tokens: it may well count on them.
+    """
 
     __slots__ = ()
+    kind = "attn1"
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, M, C); returns (B, N, C) in q's dtype."""
         group = self.group
+        base = self.base(extra_options)
+        attention = base or group.plain
         site = group.site(self.layer, q, extra_options, "self")
-        acting = group.run.self_attention(site)
-        attention = group.plain if self.foreign is None else self.foreign
-        if acting is None:
+        acting = None if site is None else group.run.self_attention(site)
+        if base is not None and acting is not None:
+            acting = acting.whole
+        if acting is None or site is None:
             return attention(q, k, v, extra_options)
         return acting.attend(
             site,
@@ -178,7 +293,7 @@ class SelfSlot(ReplaceSlot):
             v,
             extra_options["n_heads"],
             lambda q, k, v: attention(q, k, v, extra_options),
-            plain=self.foreign is None,
+            plain=base is None,
         )
 
 
@@ -188,124 +303,25 @@ class InputPatch:
     It stands once in a model's list of ``attn1_patch``, for all layers.
     """
 
-    __slots__ = ("group", "layers")
+    __slots__ = ("_layers", "group")
 
-    def __init__(self, group: SlotGroup) -> None:
+    def __init__(self, group: SlotGroup, slots: Iterable[SelfSlot]) -> None:
         self.group = group
-        self.layers = {
-            (layer.block, layer.number, layer.transformer): layer for layer in group.layers["attn1"]
-        }
+        self._layers = {slot_key(slot.layer): slot.layer for slot in slots if slot.foreign is None}
 
     def __call__(
         self, n: Tensor, context: Tensor, value: Tensor, extra_options: ExtraOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what q, k and v are projected from; n (B, N, C) stays as it is."""
-        key = (*extra_options["block"], extra_options["block_index"])
-        layer = self.layers.get(key)
-        if layer is not None:
-            site = self.group.site(layer, n, extra_options, "self")
-            acting = self.group.run.self_attention(site)
-            if acting is not None and acting.reduces:
-                context, value = acting.reduce(site, context, value)
+        layer = self._layers.get((*extra_options["block"], extra_options["block_index"]))
+        if layer is None or ("attn1", layer.index) in extra_options.get(OTHERS, ()):
+            return n, context, value
+        site = self.group.site(layer, n, extra_options, "self")
+        acting = None if site is None else self.group.run.self_attention(site)
+        if acting is not None and acting.reduces and context.shape[:2] == n.shape[:2]:
+            context, value = acting.reduce(site, context, value)
         return n, context, value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InputPatch:
         """Share all: it never changes."""
         return self
-
-
-def fill_slots(
-    model: Any,
-    patches: Sequence[Any],
-    *,
-    table: LayerTable,
-    clock: Callable[[PatchStack], Clock],
-    plain: HostAttention,
-    only_free: bool = False,
-) -> Any:
-    """Return a clone of `model` with `patches` in its replace slots; `model` stays as it is.
-
-    Patches of ours that the model already has stay, and the new ones come after them.
-
-    Parameters
-    ----------
-    model
-        A ``ModelPatcher``: has ``clone()`` and ``model_options``.
-    patches
-        What to add.
-    table
-        The model's attention layers.
-    clock
-        Makes the clock for the whole stack; see :class:`SlotGroup`.
-    plain
-        The host's own attention.
-    only_free
-        Leave slots alone in which something stands.
-    """
-    clone = model.clone()
-    old = find_group(clone)
-    stack = (old.run.stack if old else PatchStack()) + patches
-    group = SlotGroup(stack.bind(table), clock(stack), plain)
-    for kind, make in (("attn2", CrossSlot), ("attn1", SelfSlot)):
-        if not group.layers[kind]:
-            continue
-        slots = own_slots(clone, kind)
-        for layer in table:
-            key = (layer.block, layer.number, layer.transformer)
-            before = slots.get(key, slots.get(key[:2]))  # a host asks for the whole block last
-            if layer not in group.layers[kind] or (only_free and before is not None):
-                continue
-            foreign = before.foreign if isinstance(before, ReplaceSlot) else before
-            slots[key] = make(layer, group, foreign)
-    if group.layers["attn1"]:
-        _set_input_patch(clone, InputPatch(group))
-    return clone
-
-
-def find_group(model: Any) -> SlotGroup | None:
-    """Return what the slots of a patched model share; None if we have none in it."""
-    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
-    for kind in ("attn2", "attn1"):
-        for slot in replaced.get(kind, {}).values():
-            if isinstance(slot, ReplaceSlot):
-                return slot.group
-    return None
-
-
-def own_slots(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
-    """Return the replace slots of `model` after making sure that they are its own."""
-    return _own_options(model, "transformer_options", "patches_replace", kind)
-
-
-def _set_input_patch(model: Any, patch: InputPatch) -> None:
-    patches = _own_options(model, "transformer_options", "patches")
-    others = [p for p in patches.get("attn1_patch", ()) if not isinstance(p, InputPatch)]
-    patches["attn1_patch"] = [*others, patch]
-
-
-def _own_options(model: Any, *names: str) -> dict[Any, Any]:
-    """Return nested options of `model`; the way down is copied, for a clone may share it."""
-    options = model.model_options = dict(model.model_options)
-    for name in names:
-        options[name] = dict(options.get(name, {}))
-        options = options[name]
-    return options
-
-
-def _grid(layer: Layer, tokens: int, options: ExtraOptions) -> tuple[int, int]:
-    """Return the token grid (rows, columns) of a layer."""
-    activations = options.get("activations_shape")  # newer hosts say it
-    if activations is not None and activations[-2] * activations[-1] == tokens:
-        return activations[-2], activations[-1]
-    height, width = options["original_shape"][-2:]
-    return _grid_of(height, width, layer.level, tokens)
-
-
-@lru_cache(maxsize=256)
-def _grid_of(height: int, width: int, level: int, tokens: int) -> tuple[int, int]:
-    grid = token_grid(height, width, level)
-    if grid[0] * grid[1] == tokens:
-        return grid
-    # Something resized the features on the way: the grid nearest to the latent's aspect ratio.
-    candidates = [(h, tokens // h) for h in range(1, tokens + 1) if tokens % h == 0]
-    return min(candidates, key=lambda g: abs(g[0] * width - g[1] * height))

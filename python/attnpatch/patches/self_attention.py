@@ -104,6 +104,13 @@ class SelfAttention:
     def __bool__(self) -> bool:
         return bool(self._stages)
 
+    @property
+    def whole(self) -> SelfAttention | None:
+        """The stages without the one that reduces, for hosts that can not let it; None: none."""
+        if self._reducing is None:
+            return self
+        return SelfAttention(self._stages[:-1]) or None
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from; see ``Stage.reduce``."""
         if self._reducing is None:

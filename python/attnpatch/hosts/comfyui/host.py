@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from attnpatch.hosts.comfyui.clock import SigmaClock
 from attnpatch.hosts.host_attention import HostAttention
-from attnpatch.hosts.replace_slots import fill_slots, find_group
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
+from attnpatch.hosts.slot_filling import fill_slots, find_group
 from attnpatch.patches import LayerTable, Patch, PatchStack, Report
 
 # For each program that has ComfyUI's model patcher: where its classes and its attention live.

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fills the replace slots of a model from a stack of patches, and finds what it filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.other_patches import CallObserver
+from attnpatch.hosts.replace_slots import (
+    Attention,
+    Clock,
+    CrossSlot,
+    InputPatch,
+    ReplaceSlot,
+    SelfSlot,
+    SlotGroup,
+    slot_key,
+)
+from attnpatch.patches import Layer, LayerTable, PatchStack
+
+
+def fill_slots(
+    model: Any,
+    patches: Sequence[Any],
+    *,
+    table: LayerTable,
+    clock: Callable[[PatchStack], Clock],
+    plain: HostAttention,
+    only_free: bool = False,
+) -> Any:
+    """Return a clone of `model` with `patches` in its replace slots; `model` stays as it is.
+
+    Patches of ours that the model already has stay, and the new ones come after them.
+
+    Parameters
+    ----------
+    model
+        A ``ModelPatcher``: has ``clone()`` and ``model_options``.
+    patches
+        What to add.
+    table
+        The model's attention layers.
+    clock
+        Makes the clock for the whole stack; see :class:`SlotGroup`.
+    plain
+        The host's own attention.
+    only_free
+        Leave slots alone in which something stands.
+    """
+    clone = model.clone()
+    old = find_group(clone)
+    stack = (old.run.stack if old else PatchStack()) + patches
+    group = SlotGroup(stack.bind(table), clock(stack), plain)
+    made: list[ReplaceSlot] = []
+    for make in (CrossSlot, SelfSlot):
+        layers = group.layers[make.kind]
+        slots = own_slots(clone, make.kind) if layers else {}
+        for layer in table:
+            if layer in layers and not (only_free and _finds(slots, layer)):
+                slots[slot_key(layer)] = slot = _make_slot(make, layer, group, slots)
+                made.append(slot)
+    if group.run.reduces:
+        _set_input_patch(clone, InputPatch(group, [s for s in made if isinstance(s, SelfSlot)]))
+    if not made:
+        return clone
+    observers = _own_options(clone, "transformer_options", "wrappers", "diffusion_model")
+    observers["attnpatch"] = [
+        CallObserver(
+            [(s.kind, slot_key(s.layer), s.layer.index) for s in made], ReplaceSlot, InputPatch
+        )
+    ]
+    return clone
+
+
+def _finds(slots: Mapping[tuple[Any, ...], Attention], layer: Layer) -> bool:
+    """Whether the host finds a callable for a layer: its own, or else the whole block's."""
+    return slot_key(layer) in slots or slot_key(layer)[:2] in slots
+
+
+def _make_slot(
+    make: type[ReplaceSlot],
+    layer: Layer,
+    group: SlotGroup,
+    slots: Mapping[tuple[Any, ...], Attention],
+) -> ReplaceSlot:
+    """Return a slot of ours that does as well what stands there."""
+    before, block = slots.get(slot_key(layer)), slots.get(slot_key(layer)[:2])
+    if not isinstance(before, ReplaceSlot):
+        hides = before is not None and block is not None
+        return make(layer, group, block if before is None else before, hides)
+    hidden = before.hides or block is None
+    made = make(layer, group, before.foreign if hidden else block, before.hides)
+    if isinstance(made, CrossSlot) and isinstance(before, CrossSlot):
+        made.added = list(before.added)
+    return made
+
+
+def find_group(model: Any) -> SlotGroup | None:
+    """Return what the slots of a patched model share; None if we have none in it."""
+    replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
+    for kind in ("attn2", "attn1"):
+        for slot in replaced.get(kind, {}).values():
+            if isinstance(slot, ReplaceSlot):
+                return slot.group
+    return None
+
+
+def own_slots(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
+    """Return the replace slots of `model` after making sure that they are its own."""
+    return _own_options(model, "transformer_options", "patches_replace", kind)
+
+
+def _set_input_patch(model: Any, patch: InputPatch) -> None:
+    patches = _own_options(model, "transformer_options", "patches")
+    others = [p for p in patches.get("attn1_patch", ()) if not isinstance(p, InputPatch)]
+    patches["attn1_patch"] = [*others, patch]
+
+
+def _own_options(model: Any, *names: str) -> dict[Any, Any]:
+    """Return nested options of `model`; the way down is copied, for a clone may share it."""
+    options = model.model_options = dict(model.model_options)
+    for name in names:
+        options[name] = dict(options.get(name, {}))
+        options = options[name]
+    return options
