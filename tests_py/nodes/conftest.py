@@ -9,16 +9,13 @@ from types import ModuleType
 import pytest
 import torch
 
-import attnpatch
-from attnpatch.hosts.fooocus import host as fooocus_host
-
 HERE = Path(__file__).parent
 for neighbour in (HERE, HERE.parent / "hosts", HERE.parent / "adapters"):
     sys.path.insert(0, str(neighbour))
 
 from fake_adapters import Maker  # noqa: E402
 from fake_encoders import FakeClipVision, FakeFaces  # noqa: E402
-from protocol_host import SD1, SDXL, make_host, make_inputs  # noqa: E402
+from protocol_host import SD1, SDXL, Patcher, make_host, make_inputs  # noqa: E402
 
 CONTEXT = 24
 WIDTH = 16
@@ -34,11 +31,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def small_host(monkeypatch):
-    """Let the small host's models take patches, whatever hosts are known."""
-    monkeypatch.setattr(attnpatch, "patch_model", fooocus_host.patch_model)
-    monkeypatch.setattr(attnpatch, "report", fooocus_host.report)
+class ModelPatcher(Patcher):
+    """The small host's, told as ComfyUI's by where its class lives."""
+
+    __module__ = "comfy.model_patcher"
+
+    def clone(self):
+        made = super().clone()
+        return ModelPatcher(made.model, made.clone_rule, made.model_options)
 
 
 @pytest.fixture
@@ -93,7 +93,8 @@ def model():
     """Make the host's model."""
 
     def make(structure=SD1, **options):
-        return make_host(structure, WIDTH, **options)
+        made = make_host(structure, WIDTH, **options)
+        return ModelPatcher(made.model, made.clone_rule)
 
     return make
 
