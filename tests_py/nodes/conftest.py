@@ -3,6 +3,7 @@
 """A host with a small UNet, small adapters that fit it, and stand-ins for the host's modules."""
 
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -88,13 +89,17 @@ def raw_adapter():
     return make
 
 
+@cache
+def base_model(structure):
+    return make_host(structure, WIDTH).model
+
+
 @pytest.fixture
 def model():
-    """Make the host's model."""
+    """Make a patcher of the host's model; nothing here may change the model itself."""
 
-    def make(structure=SD1, **options):
-        made = make_host(structure, WIDTH, **options)
-        return ModelPatcher(made.model, made.clone_rule)
+    def make(structure=SD1):
+        return ModelPatcher(base_model(structure))
 
     return make
 
