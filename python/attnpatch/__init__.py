@@ -4,10 +4,17 @@
 
 from importlib.metadata import version as _version
 
-from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_embeds, load_image_adapter
+from attnpatch.adapters import (
+    ImageAdapter,
+    ImageEmbeds,
+    get_identity_embeds,
+    load_embeds,
+    load_image_adapter,
+)
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.patches import (
     HyperTile,
+    Identity,
     ImagePrompt,
     NearSightedAttention,
     NearSightedTile,
@@ -19,6 +26,7 @@ from attnpatch.patches import (
     TokenMerging,
     Weight,
     reduce_tokens,
+    regions,
     sag_blur,
 )
 
@@ -26,6 +34,7 @@ __version__ = _version("attnpatch")
 
 __all__ = [
     "HyperTile",
+    "Identity",
     "ImageAdapter",
     "ImageEmbeds",
     "ImagePrompt",
@@ -39,10 +48,12 @@ __all__ = [
     "TokenMerging",
     "Weight",
     "attach",
+    "get_identity_embeds",
     "load_embeds",
     "load_image_adapter",
     "patch_model",
     "reduce_tokens",
+    "regions",
     "report",
     "sag_blur",
 ]

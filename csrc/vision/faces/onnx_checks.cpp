@@ -19,7 +19,7 @@ using protobuf::Wire;
 constexpr int64_t kMaxDims = 6;
 constexpr int64_t kMaxSide = 1 << 24;
 constexpr int64_t kMaxCount = int64_t{1} << 36;
-constexpr int64_t kMaxWindow = 1 << 12;  // of a kernel, stride, dilation or padding
+constexpr int64_t kMaxWindow = 1 << 7;   // of a kernel, stride, dilation or padding
 constexpr int64_t kMaxNumber = 1 << 24;  // of any other whole number
 
 std::string_view as_text(Bytes bytes) {
@@ -58,11 +58,12 @@ uint32_t typed_field(int64_t type) {
   }
 }
 
-struct Tensor {
+struct Stored {
   std::vector<int64_t> dims;
   int64_t type = 0;
   bool external = false;
   int64_t raw = -1;  // bytes
+  Bytes raw_bytes;
   std::array<int64_t, 12> typed{};
 };
 
@@ -76,8 +77,8 @@ int64_t count_typed(const Reader& reader, int64_t size) {
                        [](uint8_t byte) { return byte < 0x80; });
 }
 
-Tensor read_tensor(Bytes bytes) {
-  Tensor tensor;
+Stored read_tensor(Bytes bytes) {
+  Stored tensor;
   Reader reader(bytes);
   while (reader.next()) {
     if (reader.field() == 1) {
@@ -85,6 +86,7 @@ Tensor read_tensor(Bytes bytes) {
     } else if (reader.is(2, Wire::kVarint)) {
       tensor.type = static_cast<int32_t>(reader.number());
     } else if (reader.is(9, Wire::kBytes)) {
+      tensor.raw_bytes = reader.bytes();
       tensor.raw = static_cast<int64_t>(reader.bytes().size());
     } else if (reader.field() == 13 || (reader.field() == 14 && reader.number() != 0)) {
       tensor.external = true;
@@ -93,6 +95,25 @@ Tensor read_tensor(Bytes bytes) {
     }
   }
   return tensor;
+}
+
+// The values of a short list of whole numbers.
+std::vector<int64_t> read_numbers(const Stored& tensor, Bytes bytes) {
+  std::vector<int64_t> numbers;
+  const int64_t size = value_size(tensor.type);
+  if ((tensor.type != 6 && tensor.type != 7) || bytes.size() > 1024) return numbers;
+  for (int64_t i = 0; i + size <= tensor.raw; i += size) {  // little-endian, by the standard
+    uint64_t value = 0;
+    for (int64_t b = 0; b < size; ++b) {
+      value |= uint64_t{tensor.raw_bytes[static_cast<size_t>(i + b)]} << (8 * b);
+    }
+    numbers.push_back(size == 8 ? static_cast<int64_t>(value) : static_cast<int32_t>(value));
+  }
+  Reader reader(bytes);
+  while (reader.next()) {
+    if (reader.field() == typed_field(tensor.type)) protobuf::append_numbers(reader, numbers);
+  }
+  return numbers;
 }
 
 void check_attribute_numbers(std::string_view name, const std::vector<int64_t>& numbers) {
@@ -118,7 +139,7 @@ void read_attribute(Bytes attribute, Node& node) {
   Reader reader(attribute);
   while (reader.next()) {
     if (reader.is(1, Wire::kBytes)) name = as_text(reader.bytes());
-    if (reader.is(5, Wire::kBytes)) node.value_dims = check_tensor(reader.bytes());
+    if (reader.is(5, Wire::kBytes)) node.value = check_tensor(reader.bytes());
     if (reader.field() == 3 || reader.field() == 8) protobuf::append_numbers(reader, numbers);
     const bool graph = reader.field() == 6 || reader.field() == 11;
     const bool sparse = reader.field() == 22 || reader.field() == 23 || reader.field() == 10;
@@ -130,8 +151,8 @@ void read_attribute(Bytes attribute, Node& node) {
 
 }  // namespace
 
-std::vector<int64_t> check_tensor(Bytes bytes) {
-  const Tensor tensor = read_tensor(bytes);
+Tensor check_tensor(Bytes bytes) {
+  const Stored tensor = read_tensor(bytes);
   if (tensor.external) refuse("it keeps weights in other files");
   const int64_t size = value_size(tensor.type);
   if (size == 0) refuse("it holds tensors of type " + std::to_string(tensor.type));
@@ -147,7 +168,7 @@ std::vector<int64_t> check_tensor(Bytes bytes) {
   const int64_t typed = tensor.typed[typed_field(tensor.type)];
   const bool whole = tensor.raw >= 0 ? tensor.raw == count * size && typed == 0 : typed == count;
   if (!whole) refuse("a tensor does not hold as many values as its sizes say");
-  return tensor.dims;
+  return {tensor.dims, read_numbers(tensor, bytes)};
 }
 
 Node read_node(Bytes bytes) {

@@ -14,8 +14,7 @@
 namespace attnpatch::onnx {
 
 // A tensor that the file holds: a type that OpenCV reads, and as many values as its sizes say.
-// Gives the sizes.
-std::vector<int64_t> check_tensor(protobuf::Bytes tensor);
+Tensor check_tensor(protobuf::Bytes tensor);
 
 // An operation, with attributes in a sane range.
 Node read_node(protobuf::Bytes node);

@@ -13,6 +13,7 @@ namespace attnpatch::onnx {
 namespace {
 
 constexpr size_t kAny = std::numeric_limits<size_t>::max();
+constexpr int64_t kMaxNumber = 1 << 24, kMaxAxis = 6, kMaxStep = 128;
 
 struct Arity {
   std::string_view operation;
@@ -30,7 +31,6 @@ constexpr auto kOperations = std::to_array<Arity>({
     {"Clip", 1, 3, 1},
     {"Concat", 1, kAny, kAny},
     {"Constant", 0, 0, kAny},
-    {"ConstantOfShape", 1, 1, 0},
     {"Conv", 2, 3, 1},
     {"ConvTranspose", 2, 3, 1},
     {"Div", 2, 2, kAny},
@@ -94,10 +94,10 @@ void GraphCheck::define(const std::string& name) {
 
 void GraphCheck::add_input(const std::string& name) { define(name); }
 
-void GraphCheck::add_weight(const std::string& name, const std::vector<int64_t>& dims) {
+void GraphCheck::add_weight(const std::string& name, const Tensor& tensor) {
   define(name);
   constant_.insert(name);
-  weights_[name] = dims;
+  weights_[name] = tensor;
 }
 
 void GraphCheck::add_node(const Node& node) {
@@ -124,22 +124,28 @@ void GraphCheck::add_node(const Node& node) {
     all_constant = all_constant && constant;
   }
   check_weights(node);
+  check_numbers(node);
   for (const std::string& output : node.outputs) {
     define(output);
     if (all_constant) constant_.insert(output);
   }
-  if (node.operation == "Constant") weights_[node.outputs[0]] = node.value_dims;
+  if (node.operation == "Constant") weights_[node.outputs[0]] = node.value;
   if (node.operation == "Identity") {
     const auto known = weights_.find(node.inputs[0]);
-    if (known != weights_.end()) weights_[node.outputs[0]] = std::vector(known->second);
+    if (known != weights_.end()) weights_[node.outputs[0]] = Tensor(known->second);
   }
+}
+
+const Tensor* GraphCheck::weight(const Node& node, size_t input) const {
+  if (input >= node.inputs.size()) return nullptr;
+  const auto found = weights_.find(node.inputs[input]);
+  return found == weights_.end() ? nullptr : &found->second;
 }
 
 void GraphCheck::check_weights(const Node& node) const {
   const auto dims = [&](size_t input) -> const std::vector<int64_t>* {
-    if (input >= node.inputs.size()) return nullptr;
-    const auto found = weights_.find(node.inputs[input]);
-    return found == weights_.end() ? nullptr : &found->second;
+    const Tensor* found = weight(node, input);
+    return found == nullptr ? nullptr : &found->dims;
   };
   const auto require = [&](bool good) {
     if (!good) refuse(node, "has weights of the wrong sizes");
@@ -163,6 +169,27 @@ void GraphCheck::check_weights(const Node& node) const {
     require(first != nullptr && first->size() == 1 && dims(2) != nullptr && *dims(2) == *first);
   } else if (node.operation == "PRelu") {
     require(first == nullptr || !first->empty());
+  }
+}
+
+// Whole numbers that an operation gets as inputs; some older and some newer forms have them as
+// attributes.
+void GraphCheck::check_numbers(const Node& node) const {
+  const bool slices = node.operation == "Slice";
+  for (size_t i = 1; i < node.inputs.size(); ++i) {
+    const Tensor* tensor = weight(node, i);
+    const bool is_axes = slices ? i == 3 : node.operation.ends_with("squeeze") && i == 1;
+    const bool is_steps = slices && i == 4;
+    if ((is_axes || is_steps) && !node.inputs[i].empty() && tensor == nullptr) {
+      refuse(node, "has axes or steps that are not constant");
+    }
+    int64_t low = -kMaxNumber, high = kMaxNumber;
+    if (is_axes) low = -kMaxAxis, high = kMaxAxis;
+    if (is_steps) low = 1, high = kMaxStep;
+    if (tensor == nullptr || (slices && i == 2)) continue;  // the end may be "as far as it goes"
+    for (const int64_t number : tensor->numbers) {
+      if (number < low || number > high) refuse(node, "is given " + std::to_string(number));
+    }
   }
 }
 

@@ -10,8 +10,10 @@
 namespace attnpatch {
 namespace {
 
-constexpr double kMaxBlob = 1 << 28;    // values between two layers: 1 GiB
-constexpr double kMaxBlobs = 1U << 31;  // of all layers together
+constexpr double kMaxBlob = 1 << 26;   // values between two layers: 256 MiB
+constexpr double kMaxBlobs = 1 << 30;  // of all layers together
+
+constexpr int64_t kMaxWork = int64_t{1} << 40;  // operations; ArcFace's largest want 2^35
 
 // OpenCV also logs what it throws.
 class Quiet {
@@ -25,8 +27,8 @@ class Quiet {
   cv::utils::logging::LogLevel level_;
 };
 
-// The memory that the layers want, before any of it is taken.
-void check_memory(const cv::dnn::Net& net, int height, int width) {
+// The memory and the time that the layers want, before any is taken.
+void check_cost(const cv::dnn::Net& net, int height, int width) {
   std::vector<int> ids;
   std::vector<std::vector<cv::dnn::MatShape>> inputs, outputs;
   net.getLayersShapes({1, 3, height, width}, ids, inputs, outputs);
@@ -40,6 +42,8 @@ void check_memory(const cv::dnn::Net& net, int height, int width) {
         throw std::invalid_argument("it wants too much memory");
     }
   }
+  const int64_t work = net.getFLOPS(cv::dnn::MatShape{1, 3, height, width});
+  if (work < 0 || work > kMaxWork) throw std::invalid_argument("it wants too much time");
 }
 
 }  // namespace
@@ -72,7 +76,7 @@ std::shared_ptr<OnnxNet::Prepared> OnnxNet::prepare(std::span<const uint8_t> fil
     auto made = std::make_shared<Prepared>();
     made->net = cv::dnn::readNetFromONNX(reinterpret_cast<const char*>(fixed.data()), fixed.size());
     made->net.setPreferableBackend(cv::dnn::DNN_BACKEND_OPENCV);
-    check_memory(made->net, height, width);
+    check_cost(made->net, height, width);
     made->outputs = made->net.getUnconnectedOutLayersNames();
     return made;
   } catch (const std::bad_alloc&) {

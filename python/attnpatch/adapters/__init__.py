@@ -10,14 +10,18 @@ from attnpatch.adapters.embeds import (
     load_features,
     save_features,
 )
+from attnpatch.adapters.identity import as_identity_adapter, get_identity_embeds, noise_like
 from attnpatch.adapters.loading import load_image_adapter
 
 __all__ = [
     "ImageAdapter",
     "ImageEmbeds",
+    "as_identity_adapter",
     "describe",
+    "get_identity_embeds",
     "load_embeds",
     "load_features",
     "load_image_adapter",
+    "noise_like",
     "save_features",
 ]

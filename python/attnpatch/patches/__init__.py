@@ -10,6 +10,7 @@ from attnpatch.patches.guidance_attention import (
 from attnpatch.patches.guidance_blocks import find_blocks
 from attnpatch.patches.guidance_record import Area, AttentionRecord, CallRecord
 from attnpatch.patches.guidance_sag import SelfAttentionGuidance, sag_blur
+from attnpatch.patches.identity import Identity
 from attnpatch.patches.image_prompt import ImagePrompt
 from attnpatch.patches.layers import (
     Layer,
@@ -20,6 +21,7 @@ from attnpatch.patches.layers import (
     token_grid,
 )
 from attnpatch.patches.masks import resize_mask
+from attnpatch.patches.overlap import regions, resolve_overlaps
 from attnpatch.patches.patch import BoundPatch, Branch, Patch
 from attnpatch.patches.report import Report, Skip
 from attnpatch.patches.run import Branches, Run
@@ -49,6 +51,7 @@ __all__ = [
     "DegradedPass",
     "Guidance",
     "HyperTile",
+    "Identity",
     "ImagePrompt",
     "Inner",
     "Layer",
@@ -76,7 +79,9 @@ __all__ = [
     "layer_table",
     "make_layer_table",
     "reduce_tokens",
+    "regions",
     "resize_mask",
+    "resolve_overlaps",
     "sag_blur",
     "split_by_weight_type",
     "token_grid",

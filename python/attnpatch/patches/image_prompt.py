@@ -164,7 +164,9 @@ class ImagePrompt(Patch):
         options = {f.name: getattr(self, f.name) for f in fields(self)}
         unknown = changes.keys() - (options.keys() - {"keys_values"})
         if unknown:
-            raise TypeError(f"replace: ImagePrompt has no option {', '.join(sorted(unknown))}")
+            raise TypeError(
+                f"replace: {type(self).__name__} has no option {', '.join(sorted(unknown))}"
+            )
         new = type(self).__new__(type(self))
         new._set(**{**options, **changes})
         if "mask" not in changes:
@@ -174,7 +176,7 @@ class ImagePrompt(Patch):
     def _set(self, keys_values: KeysValues, *, source: str, **options: Any) -> None:
         unknown = options.keys() - _DEFAULTS.keys()
         if unknown:
-            raise TypeError(f"ImagePrompt has no option {', '.join(sorted(unknown))}")
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         given = {**_DEFAULTS, **options}
         joint, mask, scaling = bool(given["joint"]), given["mask"], given["scaling"]
         if scaling is None:
@@ -286,7 +288,7 @@ class ImagePrompt(Patch):
         return self
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ImagePrompt):
+        if not isinstance(other, ImagePrompt) or other.kind != self.kind:
             return NotImplemented
         if self is other:
             return True
@@ -317,7 +319,7 @@ class ImagePrompt(Patch):
             value = getattr(self, name)
             if value != default:
                 parts.append(f"{name}={dict(value) if name == 'roles' else value!r}")
-        return f"ImagePrompt({', '.join(parts)})"
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 def _source(adapter: Any) -> str:
