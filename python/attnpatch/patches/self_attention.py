@@ -101,6 +101,11 @@ class SelfAttention:
         self.reduces = self._reducing is not None
         """Whether ``reduce`` changes anything."""
 
+    @property
+    def only_reduces(self) -> bool:
+        """Whether it does nothing else."""
+        return self._reducing is not None and len(self._stages) == 1
+
     def __bool__(self) -> bool:
         return bool(self._stages)
 

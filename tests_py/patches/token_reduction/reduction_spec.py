@@ -56,10 +56,16 @@ def pool(x, size, stride, mode, blend):
     found = []
     for row in range(0, x.shape[0], steps[0]):
         for column in range(0, x.shape[1], steps[1]):
-            window = x[row : row + windows[0], column : column + windows[1]].flatten(0, 1)
-            far = window.mean(0) if mode.endswith("AVG") else window.amax(0)
-            found.append(lerp(x[row, column], far, blend))
+            window = x[row : row + windows[0], column : column + windows[1]]
+            found.append(blended(x[row, column], window, mode, blend))
     return found
+
+
+def blended(one, window, mode, blend):
+    if blend == 0:
+        return one
+    far = window.mean((0, 1)) if mode.endswith("AVG") else window.amax((0, 1))
+    return lerp(one, far, blend)
 
 
 def sides(tokens, h, w):
@@ -125,9 +131,8 @@ def pool_in_tile(x, stride, mode, blend, where, size):
     found = []
     for row in range(0, x.shape[0], rows):
         for column in range(0, x.shape[1], columns):
-            window = x[row : row + rows, column : column + columns].flatten(0, 1)
-            far = window.mean(0) if mode.endswith("AVG") else window.amax(0)
-            found.append(lerp(x[row, column], far, blend))
+            window = x[row : row + rows, column : column + columns]
+            found.append(blended(x[row, column], window, mode, blend))
     return found
 
 
