@@ -94,6 +94,9 @@ TEST(StylePresets, PickTheLayersOfSdxl) {
   EXPECT_EQ(by_spatial(table, "composition"), ones({3}));
   EXPECT_EQ(by_spatial(table, "strong style transfer"), ones({0, 1, 2, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(by_spatial(table, "style and composition"), ones({3, 6}));
+  SpatialWeights around{{6, 1.0}};
+  for (int t : {0, 1, 2, 4, 5, 7, 8, 9, 10}) around[t] = 0.1;
+  EXPECT_EQ(by_spatial(table, "around composition"), around);
 }
 
 TEST(StylePresets, PickTheLayersOfSd1) {
@@ -107,6 +110,9 @@ TEST(StylePresets, PickTheLayersOfSd1) {
   SpatialWeights both = style;
   both.insert(composition.begin(), composition.end());
   EXPECT_EQ(by_spatial(table, "style and composition"), both);
+  SpatialWeights around = style;
+  for (int t : {6, 7, 8}) around[t] = 0.1;
+  EXPECT_EQ(by_spatial(table, "around composition"), around);
 }
 
 LayerTable small_table() {

@@ -379,6 +379,12 @@ class TestValue:
         )
         assert load_image_adapter(state).digest != adapter.digest
 
+    @every_kind
+    def test_state_dict_makes_it_again(self, kind):
+        state = ADAPTERS[kind].state_dict()
+        assert load_image_adapter(state, kind=kind) == ADAPTERS[kind]
+        assert state.keys() == {"image_proj", "ip_adapter"}
+
     @given(dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float64]))
     @settings(max_examples=3, deadline=None)
     def test_dtype_round_trip(self, dtype):

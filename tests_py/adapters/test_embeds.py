@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from attnpatch.adapters import ImageEmbeds, describe, load_embeds, load_image_adapter
+from attnpatch.adapters import (
+    ImageEmbeds,
+    describe,
+    load_embeds,
+    load_features,
+    load_image_adapter,
+    save_features,
+)
 
 LINEAR = load_image_adapter(make_state(ROWS[0]))
 PLUS = load_image_adapter(make_state(next(row for row in ROWS if row.kind == "plus")))
@@ -164,3 +171,21 @@ def test_files_of_another_format(metadata, message, tmp_path):
     save_file({"cond": tokens, "uncond": tokens.clone()}, path, metadata)
     with pytest.raises(ValueError, match=rf"a\.safetensors: {message}"):
         load_embeds(path)
+
+
+@pytest.mark.parametrize("shape", [(2, 1024), (2, 5, 8)])
+def test_features_to_a_file_and_back(shape, tmp_path):
+    features = Maker(3).randn(*shape)
+    save_features(tmp_path / "a.safetensors", features)
+    image, negative = load_features(tmp_path / "a.safetensors")
+    assert torch.equal(image, features) and negative is None
+    if len(shape) == 2:
+        adapter = LINEAR
+        assert load_embeds(tmp_path / "a.safetensors", adapter) == adapter.get_image_embeds(image)
+
+
+def test_features_of_other_tools(tmp_path):
+    pair = Maker(4).randn(2, 1, 1024)
+    torch.save([pair], tmp_path / "face.ipadpt")
+    image, negative = load_features(tmp_path / "face.ipadpt")
+    assert torch.equal(image, pair[1]) and torch.equal(negative, pair[0])
