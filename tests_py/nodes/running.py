@@ -15,7 +15,8 @@ def run(name, **values):
         for given in spec.inputs
         if given.widget
     }
-    return NODE_CLASS_MAPPINGS[name]().run(**{**widgets, **values})
+    node = NODE_CLASS_MAPPINGS[name]()
+    return getattr(node, node.FUNCTION)(**{**widgets, **values})
 
 
 def near(a, b):

@@ -19,6 +19,7 @@ NODE_CLASS_MAPPINGS = {spec.id: make_v1_class(spec) for spec in NODES}
 NODE_DISPLAY_NAME_MAPPINGS = {spec.id: spec.title for spec in NODES}
 
 host.register_folder("ipadapter")
+host.register_folder("instantid")
 
 
 async def comfy_entrypoint() -> Any:

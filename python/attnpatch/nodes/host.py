@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["compute_device", "compute_dtype", "files_in", "folder", "module", "path_of", "steps"]
+__all__ = [
+    "compute_device",
+    "compute_dtype",
+    "files_in",
+    "folder",
+    "module",
+    "offload_device",
+    "path_of",
+    "steps",
+]
 
 T = TypeVar("T")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -34,6 +43,12 @@ def compute_device() -> torch.device:
     """Tell where the host computes."""
     management = module("comfy.model_management")
     return torch.device("cpu") if management is None else management.get_torch_device()
+
+
+def offload_device() -> torch.device:
+    """Tell where the host keeps what it is not computing with."""
+    management = module("comfy.model_management")
+    return torch.device("cpu") if management is None else management.intermediate_device()
 
 
 def compute_dtype(model: Any) -> torch.dtype:

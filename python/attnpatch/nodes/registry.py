@@ -15,6 +15,7 @@ from attnpatch.nodes import (
     image_prompts_styles,
     image_prompts_tiled,
     image_prompts_weights,
+    instantid,
     report,
     token_reduction,
 )
@@ -32,6 +33,7 @@ _MODULES = (
     image_prompts_embeds,
     image_prompts_pictures,
     image_prompts_weights,
+    instantid,
     token_reduction,
     guidance,
     report,

@@ -42,18 +42,18 @@ class Loaded:
     insightface: Any = None
 
 
-_by_file: weakref.WeakValueDictionary[tuple[str, int, int], AdapterDict]
+_by_file: weakref.WeakValueDictionary[tuple[str, int, int, str | None], AdapterDict]
 _by_file = weakref.WeakValueDictionary()
 _foreign: list[tuple[Any, ImageAdapter]] = []  # the latest two from other packs' loaders
 
 
-def load_adapter(path: Path) -> AdapterDict:
+def load_adapter(path: Path, kind: str | None = None) -> AdapterDict:
     """Read an adapter's file; as long as anybody holds the result it is read once."""
     stat = path.stat()
-    key = (str(path), stat.st_mtime_ns, stat.st_size)
+    key = (str(path), stat.st_mtime_ns, stat.st_size, kind)
     found = _by_file.get(key)
     if found is None:
-        found = _by_file[key] = AdapterDict(load_image_adapter(path))
+        found = _by_file[key] = AdapterDict(load_image_adapter(path, kind=kind))
     return found
 
 

@@ -114,6 +114,8 @@ class NodeSpec:
     run
         Called with the inputs by name; returns a tuple of one value for each output, or a `Result`.
         Pure: the host keeps what it returned and may share it.
+    function
+        The name of the class's method that runs it, which other packs may call.
     output_node
         The host runs it although nothing is connected to its outputs.
     fingerprint
@@ -130,6 +132,7 @@ class NodeSpec:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     run: Callable[..., tuple[Any, ...] | Result]
+    function: str = "run"
     output_node: bool = False
     fingerprint: Callable[..., Any] | None = None
     check: Callable[..., bool | str] | None = None

@@ -32,11 +32,11 @@ def make_v1_class(spec: NodeSpec) -> type:
         "RETURN_TYPES": tuple(output.kind for output in spec.outputs),
         "RETURN_NAMES": tuple(output.name for output in spec.outputs),
         "OUTPUT_TOOLTIPS": tuple(output.tooltip for output in spec.outputs),
-        "FUNCTION": "run",
+        "FUNCTION": spec.function,
         "CATEGORY": spec.category,
         "DESCRIPTION": spec.description,
         "OUTPUT_NODE": spec.output_node,
-        "run": run,
+        spec.function: run,
     }
     if (fingerprint := spec.fingerprint) is not None:
         members["IS_CHANGED"] = classmethod(lambda cls, **values: fingerprint(**values))
