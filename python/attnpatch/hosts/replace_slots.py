@@ -18,12 +18,23 @@ from torch import Tensor
 
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.other_patches import OTHERS, Others
+from attnpatch.hosts.step_records import StepRecords
 from attnpatch.hosts.token_grids import grid_of
-from attnpatch.patches import Call, Layer, Run, Site
+from attnpatch.patches import (
+    Call,
+    CallRecord,
+    Guidance,
+    Layer,
+    Run,
+    Site,
+)
 
 ExtraOptions = Mapping[str, Any]
 _NONE: Mapping[str, Any] = {}
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
+
+DEGRADED = "attnpatch_degraded"
+"""Where the options of a degraded pass say the place of its guidance, for each chunk."""
 
 
 class Moment(NamedTuple):
@@ -60,6 +71,8 @@ class SlotGroup:
         self.run = run
         self.clock = clock
         self.plain = plain
+        self.records = StepRecords()
+        self._records_any = any(isinstance(p, Guidance) and p.records for p in run.stack)
         self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
         self._latest: tuple[tuple[object, ...], Call] | None = None
         self._running: _Running | None = None
@@ -71,7 +84,11 @@ class SlotGroup:
         window = options.get("ad_params", _NONE).get("sub_idxs")  # which frames AnimateDiff shows
         samples = None if window is None else tuple(window)
         moment = self.clock(options)
-        key = (chunks, batch, shape[-2], shape[-1], moment, samples)
+        degraded = tuple(options.get(DEGRADED, ()))
+        record, sources = None, ()
+        if self._records_any and not degraded and "sigmas" in options:
+            record, sources = self.records.of(options["sigmas"]), tuple(options.get("uuids", ()))
+        key = (chunks, batch, shape[-2], shape[-1], moment, samples, degraded, record, sources)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
             call = Call(
@@ -82,6 +99,8 @@ class SlotGroup:
                 sigma=moment.sigma,
                 timestep=moment.timestep,
                 samples=samples,
+                degraded=degraded,
+                record=None if record is None else CallRecord(record, sources, samples),
             )
             latest = self._latest = (key, call)
         return latest[1]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attnpatch.hosts.comfyui.clock import SigmaClock
+from attnpatch.hosts.comfyui.guidance import set_guidance
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.hosts.slot_filling import fill_slots, find_group
@@ -53,7 +54,7 @@ def patch_model(
     """
     if cond_or_uncond is not None:
         raise ValueError("cond_or_uncond: ComfyUI tells it in every call; expected None")
-    return fill_slots(
+    clone = fill_slots(
         model,
         PatchStack(patches),
         table=_table(model),
@@ -61,6 +62,10 @@ def patch_model(
         plain=_PROGRAMS[_program(model)],
         only_free=only_free,
     )
+    group = find_group(clone)
+    if group is not None:
+        set_guidance(clone, group)
+    return clone
 
 
 def attach(model: Any, *_: Any, **__: Any) -> NoReturn:

@@ -13,7 +13,15 @@ from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.replace_slots import ExtraOptions, Moment
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.hosts.slot_filling import fill_slots, find_group
-from attnpatch.patches import ImagePrompt, LayerTable, Patch, PatchStack, Report, layer_table
+from attnpatch.patches import (
+    Guidance,
+    ImagePrompt,
+    LayerTable,
+    Patch,
+    PatchStack,
+    Report,
+    layer_table,
+)
 
 _LAST_TIMESTEP = 999.0
 
@@ -54,6 +62,12 @@ def patch_model(
     if cond_or_uncond is not None:
         raise ValueError("cond_or_uncond: Fooocus tells it in every call; expected None")
     stack = PatchStack(patches)
+    guidance = [type(patch).__name__ for patch in stack if isinstance(patch, Guidance)]
+    if guidance:
+        raise ValueError(
+            f"patches: Fooocus calls nothing after classifier-free guidance, which "
+            f"{guidance[0]} needs; use ComfyUI or diffusers"
+        )
     return fill_slots(
         model,
         stack,

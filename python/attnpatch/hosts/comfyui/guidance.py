@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance after classifier-free guidance: degraded passes through the host's own batching."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from attnpatch.hosts.replace_slots import DEGRADED, SlotGroup
+from attnpatch.patches import Area, AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
+from attnpatch.patches.guidance import COND, UNCOND
+
+__all__ = ["GuidanceFunction", "set_guidance"]
+
+logger = logging.getLogger("attnpatch")
+
+Conds = Sequence[Mapping[str, Any]]
+_INPUT = "attnpatch_input"  # a pass's own input, on its way through the host's batching
+
+
+def set_guidance(model: Any, group: SlotGroup) -> None:
+    """Have a model guided by the patches of its slots; for a clone that belongs to us.
+
+    It has one function of ours at most: one that is there is replaced.
+    """
+    options = model.model_options = dict(model.model_options)
+    functions = list(options.get("sampler_post_cfg_function", ()))
+    ours = [place for place, f in enumerate(functions) if isinstance(f, GuidanceFunction)]
+    guidances = [patch for patch in group.run.stack if isinstance(patch, Guidance) and patch.scale]
+    if not guidances:
+        return
+    function = GuidanceFunction(group)
+    if ours:
+        functions[ours[0]] = function
+    else:
+        functions.append(function)
+    options["sampler_post_cfg_function"] = functions
+    if any(guidance.degrades == UNCOND for guidance in guidances):
+        options["disable_cfg1_optimization"] = True
+
+
+class GuidanceFunction:
+    """The host calls it after classifier-free guidance; gives the guided prediction.
+
+    Parameters
+    ----------
+    group
+        Of the model's slots: says the patches and the time, and keeps the records of steps.
+    """
+
+    def __init__(self, group: SlotGroup) -> None:
+        self.group = group
+        self._told: set[str] = set()
+
+    def __call__(self, args: Mapping[str, Any]) -> Tensor:
+        """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
+        guided, sigma = args["denoised"], args["sigma"]
+        record = self.group.records.take(sigma)
+        moment = self.group.clock({"sigmas": sigma})
+        if moment.sigma == 0:
+            return guided
+        height, width = guided.shape[-2:]
+        found = degraded_passes(self.group.run.stack, (height, width), moment.progress)
+        passes = [one for one in found if self._possible(one, args, record)]
+        if not passes:
+            return guided
+        clean = {COND: args["cond_denoised"], UNCOND: args["uncond_denoised"]}
+        saliency = None
+        if any(one.guidance.records for one in passes):
+            areas = _areas(args["uncond"], (height, width))
+            saliency = record.saliency(guided.shape[0], (height, width), areas)
+        starts = [one.guidance.degrade(clean[one.kind], saliency) for one in passes]
+        # Noise is added to the picture, whatever it is: x = x0 + noise.
+        inputs = [
+            args["input"] + (start - clean[one.kind]) if one.guidance.records else args["input"]
+            for one, start in zip(passes, starts, strict=True)
+        ]
+        predictions = _predict(args, passes, inputs)
+        return guided + guide(guided, clean[COND], passes, starts, predictions)
+
+    def _possible(
+        self, one: DegradedPass, args: Mapping[str, Any], record: AttentionRecord
+    ) -> bool:
+        name = type(one.guidance).__name__
+        if args["uncond" if one.kind == UNCOND else "cond"] is None:
+            self._tell(f"{name}: off, for there is no {'un' if one.kind else ''}cond prediction")
+            return False
+        if one.guidance.records and not record:
+            self._tell(
+                f"{name}: off, for nothing was recorded: another patch took the place of ours at "
+                f"the self-attention of {one.guidance.blocks}"
+            )
+            return False
+        return True
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GuidanceFunction:
+        """Share all: it never changes."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<GuidanceFunction of {self.group.run.stack!r}>"
+
+
+def _predict(
+    args: Mapping[str, Any], passes: Sequence[DegradedPass], inputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """Run the degraded passes, in as few calls as the host allows.
+
+    One call has one input, unless each conditioning brings its own. ControlNets and context windows
+    read the call's: then passes of different inputs take turns.
+    """
+    conds = [args["uncond" if one.kind == UNCOND else "cond"] for one in passes]
+    different = len({id(given) for given in inputs}) > 1
+    turns = any("control" in entry for entries in conds for entry in entries)
+    if not different or not (turns or "context_handler" in args["model_options"]):
+        if different:
+            conds = [
+                [_with_input(entry, given) for entry in entries]
+                for entries, given in zip(conds, inputs, strict=True)
+            ]
+        return _call(args, passes, conds, args["input"] if different else inputs[0])
+    found: list[Tensor | None] = [None] * len(passes)
+    for given in {id(given): given for given in inputs}.values():
+        group = [place for place, other in enumerate(inputs) if other is given]
+        outputs = _call(args, [passes[i] for i in group], [conds[i] for i in group], given)
+        for place, output in zip(group, outputs, strict=True):
+            found[place] = output
+    return [output for output in found if output is not None]
+
+
+def _call(
+    args: Mapping[str, Any], passes: Sequence[DegradedPass], conds: Sequence[Conds], x: Tensor
+) -> list[Tensor]:
+    """Run passes with one input, or with inputs that the conditionings bring, in one call."""
+    # The first of each kind stands where the host and others look for that kind.
+    order: list[int | None] = [None, None]
+    for place, one in enumerate(passes):
+        if order[one.kind] is None:
+            order[one.kind] = place
+        else:
+            order.append(place)
+    options = dict(args["model_options"])
+    options["model_function_wrapper"] = _Marker(
+        {i: passes[place] for i, place in enumerate(order) if place is not None},
+        options.get("model_function_wrapper"),
+    )
+    given = [None if place is None else conds[place] for place in order]
+    while given[-1] is None:
+        given.pop()
+    calc_cond_batch = sys.modules["comfy.samplers"].calc_cond_batch
+    outputs = calc_cond_batch(args["model"], given, x, args["sigma"], options)
+    return [outputs[order.index(place)] for place in range(len(passes))]
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """Wraps the model's function: marks the chunks of a call as degraded, and gives them inputs.
+
+    The host numbers chunks by their place among the conditionings; patches, ours and others', are
+    to see what kind they are of.
+    """
+
+    passes: Mapping[int, DegradedPass]
+    wrapped: Callable[..., Tensor] | None
+
+    def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
+        """Call the model as the host would have."""
+        passes = [self.passes[number] for number in args["cond_or_uncond"]]
+        kinds = [one.kind for one in passes]
+        conditioning = dict(args["c"])
+        options = dict(conditioning["transformer_options"])
+        options["cond_or_uncond"] = kinds
+        options[DEGRADED] = tuple(one.place for one in passes)
+        conditioning["transformer_options"] = options
+        x = conditioning.pop(_INPUT, args["input"])
+        if self.wrapped is None:
+            return function(x, args["timestep"], **conditioning)
+        changed = {"input": x, "c": conditioning, "cond_or_uncond": kinds}
+        return self.wrapped(function, {**args, **changed})
+
+
+def _with_input(entry: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
+    """Return a conditioning that brings its own input, cut to its area as the host cuts noise."""
+    shaped = sys.modules["comfy.conds"].CONDNoiseShape(x)
+    return {**entry, "model_conds": {**entry["model_conds"], _INPUT: shaped}}
+
+
+def _areas(entries: Conds, latent: tuple[int, int]) -> dict[Any, Area]:
+    """Return where on the latent each conditioning acts, for those that have an area."""
+    found = {}
+    for entry in entries:
+        area = entry.get("area")
+        if area is None or "uuid" not in entry:
+            continue
+        count = len(area) // 2
+        height, width = area[count - 2 : count]
+        top, left = area[-2:]
+        height, width = min(height, latent[0] - top), min(width, latent[1] - left)
+        found[entry["uuid"]] = Area(top, left, height, width)
+    return found
