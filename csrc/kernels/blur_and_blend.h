@@ -42,4 +42,8 @@ std::vector<float> gaussian_taps(double sigma, int64_t radius);
 
 void blur_and_blend_cpu(const BlurAndBlendParams& params);
 
+// The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
+// before the work is done. Throws where a launch fails, and for more than 33 taps.
+void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream);
+
 }  // namespace attnpatch

@@ -7,28 +7,11 @@
 
 #pragma once
 
+#include "kernels/cuda/blur_and_blend_plan.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/limits.h"
 
 namespace attnpatch::device {
-
-constexpr int kPatchWidth = 32;
-constexpr int kPatchHeight = 16;
-constexpr int kMostTaps = 33;  // on one side, the middle included
-
-struct BlurAndBlendArguments {
-  int64_t channels;
-  int height, width;
-  const void* in;
-  int64_t batch_stride, channel_stride, row_stride, column_stride;
-  void* out;  // contiguous
-  const float* saliency;
-  int rows, columns;
-  float threshold;
-  float row_scale, column_scale;  // rows / height and columns / width, as torch rounds them
-  int radius;
-  float taps[kMostTaps];
-};
 
 ATTNPATCH_DEVICE int reflect(int place, int side) {
   if (side == 1) return 0;

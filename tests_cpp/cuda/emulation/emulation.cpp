@@ -80,17 +80,18 @@ void run_thread() {
   _longjmp(block.scheduler, 1);
 }
 
+[[gnu::noinline]] void prepare(Block::Thread& thread, char* stack) {
+  getcontext(&thread.start);
+  thread.start.uc_stack.ss_sp = stack;
+  thread.start.uc_stack.ss_size = kStackBytes;
+  thread.start.uc_link = nullptr;
+  makecontext(&thread.start, run_thread, 0);
+  thread.begun = thread.done = false;
+  thread.copies.clear();
+}
+
 void run_block(int threads) {
-  for (int i = 0; i < threads; ++i) {
-    Block::Thread& thread = block.threads[i];
-    getcontext(&thread.start);
-    thread.start.uc_stack.ss_sp = block.stacks[i].get();
-    thread.start.uc_stack.ss_size = kStackBytes;
-    thread.start.uc_link = nullptr;
-    makecontext(&thread.start, run_thread, 0);
-    thread.begun = thread.done = false;
-    thread.copies.clear();
-  }
+  for (int i = 0; i < threads; ++i) prepare(block.threads[i], block.stacks[i].get());
   bool forwards = true;
   for (int left = threads; left > 0; forwards = !forwards) {
     left = 0;

@@ -1,0 +1,29 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include "kernels/cuda/blur_and_blend.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace attnpatch {
+
+void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream) {
+  const device::BlurAndBlendArguments a = device::arguments_of(params);
+  const dim3 grid(
+      static_cast<unsigned>((a.width + device::kPatchWidth - 1) / device::kPatchWidth),
+      static_cast<unsigned>((a.height + device::kPatchHeight - 1) / device::kPatchHeight),
+      static_cast<unsigned>(a.batch * a.channels));
+  const auto launch = [&](auto* kernel) {
+    device::launch("blur_and_blend", kernel, grid, device::kThreads, device::shared_bytes(a),
+                   static_cast<cudaStream_t>(stream), a);
+  };
+  switch (params.kind) {
+    case ScalarKind::kFloat16:
+      return launch(&device::blur_and_blend<__half>);
+    case ScalarKind::kBFloat16:
+      return launch(&device::blur_and_blend<__nv_bfloat16>);
+    case ScalarKind::kFloat32:
+      return launch(&device::blur_and_blend<float>);
+  }
+}
+
+}  // namespace attnpatch
