@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import reference_pack
 import torch
 from narrow_adapters import make_features, make_state
-from real_host import make_model, noise, relative, sample
+from narrow_models import noise
+from real_host import relative, sample
+from side_by_side import check, model_of, our_prompt, ours, state_of, theirs
 
 import attnpatch as ap
 
 pytestmark = reference_pack.needs_pack
-TOLERANCE = 1e-4
 
 # Weights that act alike at any width: two of the scalings multiply by channels / 1280.
 SCALINGS = {
@@ -38,48 +37,6 @@ WEIGHT_TYPES = [
     "composition",
     "strong style transfer",
 ]
-
-
-@cache
-def model_of(family):
-    return make_model(family)
-
-
-@cache
-def state_of(family, seed=0):
-    return make_state(family, seed=seed)
-
-
-@cache
-def plain_sample(family, **options):
-    return sample(model_of(family), **options)
-
-
-def our_prompt(family, *, features=None, seed=0, combine="concat", **options):
-    adapter = ap.load_image_adapter(state_of(family, seed))
-    image, negative = make_features() if features is None else features
-    embeds = adapter.get_image_embeds(image, negative, combine=combine)
-    return ap.ImagePrompt(adapter, embeds, **options)
-
-
-def ours(family, model=None, **options):
-    return ap.patch_model(model or model_of(family), our_prompt(family, **options))
-
-
-def theirs(family, model=None, *, features=None, seed=0, **options):
-    features = make_features() if features is None else features
-    return reference_pack.apply(
-        model or model_of(family), state_of(family, seed), features, **options
-    )
-
-
-def check(family, our_model, their_model, effect=0.01, **options):
-    """Compare two patched models' pictures, and see that the patch did something at all."""
-    expected = sample(their_model, **options)
-    assert relative(expected, plain_sample(family, **options)) > effect, "it has no effect"
-    difference = relative(sample(our_model, **options), expected)
-    print(f"largest difference {difference:.1e}")
-    assert difference < TOLERANCE
 
 
 @pytest.fixture(params=["sd1", "sdxl"])

@@ -1,18 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters with random weights that fit the narrow UNets of ``real_host``."""
+"""Adapters with random weights that fit the UNets of ``narrow_models``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from real_host import CONTEXT, WIDTH, noise
+from narrow_models import CONTEXT, EMBED, WIDTH, noise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 from fake_adapters import FAMILIES, Maker
 
-EMBED = 48
 _RESAMPLERS = {"sd1": {"dim": 768, "heads": 12}, "sdxl": {"dim": 1280, "heads": 20}}
 
 

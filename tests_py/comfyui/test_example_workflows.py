@@ -29,7 +29,9 @@ def test_they_are_up_to_date(monkeypatch):
     wanted = example_workflows.texts()
     assert set(wanted) == set(FOLDER.rglob("*.json"))
     for path, text in wanted.items():
-        assert path.read_text(encoding="utf-8") == text, f"stale: {path}; run tools/{__name__}"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"stale: {path}; run tools/example_workflows.py"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

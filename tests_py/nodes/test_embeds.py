@@ -132,6 +132,12 @@ def test_files_outside_are_not_found(folders, name):
     assert found.startswith(f"embeds: no file {name!r} in ")
 
 
+def test_folders_that_are_not_there_list_nothing(folders):
+    for name in ("input", "output"):
+        (folders.root / name).rename(folders.root / f"gone {name}")
+    assert NODE_CLASS_MAPPINGS["IPAdapterLoadEmbeds"].INPUT_TYPES()["required"]["embeds"][0] == []
+
+
 def test_lists_are_empty_without_a_host():
     assert NODE_CLASS_MAPPINGS["IPAdapterLoadEmbeds"].INPUT_TYPES()["required"]["embeds"][0] == []
 

@@ -89,7 +89,7 @@ def _saved_files() -> list[str]:
     top = host.folder("input")
     found = [path.relative_to(top).as_posix() for path in top.rglob("*") if _is_file(path)]
     # Output folders may hold very many files: only the top is looked through.
-    saved = [f"{path.name} [output]" for path in host.folder("output").iterdir() if _is_file(path)]
+    saved = [f"{path.name} [output]" for path in host.folder("output").glob("*") if _is_file(path)]
     return sorted(found) + sorted(saved)
 
 

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The real server loads the pack, and its HTTP API turns our example workflows into pictures."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+
+import pytest
+from narrow_adapters import make_state
+from PIL import Image
+from real_server import PACK, running
+from safetensors.torch import save_file
+
+from attnpatch.nodes import NODES
+
+EXAMPLES = sorted((PACK / "example_workflows" / "api").glob("*.json"))
+STAND_INS = {"CheckpointLoaderSimple": "TinyCheckpoint", "CLIPVisionLoader": "TinyImageEncoder"}
+SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
+
+
+@pytest.fixture(scope="module", params=["V1", "V3"])
+def server(request, tmp_path_factory):
+    base = tmp_path_factory.mktemp(request.param)
+    files = base / "models" / "ipadapter"
+    files.mkdir(parents=True)
+    state = make_state("sd1")
+    flat = {f"{group}.{name}": t for group, part in state.items() for name, t in part.items()}
+    save_file(flat, files / "ip-adapter_sd15.safetensors")
+    with running(base, request.param) as found:
+        for number, name in enumerate(("reference.png", "left.png", "right.png")):
+            picture = Image.radial_gradient("L").rotate(40 * number).convert("RGB")
+            picture.save(base / "input" / name)
+        yield found
+
+
+def small(workflow):
+    """Make an example quick: other loaders, a small picture, few steps."""
+    workflow = copy.deepcopy(workflow)
+    for node in workflow.values():
+        node["inputs"] |= SMALL.get(node["class_type"], {})
+        node["class_type"] = STAND_INS.get(node["class_type"], node["class_type"])
+    return workflow
+
+
+def example(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pictures(server, entry):
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    shown = [image for out in entry["outputs"].values() for image in out.get("images", ())]
+    return [Image.open(io.BytesIO(server.get("/view", **image))) for image in shown]
+
+
+def test_every_node_is_there_as_the_table_says(server):
+    known = server.json("/object_info")
+    for spec in NODES:
+        shown = known[spec.id]
+        assert shown["display_name"] == spec.title and shown["category"] == spec.category
+        assert shown["python_module"] == "custom_nodes.attnpatch_nodes"
+        assert shown["output"] == [output.kind for output in spec.outputs]
+        given = shown["input"].get("required", {}) | shown["input"].get("optional", {})
+        assert list(given) == [i.id for i in spec.inputs]
+        for wanted in spec.inputs:
+            assert (wanted.id in shown["input"].get("optional", {})) == wanted.optional
+            options = given[wanted.id][1]
+            assert options["tooltip"] == wanted.tooltip
+            for name, value in wanted.attributes().items():
+                assert options[name] == value
+    log = server.log.read_text()
+    assert "IMPORT FAILED" not in log and "Cannot import" not in log, log[-3000:]
+
+
+def test_the_hosts_own_nodes_are_as_the_examples_say(server):
+    known = server.json("/object_info")
+    for path in EXAMPLES:
+        for node in example(path).values():
+            shown = known[node["class_type"]]["input"]
+            assert shown.get("required", {}).keys() <= node["inputs"].keys()
+            allowed = shown.get("required", {}) | shown.get("optional", {})
+            assert node["inputs"].keys() <= allowed.keys()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_ends_with_a_picture(server, path):
+    workflow = small(example(path))
+    first = server.run(workflow)
+    (picture,) = pictures(server, first)
+    assert picture.size == (128, 192) and len(set(picture.getdata())) > 100
+    text = json.dumps(first["outputs"])
+    assert "16 of 16 layers patched" in text
+    sampler = next(i for i, node in workflow.items() if node["class_type"] == "KSampler")
+    save = next(node for node in workflow.values() if node["class_type"] == "SaveImage")
+    # Upstream stays cached: another seed, then the first one again, gives the first picture again.
+    for seed, prefix in ((2, "second"), (1, "third")):
+        workflow[sampler]["inputs"]["seed"] = seed
+        save["inputs"]["filename_prefix"] = prefix
+        (again,) = pictures(server, server.run(workflow))
+        assert (again.tobytes() == picture.tobytes()) == (seed == 1)
+    # Without the patch the picture is another.
+    report = next(n for n in workflow.values() if n["class_type"] == "AttentionPatchesReport")
+    checkpoint = next(i for i, n in workflow.items() if n["class_type"] == "TinyCheckpoint")
+    report["inputs"]["model"] = [checkpoint, 0]
+    (plain,) = pictures(server, server.run(workflow))
+    assert plain.tobytes() != picture.tobytes()
+
+
+def test_the_templates_are_served(server):
+    listed = server.json("/workflow_templates")
+    if PACK.name not in listed:
+        pytest.skip("this form is loaded from a folder without examples")
+    assert sorted(listed[PACK.name]) == [path.stem for path in EXAMPLES]
+    for path in EXAMPLES:
+        served = server.get(f"/api/workflow_templates/{PACK.name}/{path.name}")
+        assert served == (PACK / "example_workflows" / path.name).read_bytes()
+
+
+def test_an_error_names_the_input_first(server):
+    workflow = small(example(PACK / "example_workflows" / "api" / "image_prompt.json"))
+    node = next(n for n in workflow.values() if n["class_type"] == "IPAdapterAdvanced")
+    del node["inputs"]["clip_vision"]
+    entry = server.run(workflow)
+    failed = [m for kind, m in entry["status"]["messages"] if kind == "execution_error"]
+    assert failed[0]["node_type"] == "IPAdapterAdvanced"
+    assert failed[0]["exception_message"].startswith("clip_vision: ")
+
+
+def test_a_value_out_of_range_is_refused(server):
+    workflow = small(example(PACK / "example_workflows" / "api" / "image_prompt.json"))
+    node = next(n for n in workflow.values() if n["class_type"] == "IPAdapterAdvanced")
+    node["inputs"]["end_at"] = 1.5
+    status, answer = server.post(workflow)
+    assert status == 400 and "end_at" in json.dumps(answer["node_errors"])

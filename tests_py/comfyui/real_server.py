@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""ComfyUI's server on this machine's loopback, with our folder among its custom nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PACK = HERE.parents[1] / "comfyui" / "attnpatch_nodes"
+V3 = "from attnpatch.nodes import comfy_entrypoint\n"
+START_TIMEOUT, RUN_TIMEOUT = 300, 180  # seconds
+
+
+class Server:
+    """A running server.
+
+    Parameters
+    ----------
+    port
+        On 127.0.0.1.
+    log
+        The file with what it prints.
+    """
+
+    def __init__(self, port, log):
+        self.base, self.log = f"http://127.0.0.1:{port}", log
+
+    def get(self, path, **query):
+        """Return the bytes at a path."""
+        suffix = f"?{urllib.parse.urlencode(query)}" if query else ""
+        with urllib.request.urlopen(self.base + path + suffix, timeout=60) as answer:
+            return answer.read()
+
+    def json(self, path):
+        """Return what a path says."""
+        return json.loads(self.get(path))
+
+    def post(self, workflow):
+        """Queue a workflow in the API's form; returns (status, answer)."""
+        body = json.dumps({"prompt": workflow}).encode()
+        request = urllib.request.Request(
+            f"{self.base}/prompt", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def run(self, workflow):
+        """Run a workflow to its end; returns its entry of the history."""
+        status, answer = self.post(workflow)
+        assert status == 200, answer
+        end = time.monotonic() + RUN_TIMEOUT
+        while time.monotonic() < end:
+            entry = self.json(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
+            if entry and entry["status"]["status_str"] in ("success", "error"):
+                return entry
+            time.sleep(0.2)
+        raise TimeoutError(self.log.read_text()[-3000:])
+
+
+@contextlib.contextmanager
+def running(base, form="V1"):
+    """Start a server whose models, custom nodes, input and output lie in the folder `base`."""
+    nodes = base / "custom_nodes"
+    for folder in (nodes, base / "input", base / "output", base / "web", base / "user"):
+        folder.mkdir(parents=True)
+    (base / "web" / "index.html").write_text("")
+    if form == "V1":
+        (nodes / PACK.name).symlink_to(PACK)
+    else:
+        (nodes / PACK.name).mkdir()
+        (nodes / PACK.name / "__init__.py").write_text(V3)
+    (nodes / "server_nodes").symlink_to(HERE / "server_nodes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "main.py", "--cpu", "--disable-api-nodes", "--listen", "127.0.0.1"]
+    command += ["--port", str(port), "--front-end-root", str(base / "web")]
+    command += ["--base-directory", str(base), "--use-pytorch-cross-attention"]
+    log = base / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=os.environ["ATTNPATCH_COMFYUI"],
+            env=os.environ | {"PYTHONPATH": str(HERE)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield _when_ready(process, Server(port, log))
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _when_ready(process, server):
+    end = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            server.get("/system_stats")
+            return server
+        time.sleep(0.5)
+    raise RuntimeError(f"the server did not start:\n{server.log.read_text()[-3000:]}")
