@@ -29,6 +29,7 @@
 #include "kernels/attention_column_mean.h"
 #include "kernels/cpu/packed_keys-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/scores-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -55,39 +56,6 @@ struct Slices {
     count = (p.queries + queries - 1) / queries;
   }
 };
-
-// The maxima over the keys, and the scores, of V vectors of queries.
-template <int V>
-HWY_INLINE void score(const PackedHead& head, int64_t keys, int64_t size, Scratch& scratch,
-                      FloatVec top[V]) {
-  const FloatTag d;
-  constexpr int64_t n = kLanes;
-  for (int v = 0; v < V; ++v) top[v] = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int64_t key = 0; key < keys; key += 4) {
-    float* row = scratch.scores + key * V * n;
-    outer_product<V>(head.keys + key * size, scratch.queries, size, row);
-    for (int64_t i = 0; i < HWY_MIN(keys - key, int64_t{4}); ++i, row += V * n) {
-      for (int v = 0; v < V; ++v) top[v] = hn::Max(top[v], hn::Load(d, row + v * n));
-    }
-  }
-}
-
-// e = exp(scores - top) in place, and their sums.
-template <int V>
-HWY_INLINE void exponentials(int64_t keys, const FloatVec top[V], float* scores, FloatVec sum[V]) {
-  const FloatTag d;
-  constexpr int64_t n = kLanes;
-  FloatVec part[V];
-  for (int v = 0; v < V; ++v) part[v] = hn::Zero(d);
-  for (int64_t key = 0; key < keys; ++key, scores += V * n) {
-    for (int v = 0; v < V; ++v) {
-      const FloatVec e = exp_nonpositive(hn::Sub(hn::Load(d, scores + v * n), top[v]));
-      part[v] = hn::Add(part[v], e);
-      hn::Store(e, d, scores + v * n);
-    }
-  }
-  for (int v = 0; v < V; ++v) sum[v] = hn::Add(sum[v], part[v]);
-}
 
 #if HWY_TARGET == HWY_SCALAR
 
@@ -138,18 +106,24 @@ void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scr
   constexpr int64_t n = kLanes;
   constexpr int64_t width = V * n;
   FloatVec top[V], sum[V];
-  for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
+  for (int v = 0; v < V; ++v) {
+    top[v] = hn::Set(d, -std::numeric_limits<float>::infinity());
+    sum[v] = hn::Zero(d);
+  }
   if (keys == 0) {
     std::memset(scratch.out, 0, sizeof(float) * static_cast<size_t>(round_up(size, 4) * width));
     return;
   }
-  score<V>(head, keys, size, scratch, top);
+  for (int64_t key = 0; key < keys; key += 4) {
+    score_panel<V>(head.keys + key * size, scratch.queries, size, scratch.scores + key * width,
+                   top);
+  }
   for (int64_t key = 0; key < keys; key += kKeyBlock) {
     const int64_t some = HWY_MIN(kKeyBlock, keys - key);
     float* e = scratch.scores + key * width;
-    exponentials<V>(some, top, e, sum);
+    sum_weights<V>(some, top, e, sum);
     for (int64_t c = 0; c < size; c += 4) {
-      outer_product_block<V>(head.values + c * keys + 4 * key, e, some, key > 0,
+      outer_product_block<V>(head.values + c * head.panel + 4 * key, e, some, key > 0,
                              scratch.out + c * width);
     }
   }
@@ -241,7 +215,8 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
     }
     const int64_t begin = slice * slices.queries;
     const HeadQueries queries{
-        p.q, p.out, b, h, begin, HWY_MIN(begin + slices.queries, p.queries), p.head_size, p.scale};
+        p.q,         p.out,           b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
+        p.head_size, p.scale * kLog2E};
     for_each_tile<Format>(queries, scratch, [&](auto v, int64_t, int64_t count) {
       tile<v()>(head, p.keys, p.head_size, count, scratch, column);
     });

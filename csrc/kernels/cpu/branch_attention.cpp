@@ -134,7 +134,7 @@ void tile(const Segments& segments, const PackedHead& head, int64_t size, const 
   }
   softmaxes<V>(segments, place, scratch.scores);
   for (int64_t c = 0; c < size; c += 4) {
-    outer_product<V>(head.values + c * keys, scratch.scores, keys, scratch.out + c * width);
+    outer_product<V>(head.values + c * head.panel, scratch.scores, keys, scratch.out + c * width);
   }
 }
 

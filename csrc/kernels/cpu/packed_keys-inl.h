@@ -14,7 +14,6 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "kernels/cpu/panels-inl.h"
@@ -44,21 +43,19 @@ struct Segments {
   int64_t keys = 0;
 };
 
-// One head, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
+// One head, packed: keys [key / 4][channel][4], values [channel / 4][key][4]. The last panel of
+// keys is filled up with the last key.
 struct PackedHead {
   float *keys, *values;
+  int64_t panel;  // keys in a panel of values
 
-  static int64_t keys_size(int64_t keys, int64_t size) {
-    return round_up(round_up(keys, 4) * size, 16);
-  }
-  static int64_t values_size(int64_t keys, int64_t size) {
-    return round_up(round_up(size, 4) * keys, 16);
-  }
   static int64_t floats(int64_t keys, int64_t size) {
-    return keys_size(keys, size) + values_size(keys, size);
+    return round_up(keys, 4) * (size + round_up(size, 4));
   }
   PackedHead(float* memory, int64_t key_count, int64_t size)
-      : keys(memory), values(memory + keys_size(key_count, size)) {}
+      : keys(memory),
+        values(memory + round_up(key_count, 4) * size),
+        panel(round_up(key_count, 4)) {}
 };
 
 // One head's keys and values, packed.
@@ -67,27 +64,31 @@ void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
   using T = typename Format::T;
   const int64_t row_size = round_up(size, kLanes);
   thread_local std::vector<float> scratch;
-  scratch.resize(static_cast<size_t>(5 * row_size));
-  float* const fifth = scratch.data() + 4 * row_size;
-  const float* rows[4];
+  scratch.resize(static_cast<size_t>(8 * row_size));
+  const float *keys[4], *values[4];
   int64_t key = 0;
+  const auto put = [&] {
+    const int64_t first = (key - 1) / 4 * 4;
+    pack_panel(keys, size, head.keys + first * size);
+    pack_values(values, first, head.panel, size, head.values);
+  };
   for (const Segment& s : segments.list) {
     const T* k = head_of<T>(*s.k, s.row, h);
     const T* v = head_of<T>(*s.v, s.row, h);
-    for (int64_t t = 0; t < s.tokens; ++t, ++key) {
-      rows[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size,
-                                       scratch.data() + key % 4 * row_size);
-      if (key % 4 == 3) pack_panel(rows, size, head.keys + (key - 3) * size);
-      const float* value =
-          load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size, fifth);
-      pack_value(value, key, segments.keys, size, head.values);
+    for (int64_t t = 0; t < s.tokens; ++t) {
+      float* copy = scratch.data() + key % 4 * 2 * row_size;
+      keys[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size, copy);
+      values[key % 4] =
+          load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size, copy + row_size);
+      if (++key % 4 == 0) put();
     }
   }
   if (key % 4 == 0) return;
-  const int64_t first = key / 4 * 4;
-  std::memset(fifth, 0, sizeof(float) * static_cast<size_t>(row_size));
-  for (; key % 4 != 0; ++key) rows[key % 4] = fifth;
-  pack_panel(rows, size, head.keys + first * size);
+  for (int64_t i = key % 4; i < 4; ++i) {
+    keys[i] = keys[key % 4 - 1];
+    values[i] = values[key % 4 - 1];
+  }
+  put();
 }
 
 }  // namespace HWY_NAMESPACE

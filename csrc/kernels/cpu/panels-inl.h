@@ -37,14 +37,17 @@ HWY_INLINE void pack_panel(const float* const rows[4], int64_t size, float* pane
   }
 }
 
-// One row of values into its column of every panel [key][4 channels].
-HWY_INLINE void pack_value(const float* row, int64_t key, int64_t keys, int64_t size,
-                           float* values) {
+// Four rows of values, `key` being the number of the first, into every panel [key][4 channels];
+// `keys`, a multiple of 4, is the length of a panel.
+HWY_INLINE void pack_values(const float* const rows[4], int64_t key, int64_t keys, int64_t size,
+                            float* values) {
   float* column = values + 4 * key;
   int64_t c = 0;
-  for (; c + 4 <= size; c += 4) copy4(row + c, column + c * keys);
+  for (; c + 4 <= size; c += 4, column += 4 * keys) {
+    for (int i = 0; i < 4; ++i) copy4(rows[i] + c, column + 4 * i);
+  }
   if (c == size) return;
-  for (int64_t i = 0; i < 4; ++i) column[c * keys + i] = c + i < size ? row[c + i] : 0.0f;
+  for (int i = 0; i < 16; ++i) column[i] = c + i % 4 < size ? rows[i / 4][c + i % 4] : 0.0f;
 }
 
 }  // namespace HWY_NAMESPACE

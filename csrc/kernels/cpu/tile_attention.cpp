@@ -26,6 +26,7 @@
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/scores-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/tile_attention.h"
 
@@ -35,7 +36,6 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int64_t kWidth = kTileVectors * kLanes;  // W
-constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kBlockKeys = 128;
 constexpr int64_t kSumLength = 64;  // a sum of sums has smaller rounding errors than a long sum
 constexpr int64_t kStateFloats = 80 * 1024;  // of a run's queries and sums
@@ -115,18 +115,6 @@ struct State {
   }
 };
 
-// Four rows of values, `row` being the key of the first, into every panel [key][4 channels].
-HWY_INLINE void pack_values(const float* const rows[4], int64_t key, int64_t keys, int64_t size,
-                            float* values) {
-  float* column = values + 4 * key;
-  int64_t c = 0;
-  for (; c + 4 <= size; c += 4, column += 4 * keys) {
-    for (int i = 0; i < 4; ++i) copy4(rows[i] + c, column + 4 * i);
-  }
-  if (c == size) return;
-  for (int i = 0; i < 16; ++i) column[i] = c + i % 4 < size ? rows[i / 4][c + i % 4] : 0.0f;
-}
-
 // Keys [begin, begin + count) as one block. What the last panels lack is the last key once more,
 // which changes no maximum and gets no weight.
 template <typename Format>
@@ -153,43 +141,6 @@ void prefetch_keys(const Keys<T>& keys, int64_t begin, int64_t end) {
     prefetch_rows(keys.key(i), 0, 1, keys.p.head_size);
     prefetch_rows(keys.value(i), 0, 1, keys.p.head_size);
   }
-}
-
-// Scores of four keys, and their maxima with what stands in top.
-template <int V>
-HWY_INLINE void score_panel(const float* panel, const float* queries, int64_t size, float* scores,
-                            FloatVec* top) {
-  const FloatTag d;
-  constexpr int64_t kDepth = 40;  // as in outer_product
-  int64_t i = 0;
-  for (; size - i > kDepth; i += kDepth) {
-    outer_product_block<V>(panel + 4 * i, queries + i * V * kLanes, kDepth, i > 0, scores);
-  }
-  outer_product_sums<V>(panel + 4 * i, queries + i * V * kLanes, size - i,
-                        [&](int row, const FloatVec* sum) HWY_ATTR {
-                          float* to = scores + row * V * kLanes;
-                          for (int v = 0; v < V; ++v, to += kLanes) {
-                            const FloatVec x = i > 0 ? hn::Add(sum[v], hn::Load(d, to)) : sum[v];
-                            hn::Store(x, d, to);
-                            top[v] = hn::Max(top[v], x);
-                          }
-                        });
-}
-
-// Scores of `count` keys become weights, whose sum is added to total.
-template <int V>
-HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
-  const FloatTag d;
-  FloatVec sum[V];
-  for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
-  for (int64_t key = 0; key < count; ++key) {
-    for (int v = 0; v < V; ++v, scores += kLanes) {
-      const FloatVec weight = exp2_nonpositive(hn::Sub(hn::Load(d, scores), top[v]));
-      sum[v] = hn::Add(sum[v], weight);
-      hn::Store(weight, d, scores);
-    }
-  }
-  for (int v = 0; v < V; ++v) total[v] = hn::Add(total[v], sum[v]);
 }
 
 // One tile of queries takes in one block of keys.
