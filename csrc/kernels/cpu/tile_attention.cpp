@@ -45,9 +45,10 @@ struct Run {
   int64_t tile, begin, end;
 };
 
-// Where the token stands in the grid.
+// Where a tile's token stands in the grid. Its number fits in 32 bits, whose division is quicker.
 HWY_INLINE int64_t grid_token(const Tiling& tiling, const Rectangle& tile, int64_t i) {
-  return (tile.top + i / tile.width) * tiling.width + tile.left + i % tile.width;
+  const auto number = static_cast<uint32_t>(i), width = static_cast<uint32_t>(tile.width);
+  return (tile.top + number / width) * tiling.width + tile.left + number % width;
 }
 
 // The keys and values of one tile and head: own ones first, then those that all tiles share.
@@ -70,17 +71,22 @@ struct Keys {
   }
 
   int64_t count() const { return own + p.shared_tokens; }
-  int64_t token(int64_t i) const {
-    if (i >= own) return i - own;
-    return p.starts.empty() ? grid_token(p.tiling, tile, i) : first + i;
-  }
-  const AttentionView& key_view(int64_t i) const { return i < own ? p.k : p.shared_k; }
-  const AttentionView& value_view(int64_t i) const { return i < own ? p.v : p.shared_v; }
-  const T* key(int64_t i) const {
-    return (i < own ? k : shared_k) + token(i) * key_view(i).token_stride;
-  }
-  const T* value(int64_t i) const {
-    return (i < own ? v : shared_v) + token(i) * value_view(i).token_stride;
+
+  // A key's row and its value's, and how far their channels lie apart.
+  struct Row {
+    const T *k, *v;
+    int64_t k_stride, v_stride;
+  };
+  Row row(int64_t i) const {
+    const bool is_own = i < own;
+    const AttentionView& k_view = is_own ? p.k : p.shared_k;
+    const AttentionView& v_view = is_own ? p.v : p.shared_v;
+    const int64_t token = !is_own            ? i - own
+                          : p.starts.empty() ? grid_token(p.tiling, tile, i)
+                                             : first + i;
+    return {(is_own ? k : shared_k) + token * k_view.token_stride,
+            (is_own ? v : shared_v) + token * v_view.token_stride, k_view.channel_stride,
+            v_view.channel_stride};
   }
 };
 
@@ -123,11 +129,10 @@ void pack_block(const Keys<typename Format::T>& keys, int64_t begin, int64_t cou
   const float *k[4], *v[4];
   for (int64_t key = 0; key < count; key += 4) {
     for (int64_t i = 0; i < 4; ++i) {
-      const int64_t index = begin + HWY_MIN(key + i, count - 1);
+      const auto row = keys.row(begin + HWY_MIN(key + i, count - 1));
       float* copy = state.rows + 2 * i * row_size;
-      k[i] = load_row<Format>(keys.key(index), keys.key_view(index).channel_stride, size, copy);
-      v[i] = load_row<Format>(keys.value(index), keys.value_view(index).channel_stride, size,
-                              copy + row_size);
+      k[i] = load_row<Format>(row.k, row.k_stride, size, copy);
+      v[i] = load_row<Format>(row.v, row.v_stride, size, copy + row_size);
     }
     pack_panel(k, size, state.keys + key * size);
     pack_values(v, key, round_up(count, 4), size, state.values);
@@ -138,8 +143,9 @@ void pack_block(const Keys<typename Format::T>& keys, int64_t begin, int64_t cou
 template <typename T>
 void prefetch_keys(const Keys<T>& keys, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < HWY_MIN(end, keys.count()); ++i) {
-    prefetch_rows(keys.key(i), 0, 1, keys.p.head_size);
-    prefetch_rows(keys.value(i), 0, 1, keys.p.head_size);
+    const auto row = keys.row(i);
+    prefetch_rows(row.k, 0, 1, keys.p.head_size);
+    prefetch_rows(row.v, 0, 1, keys.p.head_size);
   }
 }
 
