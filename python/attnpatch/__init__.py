@@ -11,6 +11,7 @@ from attnpatch.adapters import (
     load_embeds,
     load_image_adapter,
 )
+from attnpatch.attention_pictures import show_attention
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.patches import (
     HyperTile,
@@ -56,4 +57,5 @@ __all__ = [
     "regions",
     "report",
     "sag_blur",
+    "show_attention",
 ]

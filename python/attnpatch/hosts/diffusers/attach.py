@@ -8,6 +8,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from attnpatch.hosts.diffusers.patching import Patching
 from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 from attnpatch.patches import Patch, PatchStack, Report
@@ -34,7 +36,17 @@ class Attachment:
         self.report: Report = stack.bind(patching.table).report()
         self._unet = unet
         self._patching: Patching | None = patching
+        self._attention: Tensor | None = None
         patching.add(self, stack, unet, pipeline, chunks)
+
+    @property
+    def attention(self) -> Tensor | None:
+        """What self-attention guidance recorded in the latest step, float32 (B, h, w).
+
+        For each token how much attention it got: 1 is as much as the others on average. None before
+        the first step, and without that guidance. See :func:`attnpatch.show_attention`.
+        """
+        return self._attention if self._patching is None else self._patching.attention
 
     @property
     def attached(self) -> bool:
@@ -49,6 +61,7 @@ class Attachment:
         """
         patching, self._patching = self._patching, None
         if patching is not None:
+            self._attention = patching.attention
             patching.remove(self, self._unet)
 
     def __enter__(self) -> Attachment:

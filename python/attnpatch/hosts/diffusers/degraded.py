@@ -55,6 +55,8 @@ class GuidedCall:
         self._passes = passes
         self._prediction = prediction
         self._cfg_scale = cfg_scale
+        self.attention: Tensor | None = None
+        """What was recorded, (B, h, w), once `output` needed it."""
         self._sources = [_chunk_of(call.chunks, one.kind) for one in passes]
 
     @property
@@ -115,6 +117,7 @@ class GuidedCall:
             saliency = None
             if one.guidance.records:
                 saliency = self._call.record.saliency(len(pictures), self._call.latent)
+                self.attention = saliency
             pictures = one.guidance.degrade(pictures, saliency)
             if x0.dim() == 5:
                 pictures = pictures.unflatten(0, (x0.shape[0], -1)).movedim(1, 2)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnpatch.hosts.diffusers.branching import register
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
@@ -64,6 +65,7 @@ class Patching:
         self.chunks: tuple[int, ...] | None = None
         self.joint = False
         self.reduces = False
+        self.attention: Tensor | None = None  # what the latest guided call recorded
         self._run: Run | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._read_timestep = TimestepReader()
@@ -231,7 +233,9 @@ class Patching:
             finally:
                 self.running.degraded = None
 
-        return guided.output(args, kwargs, output, run_unet)
+        result = guided.output(args, kwargs, output, run_unet)
+        self.attention = guided.attention
+        return result
 
     def _take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""
