@@ -115,9 +115,10 @@ class Face:
 
     def __getitem__(self, name: str) -> Any:
         try:
-            return getattr(self, name)
+            value = getattr(self, name)
         except (AttributeError, TypeError):
             raise KeyError(name) from None
+        return value.copy() if isinstance(value, np.ndarray) else value  # others write into theirs
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Face):
