@@ -279,7 +279,70 @@ def two_image_prompts(graph: Graph) -> None:
     _sample(graph, checkpoint, model, "two landscapes side by side", "two_image_prompts")
 
 
-EXAMPLES: tuple[Callable[[Graph], None], ...] = (image_prompt, two_image_prompts)
+def combined_embeds(graph: Graph) -> None:
+    """Weigh and average the features of two pictures, and save them for later as well."""
+    checkpoint, adapter, encoder = _loaders(graph)
+    features = [
+        graph.add(
+            "IPAdapterEncoder",
+            ipadapter=adapter,
+            image=_picture(graph, name),
+            weight=weight,
+            clip_vision=encoder,
+        )
+        for name, weight in (("reference.png", 1.0), ("left.png", 0.5))
+    ]
+    positive, negative = (
+        graph.add(
+            "IPAdapterCombineEmbeds",
+            embed1=features[0][side],
+            embed2=features[1][side],
+            method="average",
+        )["EMBEDS"]
+        for side in ("pos_embed", "neg_embed")
+    )
+    graph.add("IPAdapterSaveEmbeds", embeds=positive, filename_prefix="two_pictures")
+    patched = graph.add(
+        "IPAdapterEmbeds",
+        model=checkpoint["MODEL"],
+        ipadapter=adapter,
+        pos_embed=positive,
+        neg_embed=negative,
+        clip_vision=encoder,
+    )
+    _sample(graph, checkpoint, patched["MODEL"], "a still life", "combined_embeds")
+
+
+def guidance_beside_a_prompt(graph: Graph) -> None:
+    """Two kinds of self-attention guidance on a model that has an image prompt."""
+    checkpoint, adapter, encoder = _loaders(graph)
+    patched = graph.add(
+        "IPAdapterAdvanced",
+        model=checkpoint["MODEL"],
+        ipadapter=adapter,
+        image=_picture(graph, "reference.png"),
+        clip_vision=encoder,
+        weight=0.6,
+    )
+    blurred = graph.add("AttentionPatchesSAG", model=patched["MODEL"], scale=0.5)
+    perturbed = graph.add("AttentionPatchesPAG", model=blurred["MODEL"], scale=2.0)
+    _sample(graph, checkpoint, perturbed["MODEL"], "a quiet street at dawn", "guidance")
+
+
+def fewer_tokens(graph: Graph) -> None:
+    """Quicker self-attention for large pictures."""
+    checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name="v1-5-pruned-emaonly.safetensors")
+    patched = graph.add("NearSightedAttentionSimple", model=checkpoint["MODEL"])
+    _sample(graph, checkpoint, patched["MODEL"], "a wide valley", "fewer_tokens")
+
+
+EXAMPLES: tuple[Callable[[Graph], None], ...] = (
+    image_prompt,
+    two_image_prompts,
+    combined_embeds,
+    guidance_beside_a_prompt,
+    fewer_tokens,
+)
 
 
 def texts() -> dict[Path, str]:
