@@ -78,14 +78,14 @@ def unet_config(family, dtype):
     }
 
 
-def make_model(family, dtype=torch.float32, seed=4):
+def make_model(family, dtype=torch.float32, seed=4, **config_changes):
     """Make a ModelPatcher around a UNet with narrow layers and random weights."""
     import comfy.model_patcher
     import comfy.supported_models
 
     kind = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[family]
     config = kind(unet_config(family, dtype))
-    config.unet_config |= {"num_head_channels": HEAD_CHANNELS, "num_heads": -1}
+    config.unet_config |= {"num_head_channels": HEAD_CHANNELS, "num_heads": -1} | config_changes
     model = config.get_model({}, "", device=_CPU)
     fill(model.diffusion_model, seed)
     model.eval().requires_grad_(False)

@@ -3,8 +3,9 @@
 """The real ComfyUI: every ``check_*.py`` here, each in a process of its own.
 
 ATTNPATCH_COMFYUI names a checkout, ATTNPATCH_COMFYUI_PYTHON the Python that has what ComfyUI needs,
-attnpatch and pytest (default: this one), ATTNPATCH_IPADAPTER_PLUS and ATTNPATCH_INSTANTID checkouts
-of the public packs of image prompts and of InstantID. A file can be run alone, with that Python::
+attnpatch and pytest (default: this one), ATTNPATCH_IPADAPTER_PLUS, ATTNPATCH_INSTANTID and
+ATTNPATCH_SLOTHFUL checkouts of the public packs of image prompts, of InstantID and of Slothful
+Attention. A file can be run alone, with that Python::
 
     python -m pytest -W default tests_py/comfyui/check_image_prompt.py
 """

@@ -70,6 +70,11 @@ class HyperTile(TokenReduction):
         """Whether what it does depends on the timestep."""
         return self.swap_size > 1
 
+    @property
+    def reduces_inputs(self) -> bool:
+        """Whether keys and values are projected from fewer tokens; else they are reduced after."""
+        return False
+
     def skips(self, place: Place) -> str | None:
         """Say why it never acts at a layer; None where it may act."""
         return place.deeper_than(self.max_depth + 1)

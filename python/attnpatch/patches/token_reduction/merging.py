@@ -78,6 +78,11 @@ class TokenMerging(TokenReduction):
         """Whether what it does depends on the timestep."""
         return not self.regular
 
+    @property
+    def reduces_inputs(self) -> bool:
+        """Whether keys and values are projected from fewer tokens; else they are reduced after."""
+        return False
+
     def skips(self, place: Place) -> str | None:
         """Say why it never acts at a layer; None where it may act."""
         if self.ratio == 0:

@@ -95,6 +95,11 @@ class NearSightedTile(TokenReduction):
     seed: int = seed_number()
     reference_quirks: bool = flag(QUIRKS)
 
+    @property
+    def reduces_inputs(self) -> bool:
+        """Whether keys and values are projected from fewer tokens; else they are reduced after."""
+        return self.reference_quirks
+
     def skips(self, place: Place) -> str | None:
         """Say why it never acts at a layer; None where it may act."""
         if _too_deep(place, self.tiling_max_depth):

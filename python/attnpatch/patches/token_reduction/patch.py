@@ -74,6 +74,11 @@ class TokenReduction(Patch):
         """Whether it does as its reference does where that errs."""
         return bool(getattr(self, "reference_quirks", False))
 
+    @property
+    def reduces_inputs(self) -> bool:
+        """Whether keys and values are projected from fewer tokens; else they are reduced after."""
+        return True
+
     def skips(self, place: Place) -> str | None:
         """Say why it never acts at a layer; None where it may act."""
         return None
@@ -108,6 +113,7 @@ class BoundTokenReduction(BoundPatch):
 
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
         self.patch = patch
+        self.reduces = patch.reduces_inputs
         self._places = _places(table)
         self._skipped = tuple(patch.skips(place) for place in self._places)
 
