@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from attnpatch.hosts.host_attention import HostAttention
@@ -21,8 +22,10 @@ from attnpatch.hosts.other_patches import OTHERS, Others
 from attnpatch.hosts.step_records import StepRecords
 from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import (
+    Branches,
     Call,
     CallRecord,
+    CrossPlan,
     Guidance,
     Layer,
     Run,
@@ -75,7 +78,7 @@ class SlotGroup:
         self._records_any = any(isinstance(p, Guidance) and p.records for p in run.stack)
         self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
         self._latest: tuple[tuple[object, ...], Call] | None = None
-        self._running: _Running | None = None
+        self._running: Running | None = None
 
     def call(self, batch: int, options: ExtraOptions) -> Call:
         """Return the UNet call that is running; one object for all of its layers."""
@@ -105,6 +108,48 @@ class SlotGroup:
             latest = self._latest = (key, call)
         return latest[1]
 
+    def running(self, options: ExtraOptions) -> Running:
+        """Return the UNet call that is running, with what its layers share."""
+        running = self._running  # one read: another thread may put a new one at any time
+        if (
+            running is None
+            or running.shape is not options["original_shape"]  # a host makes a new one each time
+            or running.chunks is not options.get("cond_or_uncond")
+            or running.sigmas is not options.get("sigmas")
+        ):
+            running = self._running = Running(self, options)
+        return running
+
+
+class Running:
+    """One call of the UNet.
+
+    Parameters
+    ----------
+    group
+        Of the model's slots.
+    options
+        The host's ``extra_options`` of any layer in that call.
+    """
+
+    __slots__ = ("_fuses", "_plain", "call", "chunks", "others", "plan", "shape", "sigmas")
+
+    def __init__(self, group: SlotGroup, options: ExtraOptions) -> None:
+        self.shape: Sequence[int] = options["original_shape"]
+        self.chunks = options.get("cond_or_uncond")
+        self.sigmas = options.get("sigmas")
+        self.call = group.call(self.shape[0], options)
+        self.plan = group.run.cross_plan(self.call)
+        self.others: Others | None = options.get(OTHERS)
+        self._plain = group.plain
+        self._fuses: bool | None = None
+
+    def fuses(self, device: torch.device, options: ExtraOptions) -> bool:
+        """Whether our pass may take the place of the host's own attention."""
+        if self._fuses is None:
+            self._fuses = self._plain.gives_way(device, options)
+        return self._fuses
+
     def site(
         self, layer: Layer, states: Tensor, options: ExtraOptions, attention: str
     ) -> Site | None:
@@ -112,42 +157,9 @@ class SlotGroup:
 
         None: another patch has cut the batch up; its pieces are no pictures.
         """
-        shape = options["original_shape"]
-        if states.shape[0] != shape[0]:
+        if states.shape[0] != self.call.batch:
             return None
-        running = self._running  # one read: another thread may put a new one at any time
-        if running is None or not running.has(options):
-            running = self._running = _Running(options, self.call(shape[0], options))
-        key = attention, layer.index, states.shape[1]
-        site = running.sites.get(key)
-        if site is None:
-            grid = grid_of(layer, states.shape[1], options)
-            site = running.sites[key] = Site(layer, running.call, grid, attention)
-        return site
-
-
-class _Running:
-    """The call of the UNet that is running, and the sites that it has come by."""
-
-    __slots__ = ("_marks", "call", "sites")
-
-    def __init__(self, options: ExtraOptions, call: Call) -> None:
-        self._marks = _marks(options)
-        self.call = call
-        self.sites: dict[tuple[str, int, int], Site] = {}
-
-    def has(self, options: ExtraOptions) -> bool:
-        """Whether options belong to this call: the host makes a new shape for each."""
-        shape, chunks, sigmas = self._marks
-        return (
-            options["original_shape"] is shape
-            and options.get("cond_or_uncond") is chunks
-            and options.get("sigmas") is sigmas
-        )
-
-
-def _marks(options: ExtraOptions) -> tuple[object, object, object]:
-    return options["original_shape"], options.get("cond_or_uncond"), options.get("sigmas")
+        return Site(layer, self.call, grid_of(layer, states.shape[1], options), attention)
 
 
 def slot_key(layer: Layer) -> tuple[str, int, int]:
@@ -191,11 +203,6 @@ class ReplaceSlot(ABC):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
 
-    def base(self, extra_options: ExtraOptions) -> Attention | None:
-        """Return another patch's callable for this layer in this call; None: the host's own."""
-        others: Others | None = extra_options.get(OTHERS)
-        return self.foreign if others is None else others.get(self.place, self.foreign)
-
     def to(self, *args: Any, **kwargs: Any) -> ReplaceSlot:
         """Follow the host's call when it moves models: our tensors follow the query anyway."""
         if not hasattr(self.foreign, "to"):
@@ -226,34 +233,75 @@ class CrossSlot(ReplaceSlot):
     that it makes to plain attention.
     """
 
-    __slots__ = ("added",)
+    __slots__ = ("_ready", "added")
     kind = "attn2"
 
     def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
         super().__init__(*args)
         self.added = list(added)
+        # What calls like the latest one take: plan, shape and dtype of the queries, branches.
+        self._ready: tuple[CrossPlan, torch.Size, torch.dtype, Branches | None] | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
-        group = self.group
-        run, plain = group.run, group.plain
-        base = self.base(extra_options)
-        site = group.site(self.layer, q, extra_options, "cross")
-        branches = None if site is None else run.branches(site, q.dtype, q.device)
-        if branches is None or site is None:
-            out = (base or plain)(q, k, v, extra_options)
+        running = self.group.running(extra_options)
+        plan, others = running.plan, running.others
+        base = self.foreign if others is None else others.get(self.place, self.foreign)
+        branches = None if plan is None else self._branches(running, plan, q, extra_options)
+        if branches is None:
+            out = (base or self.group.plain)(q, k, v, extra_options)
         else:
-            heads, dtype = extra_options["n_heads"], q.dtype
-            text = k.to(dtype), v.to(dtype)
-            if base is None and plain.gives_way(q.device, extra_options):
-                out = run.attend(site, q, *text, heads=heads, branches=branches)
-            else:
-                out = (base or plain)(q, k, v, extra_options)
-                out = out + run.terms(site, q, *text, heads=heads, branches=branches)
+            out = self._attend(branches, running, base, q, k, v, extra_options)
         for added in self.added:
-            if added.acts(None if site is None else site.call.sigma):
+            if added.acts(running.call.sigma):
                 out = out + added.callback(out, q, k, v, extra_options, **added.options)
         return out
+
+    def _branches(
+        self, running: Running, plan: CrossPlan, q: Tensor, options: ExtraOptions
+    ) -> Branches | None:
+        ready, shape = self._ready, q.shape
+        if (
+            ready is not None
+            and ready[0] is plan
+            and ready[1] == shape
+            and ready[2] is q.dtype
+            and q.is_cpu  # elsewhere they belong to a stream as well
+        ):
+            return ready[3]
+        site = running.site(self.layer, q, options, "cross")
+        branches = None if site is None else plan.at(site, q.dtype, q.device)
+        if branches is not None and site is not None:
+            branches.check(site, shape[0], shape[1])
+        self._ready = plan, shape, q.dtype, branches
+        return branches
+
+    def _attend(
+        self,
+        branches: Branches,
+        running: Running,
+        base: Attention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        options: ExtraOptions,
+    ) -> Tensor:
+        heads, dtype = options["n_heads"], q.dtype
+        text_k, text_v = k, v
+        if k.dtype is not dtype or v.dtype is not dtype:
+            text_k, text_v = k.to(dtype), v.to(dtype)
+        if base is None and running.fuses(q.device, options):
+            rows, tokens, _ = q.shape
+            out = branches.attend(
+                q.view(rows, tokens, heads, -1).transpose(1, 2),
+                text_k.view(rows, -1, heads, q.shape[2] // heads).transpose(1, 2),
+                text_v.view(rows, -1, heads, q.shape[2] // heads).transpose(1, 2),
+            )
+            return out.transpose(1, 2).flatten(2)
+        out = (base or self.group.plain)(q, k, v, options)
+        site = running.site(self.layer, q, options, "cross")
+        run = self.group.run
+        return out + run.terms(site, q, text_k, text_v, heads=heads, branches=branches)
 
     def add(self, callback: Callable[..., Any], **options: Any) -> None:
         """Take another pack's term in: such packs expect it of what they find in a slot.
@@ -297,9 +345,11 @@ class SelfSlot(ReplaceSlot):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, M, C); returns (B, N, C) in q's dtype."""
         group = self.group
-        base = self.base(extra_options)
+        running = group.running(extra_options)
+        others = running.others
+        base = self.foreign if others is None else others.get(self.place, self.foreign)
         attention = base or group.plain
-        site = group.site(self.layer, q, extra_options, "self")
+        site = running.site(self.layer, q, extra_options, "self")
         acting = None if site is None else group.run.self_attention(site)
         if base is not None and acting is not None:
             acting = acting.whole
@@ -333,9 +383,12 @@ class InputPatch:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what q, k and v are projected from; n (B, N, C) stays as it is."""
         layer = self._layers.get((*extra_options["block"], extra_options["block_index"]))
-        if layer is None or ("attn1", layer.index) in extra_options.get(OTHERS, ()):
+        if layer is None:
             return n, context, value
-        site = self.group.site(layer, n, extra_options, "self")
+        running = self.group.running(extra_options)
+        if running.others is not None and ("attn1", layer.index) in running.others:
+            return n, context, value
+        site = running.site(layer, n, extra_options, "self")
         acting = None if site is None else self.group.run.self_attention(site)
         if acting is not None and acting.reduces and context.shape[:2] == n.shape[:2]:
             context, value = acting.reduce(site, context, value)

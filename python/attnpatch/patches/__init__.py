@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches: immutable values that say what attention layers compute besides their text."""
 
+from attnpatch.patches.branches import Branches
 from attnpatch.patches.guidance import DegradedPass, Guidance, degraded_passes, guide
 from attnpatch.patches.guidance_attention import (
     PerturbedAttentionGuidance,
@@ -24,7 +25,7 @@ from attnpatch.patches.masks import resize_mask
 from attnpatch.patches.overlap import regions, resolve_overlaps
 from attnpatch.patches.patch import BoundPatch, Branch, Patch
 from attnpatch.patches.report import Report, Skip
-from attnpatch.patches.run import Branches, Run
+from attnpatch.patches.run import CrossPlan, Run
 from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.stack import PatchStack
@@ -48,6 +49,7 @@ __all__ = [
     "Branches",
     "Call",
     "CallRecord",
+    "CrossPlan",
     "DegradedPass",
     "Guidance",
     "HyperTile",

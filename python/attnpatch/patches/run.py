@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
-from attnpatch.ops import branch_attention
+from attnpatch.patches.branches import Branches, split_heads
 from attnpatch.patches.cache import Cache, upload, where
 from attnpatch.patches.patch import BoundPatch, Branch
 from attnpatch.patches.report import Report, Skip
@@ -22,44 +22,7 @@ from attnpatch.patches.site import Call, Site
 if TYPE_CHECKING:
     from attnpatch.patches.stack import PatchStack
 
-__all__ = ["Branches", "Run"]
-
-
-class Branches:
-    """The image branches at one site: what ``ops.branch_attention`` takes."""
-
-    __slots__ = ("_split", "joint", "k", "masks", "rows", "v", "weights")
-
-    def __init__(
-        self,
-        k: list[Tensor],
-        v: list[Tensor],
-        rows: list[Tensor],
-        weights: Tensor,
-        masks: Tensor | None,
-        joint: int,
-    ) -> None:
-        self.k = k
-        """For each branch its keys (rows, tokens, channels)."""
-        self.v = v
-        """For each branch its values (rows, tokens, channels)."""
-        self.rows = rows
-        """For each branch the row that serves each row of the batch, int64 (batch,)."""
-        self.weights = weights
-        """float32 (branches, batch)."""
-        self.masks = masks
-        """float32 (branches, 1 or batch, tokens of the grid), or None."""
-        self.joint = joint
-        """How many, from the first, share the text's softmax."""
-        self._split: tuple[int, list[Tensor], list[Tensor]] | None = None
-
-    def split(self, heads: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Give keys and values as views (rows, heads, tokens, head size)."""
-        split = self._split
-        if split is None or split[0] != heads:
-            split = heads, [_heads(t, heads) for t in self.k], [_heads(t, heads) for t in self.v]
-            self._split = split
-        return split[1], split[2]
+__all__ = ["CrossPlan", "Run"]
 
 
 class Run:
@@ -80,7 +43,7 @@ class Run:
         self._plans = Cache(size=4)
         self._self_plans = Cache(size=4)
         self._masks = Cache(size=64)
-        self._latest: tuple[Call, _Plan | None] | None = None
+        self._latest: tuple[Call, CrossPlan | None] | None = None
         self._latest_self: tuple[Call, _SelfPlan | None] | None = None
 
     def branches(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
@@ -90,12 +53,18 @@ class Run:
         """
         if site.attention != "cross":
             return None
-        call, latest = site.call, self._latest
-        if latest is None or latest[0] is not call:
-            latest = call, self._plan(call)
-            self._latest = latest
-        plan = latest[1]
+        plan = self.cross_plan(site.call)
         return None if plan is None else plan.at(site, dtype, device)
+
+    def cross_plan(self, call: Call) -> CrossPlan | None:
+        """Give what all calls like this one have in common; None: no patch acts in it.
+
+        It is the same object in all such calls: what follows from it need not be worked out again.
+        """
+        latest = self._latest
+        if latest is None or latest[0] is not call:
+            latest = self._latest = call, self._cross_plan(call)
+        return latest[1]
 
     def self_attention(self, site: Site) -> SelfAttention | None:
         """Give what the patches do to the self-attention of a layer in a call.
@@ -113,7 +82,7 @@ class Run:
 
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""
-        return self._plan(call) is not None or self._self_plan(call) is not None
+        return self._cross_plan(call) is not None or self._self_plan(call) is not None
 
     def attend(
         self,
@@ -236,12 +205,12 @@ class Run:
             nbytes=self.stack.nbytes,
         )
 
-    def _plan(self, call: Call) -> _Plan | None:
+    def _cross_plan(self, call: Call) -> CrossPlan | None:
         phases = tuple(bound.phase(call) for bound in self._cross_patches)
         if all(phase is None for phase in phases):
             return None
         key = (call.layout, phases)
-        return self._plans.get(key, lambda: _Plan(self, call, phases))
+        return self._plans.get(key, lambda: CrossPlan(self, call, phases))
 
     def _self_plan(self, call: Call) -> _SelfPlan | None:
         phases = tuple(bound.phase(call) for bound in self._self_patches)
@@ -279,8 +248,8 @@ class Run:
 _SelfPlan = tuple[SelfAttention | None, ...]
 
 
-class _Plan:
-    """All that calls of one layout and phase have in common."""
+class CrossPlan:
+    """All that calls of one layout and phase have in common; made by ``Run.cross_plan``."""
 
     def __init__(self, run: Run, call: Call, phases: Sequence[Hashable | None]) -> None:
         found = [
@@ -311,6 +280,7 @@ class _Plan:
         ]
 
     def at(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
+        """Give the branches at a site; see ``Run.branches``."""
         index = site.layer.index
         if not self._active[index]:
             return None
@@ -365,25 +335,8 @@ def _stack_masks(parts: Sequence[tuple[Any, tuple[int, ...]]], grid: tuple[int, 
 def _attend(
     site: Site, q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None
 ) -> Tensor:
-    if q.shape[0] != site.call.batch:
-        raise ValueError(f"q: {q.shape[0]} rows, but the call has a batch of {site.call.batch}")
-    masks = branches.masks
-    if masks is not None and q.shape[2] != masks.shape[2]:
-        raise ValueError(
-            f"q: {q.shape[2]} tokens, but a mask needs those of the grid "
-            f"{site.grid[0]}×{site.grid[1]}, {masks.shape[2]}"
-        )
-    branch_k, branch_v = branches.split(q.shape[1])
-    return branch_attention(
-        q, k, v, branch_k, branch_v, branches.rows, branches.weights, masks, branches.joint, scale
-    )
-
-
-def _heads(tensor: Tensor, heads: int) -> Tensor:
-    rows, tokens, channels = tensor.shape
-    if channels % heads:
-        raise ValueError(f"heads: {heads} do not divide {channels} channels")
-    return tensor.view(rows, tokens, heads, channels // heads).transpose(1, 2)
+    branches.check(site, q.shape[0], q.shape[2])
+    return branches.attend(q, k, v, scale)
 
 
 def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:
@@ -394,4 +347,4 @@ def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:
             "q, k, v: expected (batch, heads, tokens, head size), or (batch, tokens, channels) "
             f"with heads given; got shape {tuple(tensor.shape)} and heads={heads}"
         )
-    return _heads(tensor, heads)
+    return split_heads(tensor, heads)
