@@ -65,11 +65,9 @@ def protocol_host(family: str) -> Host:
     from protocol_unet import SD1, SDXL
 
     structure = {"sd1": SD1, "sdxl": SDXL}[family]
-    model, conds = host.make_comfy(structure, 16), host.make_conds(structure)
+    model, (x, conds) = host.make_comfy(structure, 16), host.make_conds(structure)
     channels = [16 * multiplier for _, multiplier, _ in structure.sites()]
-    return Host(
-        model, lambda m: host.sample(m, conds.x, conds.cond, conds.uncond, steps=1), channels
-    )
+    return Host(model, lambda m: host.sample(m, x, conds, steps=1), channels)
 
 
 def real_host(family: str) -> Host:
@@ -106,6 +104,7 @@ def make_prompt(channels: Sequence[int], **options: Any) -> ImagePrompt:
 def take(host: Host, model: Any, kind: str) -> list[Taken]:
     """Run a step and return the calls of all slots of a kind, in the order of the layers."""
     spied = model.clone()
+    spied.model_options.pop("sampler_post_cfg_function", None)  # ordinary passes alone
     options = spied.model_options["transformer_options"]
     slots = options["patches_replace"][kind]
     found: list[Taken] = []

@@ -1,17 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling as ComfyUI does it: which calls of the UNet a step makes, and what they are told."""
+"""A model as ComfyUI has it: its patcher, Stable Diffusion's schedule, and a run of sampling."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from protocol_host import CLONE_RULES, BaseModel, Patcher, make_host, make_inputs
 from protocol_unet import SD1
+from sampling_host import Sampler, entry
 
 
 class DiscreteSampling:
@@ -27,8 +26,8 @@ class DiscreteSampling:
         return distances.abs().argmin(dim=0).view(sigma.shape)
 
     def sigma(self, timestep):
-        low, high = math.floor(timestep), math.ceil(timestep)
-        share = torch.tensor(timestep).frac()
+        timestep = torch.tensor(timestep)
+        low, high, share = int(timestep.floor()), int(timestep.ceil()), timestep.frac()
         return ((1 - share) * self.log_sigmas[low] + share * self.log_sigmas[high]).exp().item()
 
     def percent_to_sigma(self, percent):
@@ -41,14 +40,6 @@ class ComfyModel(BaseModel):
     def __init__(self, diffusion_model):
         super().__init__(diffusion_model)
         self.model_sampling = DiscreteSampling()
-
-    def apply_model(self, x, sigmas, context, transformer_options):
-        """Return the prediction of the clean latent."""
-        scale = sigmas.view(-1, 1, 1, 1)
-        timesteps = self.model_sampling.timestep(sigmas).float()
-        scaled = x / (1 + scale**2) ** 0.5
-        noise = self.diffusion_model(scaled, timesteps, context, None, None, transformer_options)
-        return x - noise * scale
 
 
 class ComfyPatcher(Patcher):
@@ -76,94 +67,28 @@ class ComfyPatcher(Patcher):
         patches = self.model_options["transformer_options"].setdefault("patches", {})
         patches[name] = [*patches.get(name, []), patch]
 
-    def set_model_sampler_post_cfg_function(self, function, disable_cfg1_optimization=False):
-        functions = self.model_options.get("sampler_post_cfg_function", [])
-        self.model_options["sampler_post_cfg_function"] = [*functions, function]
-        if disable_cfg1_optimization:
-            self.model_options["disable_cfg1_optimization"] = True
-
-
-@dataclass(eq=False)
-class Cond:
-    """One entry of a conditioning: tokens (1 or b, T, D), and where on the latent it acts."""
-
-    context: torch.Tensor
-    area: tuple[int, int, int, int] | None = None  # height, width, top, left
-    uuid: object = None
-
-    def cut(self, x):
-        if self.area is None:
-            return x
-        height, width, top, left = self.area
-        return x[:, :, top : top + height, left : left + width]
-
-
-def calc_cond_batch(model, conds, x, sigma, model_options):
-    """Predict for each conditioning, in as few calls as shapes allow; the last one comes first."""
-    waiting = [(entry, i) for i, entries in enumerate(conds) for entry in entries or ()]
-    limit = model_options.get("chunks_per_call")  # for want of memory
-    sums = [torch.zeros_like(x) for _ in conds]
-    counts = [torch.full_like(x, 1e-37) for _ in conds]
-    while waiting:
-        shape = waiting[0][0].cut(x).shape
-        together = [pair for pair in waiting if pair[0].cut(x).shape == shape][::-1][:limit]
-        waiting = [pair for pair in waiting if pair not in together]
-        entries, indices = zip(*together, strict=True)
-        options = CLONE_RULES["shared"](model_options["transformer_options"])
-        options |= {
-            "cond_or_uncond": list(indices),
-            "uuids": [entry.uuid for entry in entries],
-            "sigmas": sigma,
-        }
-        context = torch.cat([entry.context.expand(len(x), -1, -1) for entry in entries])
-        outputs = model.apply_model(
-            torch.cat([entry.cut(x) for entry in entries]),
-            torch.cat([sigma] * len(entries)),
-            context,
-            options,
-        )
-        for entry, i, output in zip(entries, indices, outputs.chunk(len(entries)), strict=True):
-            entry.cut(sums[i]).add_(output)
-            entry.cut(counts[i]).add_(1)
-    return [total / count for total, count in zip(sums, counts, strict=True)]
-
-
-def sampling_function(model, x, sigma, uncond, cond, scale, model_options):
-    """Predict the clean latent under classifier-free guidance; at scale 1 without an uncond."""
-    shortcut = scale == 1 and not model_options.get("disable_cfg1_optimization", False)
-    conds = [cond, None if shortcut else uncond]
-    cond_denoised, uncond_denoised = calc_cond_batch(model, conds, x, sigma, model_options)
-    denoised = uncond_denoised + (cond_denoised - uncond_denoised) * scale
-    for function in model_options.get("sampler_post_cfg_function", ()):
-        denoised = function(
-            {
-                "denoised": denoised,
-                "cond": cond,
-                "uncond": conds[1],
-                "cond_scale": scale,
-                "model": model,
-                "cond_denoised": cond_denoised,
-                "uncond_denoised": uncond_denoised,
-                "sigma": sigma,
-                "model_options": model_options,
-                "input": x,
-            }
-        )
-    return denoised
-
 
 @torch.inference_mode()
-def sample(patcher, x, cond, uncond, *, steps=2, scale=4.0, **model_options):
-    """Take Euler steps from unit noise x (b, 4, H, W); cond and uncond are lists of `Cond`."""
+def sample(patcher, x, conds, *, steps=2, scale=4.0, sampler=None, **told):
+    """Take Euler steps from unit noise.
+
+    Parameters
+    ----------
+    patcher: the model.
+    x: noise (b, 4, H, W).
+    conds: (cond, uncond), each a list of entries.
+    sampler: how calls are batched; by default all chunks that fit together come in one.
+    told: what others put among the model's ``transformer_options``.
+    """
+    sampler = sampler or Sampler()
     sampling = patcher.model.model_sampling
     levels = [sampling.sigma(999.0 * (1 - i / steps)) for i in range(steps)] + [0.0]
-    sigmas = torch.tensor(levels)
-    options = CLONE_RULES["shared"](patcher.model_options) | model_options
-    options["transformer_options"]["sample_sigmas"] = sigmas
-    x = x * sigmas[0]
-    for now, then in itertools.pairwise(sigmas):
-        sigma = now * x.new_ones(len(x))
-        denoised = sampling_function(patcher.model, x, sigma, uncond, cond, scale, options)
+    options = CLONE_RULES["shared"](patcher.model_options)
+    options["transformer_options"] |= {"sample_sigmas": torch.tensor(levels)} | told
+    running = SimpleNamespace(model=patcher.model, model_options=options)
+    x = x * levels[0]
+    for now, then in itertools.pairwise(levels):
+        denoised = sampler.step(running, x, conds, now, scale)
         x = denoised + (x - denoised) * (then / now)
     return x
 
@@ -175,7 +100,6 @@ def make_comfy(structure=SD1, width=16, **options):
 
 
 def make_conds(structure=SD1, **options):
-    """Return unit noise, and the entries of cond and uncond."""
+    """Return unit noise, and (cond, uncond)."""
     x, contexts = make_inputs(structure, **options)
-    cond, uncond = (Cond(contexts[i][:1], uuid=f"prompt {i}") for i in (0, 1))
-    return SimpleNamespace(x=x, cond=[cond], uncond=[uncond])
+    return x, tuple([entry(contexts[i], f"prompt {i}")] for i in (0, 1))

@@ -45,17 +45,23 @@ class Sampler:
 
     Parameters
     ----------
+    monkeypatch
+        Puts it in the place of ComfyUI's modules.
     chunks
         How many conditionings a call may hold at most.
     first
         Whether uncond (1) or cond (0) comes first.
     """
 
-    def __init__(self, monkeypatch, chunks=8, first=1):
+    def __init__(self, monkeypatch=None, chunks=8, first=1):
         self.chunks = chunks
         self.first = first
         self.calls = []  # for each call of a UNet the kinds that the host gave its chunks
         self.controlled = []  # what controls were given
+        if monkeypatch is not None:
+            self._stand_in(monkeypatch)
+
+    def _stand_in(self, monkeypatch):
         modules = {"comfy.samplers": self, "comfy.conds": SimpleNamespace(CONDNoiseShape=Shaped)}
         for name, parts in modules.items():
             module = ModuleType(name)
@@ -107,7 +113,7 @@ class Sampler:
             scaled = x / (1 + t.view(shape) ** 2) ** 0.5
             steps = model.model_sampling.timestep(t)
             options = dict(transformer_options)
-            noise = model.diffusion_model(scaled, steps, c_crossattn, options)
+            noise = model.diffusion_model(scaled, steps, c_crossattn, transformer_options=options)
             return x - t.view(shape) * noise
 
         wrapper = model_options.get("model_function_wrapper")

@@ -11,14 +11,13 @@ from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.other_patches import CallObserver
 from attnpatch.hosts.replace_slots import (
     Attention,
-    Clock,
     CrossSlot,
     InputPatch,
     ReplaceSlot,
     SelfSlot,
-    SlotGroup,
     slot_key,
 )
+from attnpatch.hosts.slot_group import Clock, SlotGroup
 from attnpatch.patches import Layer, LayerTable, PatchStack
 
 

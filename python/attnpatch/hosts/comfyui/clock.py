@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.replace_slots import ExtraOptions, Moment
+from attnpatch.hosts.slot_group import ExtraOptions, Moment
 
-_STEPS = 128  # of the table between which progress is interpolated
+_STEPS = 32  # of the table in which the search for a percent begins
+_SEARCH = 8  # further looks, every other one at the middle of what is left
 _EDGE = 1e-9  # the first and last percent that are no special case: 0 and 1 mean "always"
 _LAST_TIMESTEP = 999.0
 
@@ -124,10 +125,22 @@ class Schedule:
         if sigmas[place] == sigma or place == 0:
             return points[place]
         early, late = points[place - 1], points[place]
-        share = _share(sigma, sigmas[place - 1], sigmas[place])
+        high, low = sigmas[place - 1], sigmas[place]
         # Rounding must not carry it to a neighbour, which may be a start or an end.
-        progress = early + share * (late - early)
-        return min(max(progress, math.nextafter(early, 1.0)), math.nextafter(late, 0.0))
+        least, most = math.nextafter(early, 1.0), math.nextafter(late, 0.0)
+        for look in range(_SEARCH):
+            share = 0.5 if look % 2 else _share(sigma, high, low)
+            middle = early + share * (late - early)
+            found = self._sigma_of(middle)
+            if found > sigma:
+                early, high = middle, found
+            else:
+                late, low = middle, found
+            if found == sigma or high <= low:
+                break
+        else:
+            middle = early + _share(sigma, high, low) * (late - early)
+        return min(max(middle, least), most)
 
 
 def _share(sigma: float, high: float, low: float) -> float:

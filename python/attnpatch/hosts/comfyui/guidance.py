@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.hosts.replace_slots import DEGRADED, SlotGroup
+from attnpatch.hosts.slot_group import DEGRADED, SlotGroup
 from attnpatch.patches import Area, AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 from attnpatch.patches.guidance import COND, UNCOND
 

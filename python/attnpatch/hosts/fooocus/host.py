@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from attnpatch.hosts.host_attention import HostAttention
-from attnpatch.hosts.replace_slots import ExtraOptions, Moment
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.hosts.slot_filling import fill_slots, find_group
+from attnpatch.hosts.slot_group import ExtraOptions, Moment
 from attnpatch.patches import (
     Guidance,
     ImagePrompt,
