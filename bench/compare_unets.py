@@ -1,0 +1,257 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of whole UNets with fewer tokens in their self-attention, against the plain UNet.
+
+UNets of SD1.5's and SDXL's structure and full width with random weights, by diffusers, at the time
+at which Slothful and Near-sighted attention are strongest but a little; their parameters are the
+defaults. With a checkout of ComfyUI the UNets are ComfyUI's; with one of the public pack
+comfyui_slothful_attention as well, that runs in the same process. Calls are interleaved round by
+round; a speed is the median over the rounds of the plain UNet's time over the patched one's, less
+1: above 0 we are faster than the plain UNet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from compare_token_reduction import row
+from torch import Tensor
+
+import attnpatch as ap
+from attnpatch import _core
+
+Calls = dict[str, Callable[[], Tensor]]
+
+PATCHES: dict[str, ap.PatchStack] = {
+    "SlothfulAttention": ap.PatchStack(ap.SlothfulAttention()),
+    "NearSightedTile": ap.PatchStack(ap.NearSightedTile()),
+    "NearSightedAttention": ap.PatchStack(ap.NearSightedAttention()),
+    "TokenMerging": ap.PatchStack(ap.TokenMerging()),
+    "HyperTile": ap.PatchStack(ap.HyperTile()),
+}
+PERCENT = 0.5
+CONTEXT = {"sd1": 768, "sdxl": 2048}
+WIDTHS = {"sd1": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
+
+
+def depths(family: str, short: bool) -> list[int]:
+    """Count the transformer blocks of each level; the last level's are in the middle as well."""
+    if family == "sd1":
+        return [1, 1, 1, 0]
+    return [0, 1, 2] if short else [0, 2, 10]
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Give every parameter random values that keep activations of order one."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        bound = (3 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
+        parameter.uniform_(-bound, bound, generator=generator)
+        if parameter.dim() == 1:
+            parameter += 1.0
+
+
+def diffusers_calls(family: str, batch: int, side: int, names: list[str], short: bool) -> Calls:
+    """Make calls of diffusers' UNet: plain, and with each of our patches."""
+    from diffusers import UNet2DConditionModel
+
+    levels = depths(family, short)
+    config: dict[str, Any] = {
+        "block_out_channels": WIDTHS[family],
+        "layers_per_block": 1 if short else 2,
+        "cross_attention_dim": CONTEXT[family],
+        "transformer_layers_per_block": [max(1, n) for n in levels],
+        "down_block_types": ["CrossAttnDownBlock2D" if n else "DownBlock2D" for n in levels],
+        "up_block_types": ["CrossAttnUpBlock2D" if n else "UpBlock2D" for n in levels[::-1]],
+        "attention_head_dim": 8 if family == "sd1" else [5, 10, 20],
+    }
+    more: dict[str, Any] = {}
+    if family == "sdxl":
+        config |= {
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        }
+        more["added_cond_kwargs"] = {
+            "text_embeds": torch.zeros(batch, 1280),
+            "time_ids": torch.zeros(batch, 6),
+        }
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    unet = unet.to_empty(device="cpu").eval().requires_grad_(False)
+    fill(unet)
+    inputs = {
+        "sample": torch.randn(batch, 4, side, side),
+        "timestep": torch.tensor(round((1 - PERCENT) * 999)),
+        "encoder_hidden_states": torch.randn(batch, 77, CONTEXT[family]),
+        **more,
+    }
+    chunks = (1, 0) if batch % 2 == 0 else (0,)
+    models = {"plain": unet}
+    for name in names:
+        models[f"ours {name}"] = ap.patch_model(unet, PATCHES[name], cond_or_uncond=chunks)
+    return {name: lambda m=model: m(**inputs).sample for name, model in models.items()}
+
+
+def comfyui_calls(
+    family: str, batch: int, side: int, names: list[str], short: bool, pack: dict[str, type]
+) -> Calls:
+    """Make calls of ComfyUI's UNet: plain, with each of our patches, and with the pack's nodes."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    levels, blocks = depths(family, short), 1 if short else 2
+    kind = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[family]
+    config = kind(
+        {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 320,
+            "channel_mult": [width // 320 for width in WIDTHS[family]],
+            "num_res_blocks": [blocks] * len(levels),
+            "transformer_depth": [n for n in levels for _ in range(blocks)],
+            "transformer_depth_output": [n for n in levels for _ in range(blocks + 1)],
+            "transformer_depth_middle": max(1, levels[-1]),
+            "context_dim": CONTEXT[family],
+            "use_linear_in_transformer": family == "sdxl",
+            "adm_in_channels": 2816 if family == "sdxl" else None,
+            "use_spatial_transformer": True,
+            "use_checkpoint": False,
+            "legacy": False,
+            "use_temporal_attention": False,
+            "use_temporal_resblock": False,
+            "dtype": torch.float32,
+        }
+        | ({"num_classes": "sequential"} if family == "sdxl" else {})
+    )
+    heads = {"num_heads": 8, "num_head_channels": -1} if family == "sd1" else {}
+    config.unet_config |= heads or {"num_heads": -1, "num_head_channels": 64}
+    device = torch.device("cpu")
+    model = config.get_model({}, "", device=device).eval().requires_grad_(False)
+    fill(model.diffusion_model)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    sigma = torch.tensor(model.model_sampling.percent_to_sigma(PERCENT)).expand(batch)
+    x = torch.randn(batch, 4, side, side) * sigma[0]
+    context = torch.randn(batch, 77, CONTEXT[family])
+    more = {"y": torch.zeros(batch, 2816)} if family == "sdxl" else {}
+    chunks = [1, 0] if batch % 2 == 0 else [0]
+
+    def call(patched: Any) -> Tensor:
+        options = patched.model_options["transformer_options"].copy()
+        options |= {"cond_or_uncond": chunks, "sigmas": sigma}
+        return model.apply_model(x, sigma, c_crossattn=context, transformer_options=options, **more)
+
+    models = {"plain": patcher}
+    for name in names:
+        models[f"ours {name}"] = ap.patch_model(patcher, PATCHES[name])
+        if name in pack:
+            models[f"pack {name}"] = apply_node(pack[name], patcher)
+    return {name: lambda m=m: call(m) for name, m in models.items()}
+
+
+def apply_node(kind: type, model: Any) -> Any:
+    """Run one of the pack's nodes with its defaults."""
+    inputs = kind.INPUT_TYPES()["required"].items()
+    values = {n: e[1]["default"] if len(e) > 1 else e[0][0] for n, e in inputs if n != "model"}
+    return getattr(kind(), kind.FUNCTION)(model=model, **values)[0]
+
+
+def load_comfyui(folder: Path) -> None:
+    """Import ComfyUI for the CPU, with torch's own attention."""
+    given, sys.argv = sys.argv, ["main.py", "--cpu", "--use-pytorch-cross-attention"]
+    sys.argv += ["--base-directory", tempfile.mkdtemp()]
+    sys.path.insert(0, str(folder))
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.model_management
+
+    sys.argv = given
+
+
+def load_pack(folder: Path) -> dict[str, type]:
+    """Import the public pack; gives its nodes by name."""
+    spec = importlib.util.spec_from_file_location("slothful_pack", folder / "slothful_attention.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.NODE_CLASS_MAPPINGS)
+
+
+def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round; rounds alternate between the calls."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", nargs="+", choices=list(CONTEXT), default=list(CONTEXT))
+    parser.add_argument("--latent", type=int, nargs="+", default=[64, 96, 128], help="its side")
+    parser.add_argument("--patch", nargs="+", choices=list(PATCHES), default=list(PATCHES)[:3])
+    parser.add_argument("--batch", type=int, default=2, help="2: cond and uncond together")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--short", action="store_true", help="one residual block a level, a fifth of SDXL's depth"
+    )
+    parser.add_argument("--comfyui", type=Path, help="a checkout of ComfyUI")
+    parser.add_argument("--pack", type=Path, help="one of comfyui_slothful_attention, beside it")
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the table."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    pack = load_pack(args.pack) if args.pack else {}
+    if args.comfyui:
+        load_comfyui(args.comfyui)
+    print(
+        f"float32, {args.threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
+        f"batch {args.batch}, {'ComfyUI' if args.comfyui else 'diffusers'}"
+        f"{', one residual block a level' if args.short else ''}\n"
+    )
+    print(row("model", "latent", "plain, s", "patch", "ours", *(["the pack"] if pack else [])))
+    print(row(*["---"] * (6 if pack else 5)))
+    for family in args.model:
+        for side in args.latent:
+            shape = family, args.batch, side, args.patch, args.short
+            calls = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
+            times = measure(calls, args.rounds)
+            plain = times["plain"]
+
+            def gain(name: str, times: dict = times, plain: list = plain) -> str:
+                if name not in times:
+                    return ""
+                ratios = [a / b for a, b in zip(plain, times[name], strict=True)]
+                return f"{100 * (statistics.median(ratios) - 1):+.0f} %"
+
+            for name in args.patch:
+                cells = [gain(f"ours {name}"), *([gain(f"pack {name}")] if pack else [])]
+                size, seconds = f"{side} x {side}", f"{statistics.median(plain):.1f}"
+                print(row(family, size, seconds, name, *cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
