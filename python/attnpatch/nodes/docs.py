@@ -32,6 +32,7 @@ What differs from that pack:
 - Embeds are saved as safetensors and may be loaded from the output folder. `.ipadpt` files still
   load; code in them never runs.
 - Style & Composition works with SD1.5 as well.
+- Masks that Tiled resizes stay within 0 and 1.
 - The ClipVision Enhancer averages pooled embeddings of tiles, for adapters that take those.
 - Random weights depend on the node's inputs alone.
 - Tokens, keys and values are computed once, when the node runs; sampling only reads them.

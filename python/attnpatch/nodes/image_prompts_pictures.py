@@ -84,7 +84,7 @@ def _disturb(image: Tensor, kind: str, strength: float, generator: torch.Generat
     bent = elastic(image.movedim(-1, 1), 75.0, (1 - strength) * 3.5, generator)
     turned = bent.flip(2, 3).movedim(1, -1)
     torch.rand(2, generator=generator)  # other packs ask here whether to turn it
-    noise = torch.randn(image.shape, generator=generator) * (strength * 0.75)
+    noise = torch.empty_like(turned).normal_(generator=generator) * (strength * 0.75)
     return turned * (1 - noise) + noise
 
 

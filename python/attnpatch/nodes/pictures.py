@@ -101,7 +101,11 @@ def gaussian_blur(image: Tensor, kernel: int, sigma: float | None = None) -> Ten
 
 
 def elastic(image: Tensor, alpha: float, sigma: float, generator: torch.Generator) -> Tensor:
-    """Shift every pixel of (B, C, H, W) by smooth noise of up to `alpha` pixels; black outside."""
+    """Shift every pixel of (B, C, H, W) by smooth noise of up to `alpha` pixels.
+
+    What comes from beyond the picture is black, and darkens once more where it mixes in, as
+    torchvision has it.
+    """
     height, width = image.shape[-2:]
     shifts = []
     for side in (height, width):
@@ -111,5 +115,9 @@ def elastic(image: Tensor, alpha: float, sigma: float, generator: torch.Generato
             shift = gaussian_blur(shift, taps + (taps % 2 == 0), sigma)
         shifts.append(shift[0, 0] * alpha / side)
     straight = F.affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
-    grid = (straight + torch.stack(shifts, dim=-1)).expand(len(image), -1, -1, -1)
-    return F.grid_sample(image, grid.to(image), mode="bilinear", align_corners=False)
+    grid = (straight + torch.stack(shifts, dim=-1)).expand(len(image), -1, -1, -1).to(image)
+    whole = torch.ones_like(image[:, :1])
+    moved, inside = (
+        F.grid_sample(each, grid, mode="bilinear", align_corners=False) for each in (image, whole)
+    )
+    return moved * inside
