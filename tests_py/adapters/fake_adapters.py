@@ -114,6 +114,7 @@ class Row:
     inputs: tuple  # shapes of two pictures' features in full size
     lora: bool = False
     options: dict = field(default_factory=dict)
+    family: str = ""  # where the context does not tell
 
 
 def _plus(embed, heads):
@@ -121,6 +122,7 @@ def _plus(embed, heads):
 
 
 _H, _G, _FACE = (2, 257, 1280), (2, 257, 1664), (2, 512)
+_L_336 = (2, 577, 1024)
 _TINY_PLUS = {"embed": 40, "dim": 48, "heads": 1, "depth": 2, "queries": 6}
 _TINY_FACE_PLUS = {"embed": 512, "dim": 48, "heads": 1, "depth": 2}
 _SD_PLUS = {"embed": 1280, "dim": 768, "heads": 12}
@@ -147,6 +149,9 @@ ROWS = [
     Row("plus", "ip-adapter-plus_sdxl_vit-h", 2048, "resampler", _XL_PLUS, _TINY_PLUS, 16, (_H,)),
     Row("plus", "ip_plus_composition_sdxl", 2048, "resampler", {**_XL_PLUS, "embed": 1664},
         {**_TINY_PLUS, "embed": 1664}, 16, (_G,)),
+    Row("plus", "Kolors-IP-Adapter-Plus", 2048, "resampler",
+        {"embed": 1024, "dim": 2048, "heads": 12}, {**_TINY_PLUS, "embed": 1024}, 16, (_L_336,),
+        family="kolors"),
     Row("full_face", "ip-adapter-full-face_sd15", 768, "token_mlp", {"embed": 1280},
         {"embed": 40}, 257, (_H,)),
     Row("faceid", "ip-adapter-faceid_sd15", 768, "mlp", {"embed": 512}, _TINY_MLP, 4, (_FACE,),

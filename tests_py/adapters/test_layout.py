@@ -76,6 +76,7 @@ def test_full_size_layouts(row):
         kind=row.kind if row.kind in ("faceid_plus_v2", "portrait_unnorm") else None,
     )
     family, channels = FAMILIES[row.context]
+    family = row.family or family
     assert (adapter.kind, adapter.family) == (row.kind, family)
     assert adapter.channels == tuple(channels)
     assert (adapter.tokens, adapter.context_dim) == (row.tokens, row.context)
@@ -95,7 +96,8 @@ def test_full_size_layouts(row):
 def test_full_size_files_are_described_without_reading_them(row, tmp_path):
     state = make_state(row, full=True, maker=Maker(device="meta", dtype=torch.float16))
     text = describe(write_sparse(state, tmp_path / f"{row.name}.safetensors"))
-    family = {"sd1": "SD1.x", "sd2": "SD2.x", "sdxl": "SDXL"}[FAMILIES[row.context][0]]
+    names = {"sd1": "SD1.x", "sd2": "SD2.x", "sdxl": "SDXL", "kolors": "Kolors"}
+    family = names[row.family or FAMILIES[row.context][0]]
     lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()[1:]}
     assert lines["kind"].split(" (")[0] == row.kind
     assert lines["model"] == f"{family}, context {row.context}"
@@ -197,14 +199,6 @@ def _with(kind, group, **tensors):
     return state
 
 
-def _kolors_plus():
-    maker = Maker(device="meta")
-    return {
-        "image_proj": maker.resampler(8, dim=2048, output=2048, heads=1, depth=1, mult=1),
-        "ip_adapter": maker.sites([8], 2048),
-    }
-
-
 def _kolors_face():
     maker = Maker(device="meta")
     proj = maker.mlp(8, 4096, tokens=6)
@@ -226,7 +220,6 @@ def _mixed_up():
 
 
 BROKEN = {
-    "Kolors plus": (_kolors_plus, "this is the IP-Adapter plus for Kolors"),
     "Kolors FaceID plus": (_kolors_face, "this is the IP-Adapter FaceID plus for Kolors"),
     "no projection": (
         lambda: {"ip_adapter": _state("linear")["ip_adapter"]},

@@ -84,7 +84,7 @@ class ImageAdapter:
 
     @property
     def family(self) -> str:
-        """The models it fits: "sd1", "sd2", "sdxl" or "custom"."""
+        """The models it fits: "sd1", "sd2", "sdxl", "kolors" or "custom"."""
         return self._layout.family
 
     @property

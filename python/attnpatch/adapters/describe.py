@@ -20,7 +20,13 @@ _STRUCTURES = {
     "resampler": "Resampler",
     "face perceiver": "MLP, then a perceiver on the hidden states",
 }
-_MODELS = {"sd1": "SD1.x", "sd2": "SD2.x", "sdxl": "SDXL", "custom": "custom UNet"}
+_MODELS = {
+    "sd1": "SD1.x",
+    "sd2": "SD2.x",
+    "sdxl": "SDXL",
+    "kolors": "Kolors",
+    "custom": "custom UNet",
+}
 
 
 def describe(path: str | os.PathLike[str]) -> str:

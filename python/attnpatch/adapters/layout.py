@@ -38,7 +38,7 @@ class Layout:
     ----------
     kind, structure, family : str
         A row of the checkpoint table; the form of its projection network; the models it fits
-        ("sd1", "sd2", "sdxl", or "custom").
+        ("sd1", "sd2", "sdxl", "kolors", or "custom").
     context_dim, tokens : int
         Size and number of the image tokens that one picture becomes.
     takes : tuple of Features
@@ -152,15 +152,20 @@ def _structure(shapes: Shapes) -> str:
     )
 
 
-def _reject_kolors(shapes: Shapes) -> None:
-    plus = shapes.get("layers.0.0.to_out.weight", (0,))[0]
-    face = shapes.get("perceiver_resampler.layers.0.0.to_out.weight", (0,))[0]
-    if plus == 2048 or face == 4096:
-        what = "IP-Adapter plus" if plus else "IP-Adapter FaceID plus"
+def _is_kolors(shapes: Shapes) -> bool:
+    """Whether an adapter plus is the one for Kolors, whose UNet is SDXL's: its Resampler is wider.
+
+    Raises
+    ------
+    ValueError
+        For Kolors' FaceID plus, whose tokens first go through a projection of the model's own.
+    """
+    if shapes.get("perceiver_resampler.layers.0.0.to_out.weight", (0,))[0] == 4096:
         raise ValueError(
-            f"this is the {what} for Kolors, whose text encoder and projections differ; "
-            "only adapters for SD1.x, SD2.x and SDXL are supported"
+            "this is the IP-Adapter FaceID plus for Kolors, whose tokens go through the model's "
+            "own projection; for Kolors only the IP-Adapter plus is supported"
         )
+    return shapes.get("layers.0.0.to_out.weight", (0,))[0] == 2048
 
 
 def _tokens(rows: int, context: int, name: str) -> int:
@@ -267,10 +272,12 @@ def detect(
         Missing, extra or misshapen tensors, or an adapter of another model family.
     """
     structure = _structure(image_proj)
-    _reject_kolors(image_proj)
+    kolors = _is_kolors(image_proj)
     context = sites[0][0][1]
     channels = tuple(key[0] for key, _ in sites)
     family = _find_family(context, channels)
+    if family == "sdxl" and kolors:
+        family = "kolors"
     dim = depth = heads = 0
 
     if structure == "linear":

@@ -37,7 +37,7 @@ What differs from that pack:
 - Random weights depend on the node's inputs alone.
 - Tokens, keys and values are computed once, when the node runs; sampling only reads them.
 
-Not there: adapters for Kolors, and so `IPAdapterFaceIDKolors` and the Kolors preset's file.
+Not there: the FaceID adapter for Kolors, and so `IPAdapterFaceIDKolors`.
 """
 
 
