@@ -8,6 +8,7 @@ from oracle import WEIGHT_TYPES, plain_prompt, weights_of
 from protocol_host import SD1, SDXL, make_inputs
 from running import near, run
 
+import attnpatch
 from attnpatch import load_image_adapter
 from attnpatch.patches import split_by_weight_type
 
@@ -242,3 +243,26 @@ def test_a_third_kind_of_conditioning_gets_the_picture(model, image, raw_adapter
 def test_unknown_weight_type_is_named(raw_adapter):
     with pytest.raises(ValueError, match=r"weight_type: expected one of 'linear'.*got 'steep'"):
         split_by_weight_type(None, "steep")
+
+
+def test_nodes_run_without_autograd_as_the_host_has_it(
+    model, image, raw_adapter, clip_vision, render
+):
+    """The host runs nodes in inference mode; what they made works outside of it as well."""
+    host, raw = model(), raw_adapter("plus")
+    values = {"model": host, "ipadapter": raw, "clip_vision": clip_vision}
+    with torch.inference_mode():
+        (patched,) = run("IPAdapterAdvanced", image=image(), **values)
+        inside = render(patched)
+    assert torch.equal(render(patched), inside)
+    (outside,) = run("IPAdapterAdvanced", image=image(), **values)
+    near(render(outside), inside)
+
+
+def test_prompts_of_one_node_share_their_tensors(model, image, raw_adapter, clip_vision):
+    values = {"model": model(), "ipadapter": raw_adapter("plus"), "image": image(),
+              "clip_vision": clip_vision}  # fmt: skip
+    (whole,) = run("IPAdapterAdvanced", **values)
+    (split,) = run("IPAdapterAdvanced", weight_type="composition precise", **values)
+    sizes = {attnpatch.report(m).nbytes for m in (whole, split)}
+    assert len(sizes) == 1 and sizes != {0}
