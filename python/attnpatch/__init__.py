@@ -12,7 +12,7 @@ from attnpatch.adapters import (
     load_image_adapter,
 )
 from attnpatch.attention_pictures import show_attention
-from attnpatch.hosts import attach, patch_model, report
+from attnpatch.hosts import attach, identity_control, patch_model, report
 from attnpatch.patches import (
     HyperTile,
     Identity,
@@ -50,6 +50,7 @@ __all__ = [
     "Weight",
     "attach",
     "get_identity_embeds",
+    "identity_control",
     "load_embeds",
     "load_image_adapter",
     "patch_model",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attnpatch.adapters import ImageEmbeds
 from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.recognition import diffusers_unet
 from attnpatch.patches import Patch, Report
@@ -15,7 +16,7 @@ from attnpatch.patches import Patch, Report
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers import Attachment
 
-__all__ = ["attach", "patch_model", "report"]
+__all__ = ["attach", "identity_control", "patch_model", "report"]
 
 
 def attach(
@@ -90,6 +91,31 @@ def patch_model(
         As for :func:`attach`.
     """
     return _host_of(model).patch_model(model, patches, cond_or_uncond=cond_or_uncond)
+
+
+def identity_control(pipeline: Any, embeds: ImageEmbeds, *, which: int = 0) -> Any:
+    """Return a copy of a ControlNet pipeline of diffusers whose ControlNet is shown a face.
+
+    InstantID's ControlNet attends to the face's tokens instead of the text. Its picture is that of
+    ``attnpatch.faces.draw_keypoints``.
+
+    Parameters
+    ----------
+    pipeline
+        Patched or not; it stays as it is.
+    embeds
+        What ``get_identity_embeds`` gives.
+    which
+        Which ControlNet of several is InstantID's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Without such a ControlNet, or where it takes tokens of another size.
+    """
+    return import_module("attnpatch.hosts.diffusers").identity_control(
+        pipeline, embeds, which=which
+    )
 
 
 def report(model: Any) -> Report:

@@ -9,11 +9,13 @@ from attnpatch.hosts.diffusers.attach import (
     report,
     share_weights,
 )
+from attnpatch.hosts.diffusers.identity_control import identity_control
 from attnpatch.hosts.diffusers.layers import read_layer_table
 
 __all__ = [
     "Attachment",
     "attach",
+    "identity_control",
     "patch_model",
     "read_layer_table",
     "report",

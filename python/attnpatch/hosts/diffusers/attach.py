@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attnpatch.hosts.diffusers.identity_control import carry_over
 from attnpatch.hosts.diffusers.patching import Patching
 from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 from attnpatch.patches import Patch, PatchStack, Report
@@ -98,6 +99,7 @@ def patch_model(
     if getattr(model, "scheduler", None) is not None:
         # Schedulers count steps: each pipeline needs its own, so that both can run at once.
         pipeline.scheduler = copy.deepcopy(model.scheduler)
+    carry_over(model, pipeline)
     attach(pipeline, patches, cond_or_uncond=cond_or_uncond)
     return pipeline
 
