@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.identity_control import carry_over
+from attnpatch.hosts.diffusers.identity_control import follow, has_identity
 from attnpatch.hosts.diffusers.patching import Patching
 from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 from attnpatch.patches import Patch, PatchStack, Report
@@ -90,17 +90,24 @@ def patch_model(
 ) -> Any:
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
     unet = _unet_of(model)
-    twin = share_weights(unet)
-    if unwrapped(model) is unet:
-        attach(twin, patches, cond_or_uncond=cond_or_uncond)
-        return twin
+    twin = share_weights(unet) if unwrapped(model) is unet else copy_pipeline(model)
+    attach(twin, patches, cond_or_uncond=cond_or_uncond)
+    return twin
+
+
+def copy_pipeline(model: Any) -> Any:
+    """Copy a pipeline, patched or not: both share all weights, and can run at the same time."""
     pipeline = copy.copy(model)
-    pipeline.unet = twin
+    pipeline.unet = share_weights(_unet_of(model))
     if getattr(model, "scheduler", None) is not None:
-        # Schedulers count steps: each pipeline needs its own, so that both can run at once.
+        # Schedulers count steps: each pipeline needs its own.
         pipeline.scheduler = copy.deepcopy(model.scheduler)
-    carry_over(model, pipeline)
-    attach(pipeline, patches, cond_or_uncond=cond_or_uncond)
+    patching = Patching.of(_unet_of(pipeline))
+    if patching is not None:
+        patching.follow(pipeline)
+    if has_identity(model):
+        pipeline.controlnet = share_weights(model.controlnet)
+        follow(pipeline)
     return pipeline
 
 

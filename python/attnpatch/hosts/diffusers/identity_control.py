@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from attnpatch.adapters import ImageEmbeds
 from attnpatch.hosts.diffusers.guidance import chunks_of
 from attnpatch.hosts.recognition import unwrapped
 
-__all__ = ["carry_over", "identity_control"]
+__all__ = ["follow", "has_identity", "identity_control"]
 
 _ATTRIBUTE = "_attnpatch_identity"
 
@@ -47,7 +46,7 @@ def identity_control(pipeline: Any, embeds: ImageEmbeds, *, which: int = 0) -> A
     >>> patched = patch_model(pipeline, [Identity(adapter, embeds), ImagePrompt(style, look)])
     >>> picture = identity_control(patched, embeds)("a portrait", image=keypoints).images[0]
     """
-    from attnpatch.hosts.diffusers.attach import share_weights
+    from attnpatch.hosts.diffusers.attach import copy_pipeline, share_weights
 
     if not isinstance(embeds, ImageEmbeds):
         raise TypeError(f"embeds: expected ImageEmbeds, got {type(embeds).__name__}")
@@ -64,7 +63,7 @@ def identity_control(pipeline: Any, embeds: ImageEmbeds, *, which: int = 0) -> A
             f"embeds: expected tokens of {takes} values, as the ControlNet takes them, "
             f"got {embeds.context_dim}"
         )
-    twin = copy.copy(pipeline)
+    twin = copy_pipeline(pipeline)
     twin.controlnet = share_weights(pipeline.controlnet)
     network = _networks(twin)[which]
     _remove(network)
@@ -72,14 +71,17 @@ def identity_control(pipeline: Any, embeds: ImageEmbeds, *, which: int = 0) -> A
     return twin
 
 
-def carry_over(before: Any, pipeline: Any) -> None:
-    """See that a copy of a pipeline shows its ControlNet the same face."""
-    for place, network in enumerate(_networks(before)):
+def has_identity(pipeline: Any) -> bool:
+    """Whether a ControlNet of the pipeline is shown a face."""
+    return any(_ATTRIBUTE in network.__dict__ for network in _networks(pipeline))
+
+
+def follow(pipeline: Any) -> None:
+    """Tell a ControlNet that is shown a face which pipeline it runs in."""
+    for network in _networks(pipeline):
         hook = network.__dict__.get(_ATTRIBUTE)
         if hook is not None:
-            twin = identity_control(pipeline, hook.embeds, which=place)
-            pipeline.controlnet = twin.controlnet
-            _networks(pipeline)[place].__dict__[_ATTRIBUTE].pipeline = weakref.ref(pipeline)
+            hook.pipeline = weakref.ref(pipeline)
 
 
 def _networks(pipeline: Any) -> list[Any]:

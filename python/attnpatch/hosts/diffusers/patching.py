@@ -106,7 +106,7 @@ class Patching:
         self._bind({**self.stacks, key: stack})
         self.chunks = chunks or self.chunks
         if pipeline is not None:
-            self._pipeline = weakref.ref(pipeline)
+            self.follow(pipeline)
         if not self._hooks:
             self._hooks = (
                 unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
@@ -114,6 +114,10 @@ class Patching:
             )
             setattr(unet, _ATTRIBUTE, self)
         self._settle()
+
+    def follow(self, pipeline: Any) -> None:
+        """Take it for the pipeline that runs the UNet, whose guidance and schedule count."""
+        self._pipeline = weakref.ref(pipeline)
 
     def remove(self, key: object, unet: Any) -> None:
         """Detach what `key` attached; with the last one the UNet is as it was before."""
