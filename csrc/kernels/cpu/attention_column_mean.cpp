@@ -9,7 +9,7 @@
 //
 // so that the columns need no second product: when the sums are known, the exponentials still lie
 // there. For 4096 keys that row is 256 KiB with AVX2, half of a small L2; a block of kKeyBlock keys
-// of it, 8 KiB, goes through exponential and second product in L1.
+// of it, 4 KiB, goes through exponential and second product in L1.
 //
 // A task is a slice of one head's queries, with a row of columns of its own. How a head is sliced
 // follows from the shapes alone, and the tasks' columns are added in one order: so threads do not
@@ -37,7 +37,8 @@ namespace attnpatch {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int64_t kKeyBlock = 128;
+// A sum of sums has smaller rounding errors than a long sum.
+constexpr int64_t kKeyBlock = 64;
 
 // Every tile's width divides it.
 constexpr int64_t kQueryUnit = 64;
