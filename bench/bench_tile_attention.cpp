@@ -85,6 +85,7 @@ BENCHMARK(tile_attention)
     ->Args({32, 16, 2, 36, 20, 64})
     ->Args({16, 16, 1, 0, 8, 160})
     ->Args({96, 24, 1, 484, 8, 40})
+    ->Args({32, 8, 1, 36, 20, 64})
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace

@@ -96,7 +96,7 @@ struct State {
   float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
   float* scores;         // [key][W]
   float *keys, *values;  // one block, packed
-  float* rows;           // five or kLanes rows
+  float* rows;           // kLanes rows, eight at least
   int64_t row_size;
 
   State(Workspace& workspace, int64_t queries_count, int64_t size) {
@@ -186,69 +186,104 @@ void take_in(const State& state, int64_t count, int64_t size, const float* queri
   }
 }
 
-// Calls body(first query of a tile in the run, how many, V as a constant) for each of its tiles.
-template <typename Body>
-void for_each_tile(const Run& run, const Body& body) {
-  const int64_t queries = run.end - run.begin;
-  for (int64_t i = 0; i < queries; i += kWidth) {
-    const int64_t count = HWY_MIN(kWidth, queries - i);
-    with_vectors((count + kLanes - 1) / kLanes, [&](auto v) { body(i, count, v); });
+// A run of queries with one head.
+template <typename T>
+struct Task {
+  const TileAttentionParams& p;
+  Run run;
+  Keys<T> keys;
+  const T* q;
+  T* out;
+
+  Task(const TileAttentionParams& params, const Run& of_run, int64_t b, int64_t h)
+      : p(params),
+        run(of_run),
+        keys(params, run.tile, b, h),
+        q(head_of<T>(p.q, b, h)),
+        out(const_cast<T*>(head_of<T>(p.out, b, h))) {}
+
+  int64_t queries() const { return run.end - run.begin; }
+
+  // The rows of a tile of queries in q or out; those of the next tile are asked for.
+  template <typename Pointer>
+  void find_rows(Pointer first, const AttentionView& view, int64_t begin, Pointer* rows) const {
+    for (int64_t i = begin; i < HWY_MIN(begin + 2 * kWidth, queries()); ++i) {
+      Pointer row = first + grid_token(p.tiling, keys.tile, run.begin + i) * view.token_stride;
+      if (i < begin + kWidth) {
+        rows[i - begin] = row;
+      } else {
+        prefetch_rows(row, 0, 1, p.head_size);
+      }
+    }
   }
+
+  // Calls body(first query of a tile, how many, V as a constant) for each tile of queries.
+  template <typename Body>
+  void for_each_tile(const Body& body) const {
+    for (int64_t i = 0; i < queries(); i += kWidth) {
+      const int64_t count = HWY_MIN(kWidth, queries() - i);
+      with_vectors((count + kLanes - 1) / kLanes, [&](auto v) { body(i, count, v); });
+    }
+  }
+};
+
+template <typename Format>
+void begin_queries(const Task<typename Format::T>& task, State& state) {
+  const TileAttentionParams& p = task.p;
+  const typename Format::T* rows[kWidth];
+  task.for_each_tile([&](int64_t i, int64_t count, auto v) {
+    constexpr int64_t width = v() * kLanes;
+    task.find_rows(task.q, p.q, i, rows);
+    load_rows<Format>(rows, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows,
+                      state.row_size, state.queries + i * state.row_size);
+    std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
+    std::fill_n(state.sum + i, width, 0.0f);
+    std::fill_n(state.out + i * state.row_size, width * state.row_size, 0.0f);
+  });
 }
 
 template <typename Format>
-void attend(const TileAttentionParams& p, const Run& run, int64_t b, int64_t h, State& state) {
-  using T = typename Format::T;
+void end_queries(const Task<typename Format::T>& task, State& state) {
   const FloatTag d;
-  const int64_t size = p.head_size, row_size = state.row_size;
-  const Keys<T> keys(p, run.tile, b, h);
-  const auto row_of = [&](const AttentionView& view, int64_t i) {
-    const int64_t token = grid_token(p.tiling, keys.tile, run.begin + i);
-    return const_cast<T*>(head_of<T>(view, b, h)) + token * view.token_stride;
-  };
-  T* rows[kWidth];
-
-  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
-  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
-  // While a tile of queries is at work, its share of the next keys is asked for.
-  const int64_t tiles = (run.end - run.begin + kWidth - 1) / kWidth;
-  const int64_t ahead = (block + tiles - 1) / tiles;
-
-  for_each_tile(run, [&](int64_t i, int64_t count, auto v) {
+  const TileAttentionParams& p = task.p;
+  typename Format::T* rows[kWidth];
+  task.for_each_tile([&](int64_t i, int64_t count, auto v) {
     constexpr int64_t width = v() * kLanes;
-    prefetch_keys(keys, i / kWidth * ahead, (i / kWidth + 1) * ahead);
-    for (int64_t lane = 0; lane < count; ++lane) rows[lane] = row_of(p.q, i + lane);
-    load_rows<Format>(rows, p.q, count, size, width, p.scale * kLog2E, state.rows, row_size,
-                      state.queries + i * row_size);
-    std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
-    std::fill_n(state.sum + i, width, 0.0f);
-    std::fill_n(state.out + i * row_size, width * row_size, 0.0f);
-  });
-
-  for (int64_t begin = 0; begin < keys.count(); begin += block) {
-    const int64_t count = HWY_MIN(block, keys.count() - begin);
-    pack_block<Format>(keys, begin, count, state);
-    for_each_tile(run, [&](int64_t i, int64_t, auto v) {
-      const int64_t next = begin + block + i / kWidth * ahead;
-      prefetch_keys(keys, next, next + ahead);
-      take_in<v()>(state, count, size, state.queries + i * row_size, state.top + i, state.sum + i,
-                   state.out + i * row_size);
-    });
-  }
-
-  for_each_tile(run, [&](int64_t i, int64_t count, auto v) {
-    constexpr int64_t width = v() * kLanes;
-    float* out = state.out + i * row_size;
+    float* out = state.out + i * state.row_size;
     for (int64_t x = 0; x < width; x += kLanes) {
       const FloatVec factor = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + i + x));
-      for (int64_t c = 0; c < size; ++c) {
+      for (int64_t c = 0; c < p.head_size; ++c) {
         float* at = out + c * width + x;
         hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
       }
     }
-    for (int64_t lane = 0; lane < count; ++lane) rows[lane] = row_of(p.out, i + lane);
-    store_rows<Format>(out, count, size, width, state.rows, row_size, p.out, rows);
+    task.find_rows(task.out, p.out, i, rows);
+    store_rows<Format>(out, count, p.head_size, width, state.rows, state.row_size, p.out, rows);
   });
+}
+
+template <typename Format>
+void attend(const Task<typename Format::T>& task, State& state) {
+  const auto& keys = task.keys;
+  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
+  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
+  // While a tile of queries is at work, its share of the next keys is asked for.
+  const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
+  const int64_t share = (block + tiles - 1) / tiles;
+
+  prefetch_keys(keys, 0, block);
+  begin_queries<Format>(task, state);
+  for (int64_t begin = 0; begin < keys.count(); begin += block) {
+    const int64_t count = HWY_MIN(block, keys.count() - begin);
+    pack_block<Format>(keys, begin, count, state);
+    task.for_each_tile([&](int64_t i, int64_t, auto v) {
+      const int64_t ahead = begin + block + i / kWidth * share;
+      prefetch_keys(keys, ahead, ahead + share);
+      take_in<v()>(state, count, keys.p.head_size, state.queries + i * state.row_size,
+                   state.top + i, state.sum + i, state.out + i * state.row_size);
+    });
+  }
+  end_queries<Format>(task, state);
 }
 
 // The tiles' queries in runs that fit in L2, and enough of them for all threads.
@@ -279,7 +314,8 @@ void run(const TileAttentionParams& p) {
     thread_local Workspace workspace;
     State state(workspace, longest, p.head_size);
     for (; task < last; ++task) {
-      attend<Format>(p, runs[task / p.heads % count], task / (p.heads * count), task % p.heads,
+      const Run& run = runs[task / p.heads % count];
+      attend<Format>(Task<typename Format::T>(p, run, task / (p.heads * count), task % p.heads),
                      state);
     }
   });
