@@ -67,8 +67,7 @@ class SlotGroup:
         """Return the UNet call that is running; one object for all of its layers."""
         shape = options["original_shape"]
         chunks = tuple(options.get("cond_or_uncond") or (0,))
-        window = options.get("ad_params", _NONE).get("sub_idxs")  # which frames AnimateDiff shows
-        samples = None if window is None else tuple(window)
+        samples = _shown(options, batch // len(chunks))
         moment = self.clock(options)
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
@@ -143,3 +142,14 @@ class Running:
         if states.shape[0] != self.call.batch:
             return None
         return Site(layer, self.call, grid_of(layer, states.shape[1], options), attention)
+
+
+def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:
+    """Return which pictures a chunk of so many rows shows; None: all, in order."""
+    window = options.get("ad_params", _NONE).get("sub_idxs")  # AnimateDiff's
+    if window is not None:
+        return tuple(window)
+    window = options.get("context_window")  # the host's own; it stays there when its call is over
+    if window is None or getattr(window, "dim", 0) != 0 or len(window.index_list) != rows:
+        return None
+    return tuple(window.index_list)
