@@ -25,6 +25,7 @@ def test_demo_shows_an_effect(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["variant", "ms"]
     assert [line for line in lines if line.startswith("mask both halves")]
+    assert [line for line in lines if line.startswith("guidance SAG 2")]
 
 
 def test_demo_fails_when_nothing_changes(tmp_path, capsys):

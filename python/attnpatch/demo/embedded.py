@@ -65,6 +65,7 @@ class EmbeddedModel:
         features = self._encoder(pixels)
         self._embeds = self._adapter.get_image_embeds(features, combine=None)
         self._partner_embeds = self._adapter.get_image_embeds(features.roll(-1, 0), combine=None)
+        self.attention: torch.Tensor | None = None
         self._noise = make_noise(1, seed).expand(len(chosen), -1, -1, -1)
 
     def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
@@ -75,8 +76,10 @@ class EmbeddedModel:
         arguments = (classes, self._noise, IMAGE_GUIDANCE, self.steps, clock)
         if not patches:
             return to_pictures(self._pipeline(*arguments))
-        with ap.attach(self._pipeline, patches):
-            return to_pictures(self._pipeline(*arguments))
+        with ap.attach(self._pipeline, patches) as attached:
+            pictures = to_pictures(self._pipeline(*arguments))
+        self.attention = attached.attention
+        return pictures
 
     @torch.inference_mode()
     def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:

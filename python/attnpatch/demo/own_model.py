@@ -66,6 +66,7 @@ class OwnModel:
         self._pipeline.set_progress_bar_config(disable=True)
         size = options.size or self._pipeline.unet.config.sample_size * self._vae_scale
         self._size = (size, size)
+        self.attention: torch.Tensor | None = None
 
     @property
     def _vae_scale(self) -> int:
@@ -77,8 +78,10 @@ class OwnModel:
         patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, latent)
         if not patches:
             return self._run(clock)
-        with ap.attach(self._pipeline, patches):
-            return self._run(clock)
+        with ap.attach(self._pipeline, patches) as attached:
+            pictures = self._run(clock)
+        self.attention = attached.attention
+        return pictures
 
     def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:
         """Cosine similarity of CLIP's image embeddings."""

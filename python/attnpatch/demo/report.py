@@ -10,6 +10,7 @@ from statistics import fmean
 
 from PIL import Image
 
+from attnpatch.attention_pictures import show_attention
 from attnpatch.demo.runner import Model, Outcome
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
 from attnpatch.demo.table import format_table
@@ -53,11 +54,11 @@ def make_table(outcomes: Sequence[Outcome]) -> str:
 def make_sheet(
     model: Model, outcomes: Sequence[Outcome], title: str, subtitle: str, names: Sequence[str]
 ) -> Image.Image:
-    """Draw the sheet: weights, windows, and masks, one row per reference."""
+    """Draw the sheet: weights, windows, guidance, and masks, one row per reference."""
     plain = outcomes[0]
     groups = {
         group: [o for o in outcomes if o.variant.group == group]
-        for group in ("weight", "window", "mask")
+        for group in ("weight", "window", "guidance", "mask")
     }
     rows = range(len(model.references))
 
@@ -89,6 +90,24 @@ def make_sheet(
             ),
         ),
     ]
+    guided = groups["guidance"]
+    if guided:
+        base = next(o for o in groups["weight"] if o.variant.weight == guided[0].variant.weight)
+        sections.append(
+            Section(
+                "Self-attention guidance",
+                "Away from a picture that is blurred where the model looks, at several scales.",
+                tuple(
+                    (
+                        reference(row, model.references, "reference"),
+                        _tile(base, row),
+                        *_attention_tiles(guided[0], row),
+                        *(_tile(o, row) for o in guided),
+                    )
+                    for row in rows[:2]
+                ),
+            )
+        )
     if groups["mask"]:
         partner_names = [names[(row + 1) % len(names)] for row in rows]
         sections.append(
@@ -113,6 +132,21 @@ def _tile(outcome: Outcome, row: int) -> Tile:
     return Tile(
         outcome.pictures[row], outcome.variant.name, f"similarity {outcome.similarity[row]:.2f}"
     )
+
+
+def _attention_tiles(outcome: Outcome, row: int) -> tuple[Tile, ...]:
+    """Draw where the model looked in the last step, and what of that was blurred."""
+    if outcome.attention is None:
+        return ()
+    picture, name = outcome.pictures[row], outcome.variant.name
+    factor = -(-256 // picture.width)
+    large = picture.resize(
+        (factor * picture.width, factor * picture.height), Image.Resampling.NEAREST
+    )
+    one = outcome.attention[row]
+    heat = show_attention(one, picture=large)
+    mask = show_attention(one, picture=large, threshold=1.0)
+    return Tile(heat, "attention", name), Tile(mask, "what is blurred", name)
 
 
 def _title(outcome: Outcome) -> str:

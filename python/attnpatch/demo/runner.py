@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from attnpatch.demo.variants import Variant
@@ -44,6 +45,8 @@ class Model(Protocol):
     steps: int
     references: list[Image.Image]
     partners: list[Image.Image]
+    attention: Tensor | None
+    """What guidance recorded in the last step of the latest pictures, (pictures, h, w)."""
 
     def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
         """Generate one picture per reference, all variants from the same seeds."""
@@ -71,6 +74,8 @@ class Outcome:
         Share of pictures of the reference's class; None with masks or without a judge.
     change : (float, float)
         Mean absolute change from the plain pictures in the left and right half, 0 to 1.
+    attention : Tensor or None
+        (pictures, h, w): what guidance recorded in the last step.
     """
 
     variant: Variant
@@ -80,6 +85,7 @@ class Outcome:
     plain_similarity: list[float]
     share_right: float | None
     change: tuple[float, float]
+    attention: Tensor | None = None
 
     @property
     def moved(self) -> float:
@@ -108,6 +114,7 @@ def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:
                     model.similarity(plain, targets),
                     None if masked else model.share_right(pictures),
                     change(pictures, plain),
+                    model.attention if variant.sag else None,
                 )
             )
     return outcomes

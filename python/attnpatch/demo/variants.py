@@ -14,6 +14,7 @@ import torch
 import attnpatch as ap
 
 DEFAULT_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
+SAG_SCALES = (0.5, 1.0, 2.0, 4.0)
 WINDOWS = ((0.0, 0.2), (0.0, 0.5), (0.2, 1.0), (0.5, 1.0))
 
 
@@ -24,7 +25,7 @@ class Variant:
     Attributes
     ----------
     group : str
-        "weight", "window" or "mask": the sheet's section.
+        "weight", "window", "mask" or "guidance": the sheet's section.
     name : str
     weight : float
         0 in the plain variant, which is not patched at all.
@@ -33,6 +34,8 @@ class Variant:
     region : str
         "all"; "left": the reference on the left half; "right": its partner on the right half;
         "both": each on its half.
+    sag : float
+        The scale of self-attention guidance.
     """
 
     group: str
@@ -41,6 +44,7 @@ class Variant:
     start: float = 0.0
     end: float = 1.0
     region: str = "all"
+    sag: float = 0.0
 
     @property
     def patched(self) -> bool:
@@ -52,7 +56,7 @@ PLAIN = Variant("weight", "no image prompt")
 
 
 def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
-    """List the variants: plain, each weight, windows and masks at the largest weight."""
+    """List the variants: plain, each weight; at the largest windows, guidance and masks."""
     top = max(weights, key=abs)
     variants = [PLAIN]
     variants += [Variant("weight", f"weight {weight:g}", weight) for weight in weights]
@@ -60,6 +64,7 @@ def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
         Variant("window", f"{100 * start:.0f} to {100 * end:.0f} %", top, start=start, end=end)
         for start, end in WINDOWS
     ]
+    variants += [Variant("guidance", f"SAG {sag:g}", top, sag=sag) for sag in SAG_SCALES]
     if masks:
         variants += [
             Variant("mask", "left half", top, region="left"),
@@ -82,7 +87,7 @@ def half_mask(height: int, width: int, side: str) -> torch.Tensor:
 def make_patches(
     variant: Variant, adapter: Any, embeds: Any, partner_embeds: Any, size: tuple[int, int]
 ) -> list[Any]:
-    """Make the image prompts of a variant.
+    """Make the image prompts of a variant, and its guidance.
 
     Parameters
     ----------
@@ -96,9 +101,9 @@ def make_patches(
     if not variant.patched:
         return []
     options = {"weight": variant.weight, "start": variant.start, "end": variant.end}
+    patches: list[Any] = [ap.SelfAttentionGuidance(variant.sag)] if variant.sag else []
     if variant.region == "all":
-        return [ap.ImagePrompt(adapter, embeds, **options)]
-    patches = []
+        return [*patches, ap.ImagePrompt(adapter, embeds, **options)]
     for side, tokens in (("left", embeds), ("right", partner_embeds)):
         if variant.region in (side, "both"):
             patches.append(ap.ImagePrompt(adapter, tokens, mask=half_mask(*size, side), **options))
