@@ -184,6 +184,13 @@ def test_compiles_whole():
     check(found, [tensor.double() for tensor in OPERATOR(*inputs)], 1e-6)
 
 
+def test_threads_change_no_bit():
+    inputs = arguments(*CASE)
+    alone = OPERATOR(*inputs)
+    torch.set_num_threads(3)
+    assert all(map(torch.equal, OPERATOR(*inputs), alone))
+
+
 def test_inputs_stay_and_results_are_apart():
     inputs = arguments(Tiling((3, 4), (3, 4)), (1, 1), (1, 1), "avg", [0.0, 0.0, 1.0])
     before = inputs[0].clone()

@@ -223,6 +223,13 @@ def test_autocast_casts_the_tensors():
     torch.testing.assert_close(out.float(), OPERATOR(*inputs), rtol=2e-2, atol=2e-2)
 
 
+def test_threads_change_no_bit():
+    inputs = make_inputs(Tiling((30, 35), (15, 15), (4, 0)))
+    alone = OPERATOR(*inputs)
+    torch.set_num_threads(3)
+    assert torch.equal(OPERATOR(*inputs), alone)
+
+
 def test_inputs_stay_as_they_were():
     inputs = make_inputs()
     before = [t.clone() for t in inputs if torch.is_tensor(t)]
