@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Token grids: exact for every latent, certain or not told where features were resized."""
+
+from __future__ import annotations
+
+import pytest
+from comfyui_oracle import grid_at
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnpatch.hosts.token_grids import grid_of
+from attnpatch.patches import layer_table
+
+LAYERS = {layer.level: layer for layer in layer_table("sd1")}
+SIDES = range(64, 257)  # latents of pictures of 512 to 2048 pixels, in steps of 8
+
+
+@pytest.mark.parametrize("level", sorted(LAYERS))
+def test_every_size_of_the_lattice(level):
+    for height in SIDES:
+        for width in range(64, 257, 1 if height % 16 == 1 else 7):
+            grid = grid_at((height, width), level)
+            options = {"original_shape": [2, 4, height, width]}
+            assert grid_of(LAYERS[level], grid[0] * grid[1], options) == grid
+
+
+@given(
+    latent=st.tuples(st.integers(16, 160), st.integers(16, 160)),
+    level=st.sampled_from(sorted(LAYERS)),
+    factor=st.floats(1.2, 4.0),
+    at=st.integers(0, 3),
+)
+def test_resized_features_are_told_or_nothing_is(latent, level, factor, at):
+    """Deep shrink rounds both sides of the features at some level; the levels below round up."""
+    at = min(at, level)
+    shrunk = tuple(max(1, round(side / factor)) for side in grid_at(latent, at))
+    grid = grid_at(shrunk, level - at)
+    tokens, options = grid[0] * grid[1], {"original_shape": [1, 4, *latent]}
+    found = grid_of(LAYERS[level], tokens, options)
+    if found[0] * found[1] == tokens:
+        error = max(abs(a - b) for a, b in zip(found, grid, strict=True))
+        assert error <= 2, "a mask would be shifted"
+    told = options | {"activations_shape": [1, 8, *grid]}
+    assert grid_of(LAYERS[level], tokens, told) == grid
+
+
+def test_a_stale_shape_is_not_believed():
+    options = {"original_shape": [1, 4, 64, 96], "activations_shape": [1, 8, 32, 48]}
+    assert grid_of(LAYERS[0], 64 * 96, options) == (64, 96)
+
+
+def test_what_can_not_be_told():
+    options = {"original_shape": [1, 4, 64, 64]}
+    assert grid_of(LAYERS[0], 4099, options) == (64, 64)  # a prime number of tokens
+    assert grid_of(LAYERS[0], 72, options) == (64, 64)  # 8 × 9 or 9 × 8
