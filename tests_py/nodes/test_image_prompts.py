@@ -266,3 +266,27 @@ def test_prompts_of_one_node_share_their_tensors(model, image, raw_adapter, clip
     (split,) = run("IPAdapterAdvanced", weight_type="composition precise", **values)
     sizes = {attnpatch.report(m).nbytes for m in (whole, split)}
     assert len(sizes) == 1 and sizes != {0}
+
+
+def test_a_changed_weight_projects_nothing_anew(
+    model, image, raw_adapter, clip_vision, render, monkeypatch
+):
+    counted = []
+    project = attnpatch.ImageAdapter.project_sites
+    monkeypatch.setattr(
+        attnpatch.ImageAdapter,
+        "project_sites",
+        lambda self, tokens: counted.append(1) or project(self, tokens),
+    )
+    values = {"model": model(), "ipadapter": raw_adapter(), "clip_vision": clip_vision}
+    given = image(2, seed=77)
+    first = [run("IPAdapterAdvanced", image=given, weight=w, **values)[0] for w in (0.4, 0.9)]
+    assert len(counted) == 1
+    assert not torch.equal(render(first[0]), render(first[1]))
+    run("IPAdapterAdvanced", image=given, combine_embeds="average", **values)
+    run("IPAdapterBatch", image=given, **values)
+    run("IPAdapterAdvanced", image=image(2, seed=78), **values)
+    assert len(counted) == 4
+    run("IPAdapterBatch", image=image(9, seed=79), **values)
+    run("IPAdapterBatch", image=image(9, seed=79), **values)
+    assert len(counted) == 6  # many pictures are not kept

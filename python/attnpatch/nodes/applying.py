@@ -13,13 +13,19 @@ from torch import Tensor
 
 import attnpatch
 from attnpatch.adapters import ImageAdapter, ImageEmbeds
+from attnpatch.adapters.inputs import hash_tensors
 from attnpatch.nodes import host
 from attnpatch.nodes.encoding import Reference
 from attnpatch.patches import ImagePrompt, layer_table, split_by_weight_type
+from attnpatch.patches.cache import Cache
 
 __all__ = ["Settings", "make_prompts", "patch"]
 
 logger = logging.getLogger("attnpatch")
+
+# Keys and values of the latest references: 11 MB a picture in SDXL, for half precision.
+_kept = Cache(size=4)
+_MOST_KEPT = 8  # pictures in one of them
 
 # A third kind of conditioning is the picture's own one in samplers with two guidance scales.
 _ROLES = {2: "cond"}
@@ -75,12 +81,7 @@ def make_prompts(
     settings
         The rest.
     """
-    adapter = adapter.to(host.compute_device(), host.compute_dtype(model))
-    if not isinstance(reference, ImageEmbeds):
-        reference = _make_tokens(adapter, reference, settings)
-    prompt = ImagePrompt(
-        adapter,
-        reference,
+    prompt = _project(model, adapter, reference, settings).replace(
         mask=settings.mask,
         start=settings.start,
         end=settings.end,
@@ -103,19 +104,51 @@ def patch(model: Any, prompts: Sequence[ImagePrompt]) -> Any:
     return attnpatch.patch_model(model, list(prompts))
 
 
-def _make_tokens(adapter: ImageAdapter, reference: Reference, settings: Settings) -> ImageEmbeds:
-    combine = settings.combine if reference.pictures > 1 else "concat"
+def _project(
+    model: Any, adapter: ImageAdapter, reference: Reference | ImageEmbeds, settings: Settings
+) -> ImagePrompt:
+    """Make keys and values, or take those of an earlier run: a changed weight costs nothing."""
+    device, dtype = host.compute_device(), host.compute_dtype(model)
+    options = () if isinstance(reference, ImageEmbeds) else _token_options(adapter, settings)
+    count = reference.pictures
+
+    def make() -> ImagePrompt:
+        moved = adapter.to(device, dtype)
+        if isinstance(reference, ImageEmbeds):
+            return ImagePrompt(moved, reference)
+        return ImagePrompt(moved, _make_tokens(moved, reference, dict(options)))
+
+    if count > _MOST_KEPT:
+        return make()
+    if isinstance(reference, ImageEmbeds):
+        tensors = {"cond": reference.cond, "uncond": reference.uncond}
+    else:
+        tensors = reference.tensors()
+    inputs = hash_tensors(tensors)
+    return _kept.get((adapter.digest, device, dtype, options, inputs), make)
+
+
+def _token_options(adapter: ImageAdapter, settings: Settings) -> tuple[tuple[str, Any], ...]:
+    """Say how features become tokens, in the adapter's words."""
     structure = 1.0
     if adapter.kind == "faceid_plus_v2":
         structure = settings.face_structure
         if structure is None:
             structure = 2 * float(_number(settings.weight, False))
+    return (
+        ("combine", "batch" if settings.unfold else settings.combine),
+        ("shortcut_scale", structure),
+        ("reference_quirks", settings.reference_quirks),
+    )
+
+
+def _make_tokens(
+    adapter: ImageAdapter, reference: Reference, options: dict[str, Any]
+) -> ImageEmbeds:
+    if reference.pictures == 1:  # nothing to combine
+        options = {**options, "combine": "concat"}
     return adapter.get_image_embeds(
-        reference.features("positive"),
-        reference.features("negative"),
-        combine="batch" if settings.unfold else combine,
-        shortcut_scale=structure,
-        reference_quirks=settings.reference_quirks,
+        reference.features("positive"), reference.features("negative"), **options
     )
 
 

@@ -48,6 +48,11 @@ class Reference:
         """How many pictures there are."""
         return max(len(part) for part in self.positive)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Give all features by name."""
+        sides = (("positive", self.positive), ("negative", self.negative))
+        return {f"{side}.{n}": part for side, parts in sides for n, part in enumerate(parts)}
+
     def features(self, side: str) -> Any:
         """Give "positive" or "negative" as an adapter takes it."""
         parts = getattr(self, side)
