@@ -73,8 +73,9 @@ def protocol_host(family: str) -> Host:
 def real_host(family: str) -> Host:
     """Make a small model in the real ComfyUI."""
     import real_host as host
+    from narrow_models import make_model
 
-    model = host.make_model(family)
+    model = make_model(family)
     table = ap.report(ap.patch_model(model, _anywhere(model))).wanted
     return Host(
         model, lambda m: host.sample(m, size=(16, 16), steps=1), [one.channels for one in table]
