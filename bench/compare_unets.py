@@ -189,16 +189,17 @@ def load_pack(folder: Path) -> dict[str, type]:
     return dict(module.NODE_CLASS_MAPPINGS)
 
 
-def measure(calls: Calls, rounds: int) -> dict[str, list[float]]:
+def measure(
+    calls: Calls, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each call in each round; rounds alternate between the calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
+    calls["plain"]()
     for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 
@@ -214,6 +215,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--short", action="store_true", help="one residual block a level, a fifth of SDXL's depth"
     )
+    parser.add_argument(
+        "--busy", action="store_true", help="one thread and its CPU time, for a busy machine"
+    )
     parser.add_argument("--comfyui", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--pack", type=Path, help="one of comfyui_slothful_attention, beside it")
     return parser.parse_args()
@@ -223,14 +227,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the table."""
     args = arguments()
-    torch.set_num_threads(args.threads)
+    threads, clock = (1, time.process_time) if args.busy else (args.threads, time.perf_counter)
+    torch.set_num_threads(threads)
     pack = load_pack(args.pack) if args.pack else {}
     if args.comfyui:
         load_comfyui(args.comfyui)
     print(
-        f"float32, {args.threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
+        f"float32, {threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
         f"batch {args.batch}, {'ComfyUI' if args.comfyui else 'diffusers'}"
-        f"{', one residual block a level' if args.short else ''}\n"
+        f"{', one residual block a level' if args.short else ''}"
+        f"{', CPU time' if args.busy else ''}\n"
     )
     print(row("model", "latent", "plain, s", "patch", "ours", *(["the pack"] if pack else [])))
     print(row(*["---"] * (6 if pack else 5)))
@@ -238,7 +244,7 @@ def main() -> None:
         for side in args.latent:
             shape = family, args.batch, side, args.patch, args.short
             calls = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
-            times = measure(calls, args.rounds)
+            times = measure(calls, args.rounds, clock)
             plain = times["plain"]
 
             def gain(name: str, times: dict = times, plain: list = plain) -> str:

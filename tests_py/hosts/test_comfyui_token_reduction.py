@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fewer tokens in a small ComfyUI, beside self-attention that computes the specification."""
+
+import copy
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from protocol_host import SD1, make_inputs
+from protocol_sampling import make_comfy
+from test_diffusers_token_reduction import BOTH, SLOTHFUL, TILE, where_of
+
+from attnpatch import HyperTile, TokenMerging, patch_model, report
+from attnpatch.hosts.sd_unet import read_layer_table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
+import reduction_spec as spec
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.kind)
+SIZE = (21, 18)
+TIMESTEP = 500
+
+
+@pytest.fixture(scope="module")
+def host():
+    return make_comfy(SD1, 16)
+
+
+def run(model, size=SIZE, chunks=(1, 0), timestep=TIMESTEP, seed=0):
+    x, contexts = make_inputs(SD1, size=size, seed=seed)
+    sigma = float(model.model.model_sampling.sigma(float(timestep)))
+    return model.apply(x, sigma, contexts, list(chunks))
+
+
+def specified(host, patch, scale=1.0):
+    """A copy of the host whose self-attention computes the patch's specification."""
+    twin = copy.deepcopy(host)
+    unet = twin.model.diffusion_model
+    parts = {"input": unet.input_blocks, "output": unet.output_blocks}
+    for layer in read_layer_table(unet):
+        block = unet.middle_block if layer.block == "middle" else parts[layer.block][layer.number]
+        (spatial,) = (module for module in block if hasattr(module, "transformer_blocks"))
+        attn = spatial.transformer_blocks[layer.transformer].attn1
+        where = where_of(patch, layer, SIZE, TIMESTEP, 1)
+
+        def forward(x, *_, attn=attn, where=where):
+            weights = [attn.to_q.weight, scale * attn.to_k.weight, attn.to_v.weight]
+            return attn.to_out(spec.attention(patch, where, x, weights, attn.heads).to(x.dtype))
+
+        attn.forward = forward
+    return twin
+
+
+def check(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@PATCHES
+def test_equals_the_specification(host, patch):
+    plain, expected = run(host), run(specified(host, patch))
+    patched = patch_model(host, patch)
+    assert report(patched).matched
+    check(run(patched), expected)
+    assert (run(patched) - plain).abs().max() > 1e-3 * plain.std(), "the patch does nothing"
+    swapped = run(patched, chunks=(0, 1))
+    check(swapped, expected.roll(len(expected) // 2, 0))
+    check(run(patched, chunks=(0,)), swapped[: len(swapped) // 2])
+    assert torch.equal(run(host), plain)
+
+
+def stretch(n, context, value, options):
+    return n, 2 * context, value
+
+
+@PATCHES
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_foreign_input_patch(host, patch, after):
+    model = host if after else host.clone()
+    if not after:
+        model.set_model_patch(stretch, "attn1_patch")
+    model = patch_model(model, patch)
+    if after:
+        model.set_model_patch(stretch, "attn1_patch")
+    check(run(model), run(specified(host, patch, scale=2.0)))
+
+
+@PATCHES
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_foreign_merging_keeps_working(host, patch, after):
+    """Another pack's merging of queries, keys and values, parted after the output."""
+
+    def merge(n, context, value, options):
+        return n[:, ::2], context[:, ::2], value[:, ::2]
+
+    def part(n, options):
+        tokens = options["activations_shape"][-1] * options["activations_shape"][-2]
+        return n.repeat_interleave(2, 1)[:, :tokens]
+
+    def add(model):
+        model.set_model_patch(merge, "attn1_patch")
+        model.set_model_patch(part, "attn1_output_patch")
+
+    model = host if after else host.clone()
+    if not after:
+        add(model)
+    model = patch_model(model, patch)
+    if after:
+        add(model)
+    out = run(model)
+    assert bool(torch.isfinite(out).all())
+    assert torch.equal(out, run(model))
+
+
+def double(q, k, v, options):
+    heads = options["n_heads"]
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    return 2 * out.transpose(1, 2).flatten(2)
+
+
+@PATCHES
+def test_foreign_attention_gets_all_tokens(host, patch):
+    model = host.clone()
+    layers = read_layer_table(host.model.diffusion_model)
+    for layer in layers:
+        model.set_model_attn1_replace(double, layer.block, layer.number, layer.transformer)
+    assert torch.equal(run(patch_model(model, patch)), run(model))
+
+
+@pytest.mark.parametrize("patch", [TokenMerging(), HyperTile(tile_size=64)], ids=repr)
+def test_relatives(host, patch):
+    plain, patched = run(host), patch_model(host, patch)
+    found = run(patched)
+    assert torch.equal(found, run(patched))
+    assert (found - plain).abs().max() > 1e-3 * plain.std()
+
+
+def test_two_models_and_a_cancelled_run(host):
+    jobs = [(patch_model(host, BOTH), 800), (patch_model(host, TILE), 200)]
+    sizes = [SIZE, (19, 33)]
+
+    def call(index, size):
+        model, timestep = jobs[index]
+        return run(model, size=size, timestep=timestep, seed=index)
+
+    expected = [[call(i, size) for size in sizes] for i in range(2)]
+
+    def cancel(*_):
+        raise KeyboardInterrupt
+
+    hook = host.model.diffusion_model.middle_block.register_forward_pre_hook(cancel)
+    with pytest.raises(KeyboardInterrupt):
+        call(0, (40, 40))
+    hook.remove()
+    found = [[], []]
+
+    def work(index):
+        for _ in range(2):
+            for size, wanted in zip(sizes, expected[index], strict=True):
+                found[index].append(torch.equal(call(index, size), wanted))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[True] * 4] * 2
