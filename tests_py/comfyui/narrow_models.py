@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 CONTEXT = {"sd1": 768, "sdxl": 2048}
-EMBED = 48
+EMBED = 64  # a square: the public pack pools tiles of embeddings as if they were pictures
 HEAD_CHANNELS = 16
 WIDTH = 32
 
@@ -45,7 +45,7 @@ _VISION = {
     "image_size": 224,
     "intermediate_size": 64,
     "layer_norm_eps": 1e-5,
-    "num_attention_heads": 3,
+    "num_attention_heads": 4,
     "num_channels": 3,
     "num_hidden_layers": 3,
     "patch_size": 14,
