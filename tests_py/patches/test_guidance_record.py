@@ -29,6 +29,11 @@ def attention(q, k, v):
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+def close(found, expected):
+    """Equal up to the rounding of sharp softmaxes in float32."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def column_mean(q, k):
     q, k = (x.double().unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q, k))
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1).sum(1).float()
@@ -45,7 +50,7 @@ def run_call(table, chunks, rows, record, *, latent=(10, 14), seed=0, plain=True
     acting = run.self_attention(site)
     if acting is not None:
         out = acting.attend(site, q, k, v, HEADS, attention, plain=plain)
-        torch.testing.assert_close(out, attention(q, k, v))
+        close(out, attention(q, k, v))
     return column_mean(q, k)
 
 
@@ -62,7 +67,7 @@ def test_uncond_rows_of_every_order(table, chunks, rows, plain):
             record.saliency(rows, (10, 14))
         return
     found = record.saliency(rows * len(wanted), (10, 14))
-    torch.testing.assert_close(found, torch.cat(wanted).unflatten(1, (5, 7)))
+    close(found, torch.cat(wanted).unflatten(1, (5, 7)))
 
 
 def test_calls_of_a_step_are_put_together_in_order(table):
@@ -72,7 +77,7 @@ def test_calls_of_a_step_are_put_together_in_order(table):
     run_call(table, [0], 4, record, seed=2)
     second = run_call(table, [0, 1], 2, record, seed=3)[2:]
     found = record.saliency(4, (10, 14))
-    torch.testing.assert_close(found.flatten(1), torch.cat([first, second]))
+    close(found.flatten(1), torch.cat([first, second]))
 
 
 def test_rows_that_the_host_names(table):
@@ -80,7 +85,7 @@ def test_rows_that_the_host_names(table):
     second = run_call(table, [1], 2, CallRecord(record, places=(3, 1)), seed=1)
     first = run_call(table, [1], 2, CallRecord(record, places=(0, 2)), seed=2)
     found = record.saliency(4, (10, 14)).flatten(1)
-    torch.testing.assert_close(found, torch.stack([first[0], second[1], first[1], second[0]]))
+    close(found, torch.stack([first[0], second[1], first[1], second[0]]))
 
 
 def test_several_conditionings_are_averaged(table):
@@ -88,7 +93,7 @@ def test_several_conditionings_are_averaged(table):
     both = run_call(table, [1, 1], 2, CallRecord(record, "ab")).unflatten(0, (2, 2))
     found = record.saliency(2, (10, 14))
     mean = F.interpolate(both.mean(0).view(2, 1, 5, 7), (10, 14))[:, 0]
-    torch.testing.assert_close(found, mean)
+    close(found, mean)
 
 
 def test_areas(table):
@@ -99,16 +104,16 @@ def test_areas(table):
     found = record.saliency(1, (12, 14), areas)[0]
     a = F.interpolate(left.view(1, 1, 5, 4), (10, 8))[0, 0]
     b = F.interpolate(right.view(1, 1, 5, 5), (10, 9))[0, 0]
-    torch.testing.assert_close(found[:10, :5], a[:, :5])
-    torch.testing.assert_close(found[:10, 5:8], (a[:, 5:] + b[:, :3]) / 2)
-    torch.testing.assert_close(found[:10, 8:], b[:, 3:])
+    close(found[:10, :5], a[:, :5])
+    close(found[:10, 5:8], (a[:, 5:] + b[:, :3]) / 2)
+    close(found[:10, 8:], b[:, 3:])
     assert not found[10:].any()
 
 
 def test_a_record_of_cond(table):
     record = AttentionRecord(kind=0)
     means = run_call(table, [0], 2, record)
-    torch.testing.assert_close(record.saliency(2, (10, 14)).flatten(1), means)
+    close(record.saliency(2, (10, 14)).flatten(1), means)
 
 
 def reference_blur(x0, mask, sigma):
@@ -127,8 +132,8 @@ def test_sag_blur_of_both_kinds_of_input(form):
     means = maps.mean(1).sum(1)
     given_ = {"means": means, "map": maps.flatten(0, 1), "heads": maps}[form]
     expected = reference_blur(x0, means.view(2, 5, 7) > 1.02, 1.5)
-    torch.testing.assert_close(sag_blur(x0, given_, 1.5, 1.02), expected)
-    torch.testing.assert_close(sag_blur(x0, given_, 1.5, 1.02, (5, 7)), expected)
+    close(sag_blur(x0, given_, 1.5, 1.02), expected)
+    close(sag_blur(x0, given_, 1.5, 1.02, (5, 7)), expected)
     assert torch.equal(sag_blur(x0, given_, 0.0), x0)
 
 
@@ -139,7 +144,7 @@ def test_sag_blur_of_the_smallest_latents(height, width, level, sigma):
     attention = torch.full((1, grid[0] * grid[1]), 2.0)
     found = sag_blur(x0, attention, sigma, token_grid=grid)
     assert found.isfinite().all()
-    assert x0.min() <= found.min() and found.max() <= x0.max()
+    assert x0.min() - 1e-6 <= found.min() and found.max() <= x0.max() + 1e-6
     assert torch.equal(sag_blur(x0, attention, sigma, 3.0, grid), x0)
 
 
