@@ -14,6 +14,7 @@ from running import run
 
 from attnpatch import load_image_adapter
 from attnpatch.nodes import NODE_CLASS_MAPPINGS, host
+from attnpatch.nodes.faces import load_analyser
 from attnpatch.nodes.presets import COMMUNITY, FACE, PICTURE, find_file
 from attnpatch.nodes.sockets import AdapterDict, unpack
 
@@ -169,31 +170,28 @@ def test_unified_loader_says_what_is_missing(adapters, comfy, model):
 
 
 @pytest.fixture
-def insightface(monkeypatch):
-    """A stand-in for the package insightface."""
+def analysis(monkeypatch):
+    """A stand-in for our face analysis, whose networks are not at hand."""
 
-    class FaceAnalysis:
-        def __init__(self, **options):
-            self.options = options
+    class Analysis:
+        def __init__(self, name, folders):
+            self.name, self.folders, self.insightface = name, folders, self
 
-        def prepare(self, **options):
-            self.prepared = options
-
-    package, app = ModuleType("insightface"), ModuleType("insightface.app")
-    app.FaceAnalysis = FaceAnalysis
-    monkeypatch.setitem(sys.modules, "insightface", package)
-    monkeypatch.setitem(sys.modules, "insightface.app", app)
+    load_analyser.cache_clear()
+    monkeypatch.setattr("attnpatch.nodes.faces.FaceAnalysis", Analysis)
+    yield
+    load_analyser.cache_clear()
 
 
-def test_unified_face_loader(adapters, comfy, insightface, model):
+def test_unified_face_loader(adapters, comfy, analysis, model):
     patched, pipeline = run("IPAdapterUnifiedLoaderFaceID", model=model(), preset="FACEID",
                             lora_strength=0.4)  # fmt: skip
     (path, safe), strength, _ = patched.lora
     assert path.endswith("ip-adapter-faceid_sd15_lora.safetensors")
     assert safe is True and strength == 0.4
     analyser = pipeline["insightface"]["model"]
-    assert analyser.options["providers"] == ["CPUExecutionProvider"]
-    assert analyser.prepared["det_size"] == (640, 640)
+    assert analyser.name == "buffalo_l"
+    assert [folder.name for folder in analyser.folders] == ["insightface"]
     assert unpack(pipeline).insightface is analyser
     same, _ = run("IPAdapterUnifiedLoaderFaceID", model=model(), preset="FACEID", lora_strength=0)
     assert not hasattr(same, "lora")

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,6 @@ from attnpatch.faces.pictures import as_pictures
 from attnpatch.nodes import host
 
 __all__ = ["Faces", "find_faces", "load_analyser"]
-
-logger = logging.getLogger("attnpatch")
 
 
 @dataclass(frozen=True)
@@ -64,27 +62,23 @@ def find_faces(analyser: Any, image: Tensor, *, raw: bool, size: int) -> Faces:
     )
 
 
-def load_analyser(provider: str, name: str) -> Any:
-    """Load insightface's analyser; where the package is missing, our own for the same models.
+@lru_cache(maxsize=1)
+def load_analyser(name: str) -> Any:
+    """Load the networks that find and recognise faces, from the host's models/insightface.
 
     Parameters
     ----------
-    provider
-        What onnxruntime computes with: "CPU", "CUDA" and so on. Ours computes on the CPU.
     name
         The pack of models: "buffalo_l" or "antelopev2".
+
+    Returns
+    -------
+    object
+        Our analysis, in insightface's form, so that nodes of other packs take it as well.
 
     Raises
     ------
     FileNotFoundError
         Where the models are missing, naming the places.
     """
-    root = host.folder("models") / "insightface"
-    try:
-        from insightface.app import FaceAnalysis as Foreign
-    except ImportError as error:
-        logger.info("insightface is not installed (%s); faces are analysed without it", error)
-        return FaceAnalysis(name, folders=[root]).insightface
-    found = Foreign(name=name, root=str(root), providers=[f"{provider}ExecutionProvider"])
-    found.prepare(ctx_id=0, det_size=(640, 640))
-    return found
+    return FaceAnalysis(name, folders=[host.folder("models") / "insightface"]).insightface

@@ -24,7 +24,6 @@ __all__ = ["NODES"]
 _PROVIDERS = ("CPU", "CUDA", "ROCM", "DirectML", "OpenVINO", "CoreML")
 
 _encoders: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_analysers: weakref.WeakValueDictionary[tuple[str, str], Any] = weakref.WeakValueDictionary()
 
 
 def _load(*, ipadapter_file: str) -> tuple[Any]:
@@ -54,8 +53,7 @@ def _load_preset(
         "insightface": {"provider": None, "model": None},
     }
     if chosen.face:
-        analyser = _analyser(provider, "buffalo_l")
-        pipeline["insightface"] = {"provider": provider, "model": analyser}
+        pipeline["insightface"] = {"provider": provider, "model": load_analyser("buffalo_l")}
     if lora and lora_strength > 0:
         model = _with_lora(model, _find("loras", (lora,), preset), lora_strength)
     return model, pipeline
@@ -103,15 +101,8 @@ def _with_lora(model: Any, path: Path, strength: float) -> Any:
     return sd.load_lora_for_models(model, None, lora, strength, 0)[0]
 
 
-def _analyser(provider: str, name: str) -> Any:
-    found = _analysers.get((provider, name))
-    if found is None:
-        found = _analysers[provider, name] = load_analyser(provider, name)
-    return found
-
-
 def _load_analyser(*, provider: str, model_name: str) -> tuple[Any]:
-    return (_analyser(provider, model_name),)
+    return (load_analyser(model_name),)
 
 
 def _adapter_files() -> list[str]:
@@ -134,8 +125,7 @@ def _provider(choices: tuple[str, ...]) -> Input:
         id="provider",
         kind="COMBO",
         choices=choices,
-        tooltip="What onnxruntime computes faces with; CPU is fast enough, and all that there is "
-        "without insightface.",
+        tooltip="Kept for old workflows: faces are computed on the CPU, which is fast enough.",
     )
 
 
@@ -214,7 +204,7 @@ NODES = (
         title="IPAdapter InsightFace Loader",
         category="ipadapter/loaders",
         description="Loads insightface's models for faces, which may be used for research only. "
-        "The package insightface is used where it is installed, and not needed.",
+        "Needs neither the package insightface nor onnxruntime.",
         inputs=(
             _provider(_PROVIDERS[:3]),
             Input(

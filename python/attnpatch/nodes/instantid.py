@@ -13,7 +13,6 @@ from torch import Tensor
 import attnpatch
 from attnpatch.adapters import ImageEmbeds, as_identity_adapter, get_identity_embeds
 from attnpatch.faces import (
-    FaceAnalysis,
     FaceNotFoundError,
     as_face_analysis,
     draw_keypoints,
@@ -21,6 +20,7 @@ from attnpatch.faces import (
 )
 from attnpatch.nodes import host
 from attnpatch.nodes import inputs as common
+from attnpatch.nodes.faces import load_analyser
 from attnpatch.nodes.identity_control import add_control
 from attnpatch.nodes.sockets import load_adapter
 from attnpatch.nodes.spec import Input, NodeSpec, Output
@@ -47,7 +47,7 @@ def _load(*, instantid_file: str) -> tuple[Any]:
 
 
 def _analyse(*, provider: str) -> tuple[Any]:
-    return (FaceAnalysis("antelopev2").insightface,)
+    return (load_analyser("antelopev2"),)
 
 
 def _preprocess(*, faceanalysis: Any, image: Tensor) -> tuple[Tensor]:
