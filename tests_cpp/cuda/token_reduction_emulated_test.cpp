@@ -112,8 +112,7 @@ class TokenReductionDevice : public testing::TestWithParam<Shape> {
     cpu.x = x.floats();
     cuda.x = x.typed();
     const int64_t pooled = pooled_starts(s.tiling, s.stride).back();
-    std::vector<Values<T>> out;
-    for (int i = 0; i < 3; ++i) out.emplace_back(s.batch * pooled * channels);
+    std::vector<Values<T>> out(cpu.blends.size(), Values<T>(s.batch * pooled * channels));
     for (Values<T>& values : out) {
       cpu.out.push_back(values.floats());
       cuda.out.push_back(values.typed());

@@ -236,8 +236,9 @@ std::vector<float> gaussian_taps(double sigma, int64_t radius) {
     taps.push_back(std::exp(-0.5 * distance * distance));
     sum += (i == 0 ? 1.0 : 2.0) * taps.back();
   }
-  std::vector<float> result;
-  for (const double tap : taps) result.push_back(static_cast<float>(tap / sum));
+  std::vector<float> result(taps.size());
+  std::transform(taps.begin(), taps.end(), result.begin(),
+                 [&](double tap) { return static_cast<float>(tap / sum); });
   return result;
 }
 

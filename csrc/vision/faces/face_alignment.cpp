@@ -25,7 +25,7 @@ Points template_points(int size) {
   const bool wide = size % kTemplateSize != 0;
   const double scale = static_cast<double>(size) / (wide ? kWideSize : kTemplateSize);
   points *= scale;
-  if (wide) points.row(0).array() += (kWideSize - kTemplateSize) / 2 * scale;
+  if (wide) points.row(0).array() += 0.5 * (kWideSize - kTemplateSize) * scale;
   return points;
 }
 
@@ -40,7 +40,9 @@ cv::Vec3b sample(const cv::Mat& picture, double x, double y) {
     for (int i = 0; i < 2; ++i) {
       const int column = left + i, row = top + j;
       const bool inside = column >= 0 && row >= 0 && column < picture.cols && row < picture.rows;
-      if (inside) sum += across[i] * down[j] * cv::Vec3d(picture.at<cv::Vec3b>(row, column));
+      if (!inside) continue;
+      const cv::Vec3d colour = picture.at<cv::Vec3b>(row, column);
+      sum += across[i] * down[j] * colour;
     }
   }
   return {cv::saturate_cast<uint8_t>(sum[0]), cv::saturate_cast<uint8_t>(sum[1]),

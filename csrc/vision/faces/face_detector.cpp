@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <opencv2/imgproc.hpp>
 #include <stdexcept>
 #include <string>
@@ -88,9 +89,9 @@ void decode(const Level& level, const Letterbox& fit, const DetectOptions& optio
   for (int row = 0; row < level.scores.rows; ++row) {
     const float score = level.scores.at<float>(row);
     if (!(score >= options.threshold) || !std::isfinite(score)) continue;
-    const int cell = row / kAnchors;
-    const float x = static_cast<float>(cell % columns) * stride;
-    const float y = static_cast<float>(cell / columns) * stride;
+    const auto cell = std::div(row / kAnchors, columns);
+    const float x = static_cast<float>(cell.rem) * stride;
+    const float y = static_cast<float>(cell.quot) * stride;
     const auto* sides = level.boxes.ptr<float>(row);
     const auto* offsets = level.keypoints.ptr<float>(row);
     Detection detection;

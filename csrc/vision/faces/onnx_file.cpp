@@ -152,8 +152,7 @@ OnnxFile read_onnx(std::span<const uint8_t> file) {
 
 std::vector<uint8_t> with_input_dims(std::span<const uint8_t> file, std::span<const int64_t> dims) {
   const OnnxFile known = read_onnx(file);
-  const std::vector<uint8_t> shape = make_shape(dims);
-  const auto put = [&](Bytes) { return shape; };
+  const auto put = [&](Bytes) { return make_shape(dims); };
   const auto in_tensor = [&](Bytes tensor) { return replace(tensor, kTensorShape, put); };
   const auto in_type = [&](Bytes type) { return replace(type, kTypeTensor, in_tensor); };
   const auto in_value = [&](Bytes value) {
