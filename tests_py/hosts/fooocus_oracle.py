@@ -1,10 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The joint form of an image prompt, written out in float64, and tasks to try it on."""
+"""The joint form of an image prompt in float64, tasks to try it on, and what is seen of them."""
 
 from __future__ import annotations
 
+import protocol_host as host
+import pytest
 import torch
+
+WIDTH = 16
+STRUCTURES = pytest.mark.parametrize("structure", [host.SD1, host.SDXL], ids=["sd1", "sdxl"])
 
 
 def make_task(structure, width, *, tokens=4, pictures=1, stop=1.0, weight=1.0, seed=1):
@@ -49,3 +54,30 @@ def joint_attention(q, k, v, heads, *, tasks, number, chunks, progress):
 def split_pairs(tensors):
     """Turn k, v, k, v, … into pairs."""
     return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def relative(ours, expected):
+    return float((ours - expected).abs().max() / expected.abs().max())
+
+
+def strong(weight):
+    """Undo the channels' part in the joint weight, so that narrow hosts feel the picture."""
+    return weight * 1280 / WIDTH
+
+
+def record_slots(model):
+    """Let every slot note what it is called with and what it gives."""
+    calls = {}
+
+    def recorded(key, slot):
+        def call(q, k, v, options):
+            out = slot(q, k, v, options)
+            assert key not in calls, "a site was called twice"
+            calls[key] = (q, k, v, dict(options), out)
+            return out
+
+        return call
+
+    slots = model.slots()
+    slots.update({key: recorded(key, slot) for key, slot in slots.items()})
+    return calls
