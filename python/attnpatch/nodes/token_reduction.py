@@ -12,7 +12,14 @@ from typing import Any
 import attnpatch
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.spec import Input, NodeSpec, Output
-from attnpatch.patches import NearSightedAttention, NearSightedTile, Patch, SlothfulAttention
+from attnpatch.patches import (
+    HyperTile,
+    NearSightedAttention,
+    NearSightedTile,
+    Patch,
+    SlothfulAttention,
+    TokenMerging,
+)
 
 __all__ = ["NODES"]
 
@@ -22,17 +29,19 @@ _SIDES = tuple(
     for side in ("in", "out")
     for name in ("mode", "depth_decay", "slothful", "k_blend", "v_blend")
 )
+_RELATIVES = "model_patches/unet"  # where the host has its own
 _TILES = ("base_tile_size", "peak_tile_size", "base_global_ratio", "peak_global_ratio")
 # Inputs called "seed" get a second widget in the host, by which they change with every run.
-_RENAMED = {"seed": "tile_seed"}
+_RENAMED = {"tile_seed": "seed", "cell_seed": "seed"}
 
 
 def _inputs(patch: type[Patch], names: Iterable[str], *, optional: bool = False) -> list[Input]:
     """Make inputs of a patch's parameters, which say all there is to say."""
-    declared = {f.name: f for f in fields(patch)}  # type: ignore[arg-type]
+    declared = {_RENAMED.get(name, name): name for name in names}
+    found = {f.name: f for f in fields(patch)}  # type: ignore[arg-type]
     return [
-        _input(_RENAMED.get(name, name), declared[name].default, declared[name].metadata, optional)
-        for name in names
+        _input(shown, found[name].default, found[name].metadata, optional)
+        for name, shown in declared.items()
     ]
 
 
@@ -53,18 +62,22 @@ def _input(name: str, default: Any, metadata: Any, optional: bool) -> Input:
 
 def _apply(make: Callable[..., Patch], *, model: Any, **values: Any) -> tuple[Any]:
     """Return a clone of the model with the patch that `make` gives for these parameters."""
-    names = {shown: name for name, shown in _RENAMED.items()}
-    patch = make(**{names.get(shown, shown): value for shown, value in values.items()})
+    patch = make(**{_RENAMED.get(name, name): value for name, value in values.items()})
     return (attnpatch.patch_model(model, [patch]),)
 
 
 def _node(
-    id: str, title: str, description: str, inputs: list[Input], make: Callable[..., Patch]
+    id: str,
+    title: str,
+    description: str,
+    inputs: list[Input],
+    make: Callable[..., Patch],
+    category: str = "SlothfulAttention",
 ) -> NodeSpec:
     return NodeSpec(
         id=id,
         title=title,
-        category="SlothfulAttention",
+        category=category,
         description=description,
         inputs=(common.MODEL, *inputs),
         outputs=(Output("MODEL", "MODEL", "The model with fewer tokens in its self-attention."),),
@@ -89,7 +102,7 @@ def _simple_inputs() -> list[Input]:
 
 
 _NEAR_SIGHTED = _inputs(NearSightedAttention, ("tiling_max_depth", *_TIME, *_TILES))
-_NEAR_SIGHTED_MORE = _inputs(NearSightedAttention, ("seed", "reference_quirks"), optional=True)
+_NEAR_SIGHTED_MORE = _inputs(NearSightedAttention, ("tile_seed", "reference_quirks"), optional=True)
 
 NODES = (
     _node(
@@ -119,7 +132,25 @@ NODES = (
         "Near-sighted Tile",
         "Self-attention looks at its own tile of the picture and at a sample of the whole.",
         _inputs(NearSightedTile, ("tiling_max_depth", "global_ratio", "tile_size"))
-        + _inputs(NearSightedTile, ("seed", "reference_quirks"), optional=True),
+        + _inputs(NearSightedTile, ("tile_seed", "reference_quirks"), optional=True),
         NearSightedTile,
+    ),
+    _node(
+        "AttentionPatchesTokenMerging",
+        "Token Merging (attention patches)",
+        "Tokens that look alike attend as one. Beside the other nodes of fewer tokens each layer "
+        "takes the last that acts there.",
+        _inputs(TokenMerging, ("ratio", "stride", "max_depth", "regular", "cell_seed")),
+        TokenMerging,
+        _RELATIVES,
+    ),
+    _node(
+        "AttentionPatchesHyperTile",
+        "HyperTile (attention patches)",
+        "Self-attention looks at its own tile of the picture alone, at any size. Beside the other "
+        "nodes of fewer tokens each layer takes the last that acts there.",
+        _inputs(HyperTile, ("tile_size", "swap_size", "max_depth", "scale_depth", "tile_seed")),
+        HyperTile,
+        _RELATIVES,
     ),
 )
