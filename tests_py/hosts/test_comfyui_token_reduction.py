@@ -11,10 +11,12 @@ import pytest
 import torch
 from protocol_host import SD1, make_inputs
 from protocol_sampling import make_comfy
+from protocol_unet import SpatialTransformer, UNet
 from test_diffusers_token_reduction import BOTH, SLOTHFUL, TILE, where_of
 
-from attnpatch import HyperTile, TokenMerging, patch_model, report
+from attnpatch import HyperTile, PatchStack, TokenMerging, patch_model, report
 from attnpatch.hosts.sd_unet import read_layer_table
+from attnpatch.patches import Call, Site, layer_table, token_grid
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.kind)
 SIZE = (21, 18)
 TIMESTEP = 500
+LAYERS = layer_table("sd1")
 
 
 @pytest.fixture(scope="module")
@@ -88,31 +91,95 @@ def test_foreign_input_patch(host, patch, after):
     check(run(model), run(specified(host, patch, scale=2.0)))
 
 
-@PATCHES
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_foreign_merging_keeps_working(host, patch, after):
+def merge(n, context, value, options):
     """Another pack's merging of queries, keys and values, parted after the output."""
+    return n[:, ::2], context[:, ::2], value[:, ::2]
 
-    def merge(n, context, value, options):
-        return n[:, ::2], context[:, ::2], value[:, ::2]
 
-    def part(n, options):
-        tokens = options["activations_shape"][-1] * options["activations_shape"][-2]
-        return n.repeat_interleave(2, 1)[:, :tokens]
+def part(n, options):
+    tokens = options["original_shape"][-2:]
+    for layer in LAYERS:
+        if options["block"] == (layer.block, layer.number):
+            tokens = token_grid(*tokens, layer.level)
+            return n.repeat_interleave(2, 1)[:, : tokens[0] * tokens[1]]
+    raise AssertionError(f"no attention at {options['block']}")
 
-    def add(model):
-        model.set_model_patch(merge, "attn1_patch")
-        model.set_model_patch(part, "attn1_output_patch")
 
-    model = host if after else host.clone()
-    if not after:
-        add(model)
-    model = patch_model(model, patch)
-    if after:
-        add(model)
-    out = run(model)
-    assert bool(torch.isfinite(out).all())
-    assert torch.equal(out, run(model))
+def add_merging(model, merge=merge):
+    model = model.clone()
+    model.set_model_patch(merge, "attn1_patch")
+    model.set_model_patch(part, "attn1_output_patch")
+    return model
+
+
+@PATCHES
+@pytest.mark.parametrize("tells", [True, False], ids=["told", "not told"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_merged_tokens_are_left_alone_with_one_warning(
+    host, patch, after, tells, monkeypatch, caplog
+):
+    """Whether the host tells the features' shape or not: merged tokens fill no grid."""
+    monkeypatch.setattr(SpatialTransformer, "tells_shape", tells)
+    merged = add_merging(host)
+    model = add_merging(patch_model(host, patch)) if after else patch_model(merged, patch)
+    assert torch.equal(run(model), run(merged))
+    run(model, size=(24, 32), timestep=200)
+    assert torch.equal(run(model), run(merged))
+    (warning,) = caplog.records
+    assert type(patch).__name__ in warning.message
+    assert "another patch has merged" in warning.message
+    caplog.clear()
+    run(patch_model(host, patch))
+    assert not caplog.records
+
+
+@PATCHES
+def test_old_hosts_let_others_merge_what_ours_left(host, patch, monkeypatch):
+    """Where nothing stands around calls ours can not be the last: others see what it reduced."""
+    monkeypatch.setattr(UNet, "wraps", False)
+    table = read_layer_table(host.model.diffusion_model)
+    bound = PatchStack([patch]).bind(table)
+
+    def reduce_and_merge(n, context, value, options):
+        layer = table.find(*options["block"], options["block_index"])
+        call = Call(latent=SIZE, batch=len(n), chunks=(1, 0), progress=1 - TIMESTEP / 999)
+        site = Site(layer, call, attention="self")
+        acting = bound.self_attention(site)
+        if acting is not None:
+            context, value = acting.reduce(site, context, value)
+        return merge(n, context, value, options)
+
+    found = run(add_merging(patch_model(host, patch)))
+    check(found, run(add_merging(host, reduce_and_merge)))
+
+
+@PATCHES
+@pytest.mark.parametrize("told", ["right", "wrong", "nothing"])
+def test_features_that_the_host_resized(host, patch, told, monkeypatch, caplog):
+    """The right grid where it is told; else all tokens stay, with one warning, or none for none."""
+    monkeypatch.setattr(SpatialTransformer, "tells_shape", told == "right")
+    shrink = 18, 17
+
+    def resized(h, options):
+        if options["block"] == ("input", 0):
+            h = torch.nn.functional.interpolate(h, size=shrink)
+        if told == "wrong":
+            options["activations_shape"] = [1, 4, 5, 7]
+        return h
+
+    def resized_skip(h, skip, options):
+        return h, torch.nn.functional.interpolate(skip, size=h.shape[2:])
+
+    model = host.clone()
+    model.set_model_patch(resized, "input_block_patch_after_skip")
+    model.set_model_patch(resized_skip, "output_block_patch")
+    plain, found = run(model), run(patch_model(model, patch))
+    if told == "right":
+        assert (found - plain).abs().max() > 1e-3 * plain.std()
+        assert not caplog.records
+    else:
+        assert torch.equal(found, plain)
+        assert len(caplog.records) == 1
 
 
 def double(q, k, v, options):

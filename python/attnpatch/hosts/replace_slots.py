@@ -217,6 +217,8 @@ class SelfSlot(ReplaceSlot):
             acting = acting.whole
         if acting is None or site is None:
             return attention(q, k, v, extra_options)
+        if acting.reduces:
+            site = running.site(self.layer, q, extra_options, "self", guess=False) or site
         return acting.attend(
             site,
             q,
@@ -250,7 +252,7 @@ class InputPatch:
         running = self.group.running(extra_options)
         if running.others is not None and ("attn1", layer.index) in running.others:
             return n, context, value
-        site = running.site(layer, n, extra_options, "self")
+        site = running.site(layer, n, extra_options, "self", guess=False)
         acting = None if site is None else self.group.run.self_attention(site)
         if acting is not None and acting.reduces and context.shape[:2] == n.shape[:2]:
             context, value = acting.reduce(site, context, value)

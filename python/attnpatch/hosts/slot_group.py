@@ -133,15 +133,23 @@ class Running:
         return self._fuses
 
     def site(
-        self, layer: Layer, states: Tensor, options: ExtraOptions, attention: str
+        self,
+        layer: Layer,
+        states: Tensor,
+        options: ExtraOptions,
+        attention: str,
+        *,
+        guess: bool = True,
     ) -> Site | None:
         """Return the site of a layer whose states are (B, N, C).
 
-        None: another patch has cut the batch up; its pieces are no pictures.
+        None: another patch has cut the batch up; its pieces are no pictures. `guess` as for
+        ``grid_of``.
         """
         if states.shape[0] != self.call.batch:
             return None
-        return Site(layer, self.call, grid_of(layer, states.shape[1], options), attention)
+        grid = grid_of(layer, states.shape[1], options, guess=guess)
+        return Site(layer, self.call, grid, attention)
 
 
 def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:

@@ -11,8 +11,14 @@ from typing import Any
 
 from attnpatch.patches import Layer, token_grid
 
+_ROUNDING = (
+    1.25  # tokens by which a scaled side may be off; more finds fewer, less finds wrong ones
+)
 
-def grid_of(layer: Layer, tokens: int, options: Mapping[str, Any]) -> tuple[int, int]:
+
+def grid_of(
+    layer: Layer, tokens: int, options: Mapping[str, Any], *, guess: bool = True
+) -> tuple[int, int]:
     """Return the token grid of a layer.
 
     Parameters
@@ -24,6 +30,9 @@ def grid_of(layer: Layer, tokens: int, options: Mapping[str, Any]) -> tuple[int,
     options
         The host's ``extra_options``: ``original_shape`` (B, C, H, W) is the latent's, of the part
         that is shown; newer hosts give the features' own as ``activations_shape``.
+    guess
+        Whether a host that does not tell may have resized the features: then the grid follows from
+        the count. Where others may have merged tokens instead, nothing can be told from that.
 
     Returns
     -------
@@ -35,13 +44,13 @@ def grid_of(layer: Layer, tokens: int, options: Mapping[str, Any]) -> tuple[int,
     if activations is not None and activations[-2] * activations[-1] == tokens:
         return activations[-2], activations[-1]
     height, width = options["original_shape"][-2:]
-    return _grid_of(height, width, layer.level, tokens)
+    return _grid_of(height, width, layer.level, tokens, guess and activations is None)
 
 
 @lru_cache(maxsize=256)
-def _grid_of(height: int, width: int, level: int, tokens: int) -> tuple[int, int]:
+def _grid_of(height: int, width: int, level: int, tokens: int, guess: bool) -> tuple[int, int]:
     expected = token_grid(height, width, level)
-    if expected[0] * expected[1] == tokens:
+    if not guess or expected[0] * expected[1] == tokens:
         return expected
     return _resized(expected, tokens) or expected
 
@@ -52,13 +61,10 @@ def _resized(grid: tuple[int, int], tokens: int) -> tuple[int, int] | None:
     Such patches round each side, and the levels below round up: a side may be off by one or so.
     """
     scale = math.sqrt(tokens / (grid[0] * grid[1]))
-
-    def error(candidate: tuple[int, int]) -> float:
-        return max(abs(a - scale * b) for a, b in zip(candidate, grid, strict=True))
-
     candidates = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
-    found = sorted((error(candidate), candidate) for candidate in candidates)
-    plausible = [candidate for distance, candidate in found if distance <= 1.5]
-    if not plausible or (len(found) > 1 and math.isclose(found[0][0], found[1][0])):
-        return None
-    return plausible[0]
+    plausible = [
+        candidate
+        for candidate in candidates
+        if max(abs(a - scale * b) for a, b in zip(candidate, grid, strict=True)) <= _ROUNDING
+    ]
+    return plausible[0] if len(plausible) == 1 else None

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor
 
@@ -81,6 +81,13 @@ class Stage(Protocol):
         """
 
 
+class ReducingStage(Stage, Protocol):
+    """A stage that reduces."""
+
+    def fits(self, site: Site, tokens: int) -> bool:
+        """Whether so many tokens fill the grid; where not, they are left alone with a warning."""
+
+
 class SelfAttention:
     """All stages at one layer, in calls of one layout and phase; made by ``Run.self_attention``.
 
@@ -93,7 +100,7 @@ class SelfAttention:
     def __init__(self, stages: Iterable[Stage]) -> None:
         found = list(stages)
         outer = [stage for stage in found if not stage.reduces]
-        reducing = [stage for stage in found if stage.reduces]
+        reducing = [cast("ReducingStage", stage) for stage in found if stage.reduces]
         if any(stage.whole for stage in outer):
             reducing = []
         self._stages = (*outer, *reducing[-1:])
@@ -115,6 +122,10 @@ class SelfAttention:
         if self._reducing is None:
             return self
         return SelfAttention(self._stages[:-1]) or None
+
+    def fits(self, site: Site, tokens: int) -> bool:
+        """Whether so many tokens fill the grid, so that they can be reduced; else it warns once."""
+        return self._reducing is None or self._reducing.fits(site, tokens)
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from; see ``Stage.reduce``."""

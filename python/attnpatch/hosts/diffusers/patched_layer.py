@@ -136,7 +136,7 @@ class SelfLayer(PatchedLayer):
         acting = run.self_attention(site)
         if acting is None:
             return None
-        if acting.only_reduces and site.grid[0] * site.grid[1] != tokens:
+        if acting.only_reduces and not acting.fits(site, tokens):
             return None  # another patch has reduced them
         self.check_grid(site, tokens, "self-attention")
         return EagerStaging(acting, site, self)

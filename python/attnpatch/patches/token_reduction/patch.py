@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Moment", "Place", "TokenReduction", "draw", "time_ratio"]
+
+logger = logging.getLogger("attnpatch")
 
 _LAST_TIMESTEP = 999.0
 
@@ -116,6 +119,7 @@ class BoundTokenReduction(BoundPatch):
         self.reduces = patch.reduces_inputs
         self._places = _places(table)
         self._skipped = tuple(patch.skips(place) for place in self._places)
+        self._warned = False
 
     @property
     def skipped(self) -> tuple[str | None, ...]:
@@ -130,8 +134,22 @@ class BoundTokenReduction(BoundPatch):
         """Its part of a layer's self-attention in calls of this phase; None: nothing."""
         place = self._places[layer.index]
         grid = Site(layer, call, attention="self").grid
-        stage = ReductionStage(lambda grid: self.patch.plan(place, phase, grid), grid)
+        stage = ReductionStage(lambda grid: self.patch.plan(place, phase, grid), grid, self._warn)
         return stage if stage.acts else None
+
+    def _warn(self, site: Site, tokens: int) -> None:
+        """Say once that there are other tokens than those of the grid."""
+        if self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "%s: expected %d × %d tokens at %s, got %d, which another patch has merged or the host "
+            "has resized without saying so; there all tokens stay",
+            type(self.patch).__name__,
+            *site.grid,
+            site.layer.name,
+            tokens,
+        )
 
     def _timestep(self, call: Call) -> float:
         """Give the timestep, 0 to 999, as the schedule of Stable Diffusion counts.

@@ -41,27 +41,41 @@ class ReductionStage:
         Gives the plan for a grid; None: nothing is to be done on such a grid.
     grid
         The grid to expect; another one is planned for when it comes.
+    warn
+        Called with the site and the tokens where they do not fill its grid.
     """
 
-    __slots__ = ("_grid", "_make", "_plan")
+    __slots__ = ("_grid", "_make", "_plan", "_warn")
     reduces = True
     whole = False
 
-    def __init__(self, make: Callable[[Grid], Plan | None], grid: Grid) -> None:
+    def __init__(
+        self,
+        make: Callable[[Grid], Plan | None],
+        grid: Grid,
+        warn: Callable[[Site, int], None],
+    ) -> None:
         self._make = make
         self._grid = grid
         self._plan = make(grid)
+        self._warn = warn
 
     @property
     def acts(self) -> bool:
         """Whether there is anything to be done on the grid to expect."""
         return self._plan is not None
 
+    def fits(self, site: Site, tokens: int) -> bool:
+        """Whether so many tokens fill the grid; where not, they are another patch's: it warns."""
+        if site.grid[0] * site.grid[1] == tokens:
+            return True
+        self._warn(site, tokens)
+        return False
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Stage.reduce``; tokens that do not fill the grid are another patch's."""
+        """See ``Stage.reduce``; tokens that do not fill the grid stay."""
         plan = self._at(site.grid)
-        tokens = site.grid[0] * site.grid[1]
-        if plan is None or k_input.shape[1] != tokens or v_input.shape[1] != tokens:
+        if plan is None or not all(self.fits(site, x.shape[1]) for x in (k_input, v_input)):
             return k_input, v_input
         return plan.reduce(k_input, v_input)
 
@@ -70,7 +84,11 @@ class ReductionStage:
     ) -> Tensor:
         """See ``Stage.attend``."""
         plan = self._at(site.grid)
-        if plan is None or q.shape[1] != site.grid[0] * site.grid[1]:
+        if plan is None:
+            return inner(q, k, v)
+        if q.shape[1] != site.grid[0] * site.grid[1]:
+            if k.shape[1] == q.shape[1]:  # else something was reduced
+                self._warn(site, q.shape[1])
             return inner(q, k, v)
         return plan.attend(q, k, v, heads, inner)
 
