@@ -73,6 +73,7 @@ class Maker:
         )
 
     def perceiver(self, embed, dim, output, heads, depth=4, mult=4, prefix=""):
+        hidden = round(mult * dim)
         weights = (
             self.linear(f"{prefix}proj_in", dim, embed)
             | self.linear(f"{prefix}proj_out", output, dim)
@@ -86,13 +87,19 @@ class Maker:
             weights |= self.linear(f"{attention}.to_kv", 128 * heads, dim, bias=False)
             weights |= self.linear(f"{attention}.to_out", dim, 64 * heads, bias=False)
             weights |= self.norm(f"{feed_forward}.0", dim)
-            weights |= self.linear(f"{feed_forward}.1", mult * dim, dim, bias=False)
-            weights |= self.linear(f"{feed_forward}.3", dim, mult * dim, bias=False)
+            weights |= self.linear(f"{feed_forward}.1", hidden, dim, bias=False)
+            weights |= self.linear(f"{feed_forward}.3", dim, hidden, bias=False)
         return weights
 
     def resampler(self, embed, dim, output, heads, queries=16, depth=4, mult=4):
         weights = self.perceiver(embed, dim, output, heads, depth, mult)
         return {"latents": self.randn(1, queries, dim)} | weights
+
+    def kolors_face(self, channels, context=2048, face=32, embed=40, heads=1, depth=1, mult=1 / 64):
+        """Kolors' FaceID plus: six tokens of 4096 values before the model's own projection."""
+        size = {"heads": heads, "depth": depth, "mult": mult}
+        projection = self.face_perceiver(face, embed, 4096, tokens=6, **size)
+        return {"image_proj": projection, "ip_adapter": self.sites(channels, context)}
 
     def face_perceiver(self, face, embed, context, heads, tokens=4, depth=4, mult=4):
         prefix = "perceiver_resampler."

@@ -199,13 +199,6 @@ def _with(kind, group, **tensors):
     return state
 
 
-def _kolors_face():
-    maker = Maker(device="meta")
-    proj = maker.mlp(8, 4096, tokens=6)
-    proj |= maker.perceiver(8, 4096, 4096, 1, 1, 1, "perceiver_resampler.")
-    return {"image_proj": proj, "ip_adapter": maker.sites([8], 2048)}
-
-
 def _truncated_sd1():
     return {
         "image_proj": Maker(device="meta").image_projection(1024, 768),
@@ -220,7 +213,6 @@ def _mixed_up():
 
 
 BROKEN = {
-    "Kolors FaceID plus": (_kolors_face, "this is the IP-Adapter FaceID plus for Kolors"),
     "no projection": (
         lambda: {"ip_adapter": _state("linear")["ip_adapter"]},
         "not an image adapter: no tensors of image_proj; it holds ip_adapter",

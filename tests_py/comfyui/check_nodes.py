@@ -259,7 +259,7 @@ def test_the_same_inputs_by_name_range_and_place():
     """Workflows saved with the public pack store widgets by place, links by name."""
     known = reference_pack.load().NODE_CLASS_MAPPINGS
     missing = {name for name in known if name not in NODE_CLASS_MAPPINGS}
-    assert missing == {"IPAdapterFaceIDKolors"}
+    assert not missing
     for name in known.keys() & NODE_CLASS_MAPPINGS.keys():
         old, new = known[name], NODE_CLASS_MAPPINGS[name]
         assert new.RETURN_TYPES[: len(old.RETURN_TYPES)] == old.RETURN_TYPES, name

@@ -16,7 +16,8 @@ for neighbour in (HERE, HERE.parent / "hosts", HERE.parent / "adapters"):
 
 from fake_adapters import Maker  # noqa: E402
 from fake_encoders import FakeClipVision, FakeFaces  # noqa: E402
-from protocol_host import SD1, SDXL, Patcher, make_host, make_inputs  # noqa: E402
+from protocol_sampling import ComfyPatcher, make_comfy, make_inputs  # noqa: E402
+from protocol_unet import SD1, SDXL  # noqa: E402
 
 CONTEXT = 24
 WIDTH = 16
@@ -30,16 +31,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class ModelPatcher(Patcher):
-    """The small host's, told as ComfyUI's by where its class lives."""
-
-    __module__ = "comfy.model_patcher"
-
-    def clone(self):
-        made = super().clone()
-        return ModelPatcher(made.model, made.clone_rule, made.model_options)
 
 
 @pytest.fixture
@@ -91,15 +82,15 @@ def raw_adapter():
 
 @cache
 def base_model(structure):
-    return make_host(structure, WIDTH).model
+    return make_comfy(structure, WIDTH).model
 
 
 @pytest.fixture
 def model():
-    """Make a patcher of the host's model; nothing here may change the model itself."""
+    """Make ComfyUI's patcher of a small model; nothing here may change the model itself."""
 
     def make(structure=SD1):
-        return ModelPatcher(base_model(structure))
+        return ComfyPatcher(base_model(structure))
 
     return make
 

@@ -4,9 +4,11 @@
 
 import pytest
 import torch
+from fake_adapters import Maker
 from fake_encoders import FakeFaces
 from oracle import plain_prompt, weights_of
-from protocol_host import SD1
+from protocol_sampling import make_comfy
+from protocol_unet import SD1, SDXL
 from running import near, run
 
 from attnpatch import load_image_adapter
@@ -49,6 +51,55 @@ def test_second_version_weighs_the_look(model, image, raw_adapter, clip_vision, 
     assert not torch.allclose(found[1.0], found[1.4], atol=1e-4)
     # A node without that input takes twice the weight.
     near(render(run("IPAdapterAdvanced", **values)[0]), found[1.4])
+
+
+@pytest.fixture(scope="module")
+def kolors():
+    """Kolors: SDXL's structure, and a projection of its text; and its FaceID adapter."""
+    host = make_comfy(SDXL, 16)
+    host.model.diffusion_model.encoder_hid_proj = torch.nn.Linear(4096, SDXL.context_dim)
+    host.model.requires_grad_(False)
+    channels = [16 * multiplier for _, multiplier, _ in SDXL.sites()]
+    return host, Maker(8).kolors_face(channels, SDXL.context_dim, face=512)
+
+
+@pytest.mark.parametrize("name", ["IPAdapterFaceIDKolors", "IPAdapterFaceID"])
+def test_faces_for_kolors(name, kolors, image, clip_vision, analyser, render):
+    host, raw = kolors
+    scale = {"weight_kolors": 0.6} if name == "IPAdapterFaceIDKolors" else {}
+    patched, faces = run(
+        name, model=host, ipadapter=raw, image=bright(image), weight=0.7, weight_faceidv2=1.3,
+        clip_vision=clip_vision, insightface=analyser, **scale,
+    )  # fmt: skip
+    assert faces.shape == (1, 336, 336, 3)
+    face = find_faces(analyser, bright(image), raw=False, size=336).embeddings
+    hidden = clip_vision.encode_image(faces).penultimate_hidden_states
+    black = clip_vision.encode_image(torch.zeros(1, 336, 336, 3)).penultimate_hidden_states
+    tokens = load_image_adapter(raw).get_image_embeds((face, hidden), black, shortcut_scale=1.3)
+    linear = host.model.diffusion_model.encoder_hid_proj
+    cond, uncond = (
+        scale.get("weight_kolors", 1.0) * linear(t) for t in (tokens.cond, tokens.uncond)
+    )
+    weights, _ = weights_of("SDXL", "linear", 0.7)
+    expected = plain_prompt(host, SDXL, raw, cond, uncond, weights)
+    near(render(patched, SDXL), render(expected, SDXL))
+
+
+def test_faces_for_kolors_need_kolors(kolors, model, image, clip_vision, analyser):
+    with pytest.raises(
+        ValueError, match="the FaceID adapter for Kolors, and the model's UNet is not"
+    ):
+        run("IPAdapterFaceIDKolors", model=model(SDXL), ipadapter=kolors[1], image=bright(image),
+            clip_vision=clip_vision, insightface=analyser)  # fmt: skip
+
+
+def test_other_adapters_for_faces_have_no_use_for_the_weight_of_kolors(
+    model, image, raw_adapter, clip_vision, analyser, render
+):
+    values = {"model": model(), "ipadapter": raw_adapter("faceid"), "image": bright(image),
+              "clip_vision": clip_vision, "insightface": analyser}  # fmt: skip
+    found = run("IPAdapterFaceIDKolors", weight_kolors=3.0, **values)[0]
+    assert torch.equal(render(found), render(run("IPAdapterFaceID", **values)[0]))
 
 
 def test_other_adapters_give_the_pictures_back(model, image, raw_adapter, clip_vision):

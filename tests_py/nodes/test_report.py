@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from running import run
 
+from attnpatch.hosts.comfyui.clock import SigmaClock
+from attnpatch.hosts.slot_filling import find_group
+
 
 def test_report_of_a_patched_model(model, image, raw_adapter, clip_vision):
     (patched,) = run("IPAdapterAdvanced", model=model(), ipadapter=raw_adapter(), image=image(),
@@ -17,3 +20,9 @@ def test_report_of_a_patched_model(model, image, raw_adapter, clip_vision):
 def test_report_of_a_model_without_patches(model):
     _, text = run("AttentionPatchesReport", model=model())["result"]
     assert "0 of 0 layers patched" in text
+
+
+def test_nodes_patch_by_comfyuis_own_host(model, image, raw_adapter, clip_vision):
+    (patched,) = run("IPAdapterAdvanced", model=model(), ipadapter=raw_adapter(), image=image(),
+                     clip_vision=clip_vision)  # fmt: skip
+    assert isinstance(find_group(patched).clock, SigmaClock)

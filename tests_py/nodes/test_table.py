@@ -21,12 +21,11 @@ from attnpatch.patches import WEIGHT_TYPES, ImagePrompt
 from attnpatch.patches.keys_values import SCALINGS
 
 KNOWN = json.loads((Path(__file__).parent / "reference_nodes.json").read_text())
-LEFT_OUT = {"IPAdapterFaceIDKolors"}
 BY_ID = {spec.id: spec for spec in NODES}
 SPECS = pytest.mark.parametrize("spec", NODES, ids=lambda spec: spec.id)
 
 
-@pytest.mark.parametrize("name", sorted(KNOWN.keys() - LEFT_OUT))
+@pytest.mark.parametrize("name", sorted(KNOWN))
 def test_nodes_are_those_that_old_workflows_name(name):
     spec, known = BY_ID[name], KNOWN[name]
     assert (spec.title, spec.category, spec.output_node) == (

@@ -89,8 +89,13 @@ class ImageAdapter:
 
     @property
     def context_dim(self) -> int:
-        """Values of an image token."""
+        """Values of an image token, as keys and values are projected from it."""
         return self._layout.context_dim
+
+    @property
+    def token_dim(self) -> int:
+        """Values of a token of `get_image_embeds`; where it differs, see `ImageEmbeds.through`."""
+        return self._layout.token_dim
 
     @property
     def tokens(self) -> int:
@@ -216,7 +221,7 @@ class ImageAdapter:
         metadata = {
             "kind": self.kind,
             "family": self.family,
-            "context_dim": self.context_dim,
+            "context_dim": self.token_dim,
             "tokens": self.tokens,
             "pictures": pictures,
             "combine": combine,
@@ -246,6 +251,11 @@ class ImageAdapter:
         if not isinstance(tokens, torch.Tensor):
             raise TypeError(f"tokens: expected a tensor; given {type(tokens).__name__}")
         if tokens.dim() != 3 or tokens.shape[2] != self.context_dim:
+            if self.token_dim != self.context_dim and tokens.shape[-1:] == (self.token_dim,):
+                raise ValueError(
+                    "tokens: those of this adapter first go through the projection that the model "
+                    "has for its text (encoder_hid_proj); use ImageEmbeds.through"
+                )
             models = {768: " (SD1.x)", 1024: " (SD2.x)", 2048: " (SDXL)"}
             raise ValueError(
                 f"tokens: this {self.family} adapter takes (R, M, {self.context_dim})"

@@ -12,6 +12,7 @@ import torch
 
 from attnpatch.adapters.embeds import read_metadata
 from attnpatch.adapters.files import detect_layout, read_checkpoint
+from attnpatch.adapters.layout import Layout
 
 _STRUCTURES = {
     "linear": "linear projection",
@@ -66,10 +67,16 @@ def describe(path: str | os.PathLike[str]) -> str:
         ("layers", f"{len(layout.channels)}, {_weigh(sites)}"),
         ("network", f"{network}, {_weigh(checkpoint.image_proj.values())}"),
         ("takes", " and ".join(map(str, layout.takes))),
-        ("tokens", f"{layout.tokens} a picture"),
+        ("tokens", f"{layout.tokens} a picture{_through(layout)}"),
         ("lora", f"{len(checkpoint.lora)} tensors, {_weigh(lora)}" if lora else "none"),
     ]
     return _lay_out(path.name, rows)
+
+
+def _through(layout: Layout) -> str:
+    if layout.token_dim == layout.context_dim:
+        return ""
+    return f", of {layout.token_dim} values before the model's own projection (encoder_hid_proj)"
 
 
 def _lay_out(title: str, rows: list[tuple[str, str]]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import safetensors
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 if TYPE_CHECKING:
@@ -91,6 +92,48 @@ class ImageEmbeds:
             self.uncond.to(device=device, dtype=dtype),
             self.metadata,
         )
+
+    def through(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, scale: float = 1.0
+    ) -> ImageEmbeds:
+        """Give these tokens after a linear map: the one that Kolors' UNet has for its text.
+
+        Parameters
+        ----------
+        weight : torch.Tensor
+            (context, token), as a linear layer has it: the UNet's ``encoder_hid_proj.weight``, or
+            ``text_encoder_hid_proj.weight`` while diffusers has an IP-Adapter loaded.
+        bias : torch.Tensor, optional
+            (context,).
+        scale : float
+            Of what comes out, bias and all.
+
+        Returns
+        -------
+        ImageEmbeds
+            Tokens of `context` values, computed in fp32 or better, in the dtype and on the device
+            of these.
+
+        Raises
+        ------
+        ValueError
+            Sizes that do not fit the tokens.
+        """
+        if weight.dim() != 2 or weight.shape[1] != self.context_dim:
+            raise ValueError(
+                f"weight: expected (context, {self.context_dim}) for tokens of {self.context_dim} "
+                f"values; given {tuple(weight.shape)}"
+            )
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias: expected ({len(weight)},); given {tuple(bias.shape)}")
+
+        def project(tokens: torch.Tensor) -> torch.Tensor:
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            parts = (None if t is None else t.to(tokens.device, dtype) for t in (weight, bias))
+            return (scale * F.linear(tokens.to(dtype), *parts)).to(tokens.dtype)
+
+        metadata = {**self.metadata, "context_dim": str(len(weight))}
+        return ImageEmbeds(project(self.cond), project(self.uncond), metadata)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that `load_embeds` reads.

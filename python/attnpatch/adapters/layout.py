@@ -14,6 +14,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 HEAD_SIZE = 64
+KOLORS_TEXT = 4096  # values of a token of Kolors' text encoder
 
 # Each structure of `image_proj`, and the kinds of adapters that have it.
 KINDS = {
@@ -49,6 +50,9 @@ class Layout:
         Of the perceiver; 0 where there is none.
     note : str
         Why this kind, where shapes alone can not tell; otherwise empty.
+    token_dim : int
+        Size of the tokens as the projection makes them. Kolors' FaceID plus makes those of Kolors'
+        text encoder, which the model's own projection takes to `context_dim`; else that itself.
     """
 
     kind: str
@@ -62,6 +66,10 @@ class Layout:
     depth: int = 0
     heads: int = 0
     note: str = ""
+    token_dim: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_dim", self.token_dim or self.context_dim)
 
 
 def _listed(names: list[str], limit: int = 5) -> str:
@@ -152,19 +160,8 @@ def _structure(shapes: Shapes) -> str:
     )
 
 
-def _is_kolors(shapes: Shapes) -> bool:
-    """Whether an adapter plus is the one for Kolors, whose UNet is SDXL's: its Resampler is wider.
-
-    Raises
-    ------
-    ValueError
-        For Kolors' FaceID plus, whose tokens first go through a projection of the model's own.
-    """
-    if shapes.get("perceiver_resampler.layers.0.0.to_out.weight", (0,))[0] == 4096:
-        raise ValueError(
-            "this is the IP-Adapter FaceID plus for Kolors, whose tokens go through the model's "
-            "own projection; for Kolors only the IP-Adapter plus is supported"
-        )
+def _is_kolors_plus(shapes: Shapes) -> bool:
+    """Whether an adapter plus is Kolors', whose UNet is SDXL's: its Resampler is wider."""
     return shapes.get("layers.0.0.to_out.weight", (0,))[0] == 2048
 
 
@@ -185,6 +182,8 @@ def _name_kind(
         return "linear", ""
     if structure == "token mlp":
         return "full_face", ""
+    if structure == "face perceiver" and family == "kolors":
+        return "faceid_plus_v2", ""
     if structure == "mlp":
         return ("faceid" if lora or tokens == 4 else "faceid_portrait"), ""
     name = name.lower()
@@ -272,11 +271,12 @@ def detect(
         Missing, extra or misshapen tensors, or an adapter of another model family.
     """
     structure = _structure(image_proj)
-    kolors = _is_kolors(image_proj)
-    context = sites[0][0][1]
+    context = token_dim = sites[0][0][1]
     channels = tuple(key[0] for key, _ in sites)
     family = _find_family(context, channels)
-    if family == "sdxl" and kolors:
+    if structure == "face perceiver" and image_proj.get("norm.weight") == (KOLORS_TEXT,):
+        family, token_dim = "kolors", KOLORS_TEXT
+    elif family == "sdxl" and _is_kolors_plus(image_proj):
         family = "kolors"
     dim = depth = heads = 0
 
@@ -292,15 +292,15 @@ def detect(
     else:
         middle, size = _need(image_proj, "proj.0.weight", 2)
         rows = _need(image_proj, "proj.2.weight", 2)[0]
-        tokens = _tokens(rows, context, "proj.2.weight")
+        tokens = _tokens(rows, token_dim, "proj.2.weight")
         norm = "proj.3" if structure == "token mlp" else "norm"
         expected = _linear_shapes(middle, size, "proj.0") | _linear_shapes(rows, middle, "proj.2")
-        expected |= _norm_shapes(context, norm)
+        expected |= _norm_shapes(token_dim, norm)
         if structure == "face perceiver":
             more, dim, depth, heads = _perceiver_shapes(image_proj, "perceiver_resampler.")
             expected |= more
     _check_all(expected, image_proj)
-    _check_output(image_proj, structure, context, dim)
+    _check_output(image_proj, structure, token_dim, dim)
 
     detected, note = _name_kind(structure, family, tokens, size, lora, name)
     kind, note = _choose_kind(structure, detected, note, kind, shortcut)
@@ -308,7 +308,18 @@ def detect(
     if kind == "full_face":
         tokens = 257  # one for each token of CLIP ViT-H/14, class token included
     return Layout(
-        kind, structure, family, context, tokens, takes, channels, dim, depth, heads, note
+        kind,
+        structure,
+        family,
+        context,
+        tokens,
+        takes,
+        channels,
+        dim,
+        depth,
+        heads,
+        note,
+        token_dim,
     )
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from attnpatch.patches import LayerTable, make_layer_table
 
 _BlockShape = tuple[int, int]  # channels, transformer depth (0 and 0: no attention)
@@ -19,6 +21,17 @@ _BlockShape = tuple[int, int]  # channels, transformer depth (0 and 0: no attent
 def has_sd_names(unet: object) -> bool:
     """Whether `unet` names its blocks as Stable Diffusion's original code does."""
     return all(hasattr(unet, name) for name in ("input_blocks", "middle_block", "output_blocks"))
+
+
+def token_projection(unet: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias of what a UNet does to its text first, as Kolors'; None: nothing."""
+    linear = getattr(unet, "encoder_hid_proj", None)
+    weight = getattr(linear, "weight", None)
+    return None if weight is None else (weight.detach(), _detached(getattr(linear, "bias", None)))
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
 
 
 def read_layer_table(unet: Any) -> LayerTable:

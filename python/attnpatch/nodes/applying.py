@@ -14,6 +14,7 @@ from torch import Tensor
 import attnpatch
 from attnpatch.adapters import ImageAdapter, ImageEmbeds
 from attnpatch.adapters.inputs import hash_tensors
+from attnpatch.hosts.sd_unet import token_projection
 from attnpatch.nodes import host
 from attnpatch.nodes.encoding import Reference
 from attnpatch.patches import ImagePrompt, layer_table, split_by_weight_type
@@ -49,6 +50,8 @@ class Settings:
         Each picture is for one picture of the batch.
     face_structure
         How much of the picture beside the face embedding counts; None: twice the weight.
+    through_model
+        How strong tokens come out of the model's own projection, where they go through it.
     """
 
     weight: Any = 1.0
@@ -62,6 +65,7 @@ class Settings:
     scaling: str = "V only"
     unfold: bool = False
     face_structure: float | None = None
+    through_model: float = 1.0
     reference_quirks: bool = False
 
 
@@ -111,12 +115,15 @@ def _project(
     device, dtype = host.compute_device(), host.compute_dtype(model)
     options = () if isinstance(reference, ImageEmbeds) else _token_options(adapter, settings)
     count = reference.pictures
+    through = _through(model, adapter)
 
     def make() -> ImagePrompt:
-        moved = adapter.to(device, dtype)
-        if isinstance(reference, ImageEmbeds):
-            return ImagePrompt(moved, reference)
-        return ImagePrompt(moved, _make_tokens(moved, reference, dict(options)))
+        moved, embeds = adapter.to(device, dtype), reference
+        if not isinstance(embeds, ImageEmbeds):
+            embeds = _make_tokens(moved, embeds, dict(options))
+        if through and embeds.context_dim == adapter.token_dim:
+            embeds = embeds.through(*through.values(), scale=settings.through_model)
+        return ImagePrompt(moved, embeds)
 
     if count > _MOST_KEPT:
         return make()
@@ -124,8 +131,24 @@ def _project(
         tensors = {"cond": reference.cond, "uncond": reference.uncond}
     else:
         tensors = reference.tensors()
-    inputs = hash_tensors(tensors)
-    return _kept.get((adapter.digest, device, dtype, options, inputs), make)
+    inputs = hash_tensors(tensors | through)
+    key = (adapter.digest, device, dtype, options, settings.through_model, inputs)
+    return _kept.get(key, make)
+
+
+def _through(model: Any, adapter: ImageAdapter) -> dict[str, Tensor]:
+    """Find what the adapter's tokens go through in the model first: weight and bias, or nothing."""
+    if adapter.token_dim == adapter.context_dim:
+        return {}
+    unet = model.model.diffusion_model
+    found = token_projection(unet)
+    if found is None:
+        raise ValueError(
+            f"model: this is the FaceID adapter for Kolors, and the model's {type(unet).__name__} "
+            "is not Kolors' (it has no encoder_hid_proj); load Kolors with a pack that brings its "
+            "UNet, or take a FaceID adapter for SDXL"
+        )
+    return {name: t for name, t in zip(("weight", "bias"), found, strict=True) if t is not None}
 
 
 def _token_options(adapter: ImageAdapter, settings: Settings) -> tuple[tuple[str, Any], ...]:

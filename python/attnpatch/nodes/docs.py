@@ -36,8 +36,8 @@ What differs from that pack:
 - The ClipVision Enhancer averages pooled embeddings of tiles, for adapters that take those.
 - Random weights depend on the node's inputs alone.
 - Tokens, keys and values are computed once, when the node runs; sampling only reads them.
-
-Not there: the FaceID adapter for Kolors, and so `IPAdapterFaceIDKolors`.
+- The FaceID adapter for Kolors needs a model with Kolors' own UNet (`encoder_hid_proj`), which
+  other packs bring; with any other model it is an error, which says so.
 """
 
 

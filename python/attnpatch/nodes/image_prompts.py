@@ -32,8 +32,10 @@ _SETTINGS = {
     "embeds_scaling": "scaling",
     "unfold": "unfold",
     "weight_faceidv2": "face_structure",
+    "weight_kolors": "through_model",
     "reference_quirks": "reference_quirks",
 }
+_CROPS = {"sdxl": 256, "kolors": 336}  # pixels a side of what is cut out, by the model's family
 _SIMPLE_TYPES = {
     "standard": "linear",
     "prompt is more important": "ease out",
@@ -106,7 +108,7 @@ def _faces(loaded: Loaded, image: Tensor) -> Faces | None:
     takes = loaded.adapter.takes[0]
     if takes.form != "face":
         return None
-    size = 256 if loaded.adapter.family == "sdxl" else 224
+    size = _CROPS.get(loaded.adapter.family, 224)
     return find_faces(loaded.insightface, image, raw=takes.face == "raw", size=size)
 
 

@@ -12,12 +12,14 @@ from attnpatch.nodes.spec import NodeSpec, Output
 
 __all__ = ["NODES"]
 
-_INPUTS = (
+_FIRST = (
     common.MODEL,
     common.IPADAPTER,
     common.image(what="A picture that shows a face, or several pictures."),
     common.weight(maximum=3),
     common.FACE_STRUCTURE,
+)
+_REST = (
     common.WEIGHT_TYPE,
     common.combine(),
     common.START_AT,
@@ -28,6 +30,12 @@ _INPUTS = (
     common.CLIP_VISION,
     common.INSIGHTFACE,
     common.REFERENCE_QUIRKS,
+)
+_INPUTS = (*_FIRST, *_REST)
+_WEIGHT_KOLORS = common.weight(
+    "weight_kolors",
+    what="The FaceID adapter for Kolors: how strong the face's tokens come out of the projection "
+    "that Kolors has for its text. Other adapters have no use for it.",
 )
 _OUTPUTS = (
     common.MODEL_OUT,
@@ -53,5 +61,14 @@ NODES = (
         inputs=_INPUTS,
         outputs=_OUTPUTS,
         run=partial(apply_pictures, unfold=True),
+    ),
+    NodeSpec(
+        id="IPAdapterFaceIDKolors",
+        title="IPAdapter FaceID Kolors",
+        category=_CATEGORY,
+        description="Gives the result of a Kolors model the face of a picture.",
+        inputs=(*_FIRST, _WEIGHT_KOLORS, *_REST),
+        outputs=_OUTPUTS,
+        run=apply_pictures,
     ),
 )
