@@ -92,13 +92,13 @@ def make_model(family, dtype=torch.float32, seed=4, **config_changes):
     return comfy.model_patcher.ModelPatcher(model, load_device=_CPU, offload_device=_CPU)
 
 
-def make_clip_vision(seed=3):
+def make_clip_vision(seed=3, size=224):
     """Make the host's image encoder, narrow: hidden states and embeddings of EMBED values."""
     import comfy.clip_vision
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "config.json")
-        path.write_text(json.dumps(_VISION))
+        path.write_text(json.dumps(_VISION | {"image_size": size}))
         encoder = comfy.clip_vision.ClipVisionModel(path)
     fill(encoder.model, seed)
     return encoder

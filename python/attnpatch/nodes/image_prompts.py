@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attnpatch.adapters import ImageAdapter
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.applying import Settings, make_prompts, patch
 from attnpatch.nodes.encoding import encode_reference
@@ -35,7 +36,7 @@ _SETTINGS = {
     "weight_kolors": "through_model",
     "reference_quirks": "reference_quirks",
 }
-_CROPS = {"sdxl": 256, "kolors": 336}  # pixels a side of what is cut out, by the model's family
+_SDXL_CONTEXT = 2048  # values of a token; its cut-down relatives have the same
 _SIMPLE_TYPES = {
     "standard": "linear",
     "prompt is more important": "ease out",
@@ -108,8 +109,15 @@ def _faces(loaded: Loaded, image: Tensor) -> Faces | None:
     takes = loaded.adapter.takes[0]
     if takes.form != "face":
         return None
-    size = _CROPS.get(loaded.adapter.family, 224)
+    size = _crop_size(loaded.adapter)
     return find_faces(loaded.insightface, image, raw=takes.face == "raw", size=size)
+
+
+def _crop_size(adapter: ImageAdapter) -> int:
+    """Give the side of the faces that are cut out, in pixels, as each adapter was trained."""
+    if adapter.family == "kolors":
+        return 336
+    return 256 if adapter.context_dim == _SDXL_CONTEXT else 224
 
 
 def _apply_simple(*, weight_type: str, **values: Any) -> tuple[Any]:
