@@ -46,9 +46,16 @@ def test_a_copy_works_as_well(tmp_path):
     assert load(copy).NODE_CLASS_MAPPINGS is attnpatch.nodes.NODE_CLASS_MAPPINGS
 
 
-def test_without_the_package_it_says_what_to_do():
+@pytest.mark.parametrize("form", ["link", "copy"])
+def test_without_the_package_it_says_what_to_do(form, tmp_path):
+    place = tmp_path / "custom_nodes" / "attnpatch_nodes"
+    place.parent.mkdir()
+    if form == "link":
+        place.symlink_to(FOLDER, target_is_directory=True)
+    else:
+        shutil.copytree(FOLDER, place)
     # -S: no site-packages, so that the package is not there.
-    code = f"import runpy; runpy.run_path({str(FOLDER / '__init__.py')!r})"
+    code = f"import runpy; runpy.run_path({str(place / '__init__.py')!r})"
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-c", code],
         cwd=FOLDER,
@@ -58,7 +65,8 @@ def test_without_the_package_it_says_what_to_do():
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: attnpatch's nodes: the package attnpatch is not installed")
-    assert f'"{sys.executable}" -m pip install attnpatch' in last
+    sources = ROOT if form == "link" else "FOLDER OF ATTNPATCH'S SOURCES"
+    assert last.endswith(f'"{sys.executable}" -m pip install "{sources}"')
 
 
 def test_an_error_inside_the_package_is_shown_as_it_is(monkeypatch):
@@ -76,4 +84,11 @@ def test_what_the_registry_reads():
     assert about["license"] == {"text": package["project"]["license"]}
     assert "comfyui" not in about["name"].lower() and len(about["name"]) < 100
     assert about["dependencies"] == (FOLDER / "requirements.txt").read_text().split("\n")[:-1]
-    assert {"PublisherId", "DisplayName"} <= ours["tool"]["comfy"].keys()
+    assert ours["tool"]["comfy"] == {"PublisherId": "", "DisplayName": package["project"]["name"]}
+
+
+def test_no_address_is_made_up():
+    """Nothing is published yet: an address, or an account, would be somebody else's."""
+    for path in (FOLDER / "pyproject.toml", ROOT / "pyproject.toml"):
+        assert "urls" not in project(path)["project"]
+        assert "://" not in path.read_text(encoding="utf-8")
