@@ -101,10 +101,14 @@ py::tuple states(const LayerTable& table) {
   return result;
 }
 
-LayerTable table_from(const py::tuple& states) {
+LayerTable table_from(const py::tuple& state) {
   std::vector<Layer> layers;
-  for (const auto& item : states) layers.push_back(layer_from(item.cast<py::tuple>()));
-  return LayerTable(std::move(layers));
+  for (const auto& item : state[0].cast<py::tuple>()) {
+    layers.push_back(layer_from(item.cast<py::tuple>()));
+  }
+  const LayerTable table(std::move(layers));
+  auto heads = state[1].cast<std::vector<int>>();
+  return heads.empty() ? table : table.with_heads(std::move(heads));
 }
 
 BlockDescription block_from(const BlockTuple& block) { return {block.first, block.second}; }
@@ -137,6 +141,12 @@ void bind_layer_table(py::module_& m) {
             return channels;
           },
           "The channels of every layer.")
+      .def_property_readonly(
+          "heads", [](const LayerTable& table) { return py::tuple(py::cast(table.heads())); },
+          "How many heads attention has at each layer; empty where nobody has said. Tables compare "
+          "equal whatever their heads.")
+      .def("with_heads", &LayerTable::with_heads, py::arg("heads"),
+           "The same layers, with so many heads at each of them.")
       .def(
           "find",
           [](const LayerTable& table, const std::string& block, int number, int transformer) {
@@ -161,7 +171,9 @@ void bind_layer_table(py::module_& m) {
       .def("__repr__", [](const LayerTable& table) { return repr(table); })
       .def("__copy__", [](const py::object& self) { return self; })
       .def("__deepcopy__", [](const py::object& self, const py::dict&) { return self; })
-      .def(py::pickle([](const LayerTable& table) { return states(table); }, &table_from));
+      .def(py::pickle(
+          [](const LayerTable& table) { return py::make_tuple(states(table), table.heads()); },
+          &table_from));
   m.def("layer_table", &layer_table, py::arg("family"), "The table of 'sd1', 'sd2' or 'sdxl'.");
   m.def("make_layer_table", &table_from_description, py::arg("input"), py::arg("middle"),
         py::arg("output"));

@@ -102,6 +102,18 @@ LayerTable sdxl_table() {
        .output = {uniform(1280, 3, 10), uniform(640, 3, 2), uniform(320, 3, 0)}});
 }
 
+/// SD1.x has eight heads everywhere.
+LayerTable with_eight_heads(const LayerTable& table) {
+  return table.with_heads(std::vector<int>(table.layers().size(), 8));
+}
+
+/// SD2.x and SDXL have heads of 64 channels.
+LayerTable with_wide_heads(const LayerTable& table) {
+  std::vector<int> heads;
+  for (const Layer& layer : table.layers()) heads.push_back(layer.channels / 64);
+  return table.with_heads(std::move(heads));
+}
+
 }  // namespace
 
 LayerTable::LayerTable(std::vector<Layer> layers) : layers_(std::move(layers)) {
@@ -113,6 +125,22 @@ LayerTable::LayerTable(std::vector<Layer> layers) : layers_(std::move(layers)) {
     }
     spatial_count_ = std::max(spatial_count_, layers_[i].spatial + 1);
   }
+}
+
+LayerTable LayerTable::with_heads(std::vector<int> heads) const {
+  if (heads.size() != layers_.size()) {
+    throw std::invalid_argument("heads: expected one number for each of " +
+                                std::to_string(layers_.size()) + " layers, got " +
+                                std::to_string(heads.size()));
+  }
+  for (int count : heads) {
+    if (count < 1) {
+      throw std::invalid_argument("heads: expected at least 1, got " + std::to_string(count));
+    }
+  }
+  LayerTable table = *this;
+  table.heads_ = std::move(heads);
+  return table;
 }
 
 std::string_view LayerTable::family() const {
@@ -166,9 +194,11 @@ LayerTable make_layer_table(const UNetDescription& description) {
 }
 
 const LayerTable& layer_table(std::string_view family) {
-  static const LayerTable kSd1 = sd1_table();
-  static const LayerTable kSdxl = sdxl_table();
-  if (family == "sd1" || family == "sd2") return kSd1;
+  static const LayerTable kSd1 = with_eight_heads(sd1_table());
+  static const LayerTable kSd2 = with_wide_heads(sd1_table());
+  static const LayerTable kSdxl = with_wide_heads(sdxl_table());
+  if (family == "sd1") return kSd1;
+  if (family == "sd2") return kSd2;
   if (family == "sdxl") return kSdxl;
   throw std::invalid_argument("family: expected 'sd1', 'sd2' or 'sdxl', got '" +
                               std::string(family) + "'");

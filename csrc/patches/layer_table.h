@@ -33,7 +33,13 @@ class LayerTable {
   /// Throws std::invalid_argument unless the layers' indices count 0, 1, 2, ….
   explicit LayerTable(std::vector<Layer> layers);
 
+  /// The same layers in a model whose attention has so many heads at each of them. Throws
+  /// std::invalid_argument unless that is one number of at least 1 a layer.
+  LayerTable with_heads(std::vector<int> heads) const;
+
   const std::vector<Layer>& layers() const { return layers_; }
+  /// How many heads attention has at each layer; empty where nobody has said.
+  const std::vector<int>& heads() const { return heads_; }
   int size() const { return static_cast<int>(layers_.size()); }
   /// How many spatial transformers there are: 16 in SD1.x and SD2.x, 11 in SDXL.
   int spatial_count() const { return spatial_count_; }
@@ -45,10 +51,12 @@ class LayerTable {
   /// The layer of this name; what may follow it (".attn2", ".attn2.processor") is ignored.
   const Layer* find(std::string_view name) const;
 
-  bool operator==(const LayerTable&) const = default;
+  /// By the layers alone: SD1.x and SD2.x differ in heads only.
+  bool operator==(const LayerTable& other) const { return layers_ == other.layers_; }
 
  private:
   std::vector<Layer> layers_;
+  std::vector<int> heads_;
   int spatial_count_ = 0;
 };
 

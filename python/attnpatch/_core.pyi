@@ -146,7 +146,7 @@ class LayerTable:
     def __deepcopy__(self, arg0: dict) -> typing.Any: ...
     def __eq__(self, arg0: LayerTable) -> bool: ...
     def __getitem__(self, index: typing.SupportsInt | typing.SupportsIndex) -> Layer: ...
-    def __getstate__(self) -> tuple: ...
+    def __getstate__(self) -> tuple[tuple, list[int]]: ...
     def __hash__(self) -> int: ...
     def __init__(self, layers: collections.abc.Sequence[Layer]) -> None: ...
     def __iter__(self) -> collections.abc.Iterator[Layer]: ...
@@ -166,6 +166,12 @@ class LayerTable:
         """
         The layer of this place, or None; ('middle', 1, 0) is none.
         """
+    def with_heads(
+        self, heads: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> LayerTable:
+        """
+        The same layers, with so many heads at each of them.
+        """
     @property
     def channels(self) -> tuple:
         """
@@ -175,6 +181,11 @@ class LayerTable:
     def family(self) -> str:
         """
         'SD1.x/SD2.x', 'SDXL' or 'custom'.
+        """
+    @property
+    def heads(self) -> tuple:
+        """
+        How many heads attention has at each layer; empty where nobody has said. Tables compare equal whatever their heads.
         """
     @property
     def spatial_count(self) -> int:

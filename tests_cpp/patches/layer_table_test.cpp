@@ -53,6 +53,20 @@ std::vector<std::tuple<BlockKind, int, int>> places(const LayerTable& table) {
   return result;
 }
 
+TEST(LayerTable, TellsHeads) {
+  EXPECT_EQ(layer_table("sd1").heads(), std::vector<int>(16, 8));
+  EXPECT_EQ(layer_table("sd2").heads(),
+            repeated({{5, 2}, {10, 2}, {20, 2}, {20, 3}, {10, 3}, {5, 3}, {20, 1}}));
+  EXPECT_EQ(layer_table("sdxl").heads(),
+            repeated({{10, 4}, {20, 20}, {20, 30}, {10, 6}, {20, 10}}));
+  EXPECT_EQ(layer_table("sd1"), layer_table("sd2")) << "they differ in heads only";
+  const LayerTable plain(layer_table("sd1").layers());
+  EXPECT_TRUE(plain.heads().empty());
+  EXPECT_EQ(plain.with_heads(std::vector<int>(16, 3)).heads(), std::vector<int>(16, 3));
+  EXPECT_THROW(plain.with_heads({8, 8}), std::invalid_argument);
+  EXPECT_THROW(plain.with_heads(std::vector<int>(16, 0)), std::invalid_argument);
+}
+
 TEST(LayerTable, HasTheSitesOfSd1) {
   const LayerTable& table = layer_table("sd1");
   EXPECT_EQ(places(table), listed({{BlockKind::kInput, {1, 2, 4, 5, 7, 8}, 1},

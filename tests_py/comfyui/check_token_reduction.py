@@ -34,14 +34,15 @@ NAMES = [
 # The pack takes a model with other than eight heads for SDXL.
 HEADS = {
     "sd1": {"num_heads": 8, "num_head_channels": -1},
+    "sd2": {"num_head_channels": 16},  # two, four and eight heads
     "sdxl": {"num_head_channels": 4},
 }
-SIZES = {"sd1": (34, 20), "sdxl": (36, 40)}
+SIZES = {"sd1": (34, 20), "sd2": (34, 20), "sdxl": (36, 40)}
 
 
 @cache
 def model_of(family):
-    return make_model(family, **HEADS[family])
+    return make_model("sd1" if family == "sd2" else family, **HEADS[family])
 
 
 @cache
@@ -84,7 +85,7 @@ def plain_sample(family, size):
 
 
 ALL = [("sd1", name, case) for name in NAMES for case in CASES]
-ALL += [("sdxl", name, "tiles") for name in NAMES]
+ALL += [(family, name, "tiles") for family in ("sd2", "sdxl") for name in NAMES]
 
 
 @needs_pack

@@ -35,11 +35,22 @@ SD1 = {
 def test_table_is_a_value(family):
     table = layer_table(family)
     again = pickle.loads(pickle.dumps(table))
-    assert again == table and hash(again) == hash(table)
+    assert again == table and hash(again) == hash(table) and again.heads == table.heads
     assert copy.deepcopy(table) is table and copy.copy(table) is table
     assert LayerTable(list(table)) == table
     assert table != layer_table("sdxl" if family != "sdxl" else "sd1")
     assert tuple(layer.channels for layer in table) == table.channels
+
+
+def test_heads():
+    table = make_layer_table(input=[(8, [1])], middle=None, output=[(8, [1, 0])])
+    assert table.heads == () and pickle.loads(pickle.dumps(table)).heads == ()
+    told = table.with_heads([2, 4])
+    assert told.heads == (2, 4) and told == table and table.heads == ()
+    with pytest.raises(ValueError, match="heads: expected one number for each of 2 layers, got 1"):
+        table.with_heads([2])
+    with pytest.raises(ValueError, match="heads: expected at least 1, got 0"):
+        table.with_heads([2, 0])
 
 
 def test_layer_is_a_value():

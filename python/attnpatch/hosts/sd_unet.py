@@ -8,7 +8,7 @@ ComfyUI, Fooocus and their relatives hold such UNets: ``input_blocks``, ``middle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -62,7 +62,22 @@ def read_layer_table(unet: Any) -> LayerTable:
         up.insert(0, _level(outputs[last - count - 1 : last]))
         first, last = first + count + 1, last - count - 1
     channels, depth = _shape(unet.middle_block)
-    return make_layer_table(input=down, middle=(channels, [depth]) if depth else None, output=up)
+    middle = (channels, [depth]) if depth else None
+    return _with_heads(make_layer_table(input=down, middle=middle, output=up), unet)
+
+
+def _with_heads(table: LayerTable, unet: Any) -> LayerTable:
+    """Add how many heads self-attention has, where the modules say so."""
+    blocks = {
+        "input": unet.input_blocks,
+        "middle": [unet.middle_block],
+        "output": unet.output_blocks,
+    }
+    found = []
+    for layer in table:
+        transformer = _transformers(blocks[layer.block][layer.number])[layer.transformer]
+        found.append(getattr(getattr(transformer, "attn1", None), "heads", 0))
+    return table.with_heads(found) if found and all(found) else table
 
 
 def _blocks_per_level(unet: Any, blocks: int) -> list[int]:
@@ -80,11 +95,13 @@ def _blocks_per_level(unet: Any, blocks: int) -> list[int]:
 
 
 def _shape(block: Iterable[Any]) -> _BlockShape:
-    for module in block:
-        transformers = getattr(module, "transformer_blocks", None)
-        if transformers is not None and len(transformers) > 0:
-            return _channels(transformers[0]), len(transformers)
-    return 0, 0
+    transformers = _transformers(block)
+    return (_channels(transformers[0]), len(transformers)) if len(transformers) else (0, 0)
+
+
+def _transformers(block: Iterable[Any]) -> Sequence[Any]:
+    """Return the transformer blocks of a block's spatial transformer."""
+    return next((m.transformer_blocks for m in block if hasattr(m, "transformer_blocks")), ())
 
 
 def _channels(transformer: Any) -> int:

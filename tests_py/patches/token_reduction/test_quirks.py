@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 from random import Random
 
+import pytest
 import torch
 
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
-from attnpatch.patches import Call, PatchStack, Site, layer_table
+from attnpatch.patches import Call, LayerTable, PatchStack, Site, layer_table
 from attnpatch.patches.token_reduction.quirks import guess_grid
 
 SD1 = layer_table("sd1")
@@ -104,6 +105,25 @@ def test_offsets_are_drawn_site_after_site():
     for layer in FIRST:
         found, _ = stage(patch, layer, (70, 70), timestep=321.7)
         assert found._reducing._plan.offset == (random.randrange(2), random.randrange(2))
+
+
+@pytest.mark.parametrize("kind", [SlothfulAttention, NearSightedAttention])
+def test_sd2_is_taken_for_sdxl(kind):
+    """Where a layer has other than eight heads the reference takes the depth for that of SDXL."""
+    patch = kind(time_decay=0, in_slothful=4, out_slothful=4, in_depth_decay=1)
+    strides = {False: {}, True: {}}
+    for quirks, found in strides.items():
+        for name in ("sd1", "sd2", "sdxl"):
+            bound = replace(patch, reference_quirks=quirks).bind(layer_table(name))
+            found[name] = [patch.side("input").stride(place) for place in bound._places[:5]]
+    assert strides[False]["sd1"] == strides[False]["sd2"] == [4, 4, 2, 2, 1]
+    assert strides[True]["sd1"] == strides[False]["sd1"]
+    assert strides[True]["sdxl"] == strides[False]["sdxl"]
+    assert strides[True]["sd2"] == [8, 8, 4, 4, 2]
+    # A table that does not tell heads is one of those families that it is right about.
+    unknown = LayerTable(list(layer_table("sd2")))
+    bound = replace(patch, reference_quirks=True).bind(unknown)
+    assert [patch.side("input").stride(place) for place in bound._places[:5]] == [4, 4, 2, 2, 1]
 
 
 def test_guess_of_the_grid():

@@ -39,7 +39,12 @@ TABLES = {
         output=[(4 * WIDTH, [2, 0]), (2 * WIDTH, [2, 0]), (WIDTH, [0, 0])],
     ),
 }
-HEADS = {"sd1": lambda layer: 8, "sdxl": lambda layer: layer.channels // WIDTH}
+HEADS = {
+    "sd1": lambda layer: 8,
+    "sd2": lambda layer: layer.channels // 4,  # 2, 4 and 8: the deepest it takes for SD1
+    "sdxl": lambda layer: layer.channels // WIDTH,
+}
+TABLES["sd2"] = TABLES["sd1"]
 
 
 def load():
@@ -120,7 +125,7 @@ def compare(patch, family, latent, timestep):
     values = {n: v for n, v in patch.state()[0].items() if n not in ("seed", "reference_quirks")}
     model = Model(timestep)
     node.patch_model(model, **values)
-    run = PatchStack([patch]).bind(table)
+    run = PatchStack([patch]).bind(table.with_heads([HEADS[family](layer) for layer in table]))
     call = Call(latent=latent, batch=2, chunks=(1, 0), progress=0.123, timestep=timestep)
     changed = 0
     for layer in sorted(table, key=lambda layer: (layer.spatial, layer.transformer)):

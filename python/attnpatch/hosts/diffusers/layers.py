@@ -38,7 +38,7 @@ def read_layer_table(unet: Any) -> LayerTable:
     )
     if len(table) == 0:
         raise ValueError("model: none of its UNet's layers attends to a context (a text, an image)")
-    return table
+    return table.with_heads([self_attention(unet, layer.name).heads for layer in table])
 
 
 def cross_attention(unet: Any, name: str) -> Any:

@@ -159,8 +159,8 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
         As for `NearSightedTile`.
     reference_quirks
         Do as the reference does where it errs: zeros below and right of the grid take part as keys
-        and in windows, blends of 1 and 1 do as 0 and 0, windows that do not fit are dropped, and
-        some grids are not known.
+        and in windows, SD2 is reduced as SDXL, blends of 1 and 1 do as 0 and 0, windows that do not
+        fit are dropped, and some grids are not known.
 
     Raises
     ------

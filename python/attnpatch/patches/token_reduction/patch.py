@@ -28,6 +28,7 @@ __all__ = ["Moment", "Place", "TokenReduction", "draw", "time_ratio"]
 logger = logging.getLogger("attnpatch")
 
 _LAST_TIMESTEP = 999.0
+_SD1_HEADS = 8
 
 
 class Place(NamedTuple):
@@ -37,7 +38,10 @@ class Place(NamedTuple):
     depth: int
     """Its channels over the model's: 1, 2, 4."""
     rate: float
-    """1 at the depth of the model's first attention, half of that at twice the depth."""
+    """1 at the depth of the model's first attention, half of that at twice the depth.
+
+    With ``reference_quirks`` and heads known: 1 over the depth where there are eight, else 2.
+    """
     before: tuple[tuple[int, int], ...]
     """Depth and level of the layers that run before it."""
 
@@ -117,7 +121,7 @@ class BoundTokenReduction(BoundPatch):
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
         self.patch = patch
         self.reduces = patch.reduces_inputs
-        self._places = _places(table)
+        self._places = _places(table, patch.quirky)
         self._skipped = tuple(patch.skips(place) for place in self._places)
         self._warned = False
 
@@ -182,14 +186,17 @@ def draw(seed: int, moment: Moment, place: Place) -> Random:
     return Random(f"{seed} {round(moment.timestep)} {place.layer.index}")
 
 
-def _places(table: LayerTable) -> tuple[Place, ...]:
+def _places(table: LayerTable, quirky: bool) -> tuple[Place, ...]:
     first = min(table, key=lambda layer: layer.level)
     model_channels = max(1, first.channels >> first.level)
     depths = [max(1, layer.channels // model_channels) for layer in table]
     forward = sorted(table, key=lambda layer: (layer.spatial, layer.transformer))
     order = [(depths[layer.index], layer.level) for layer in forward]
     ranks = {layer.index: rank for rank, layer in enumerate(forward)}
+    tops = [depths[first.index]] * len(depths)
+    if quirky and table.heads:
+        tops = [1 if heads == _SD1_HEADS else 2 for heads in table.heads]  # anything else is "XL"
     return tuple(
-        Place(layer, depth, depths[first.index] / depth, tuple(order[: ranks[layer.index]]))
-        for layer, depth in zip(table, depths, strict=True)
+        Place(layer, depth, top / depth, tuple(order[: ranks[layer.index]]))
+        for layer, depth, top in zip(table, depths, tops, strict=True)
     )

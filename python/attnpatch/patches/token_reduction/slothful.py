@@ -112,8 +112,9 @@ class SlothfulAttention(SidedReduction):
     in_k_blend, in_v_blend, out_k_blend, out_v_blend
         0 to 1: 0 (the default) takes every n-th token as it is, 1 what its window pools to.
     reference_quirks
-        Do as the reference does where it errs: input and output blocks swap their strength, blends
-        of 1 and 1 do as 0 and 0, windows that do not fit are dropped, some grids are not known.
+        Do as the reference does where it errs: input and output blocks swap their strength, SD2
+        is reduced as SDXL, blends of 1 and 1 do as 0 and 0, windows that do not fit are dropped,
+        some grids are not known.
 
     Raises
     ------
