@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A patched UNet under torch.compile: one graph, and none anew when anything of ours changes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers_models import make_prompt, make_unet, unet_inputs
 from torch._dynamo.utils import counters
 
+from attnpatch import NearSightedAttention, SlothfulAttention
 from attnpatch.hosts import attach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +74,39 @@ def test_one_graph_for_all_weights_windows_and_pictures(compiler, joint):
         found = [run(compiled, inputs), run(compiled, inputs, timestep=torch.tensor(9))]
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert not counters["graph_break"]
+
+
+# On a grid of 18 × 20: tiles and pooling, pooling alone, both beside a prompt.
+NEAR = NearSightedAttention(base_tile_size=16, peak_tile_size=16, in_slothful=3.0, seed=1)
+SLOTHFUL = SlothfulAttention(out_k_blend=0.5, out_v_blend=0.2, out_mode="1D_MAX")
+
+
+@pytest.mark.parametrize(("compiler", "prompted"), [(compile_whole, False), (compile_blocks, True)])
+def test_one_graph_for_all_strengths_of_reduction(compiler, prompted):
+    """How many tokens are left follows the time and the parameters: no graph depends on it."""
+    unet = make_unet(**SMALL)
+    inputs = unet_inputs(unet, size=(18, 20))
+    prompts = [make_prompt(unet)] if prompted else []
+    times = [{"timestep": torch.tensor(t)} for t in (600, 250)]
+    stacks = [[*prompts, patch] for patch in (NEAR, SLOTHFUL, replace(NEAR, in_slothful=9.0))]
+    expected = []
+    for stack in stacks:
+        with attach(unet, stack, cond_or_uncond=(1, 0)):
+            expected.append([run(unet, inputs, **time) for time in times])
+    assert (expected[0][0] - run(unet, inputs)).abs().max() > 1e-3
+    compiled = compiler(unet)
+    attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))
+    run(compiled, inputs)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    for stack, wanted in zip(stacks, expected, strict=True):
+        following = attach(unet, stack)
+        attached.detach()
+        attached = following
+        for time, one in zip(times, wanted, strict=True):
+            torch.testing.assert_close(run(compiled, inputs, **time), one, rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == graphs
     assert not counters["graph_break"]
 
