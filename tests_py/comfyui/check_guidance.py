@@ -9,7 +9,8 @@ from importlib import import_module
 
 import pytest
 import torch
-from real_host import make_model, noise, prompt, relative, sample
+from narrow_models import make_model, noise, prompt
+from real_host import relative, sample
 
 import attnpatch as ap
 

@@ -13,7 +13,8 @@ import pytest
 import reference_instantid as reference
 import torch
 from narrow_adapters import make_state
-from real_host import make_model, noise, prompt, relative, sample
+from narrow_models import make_model, noise, prompt
+from real_host import relative, sample
 
 from attnpatch.faces import FaceAnalysis, FaceFiles
 from attnpatch.nodes import NODE_CLASS_MAPPINGS
