@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
 # fused pass with the patches'.
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0")
+# diffusers' processors of perturbed attention: some rows of the batch attend, in the others each
+# token keeps its own value.
+_PERTURBED = ("PAGIdentitySelfAttnProcessor2_0", "PAGCFGIdentitySelfAttnProcessor2_0")
 
 
 class StandIn:
@@ -41,6 +44,7 @@ class StandIn:
     attnpatch_layer: CrossLayer
     attnpatch_original: Any
     attnpatch_plain: bool
+    attnpatch_perturbed: bool
 
     # diffusers' `set_attention_backend` looks for this attribute.
     _attention_backend: Any = None
@@ -136,6 +140,11 @@ def _stand_in_class(original: type, kind: type[Any]) -> type:
 
     # `Attention.forward` hands over the keywords that the processor's signature names.
     call.__wrapped__ = original.__call__  # type: ignore[attr-defined]
-    plain = original.__name__ in _PLAIN and original.__module__.startswith("diffusers.")
-    members = {"__slots__": (), "__call__": call, "attnpatch_plain": plain}
+    name = original.__name__ if original.__module__.startswith("diffusers.") else ""
+    members = {
+        "__slots__": (),
+        "__call__": call,
+        "attnpatch_plain": name in _PLAIN,
+        "attnpatch_perturbed": name in _PERTURBED,
+    }
     return type(f"Patched{original.__name__}", (kind, original), members)

@@ -56,7 +56,7 @@ class SelfStandIn(StandIn):
     ) -> Tensor:
         """Attend as the layer's own processor does, by the patches' stages."""
         staging: Staging | None = None
-        if encoder_hidden_states is None:
+        if encoder_hidden_states is None and not self.attnpatch_perturbed:
             layer = self.attnpatch_layer
             if torch.compiler.is_compiling():
                 staging = GraphStaging(layer.patching.number, layer.layer.index, layer.reduces)
