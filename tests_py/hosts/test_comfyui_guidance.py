@@ -15,6 +15,7 @@ from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, Smoothe
 from attnpatch.hosts.comfyui import host as comfyui
 from attnpatch.hosts.comfyui.guidance import GuidanceFunction
 from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.patches import degraded_passes, guide
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -270,6 +271,36 @@ def test_guidance_scale_of_one(monkeypatch, host):
     sampler.calls.clear()
     sampler.step(patch(host, [PerturbedAttentionGuidance()]), x, conds, scale=1.0)
     assert sampler.calls == [[0], [0]], "the host needs no uncond for it"
+
+
+def test_scales_of_pictures_and_of_late_steps(monkeypatch, host):
+    sampler = Sampler(monkeypatch)
+    x, conds = inputs(2)
+    plain = sampler.step(host, x, conds)
+    for kind in (SelfAttentionGuidance, PerturbedAttentionGuidance):
+        some = patch(host, [kind(torch.tensor([0.0, 2.0]))])
+        both = sampler.step(patch(host, [kind(2.0)]), x, conds)
+        expected = torch.stack([plain[0], both[1]])
+        torch.testing.assert_close(sampler.step(some, x, conds), expected)
+        assert not torch.equal(both[0], plain[0])
+    adaptive = patch(host, [PerturbedAttentionGuidance(20.0, adaptive_scale=0.2)])
+    for level, calls in ((8.0, 2), (0.5, 1)):
+        sampler.calls.clear()
+        sampler.step(adaptive, x, conds, level=level)
+        assert len(sampler.calls) == calls
+
+
+def test_saliency_decides_between_two_guidances(monkeypatch, host):
+    sampler = Sampler(monkeypatch)
+    x, conds = inputs(2)
+    reference = Reference(sampler, host, x, conds)
+    guidance = PerturbedAttentionGuidance(20.0, rescale_mode="snf")
+    for scale in (3.0, 1.0):  # the host gives uncond for it, even at 1
+        found = sampler.step(patch(host, [guidance]), x, conds, scale=scale)
+        parts = reference.cfg(scale), reference.cond, reference.uncond
+        passes = degraded_passes([guidance], (24, 16), None)
+        expected = guide(*parts, passes, [reference.pag(1.0)], [torch.zeros(())])
+        close(found, parts[0] + expected, parts[0])
 
 
 def test_nothing_to_guide(monkeypatch, host):

@@ -14,6 +14,7 @@ from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.hosts.diffusers.clock import Schedule
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.patches import degraded_passes, guide
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -226,6 +227,38 @@ def test_all_degraded_passes_of_a_step_are_one_call():
         found = run(pipeline, **options)
     assert counter.rows == [4, 8]
     torch.testing.assert_close(found, plain + added, rtol=0, atol=1e-4 * float(plain.std()))
+
+
+def test_scales_of_pictures():
+    """Two images of each of two prompts: one prompt is guided, the other not."""
+    pipeline = make_pipeline(unet=lively(make_unet()))
+    options = {"prompts": 2, "num_images_per_prompt": 2, "latents": latents(4, 16, 16)}
+    options |= {"size": (16, 16)}
+    plain = run(pipeline, **options)
+    with attach(pipeline, SelfAttentionGuidance(2.0)):
+        both = run(pipeline, **options)
+    with attach(pipeline, SelfAttentionGuidance(torch.tensor([0.0, 2.0]))):
+        found = run(pipeline, **options)
+    torch.testing.assert_close(found, torch.cat([plain[:2], both[2:]]), rtol=0, atol=1e-4)
+    assert (both - plain).flatten(1).abs().amax(1).min() > 1e-2
+
+
+def test_saliency_decides_between_two_guidances():
+    """In a step of Euler to no noise, which gives the prediction of x0 itself."""
+    pipeline = make_pipeline(unet=lively(make_unet()), scheduler="EulerDiscreteScheduler")
+    options = {"size": (16, 16), "num_inference_steps": 1}
+    negative = arguments(pipeline)["negative_prompt_embeds"]
+    cfg, cond = (run(pipeline, guidance_scale=scale, **options) for scale in (3.0, 1.0))
+    uncond = run(pipeline, guidance_scale=1.0, prompt_embeds=negative, **options)
+    with attach(pipeline, PerturbedAttentionGuidance(20.0)):
+        term = run(pipeline, guidance_scale=3.0, **options) - cfg
+    with attach(pipeline, PerturbedAttentionGuidance(20.0, rescale_mode="snf")):
+        found = run(pipeline, guidance_scale=3.0, **options)
+        alone = run(pipeline, guidance_scale=1.0, **options)
+    passes = degraded_passes([PerturbedAttentionGuidance(1.0, rescale_mode="snf")], (16, 16), None)
+    expected = cfg + guide(cfg, cond, uncond, passes, [term], [torch.zeros_like(term)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(alone, cond + term, rtol=0, atol=1e-3)
 
 
 def test_windows_and_small_latents():

@@ -56,5 +56,7 @@ def test_blurs():
     assert run("AttentionPatchesSEG", blur_sigma=-1.0).blur_sigma == math.inf
     assert run("AttentionPatchesSEG", blur_sigma=7.5).blur_sigma == 7.5
     assert run("AttentionPatchesSAG", threshold=1.2).threshold == 1.2
+    assert run("AttentionPatchesPAG", adaptive_scale=0.3).adaptive_scale == 0.3
+    assert run("AttentionPatchesPAG", rescale_mode="snf").rescale_mode == "snf"
     with pytest.raises(ValueError, match="blocks: expected"):
         run("AttentionPatchesPAG", blocks="middle")

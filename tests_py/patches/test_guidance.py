@@ -18,6 +18,7 @@ from attnpatch.patches import (
     SelfAttentionGuidance,
     Site,
     SmoothedEnergyGuidance,
+    Weight,
     degraded_passes,
     find_blocks,
     guide,
@@ -57,7 +58,9 @@ WRONG = [
     ({"scale": "3"}, "scale: expected a number"),
     ({"start": math.inf}, "start: expected a finite"),
     ({"rescale": 1.5}, "rescale: expected 0 to 1, got 1.5"),
-    ({"rescale_mode": "snf"}, "rescale_mode: expected 'full' or 'partial'"),
+    ({"rescale_mode": "none"}, "rescale_mode: expected 'full', 'partial', 'snf'; got 'none'"),
+    ({"scale": Weight(2.0, {6: 1.0})}, "scale: .* expected a Weight without layers"),
+    ({"scale": torch.ones(2, 2)}, r"scale: expected a tensor of shape \(pictures,\)"),
     ({"blocks": "x1"}, "blocks: expected d, m or u"),
     ({"blocks": "d3-1"}, "blocks: expected d, m or u"),
     ({"blocks": " , "}, "blocks: expected at least one"),
@@ -239,8 +242,81 @@ def test_the_sum():
     cfg, cond, a, b, start = torch.randn(5, 2, 4, 6, 6, generator=generator)
     stack = PatchStack([PerturbedAttentionGuidance(2.0), SelfAttentionGuidance(0.5)])
     passes = degraded_passes(stack, (6, 6), None)
-    found = guide(cfg, cond, passes, [cond, start], [a, b])
+    found = guide(cfg, cond, None, passes, [cond, start], [a, b])
     torch.testing.assert_close(found, 2 * (cond - a) + 0.5 * (start - b))
+
+
+CURVE = ((0.0, 1.0), (0.5, 0.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scales_over_progress_and_pictures(kind, tmp_path):
+    guidance = kind(Weight(2.0, curve=CURVE, pictures=torch.tensor([1.0, 0.0, -0.5])))
+    assert guidance == kind(Weight(2.0, curve=CURVE, pictures=(1.0, 0.0, -0.5)))
+    assert hash(guidance) == hash(eval(repr(guidance)))
+    assert guidance.pictures == 3 and kind(2.0).pictures == 1
+    assert kind(Weight(2.0)) == kind(torch.tensor(2.0)) == kind(2.0)
+    PatchStack([guidance]).save(tmp_path / "stack.safetensors")
+    assert list(PatchStack.load(tmp_path / "stack.safetensors")) == [guidance]
+    assert pickle.loads(pickle.dumps(guidance)) == guidance
+    assert guidance.acts((8, 8), 0.25) and not guidance.acts((8, 8), 0.5)
+    with pytest.raises(ValueError, match="progress: a weight with a curve needs it"):
+        guidance.acts((8, 8), None)
+    assert not kind(torch.zeros(3)).acts((8, 8), None)
+    (one,) = degraded_passes([guidance], (8, 8), 0.25)
+    cond, a = torch.randn(2, 6, 4, 8, 8, generator=torch.Generator().manual_seed(8))
+    found = guide(cond, cond, None, [one], [cond], [a], samples=(0, 0, 1, 1, 2, 2))
+    factors = torch.tensor([1.0, 1.0, 0.0, 0.0, -0.5, -0.5]).view(6, 1, 1, 1)
+    torch.testing.assert_close(found, factors * (cond - a))
+    with pytest.raises(ValueError, match="scale: "):
+        guide(cond[:4], cond[:4], None, [one], [cond[:4]], [a[:4]])
+
+
+def test_frames_of_a_video_are_pictures():
+    (one,) = degraded_passes([PerturbedAttentionGuidance(torch.tensor([1.0, 3.0]))], (6, 6), None)
+    cond, a = torch.randn(2, 1, 4, 2, 6, 6, generator=torch.Generator().manual_seed(8))
+    found = guide(cond, cond, None, [one], [cond], [a])
+    torch.testing.assert_close(found, torch.tensor([1.0, 3.0]).view(2, 1, 1) * (cond - a))
+
+
+@pytest.mark.parametrize("adaptive", [0.0, 0.2, 0.5, 1.0])
+def test_adaptive_scale_weakens_perturbed_attention(adaptive):
+    guidance = PerturbedAttentionGuidance(3.0, adaptive_scale=adaptive)
+    assert eval(repr(guidance)) == guidance
+    for timestep in (999, 700, 300, 0):
+        expected = max(0.0, 3.0 - 3.0 * adaptive**4 * (1000 - timestep))
+        progress = 1 - timestep / 999
+        assert guidance.strength(progress) == pytest.approx(expected, abs=1e-9)
+    assert guidance.acts((8, 8), 1.0) == (adaptive < 0.17)
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="adaptive_scale: expected"):
+            PerturbedAttentionGuidance(adaptive_scale=wrong)
+    if adaptive:
+        with pytest.raises(ValueError, match="progress: adaptive_scale needs it"):
+            guidance.acts((8, 8), None)
+
+
+def test_the_more_salient_guidance_rules_a_pixel():
+    """Saliency-adaptive fusion of the two, written out."""
+    generator = torch.Generator().manual_seed(9)
+    cfg, cond, uncond, prediction = torch.randn(4, 2, 3, 7, 6, generator=generator)
+    guidance = PerturbedAttentionGuidance(2.0, rescale_mode="snf", rescale=0.5)
+    assert guidance.needs_uncond and not PerturbedAttentionGuidance().needs_uncond
+    passes = degraded_passes([guidance], (7, 6), None)
+    found = guide(cfg, cond, uncond, passes, [cond], [prediction])
+
+    def salience(term):
+        taps = torch.exp(torch.tensor([-0.5, 0.0, -0.5]))
+        kernel = (torch.outer(taps, taps) / taps.sum() ** 2).expand(3, 1, 3, 3)
+        blurred = F.conv2d(F.pad(term.abs(), (1,) * 4, mode="reflect"), kernel, groups=3)
+        return blurred.flatten(2).softmax(2).view_as(term)
+
+    term = 2 * (cond - prediction)
+    chosen = torch.where(salience(term) > salience(cfg - uncond), term, cfg - uncond)
+    torch.testing.assert_close(cfg + found, uncond + chosen)
+    assert 0.2 < (chosen == term).float().mean() < 0.8
+    alone = guide(cfg, cond, None, passes, [cond], [prediction])
+    torch.testing.assert_close(alone, term)
 
 
 @pytest.mark.parametrize("mode", ["full", "partial"])
@@ -255,10 +331,10 @@ def test_rescale(mode):
     for row in range(2):
         whole = (cfg if mode == "full" else cond)[row] + term[row]
         expected.append(term[row] * (0.7 * cond[row].std() / whole.std() + 0.3))
-    found = guide(cfg, cond, passes, [cond], [prediction])
+    found = guide(cfg, cond, None, passes, [cond], [prediction])
     torch.testing.assert_close(found, torch.stack(expected))
     flat = torch.zeros_like(cond)
-    assert guide(flat, flat, passes, [flat], [flat]).isfinite().all()
+    assert guide(flat, flat, None, passes, [flat], [flat]).isfinite().all()
 
 
 def test_rescale_sees_what_the_passes_before_added():
@@ -267,8 +343,8 @@ def test_rescale_sees_what_the_passes_before_added():
     first, second = PerturbedAttentionGuidance(2.0), SmoothedEnergyGuidance(3.0, rescale=1.0)
     passes = degraded_passes([first, second], (6, 6), None)
     alone = 2 * (cond - a)
-    expected = alone + guide(cfg + alone, cond, passes[1:], [cond], [b])
-    torch.testing.assert_close(guide(cfg, cond, passes, [cond, cond], [a, b]), expected)
+    expected = alone + guide(cfg + alone, cond, None, passes[1:], [cond], [b])
+    torch.testing.assert_close(guide(cfg, cond, None, passes, [cond, cond], [a, b]), expected)
 
 
 def test_reports_say_why(table):

@@ -18,6 +18,7 @@ from attnpatch.patches import (
     SelfAttentionGuidance,
     SmoothedEnergyGuidance,
 )
+from attnpatch.patches.guidance_scale import RESCALE_MODES
 
 __all__ = ["NODES"]
 
@@ -60,9 +61,10 @@ def _advanced(patch: type[Guidance], where: str) -> tuple[Input, ...]:
         Input(
             id="rescale_mode",
             kind="COMBO",
-            choices=("full", "partial"),
-            tooltip="Measure the contrast of the whole result, or of the cond prediction and what "
-            "this guidance adds.",
+            choices=RESCALE_MODES,
+            tooltip="Measure the contrast of the whole result (full), or of the cond prediction "
+            "and what this guidance adds (partial); or let the more salient of the two guidances "
+            "rule each pixel, without rescaling (snf).",
         ),
     )
 
@@ -138,6 +140,14 @@ NODES = (
         PerturbedAttentionGuidance,
         (
             _float(PerturbedAttentionGuidance, "scale", 0.0, 100.0, 0.01, _SCALE),
+            _float(
+                PerturbedAttentionGuidance,
+                "adaptive_scale",
+                0.0,
+                1.0,
+                0.001,
+                "Weakens it as sampling goes on, which saves time; 0: not at all, 1: to nothing.",
+            ),
             *_advanced(PerturbedAttentionGuidance, "Where it acts"),
         ),
     ),

@@ -15,8 +15,17 @@ from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable, Window
 from attnpatch.patches.guidance_blocks import check_blocks, find_blocks
+from attnpatch.patches.guidance_scale import (
+    RESCALE_MODES,
+    Scale,
+    number,
+    read_scale,
+    rescaled,
+    scales_of,
+)
 from attnpatch.patches.patch import BoundPatch, Patch
 from attnpatch.patches.site import Call
+from attnpatch.patches.weights import Weight
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,7 +49,7 @@ class Guidance(Patch):
     began with. It is the same arithmetic for every sampler and scheduler.
     """
 
-    scale: float
+    scale: Scale
     blocks: str
     start: float
     end: float
@@ -53,14 +62,16 @@ class Guidance(Patch):
     """Whether it needs what is recorded in the ordinary calls of a step."""
 
     def __post_init__(self) -> None:
-        for name in ("scale", "start", "end", "rescale"):
+        object.__setattr__(self, "scale", read_scale(self.scale))
+        for name in ("start", "end", "rescale"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         object.__setattr__(self, "blocks", check_blocks(self.blocks))
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale: expected 0 to 1, got {self.rescale}")
-        if self.rescale_mode not in ("full", "partial"):
+        if self.rescale_mode not in RESCALE_MODES:
             raise ValueError(
-                f"rescale_mode: expected 'full' or 'partial', got {self.rescale_mode!r}"
+                f"rescale_mode: expected {', '.join(map(repr, RESCALE_MODES))}; "
+                f"got {self.rescale_mode!r}"
             )
 
     @property
@@ -68,23 +79,54 @@ class Guidance(Patch):
         """The part of sampling in which it is active."""
         return Window(self.start, self.end, False)
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures of a batch it tells apart; 1: all get the same."""
+        return len(self.scale.pictures) or 1 if isinstance(self.scale, Weight) else 1
+
+    @property
+    def silent(self) -> bool:
+        """Whether its scale is 0 throughout."""
+        if not isinstance(self.scale, Weight):
+            return self.scale == 0
+        pictures = self.scale.pictures
+        return self.scale.scale == 0 or bool(pictures and not any(pictures))
+
+    @property
+    def needs_uncond(self) -> bool:
+        """Whether it needs the uncond prediction, even at a guidance scale of 1."""
+        return self.degrades == UNCOND or self.rescale_mode == "snf"
+
+    def strength(self, progress: float | None) -> float:
+        """Give the scale at a progress, but for the pictures' own.
+
+        Raises
+        ------
+        ValueError
+            Where it changes with progress, and that is None.
+        """
+        if isinstance(self.scale, Weight):
+            return self.scale.scale * self.scale.factor(progress)
+        return self.scale
+
     def acts(self, latent: tuple[int, int], progress: float | None) -> bool:
         """Whether it guides a latent of this height and width at this progress.
 
         Raises
         ------
         ValueError
-            Where it has a start or an end and progress is None.
+            Where it needs progress and that is None.
         """
-        if self.scale == 0 or self.window.empty:
+        if self.silent or self.window.empty:
             return False
-        if self.window.full:
-            return True
-        if progress is None:
-            raise ValueError(
-                "progress: guidance with start or end needs it, and the host gave none"
-            )
-        return progress in self.window
+        if not self.window.full:
+            if progress is None:
+                raise ValueError(
+                    "progress: guidance with start or end needs it, and the host gave none"
+                )
+            if progress not in self.window:
+                return False
+        return self.strength(progress) != 0
 
     def degrade(self, x0: Tensor, saliency: Tensor | None) -> Tensor:
         """Give the picture that the degraded pass starts from: here the prediction itself.
@@ -98,22 +140,6 @@ class Guidance(Patch):
         """
         return x0
 
-    def rescaled(self, term: Tensor, cond: Tensor, guided: Tensor) -> Tensor:
-        """Give scale · term, brought nearer to the contrast of the cond prediction.
-
-        After Lin et al. 2023 (arXiv 2305.08891), algorithm 2: with f the standard deviation of cond
-        over that of guided + term ("full") or cond + term ("partial"), times
-        rescale · f + 1 − rescale; for each picture its own.
-        """
-        term = self.scale * term
-        if self.rescale == 0:
-            return term
-        whole = (guided if self.rescale_mode == "full" else cond) + term
-        over = tuple(range(1, term.dim()))
-        spread = whole.std(dim=over, keepdim=True).clamp_(min=torch.finfo(term.dtype).tiny)
-        factor = cond.std(dim=over, keepdim=True) / spread
-        return term * (self.rescale * factor + (1 - self.rescale))
-
     @abstractmethod
     def bind(self, table: LayerTable) -> BoundGuidance:
         """Fit it to a UNet; see ``Patch.bind``."""
@@ -121,12 +147,17 @@ class Guidance(Patch):
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything it is: plain values for JSON, and no tensors."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if isinstance(self.scale, Weight):
+            values["scale"] = self.scale.to_json()
         # JSON has no infinity; below zero means it, as node packs write it.
         return {name: -1.0 if value == math.inf else value for name, value in values.items()}, {}
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Make it again from what ``state`` gave."""
+        scale = values["scale"]
+        if isinstance(scale, Mapping):
+            values = {**values, "scale": Weight.from_json(scale)}
         return cls(**values)
 
     def __repr__(self) -> str:
@@ -153,7 +184,7 @@ class BoundGuidance(BoundPatch):
         guidance = self.guidance
         if layer not in self.layers:
             return f"not of the blocks {guidance.blocks}"
-        if guidance.scale == 0:
+        if guidance.silent:
             return "scale 0"
         if guidance.window.empty:
             return f"no time between start {guidance.start} and end {guidance.end}"
@@ -184,6 +215,8 @@ class DegradedPass(NamedTuple):
     place: int
     """Of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
     guidance: Guidance
+    strength: float
+    """Its scale now, but for the pictures' own."""
 
     @property
     def kind(self) -> int:
@@ -203,10 +236,10 @@ def degraded_passes(
     latent
         Height and width of the latent.
     progress
-        How far sampling is; may be None where nothing has a start or an end.
+        How far sampling is; may be None where nothing has a start, an end or a curve.
     """
     return tuple(
-        DegradedPass(place, patch)
+        DegradedPass(place, patch, patch.strength(progress))
         for place, patch in enumerate(stack)
         if isinstance(patch, Guidance) and patch.acts(latent, progress)
     )
@@ -215,37 +248,34 @@ def degraded_passes(
 def guide(
     guided: Tensor,
     cond: Tensor,
+    uncond: Tensor | None,
     passes: Sequence[DegradedPass],
     starts: Sequence[Tensor],
     predictions: Sequence[Tensor],
+    samples: Sequence[int] = (),
 ) -> Tensor:
     """Return what the degraded passes of a step add; all tensors are predictions of x0.
 
     Parameters
     ----------
     guided
-        The result so far, (B, C, H, W): of classifier-free guidance, say. It is for ``rescale``
-        alone, as is cond.
-    cond
-        The cond prediction.
+        The result so far, (B, C, H, W) or (B, C, frames, H, W): of classifier-free guidance, say.
+        It is for ``rescale`` alone, as are cond and uncond.
+    cond, uncond
+        The predictions that it was made of; uncond may be None where there is none.
     passes
         What ``degraded_passes`` gave, at least one.
     starts
         For each what its ``degrade`` gave.
     predictions
         For each what the UNet made of that.
+    samples
+        Which picture each row (a video's: each frame) is; empty: 0, 1, 2, ….
     """
     total = torch.zeros_like(guided)
     for one, start, prediction in zip(passes, starts, predictions, strict=True):
-        total = total + one.guidance.rescaled(start - prediction, cond, guided + total)
+        guidance = one.guidance
+        term = scales_of(guidance.scale, one.strength, guided, samples) * (start - prediction)
+        mode = guidance.rescale_mode
+        total = total + rescaled(term, cond, uncond, guided + total, guidance.rescale, mode)
     return total
-
-
-def number(what: str, value: Any) -> float:
-    """Return a finite number as a float; errors name `what`."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what}: expected a number, got {value!r}")
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {value}")
-    return value

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.patches.cache import Cache, upload, where
-from attnpatch.patches.guidance import COND, BoundGuidance, Guidance, number
+from attnpatch.patches.guidance import COND, BoundGuidance, Guidance
+from attnpatch.patches.guidance_scale import Scale, number
 from attnpatch.patches.self_attention import Inner, Stage
 from attnpatch.patches.site import Site
+
+_LAST_TIMESTEP = 999.0
 
 __all__ = ["PerturbedAttentionGuidance", "SmoothedEnergyGuidance", "blur_tokens"]
 
@@ -32,13 +35,17 @@ class PerturbedAttentionGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses 0 to 100.
+        How strong; the field uses 0 to 100. A number; a tensor of one for each picture; or a
+        ``Weight`` with a curve over progress, pictures, or both.
     blocks
         Where, as "m0,u0.4,d2.2-9"; see ``find_blocks``.
     start, end
         The part of sampling in which it is active, 0 to 1.
     rescale, rescale_mode
-        Against too much contrast: 0 none, 1 all; see ``Guidance.rescaled``.
+        Against too much contrast: 0 none, 1 all; "full", "partial" or "snf". See ``rescaled``.
+    adaptive_scale
+        Weakens it as sampling goes on, by max(0, 1 − adaptive_scale⁴ (1000 − t)) at timestep t:
+        0 not at all, 1 to nothing. Steps in which nothing is left cost nothing.
 
     Raises
     ------
@@ -46,15 +53,33 @@ class PerturbedAttentionGuidance(Guidance):
         For numbers that make no sense, naming them.
     """
 
-    scale: float = 3.0
+    scale: Scale = 3.0
     blocks: str = "m0"
     start: float = 0.0
     end: float = 1.0
     rescale: float = 0.0
     rescale_mode: str = "full"
+    adaptive_scale: float = 0.0
 
     kind: ClassVar[str] = "perturbed_attention_guidance"
     degrades: ClassVar[int] = COND
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        adaptive = number("adaptive_scale", self.adaptive_scale)
+        if not 0 <= adaptive <= 1:
+            raise ValueError(f"adaptive_scale: expected 0 to 1, got {adaptive}")
+        object.__setattr__(self, "adaptive_scale", adaptive)
+
+    def strength(self, progress: float | None) -> float:
+        """Give the scale at a progress; see ``Guidance.strength``."""
+        strength = super().strength(progress)
+        if self.adaptive_scale == 0:
+            return strength
+        if progress is None:
+            raise ValueError("progress: adaptive_scale needs it, and the host gave none")
+        timestep = _LAST_TIMESTEP * (1 - progress)
+        return strength * max(0.0, 1 - self.adaptive_scale**4 * (_LAST_TIMESTEP + 1 - timestep))
 
     def bind(self, table: LayerTable) -> BoundPerturbedAttention:
         """Fit it to a UNet; see ``Patch.bind``."""
@@ -71,7 +96,8 @@ class SmoothedEnergyGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses 0 to 100.
+        How strong; the field uses 0 to 100. A number; a tensor of one for each picture; or a
+        ``Weight`` with a curve over progress, pictures, or both.
     blur_sigma
         Of the Gaussian, in tokens; infinite or below 0: the mean of all queries. 0: no blur.
     blocks
@@ -79,7 +105,7 @@ class SmoothedEnergyGuidance(Guidance):
     start, end
         The part of sampling in which it is active, 0 to 1.
     rescale, rescale_mode
-        Against too much contrast: 0 none, 1 all; see ``Guidance.rescaled``.
+        Against too much contrast: 0 none, 1 all; "full", "partial" or "snf". See ``rescaled``.
 
     Raises
     ------
@@ -87,7 +113,7 @@ class SmoothedEnergyGuidance(Guidance):
         For numbers that make no sense, naming them.
     """
 
-    scale: float = 3.0
+    scale: Scale = 3.0
     blur_sigma: float = math.inf
     blocks: str = "m0"
     start: float = 0.0

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable, token_grid
 from attnpatch.ops import attention_column_mean, blur_and_blend
-from attnpatch.patches.guidance import UNCOND, BoundGuidance, Guidance, number
+from attnpatch.patches.guidance import UNCOND, BoundGuidance, Guidance
+from attnpatch.patches.guidance_scale import Scale, number
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.site import Call, Site
 
@@ -34,7 +35,8 @@ class SelfAttentionGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses −2 to 5.
+        How strong; the field uses −2 to 5. A number; a tensor of one for each picture; or a
+        ``Weight`` with a curve over progress, pictures, or both.
     blur_sigma
         Of the Gaussian, in pixels of the latent; 0: no blur.
     threshold
@@ -44,7 +46,7 @@ class SelfAttentionGuidance(Guidance):
     start, end
         The part of sampling in which it is active, 0 to 1.
     rescale, rescale_mode
-        Against too much contrast: 0 none, 1 all; see ``Guidance.rescaled``.
+        Against too much contrast: 0 none, 1 all; "full", "partial" or "snf". See ``rescaled``.
 
     Raises
     ------
@@ -52,7 +54,7 @@ class SelfAttentionGuidance(Guidance):
         For numbers that make no sense, naming them.
     """
 
-    scale: float = 0.5
+    scale: Scale = 0.5
     blur_sigma: float = 2.0
     threshold: float = 1.0
     blocks: str = "m0.0"

@@ -32,7 +32,9 @@ def set_guidance(model: Any, group: SlotGroup) -> None:
     options = model.model_options = dict(model.model_options)
     functions = list(options.get("sampler_post_cfg_function", ()))
     ours = [place for place, f in enumerate(functions) if isinstance(f, GuidanceFunction)]
-    guidances = [patch for patch in group.run.stack if isinstance(patch, Guidance) and patch.scale]
+    guidances = [
+        patch for patch in group.run.stack if isinstance(patch, Guidance) and not patch.silent
+    ]
     if not guidances:
         return
     function = GuidanceFunction(group)
@@ -41,7 +43,7 @@ def set_guidance(model: Any, group: SlotGroup) -> None:
     else:
         functions.append(function)
     options["sampler_post_cfg_function"] = functions
-    if any(guidance.degrades == UNCOND for guidance in guidances):
+    if any(guidance.needs_uncond for guidance in guidances):
         options["disable_cfg1_optimization"] = True
 
 
@@ -82,7 +84,8 @@ class GuidanceFunction:
             for one, start in zip(passes, starts, strict=True)
         ]
         predictions = _predict(args, passes, inputs)
-        return guided + guide(guided, clean[COND], passes, starts, predictions)
+        uncond = None if args["uncond"] is None else clean[UNCOND]
+        return guided + guide(guided, clean[COND], uncond, passes, starts, predictions)
 
     def _possible(
         self, one: DegradedPass, args: Mapping[str, Any], record: AttentionRecord

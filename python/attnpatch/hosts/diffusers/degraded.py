@@ -101,7 +101,9 @@ class GuidedCall:
         cond = clean[_chunk_of(self._call.chunks, COND)]
         uncond = clean[_chunk_of(self._call.chunks, UNCOND)]
         cfg = uncond + self._cfg_scale * (cond - uncond)
-        term = guide(cfg, cond, self._passes, starts, degraded.chunk(len(starts)))
+        both = cond, uncond if UNCOND in self._call.chunks else None
+        predictions = degraded.chunk(len(starts))
+        term = guide(cfg, *both, self._passes, starts, predictions, self._call.samples or ())
         guided = result.unflatten(0, (len(clean), -1)) + term / prediction.turn
         guided = guided.flatten(0, 1).to(result.dtype)
         if isinstance(output, tuple):
