@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from narrow_models import make_model
-from real_host import relative, sample
+from real_host import relative, sample  # first: it readies ComfyUI
+
+from comfy_extras import nodes_hypertile, nodes_tomesd  # isort: skip
 
 from attnpatch.nodes import NODE_CLASS_MAPPINGS
 
@@ -112,6 +114,52 @@ def test_pack_before_and_after_ours(name):
         out = sample(both, size=size)
         assert bool(torch.isfinite(out).all())
         assert relative(out, plain_sample("sd1", size)) > TOLERANCE
+
+
+OTHERS = {
+    "HyperTile": {"tile_size": 64, "swap_size": 1, "max_depth": 0, "scale_depth": False},
+    "TomePatchModel": {"ratio": 0.5},
+}
+
+
+def others_node(name, model):
+    """Apply the host's own node."""
+    extras = {"HyperTile": nodes_hypertile, "TomePatchModel": nodes_tomesd}
+    with torch.inference_mode():
+        return getattr(extras[name], name).execute(model, **OTHERS[name])[0]
+
+
+def sample_seeded(model, **options):
+    torch.manual_seed(0)  # the host's nodes draw from it
+    return sample(model, **options)
+
+
+# Ours, each only where the host's nodes act as well: at the first depth.
+OURS = {
+    "SlothfulAttention": {"in_depth_decay": 4.0, "out_depth_decay": 4.0},
+    "NearSightedTile": SMALL | {"tiling_max_depth": 1},
+    "AttentionPatchesTokenMerging": {},
+    "AttentionPatchesHyperTile": {"tile_size": 64},
+}
+
+
+@pytest.mark.parametrize("theirs", OTHERS)
+@pytest.mark.parametrize("ours", OURS)
+def test_the_hosts_own_nodes_before_and_after_ours(theirs, ours, caplog):
+    """Where theirs change the tokens, ours leave them alone, in either order, and say so once."""
+    model, size = model_of("sd1"), (32, 24)
+    expected = sample_seeded(others_node(theirs, model), size=size)
+    assert relative(expected, sample_seeded(model, size=size)) > TOLERANCE
+    alone = apply(NODE_CLASS_MAPPINGS, ours, model, **OURS[ours])
+    assert relative(sample_seeded(alone, size=size), expected) > TOLERANCE
+    for both in (
+        apply(NODE_CLASS_MAPPINGS, ours, others_node(theirs, model), **OURS[ours]),
+        others_node(theirs, alone),
+    ):
+        caplog.clear()
+        assert torch.equal(sample_seeded(both, size=size), expected)
+        (warning,) = [record for record in caplog.records if record.name == "attnpatch"]
+        assert "another patch has merged or cut" in warning.message
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,6 +3,7 @@
 """Fewer tokens in a small ComfyUI, beside self-attention that computes the specification."""
 
 import copy
+import math
 import sys
 import threading
 from pathlib import Path
@@ -96,16 +97,16 @@ def merge(n, context, value, options):
     return n[:, ::2], context[:, ::2], value[:, ::2]
 
 
+def grid_tokens(options):
+    layer = LAYERS.find(*options["block"])
+    return math.prod(token_grid(*options["original_shape"][-2:], layer.level))
+
+
 def part(n, options):
-    tokens = options["original_shape"][-2:]
-    for layer in LAYERS:
-        if options["block"] == (layer.block, layer.number):
-            tokens = token_grid(*tokens, layer.level)
-            return n.repeat_interleave(2, 1)[:, : tokens[0] * tokens[1]]
-    raise AssertionError(f"no attention at {options['block']}")
+    return n.repeat_interleave(2, 1)[:, : grid_tokens(options)]
 
 
-def add_merging(model, merge=merge):
+def add_merging(model, merge=merge, part=part):
     model = model.clone()
     model.set_model_patch(merge, "attn1_patch")
     model.set_model_patch(part, "attn1_output_patch")
@@ -131,6 +132,35 @@ def test_merged_tokens_are_left_alone_with_one_warning(
     caplog.clear()
     run(patch_model(host, patch))
     assert not caplog.records
+
+
+def merge_queries(n, context, value, options):
+    """As the host's own node for token merging does."""
+    return n[:, ::2], context, value
+
+
+def cut(n, context, value, options):
+    """As packs that tile pictures do: the batch grows."""
+    tokens = n.shape[1] - n.shape[1] % 2
+    n, context, value = (
+        x[:, :tokens].unflatten(1, (2, -1)).flatten(0, 1) for x in (n, context, value)
+    )
+    return n, context, value
+
+
+def join(n, options):
+    n = n.unflatten(0, (-1, 2)).flatten(1, 2)
+    return torch.nn.functional.pad(n, (0, 0, 0, grid_tokens(options) - n.shape[1]))
+
+
+@PATCHES
+@pytest.mark.parametrize("way", [(merge_queries, part), (cut, join)], ids=["merge", "cut"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_what_others_merge_or_cut_is_left_alone(host, patch, way, after, caplog):
+    model = add_merging(patch_model(host, patch), *way) if after else host
+    model = model if after else patch_model(add_merging(host, *way), patch)
+    assert torch.equal(run(model), run(add_merging(host, *way)))
+    assert len(caplog.records) == 1
 
 
 @PATCHES

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.hosts.slot_group import ExtraOptions, Running, SlotGroup
-from attnpatch.patches import Branches, CrossPlan, Layer
+from attnpatch.patches import Branches, Call, CrossPlan, Layer, Site
 
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 
@@ -216,6 +216,8 @@ class SelfSlot(ReplaceSlot):
         if beside and acting is not None:
             acting = acting.whole
         if acting is None or site is None:
+            if site is None:
+                self._tell_cut(running.call, q.shape[1])
             return attention(q, k, v, extra_options)
         if acting.reduces:
             site = running.site(self.layer, q, extra_options, "self", guess=False) or site
@@ -228,6 +230,13 @@ class SelfSlot(ReplaceSlot):
             lambda q, k, v: attention(q, k, v, extra_options),
             plain=base is None,
         )
+
+    def _tell_cut(self, call: Call, tokens: int) -> None:
+        """Let a patch that would reduce tokens say that another has cut the pictures up."""
+        site = Site(self.layer, call, attention="self")
+        acting = self.group.run.self_attention(site)
+        if acting is not None:
+            acting.fits(site, tokens)
 
 
 class InputPatch:

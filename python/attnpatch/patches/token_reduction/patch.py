@@ -147,8 +147,8 @@ class BoundTokenReduction(BoundPatch):
             return
         self._warned = True
         logger.warning(
-            "%s: expected %d × %d tokens at %s, got %d, which another patch has merged or the host "
-            "has resized without saying so; there all tokens stay",
+            "%s: expected %d × %d tokens at %s, got %d, which another patch has merged or cut, or "
+            "the host has resized without saying so; there it leaves them alone",
             type(self.patch).__name__,
             *site.grid,
             site.layer.name,

@@ -86,8 +86,9 @@ class ReductionStage:
         plan = self._at(site.grid)
         if plan is None:
             return inner(q, k, v)
-        if q.shape[1] != site.grid[0] * site.grid[1]:
-            if k.shape[1] == q.shape[1]:  # else something was reduced
+        tokens = site.grid[0] * site.grid[1]
+        if q.shape[1] != tokens:
+            if k.shape[1] in (q.shape[1], tokens):  # else they were reduced before
                 self._warn(site, q.shape[1])
             return inner(q, k, v)
         return plan.attend(q, k, v, heads, inner)
