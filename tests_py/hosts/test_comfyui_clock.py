@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfyui_oracle import make_prompt
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from protocol_sampling import DiscreteSampling
+from protocol_sampling import DiscreteSampling, make_comfy, make_conds, sample
 
+import attnpatch as ap
 from attnpatch._core import Window
 from attnpatch.hosts.comfyui.clock import Schedule, SigmaClock
 
@@ -148,3 +150,28 @@ def test_modules_are_asked_on_the_cpu_and_stay_as_they_are():
     schedule = Schedule(module)
     assert schedule._sampling is not module
     assert schedule(3.0) == Schedule(DiscreteSampling())(3.0)
+
+
+NO_WINDOW = {
+    "a prompt": lambda: make_prompt(weight=0.5),
+    "a prompt in a window": lambda: make_prompt(weight=0.5, end=0.4),
+    "a prompt with a curve": lambda: make_prompt(
+        weight=ap.Weight(0.5, curve=[(0.0, 1.0), (1.0, 0.0)])
+    ),
+    "guidance": lambda: ap.PerturbedAttentionGuidance(),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("patch", NO_WINDOW)
+def test_time_is_found_out_only_where_a_patch_asks_for_it(patch, monkeypatch):
+    """On a GPU reading a sigma waits for the device."""
+    model = ap.patch_model(make_comfy(), NO_WINDOW[patch]())
+    model.model_options.pop("sampler_post_cfg_function", None)  # it asks once a step
+    asked = []
+    monkeypatch.setattr(
+        SigmaClock, "_sigma", lambda self, sigmas: asked.append(1) or float(sigmas[0])
+    )
+    x, conds = make_conds()
+    sample(model, x, conds, steps=2)
+    assert bool(asked) == (patch in ("a prompt in a window", "a prompt with a curve"))

@@ -113,9 +113,11 @@ class CrossSlot(ReplaceSlot):
             out = (base or self.group.plain)(q, k, v, extra_options)
         else:
             out = self._attend(branches, running, base, q, k, v, extra_options)
-        for added in self.added:
-            if added.acts(running.call.sigma):
-                out = out + added.callback(out, q, k, v, extra_options, **added.options)
+        if self.added:
+            sigma = self.group.clock(extra_options).sigma
+            for added in self.added:
+                if added.acts(sigma):
+                    out = out + added.callback(out, q, k, v, extra_options, **added.options)
         return out
 
     def _branches(

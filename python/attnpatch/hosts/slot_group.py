@@ -32,6 +32,9 @@ class Moment(NamedTuple):
     timestep: float | None = None
 
 
+_NEVER_ASKED = Moment(None)
+
+
 class Clock(Protocol):
     """Tells how far sampling has come."""
 
@@ -58,6 +61,7 @@ class SlotGroup:
         self.clock = clock
         self.plain = plain
         self.records = StepRecords()
+        self._timed = run.timed
         self._records_any = any(isinstance(p, Guidance) and p.records for p in run.stack)
         self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
         self._latest: tuple[tuple[object, ...], Call] | None = None
@@ -68,7 +72,7 @@ class SlotGroup:
         shape = options["original_shape"]
         chunks = tuple(options.get("cond_or_uncond") or (0,))
         samples = _shown(options, batch // len(chunks))
-        moment = self.clock(options)
+        moment = self.clock(options) if self._timed else _NEVER_ASKED
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
         if self._records_any and not degraded and "sigmas" in options:

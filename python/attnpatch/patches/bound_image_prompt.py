@@ -30,6 +30,7 @@ class BoundImagePrompt(BoundPatch):
         prompt.keys_values.check(table)
         self.prompt = prompt
         self.window = prompt.window
+        self.timed = not self.window.full or bool(prompt.weight.curve)
         self.channels = table.channels
         self.scaling = SCALINGS[prompt.scaling]
         self.folds = self.scaling.folds(prompt.joint)

@@ -176,6 +176,7 @@ class BoundGuidance(BoundPatch):
 
     def __init__(self, guidance: Guidance, table: LayerTable) -> None:
         self.guidance = guidance
+        self.timed = guidance.records and not guidance.window.full  # a record is made in its window
         self.table = table
         self.layers = find_blocks(table, guidance.blocks)
         self._skipped = tuple(self._reason(layer) for layer in table)

@@ -83,6 +83,8 @@ class BoundPatch(ABC):
     """Which attention it acts on: "cross" (attn2, by ``branches``) or "self" (attn1, ``stage``)."""
     reduces: bool = False
     """Whether its stages may reduce what keys and values are projected from."""
+    timed: bool = True
+    """Whether what it does depends on the call's progress, sigma or timestep."""
     place: int = 0
     """Of its patch in the stack; the run says it."""
 

@@ -187,6 +187,11 @@ class Run:
         """Whether a patch may reduce what keys and values of self-attention are projected from."""
         return any(bound.reduces for bound in self._self_patches)
 
+    @property
+    def timed(self) -> bool:
+        """Whether any patch asks for the time of a call; hosts need not find it out for others."""
+        return any(bound.timed for bound in self._bound)
+
     def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
         skips = [bound.skipped for bound in bounds]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
