@@ -237,14 +237,16 @@ def test_relatives(host, patch):
 
 
 def test_two_models_and_a_cancelled_run(host):
-    jobs = [(patch_model(host, BOTH), 800), (patch_model(host, TILE), 200)]
+    both, tiles = patch_model(host, BOTH), patch_model(host, TILE)
+    merging = patch_model(host, TokenMerging(max_depth=2))
+    jobs = [(both, 800), (tiles, 200), (both, 300), (merging, 500)]  # one model in two threads
     sizes = [SIZE, (19, 33)]
 
     def call(index, size):
         model, timestep = jobs[index]
         return run(model, size=size, timestep=timestep, seed=index)
 
-    expected = [[call(i, size) for size in sizes] for i in range(2)]
+    expected = [[call(i, size) for size in sizes] for i in range(len(jobs))]
 
     def cancel(*_):
         raise KeyboardInterrupt
@@ -253,16 +255,16 @@ def test_two_models_and_a_cancelled_run(host):
     with pytest.raises(KeyboardInterrupt):
         call(0, (40, 40))
     hook.remove()
-    found = [[], []]
+    found = [[] for _ in jobs]
 
     def work(index):
         for _ in range(2):
             for size, wanted in zip(sizes, expected[index], strict=True):
                 found[index].append(torch.equal(call(index, size), wanted))
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [[True] * 4] * 2
+    assert found == [[True] * 4] * len(jobs)

@@ -260,7 +260,8 @@ def test_last_of_the_stack_acts():
 
 def test_two_models_in_two_threads_and_a_cancelled_run():
     unet = make_unet("sd1")
-    jobs = [(patch_model(unet, BOTH), 800), (patch_model(unet, TILE), 200)]
+    patches = [(BOTH, 800), (TILE, 200), (SLOTHFUL, 500), (TokenMerging(max_depth=2), 300)]
+    jobs = [(patch_model(unet, patch), timestep) for patch, timestep in patches]
     sizes = [(32, 24), (19, 33)]
 
     def call(index, size):
@@ -268,7 +269,7 @@ def test_two_models_in_two_threads_and_a_cancelled_run():
         inputs = unet_inputs(unet, size=size, seed=index)
         return run(model, inputs, timestep=torch.tensor(timestep))
 
-    expected = [[call(i, size) for size in sizes] for i in range(2)]
+    expected = [[call(i, size) for size in sizes] for i in range(len(jobs))]
 
     class Cancelled(Exception):
         pass
@@ -280,16 +281,16 @@ def test_two_models_in_two_threads_and_a_cancelled_run():
     with pytest.raises(Cancelled):
         call(0, (40, 40))
     hook.remove()
-    found = [[], []]
+    found = [[] for _ in jobs]
 
     def work(index):
         for _ in range(3):
             for size, wanted in zip(sizes, expected[index], strict=True):
                 found[index].append(torch.equal(call(index, size), wanted))
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [[True] * 6] * 2
+    assert found == [[True] * 6] * len(jobs)

@@ -13,6 +13,7 @@ import attnpatch
 from attnpatch.patches import Call, PatchStack, Site, layer_table
 
 KINDS = [attnpatch.SlothfulAttention, attnpatch.NearSightedTile, attnpatch.NearSightedAttention]
+RELATIVES = [attnpatch.TokenMerging, attnpatch.HyperTile]
 PATCHES = [
     attnpatch.SlothfulAttention(in_slothful=3, out_mode="1D_MAX", reference_quirks=True),
     attnpatch.NearSightedTile(tile_size=48, seed=7),
@@ -45,7 +46,7 @@ def test_values(patch, tmp_path):
         patch.seed = 3
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", KINDS + RELATIVES, ids=lambda kind: kind.kind)
 def test_ranges(kind):
     for field in fields(kind):
         meta = field.metadata
@@ -59,6 +60,62 @@ def test_ranges(kind):
                     kind(**{field.name: wrong})
             with pytest.raises(TypeError, match=f"^{field.name}: expected a"):
                 kind(**{field.name: "much"})
+        elif "options" in meta:
+            for option in meta["options"]:
+                assert getattr(kind(**{field.name: option}), field.name) == option
+            with pytest.raises(ValueError, match=f"^{field.name}: expected one of '1D_AVG', "):
+                kind(**{field.name: "3D_AVG"})
+        else:
+            assert meta["type"] is bool
+            assert getattr(kind(**{field.name: True}), field.name) is True
+
+
+# The documented ranges, by hand: what the table of fields says is what nodes and people rely on.
+TIME = {"peak_time": (0, 1), "time_decay": (0, 4)}
+SIDES = {
+    f"{side}_{name}": limits
+    for side in ("in", "out")
+    for name, limits in {
+        "depth_decay": (0, 4),
+        "slothful": (0, 50),
+        "k_blend": (0, 1),
+        "v_blend": (0, 1),
+    }.items()
+}
+SEED = {"seed": (0, 2**32 - 1)}
+RANGES = {
+    attnpatch.SlothfulAttention: TIME | SIDES,
+    attnpatch.NearSightedTile: SEED
+    | {"tiling_max_depth": (1, 3), "global_ratio": (0, 1), "tile_size": (16, 64)},
+    attnpatch.NearSightedAttention: TIME
+    | SIDES
+    | SEED
+    | {"tiling_max_depth": (1, 3)}
+    | {f"{end}_tile_size": (16, 64) for end in ("base", "peak")}
+    | {f"{end}_global_ratio": (0, 1) for end in ("base", "peak")},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_documented_ranges(kind):
+    found = {f.name: f.metadata for f in fields(kind) if "low" in f.metadata}
+    assert {n: (meta["low"], meta["high"]) for n, meta in found.items()} == RANGES[kind]
+
+
+def test_ranges_of_the_simple_form():
+    simple = attnpatch.NearSightedAttention.simple
+    for name, (low, high) in {"slothful": (0, 50), "in_blend": (0, 1), "out_blend": (0, 1)}.items():
+        simple(**{name: low})
+        simple(**{name: high})
+        for wrong in (low - 0.1, high + 0.1, float("nan")):
+            with pytest.raises(ValueError, match=f"^{name}: expected {low}.0 to {high}.0"):
+                simple(**{name: wrong})
+        with pytest.raises(TypeError, match=f"^{name}: expected a number, got 'much'"):
+            simple(**{name: "much"})
+    with pytest.raises(ValueError, match=r"^peak_tile_size: expected 16 to 64, got 65"):
+        simple(peak_tile_size=65)
+    with pytest.raises(TypeError, match="wrong"):
+        simple(wrong=1)
 
 
 def test_errors_name_what_was_given():

@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnpatch._core import tile_offset, tile_shape
 from attnpatch.ops import Tiling
 from attnpatch.patches.token_reduction import quirks
-from attnpatch.patches.token_reduction.parameters import flag, number, seed_number, whole_number
+from attnpatch.patches.token_reduction.parameters import (
+    checked,
+    flag,
+    number,
+    seed_number,
+    whole_number,
+)
 from attnpatch.patches.token_reduction.patch import Moment, Place, TokenReduction
 from attnpatch.patches.token_reduction.pooling import Pooling
 from attnpatch.patches.token_reduction.slothful import QUIRKS, SidedReduction
@@ -197,9 +203,17 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
             Of keys and values, 0 to 1.
         **others
             Parameters that have nothing to do with pooling.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is out of its range; the message names it.
         """
+        declared = {f.name: f for f in fields(cls)}
+        slothful = checked(declared["in_slothful"], slothful, "slothful")
         sides = {"in": in_blend, "out": out_blend}
         for side, blend in sides.items():
+            blend = checked(declared[f"{side}_k_blend"], blend, f"{side}_blend")
             others |= {f"{side}_slothful": slothful, f"{side}_depth_decay": 1.5}
             others |= {f"{side}_k_blend": blend, f"{side}_v_blend": blend}
         return cls(**others)

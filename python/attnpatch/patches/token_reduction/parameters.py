@@ -39,15 +39,15 @@ def seed_number() -> Any:
     return whole_number(0, 0, 2**32 - 1, 1, text)
 
 
-def checked(declared: Field[Any], value: Any) -> Any:
-    """Return a parameter's value in its type.
+def checked(declared: Field[Any], value: Any, name: str | None = None) -> Any:
+    """Return a parameter's value in its type; `name` is what its caller calls it, where not so.
 
     Raises
     ------
     TypeError, ValueError
         If it is of another kind, or out of its range; the message names it.
     """
-    name, metadata = declared.name, declared.metadata
+    name, metadata = name or declared.name, declared.metadata
     kind = metadata["type"]
     if kind is str:
         if value not in metadata["options"]:
