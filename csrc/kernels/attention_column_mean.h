@@ -38,9 +38,9 @@ struct AttentionColumnMeanParams {
 
 void attention_column_mean_cpu(const AttentionColumnMeanParams& params);
 
-// The same where all data but `rows` lies on the current CUDA device, for at least one query and
-// key; `stream` is a cudaStream_t, `scratch` so many bytes on the device. Returns before the work
-// is done. Throws where a launch fails, and for a batch of more than 64 or head size over 160.
+// The same where all data but `rows` lies on the current CUDA device, for at least one head, query
+// and key; `stream` is a cudaStream_t, `scratch` so many bytes on the device. Returns before the
+// work is done. Throws where a launch fails, and for a head size over 160.
 size_t attention_column_mean_cuda_scratch(const AttentionColumnMeanParams& params);
 void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* scratch,
                                 void* stream);

@@ -12,6 +12,8 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -38,7 +40,21 @@ struct BlurAndBlendParams {
 };
 
 // g_0 … g_radius. Sigma 0: all of it in g_0. Sigma infinite: equal taps.
-std::vector<float> gaussian_taps(double sigma, int64_t radius);
+inline std::vector<float> gaussian_taps(double sigma, int64_t radius) {
+  if (sigma == 0.0) return {1.0f};
+  std::vector<double> taps;
+  double sum = 0.0;
+  for (int64_t i = 0; i <= radius; ++i) {
+    // Divided first: the square of the smallest sigmas is zero.
+    const double distance = static_cast<double>(i) / sigma;
+    taps.push_back(std::exp(-0.5 * distance * distance));
+    sum += (i == 0 ? 1.0 : 2.0) * taps.back();
+  }
+  std::vector<float> result(taps.size());
+  std::transform(taps.begin(), taps.end(), result.begin(),
+                 [&](double tap) { return static_cast<float>(tap / sum); });
+  return result;
+}
 
 void blur_and_blend_cpu(const BlurAndBlendParams& params);
 

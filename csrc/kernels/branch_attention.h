@@ -21,7 +21,7 @@ namespace attnpatch {
 
 struct AttentionBranch {
   AttentionView k, v;
-  int64_t tokens = 0;
+  int64_t row_count = 0, tokens = 0;  // of k and v
   const int64_t* rows = nullptr;   // (batch): the row of k and v that serves a batch row; < 0: none
   const float* weights = nullptr;  // (batch)
   const float* mask = nullptr;     // (1 or batch, queries), or none
@@ -47,7 +47,7 @@ void branch_attention_cpu(const BranchAttentionParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
 // before the work is done. Throws where a launch fails, and for more than 16 branches or head size
-// 160.
+// 160. A row that k and v do not have makes that part of the result not a number.
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream);
 
 }  // namespace attnpatch

@@ -41,7 +41,7 @@ struct PoolTokensParams {
 void pool_tokens_cpu(const PoolTokensParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
-// before the work is done. Throws where a launch fails, and for more than 4 blends or 256 tiles.
+// before the work is done. Throws where a launch fails.
 void pool_tokens_cuda(const PoolTokensParams& params, void* stream);
 
 }  // namespace attnpatch

@@ -27,6 +27,7 @@ struct TileAttentionParams {
   Tiling tiling;
   // Tile t has the keys [starts[t], starts[t + 1]) of k. Empty: k lies on the grid, as q does.
   std::vector<int64_t> starts;
+  PoolStride stride;  // by which they were pooled
   int64_t shared_tokens = 0;
 
   AttentionView q, k, v;
@@ -40,8 +41,7 @@ struct TileAttentionParams {
 void tile_attention_cpu(const TileAttentionParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
-// before the work is done. Throws where a launch fails, and for a head size over 160 and more than
-// 256 pooled tiles.
+// before the work is done. Throws where a launch fails, and for a head size over 160.
 void tile_attention_cuda(const TileAttentionParams& params, void* stream);
 
 }  // namespace attnpatch

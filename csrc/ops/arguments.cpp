@@ -9,9 +9,18 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/backend.h"
+
 namespace attnpatch {
 
 using torch::headeronly::ScalarType;
+
+void check_device(const std::string& name, const Tensor& t) {
+  STD_TORCH_CHECK(kOnCuda ? t.is_cuda() : t.is_cpu(), name, ": expected on ",
+                  kOnCuda ? "a CUDA device" : "the CPU", ", as others are");
+}
+
+bool is_beside(const Tensor& t, const Tensor& first) { return t.device() == first.device(); }
 
 std::string shape_of(const Tensor& t) {
   std::string text = "(";
@@ -42,7 +51,7 @@ void check_keys(const std::string& name, const Tensor& t, const Tensor& q) {
                   ", expected (rows, heads, tokens, head size) with the heads and head",
                   " size of q ", shape_of(q));
   STD_TORCH_CHECK(t.scalar_type() == q.scalar_type(), name, ": its dtype differs from that of q");
-  STD_TORCH_CHECK(t.is_cpu(), name, ": expected on the CPU, as q is");
+  STD_TORCH_CHECK(is_beside(t, q), name, ": expected on the device of q");
 }
 
 void check_pair(const std::string& name, const Tensor& k, const Tensor& v) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 
 namespace attnpatch {
 namespace {
@@ -32,11 +33,27 @@ std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& ro
   return *rows;
 }
 
+void run(const AttentionColumnMeanParams& params, Tensor& out, Tensor& column_mean) {
+  if constexpr (!kOnCuda) {
+    attention_column_mean_cpu(params);
+  } else if (params.heads * params.queries * params.keys == 0) {
+    torch::stable::zero_(out);
+    torch::stable::zero_(column_mean);
+  } else {
+    const auto bytes = static_cast<int64_t>(attention_column_mean_cuda_scratch(params));
+    const Tensor scratch =
+        torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, out.device());
+    const OnDevice device(out);
+    attention_column_mean_cuda(params, scratch.mutable_data_ptr(), device.stream());
+  }
+}
+
 std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const std::optional<std::vector<int64_t>>& rows,
                                                  std::optional<double> scale) {
   STD_TORCH_CHECK(q.dim() == 4, "q: got ", shape_of(q),
                   ", expected (batch, heads, queries, head size)");
+  check_device("q", q);
   check_keys("k", k, q);
   check_keys("v", v, q);
   check_pair("k, v", k, v);
@@ -63,19 +80,21 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
   params.out = view_of(out);
   params.column_mean = static_cast<float*>(column_mean.mutable_data_ptr());
   params.parallel_for = parallel_for;
-  attention_column_mean_cpu(params);
+  run(params, out, column_mean);
   return {out, column_mean};
 }
 
 }  // namespace
 }  // namespace attnpatch
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "attention_column_mean(Tensor q, Tensor k, Tensor v, int[]? rows=None, float? scale=None) -> "
       "(Tensor out, Tensor column_mean)");
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("attention_column_mean", TORCH_BOX(&attnpatch::attention_column_mean));
 }

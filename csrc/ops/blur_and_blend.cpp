@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 
 namespace attnpatch {
 namespace {
@@ -15,17 +16,18 @@ using torch::headeronly::ScalarType;
 
 void check_saliency(const Tensor& saliency, const Tensor& x0) {
   const bool empty = x0.numel() == 0;
-  STD_TORCH_CHECK(saliency.dim() == 3 && saliency.size(0) == x0.size(0) &&
-                      (empty || saliency.numel() > 0) &&
-                      saliency.scalar_type() == ScalarType::Float && saliency.is_cpu(),
-                  "saliency: got ", shape_of(saliency), ", expected float32 (", x0.size(0),
-                  ", rows, columns) on the CPU, at least one of each, for x0 ", shape_of(x0));
+  STD_TORCH_CHECK(
+      saliency.dim() == 3 && saliency.size(0) == x0.size(0) && (empty || saliency.numel() > 0) &&
+          saliency.scalar_type() == ScalarType::Float && is_beside(saliency, x0),
+      "saliency: got ", shape_of(saliency), ", expected float32 (", x0.size(0),
+      ", rows, columns) on the device of x0, at least one of each, for x0 ", shape_of(x0));
 }
 
 Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, double threshold,
                       int64_t kernel_size) {
   STD_TORCH_CHECK(x0.dim() == 4, "x0: got ", shape_of(x0),
                   ", expected (batch, channels, height, width)");
+  check_device("x0", x0);
   check_saliency(saliency, x0);
   STD_TORCH_CHECK(sigma >= 0.0, "sigma: got ", sigma, ", expected a number of at least 0");
   STD_TORCH_CHECK(kernel_size >= 1 && kernel_size % 2 == 1, "kernel_size: got ", kernel_size,
@@ -52,19 +54,26 @@ Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, do
   params.threshold = static_cast<float>(threshold);
   params.taps = gaussian_taps(sigma, kernel_size / 2);
   params.parallel_for = parallel_for;
-  blur_and_blend_cpu(params);
+  if constexpr (kOnCuda) {
+    const OnDevice device(x0);
+    blur_and_blend_cuda(params, device.stream());
+  } else {
+    blur_and_blend_cpu(params);
+  }
   return out;
 }
 
 }  // namespace
 }  // namespace attnpatch
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "blur_and_blend(Tensor x0, Tensor saliency, float sigma, float threshold=1.0, "
       "int kernel_size=9) -> Tensor");
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("blur_and_blend", TORCH_BOX(&attnpatch::blur_and_blend));
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 
 namespace attnpatch {
 namespace {
@@ -17,11 +18,13 @@ namespace {
 using torch::headeronly::ScalarType;
 
 // The rows of k that serve the batch, each below their count.
-void check_rows(const std::string& name, const Tensor& rows, int64_t batch, int64_t count) {
+void check_rows(const std::string& name, const Tensor& rows, const Tensor& q, int64_t count) {
+  const int64_t batch = q.size(0);
   STD_TORCH_CHECK(rows.dim() == 1 && rows.size(0) == batch && rows.is_contiguous() &&
-                      rows.scalar_type() == ScalarType::Long && rows.is_cpu(),
+                      rows.scalar_type() == ScalarType::Long && is_beside(rows, q),
                   name, ": got ", shape_of(rows), ", expected contiguous int64 (", batch,
-                  ") on the CPU, one row for each row of q");
+                  ") on the device of q, one row for each row of q");
+  if constexpr (kOnCuda) return;  // reading them would wait for the device: the kernel looks
   const auto* data = static_cast<const int64_t*>(rows.const_data_ptr());
   for (int64_t b = 0; b < batch; ++b) {
     STD_TORCH_CHECK(data[b] < count, name, ": row ", data[b], " asked for, branch_k has ", count);
@@ -44,17 +47,17 @@ void check_branch_counts(const BranchArguments& a, const Tensor& q, int64_t join
                   a.rows.size(), " branches, expected the same count");
   STD_TORCH_CHECK(a.weights.dim() == 2 && a.weights.size(0) == count &&
                       a.weights.size(1) == batch && a.weights.is_contiguous() &&
-                      a.weights.scalar_type() == ScalarType::Float && a.weights.is_cpu(),
+                      a.weights.scalar_type() == ScalarType::Float && is_beside(a.weights, q),
                   "weights: got ", shape_of(a.weights), ", expected contiguous float32 (", count,
-                  ", ", batch, ") on the CPU: branches, batch");
+                  ", ", batch, ") on the device of q: branches, batch");
   STD_TORCH_CHECK(joint >= 0 && joint <= count, "joint: got ", joint, ", expected 0 to ", count);
   if (!a.masks) return;
   const Tensor& m = *a.masks;
   STD_TORCH_CHECK(m.dim() == 3 && m.size(0) == count && (m.size(1) == 1 || m.size(1) == batch) &&
                       m.size(2) == q.size(2) && m.is_contiguous() &&
-                      m.scalar_type() == ScalarType::Float && m.is_cpu(),
+                      m.scalar_type() == ScalarType::Float && is_beside(m, q),
                   "masks: got ", shape_of(m), ", expected contiguous float32 (", count, ", 1 or ",
-                  batch, ", ", q.size(2), ") on the CPU: branches, batch, queries");
+                  batch, ", ", q.size(2), ") on the device of q: branches, batch, queries");
 }
 
 std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Tensor& q) {
@@ -65,8 +68,11 @@ std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Tensor&
     check_keys("branch_k" + number, a.k[i], q);
     check_keys("branch_v" + number, a.v[i], q);
     check_pair("branch_k" + number, a.k[i], a.v[i]);
-    check_rows("branch_rows" + number, a.rows[i], batch, a.k[i].size(0));
-    AttentionBranch branch{.k = view_of(a.k[i]), .v = view_of(a.v[i]), .tokens = a.k[i].size(2)};
+    check_rows("branch_rows" + number, a.rows[i], q, a.k[i].size(0));
+    AttentionBranch branch{.k = view_of(a.k[i]),
+                           .v = view_of(a.v[i]),
+                           .row_count = a.k[i].size(0),
+                           .tokens = a.k[i].size(2)};
     const auto index = static_cast<int64_t>(i);
     branch.rows = static_cast<const int64_t*>(a.rows[i].const_data_ptr());
     branch.weights = static_cast<const float*>(a.weights.const_data_ptr()) + index * batch;
@@ -88,6 +94,7 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         std::optional<double> scale) {
   STD_TORCH_CHECK(q.dim() == 4, "q: got ", shape_of(q),
                   ", expected (batch, heads, queries, head size)");
+  check_device("q", q);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
   check_keys("k", k, q);
   check_keys("v", v, q);
@@ -115,20 +122,27 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.joint = joint;
   params.threads = threads();
   params.parallel_for = parallel_for;
-  branch_attention_cpu(params);
+  if constexpr (kOnCuda) {
+    const OnDevice device(q);
+    branch_attention_cuda(params, device.stream());
+  } else {
+    branch_attention_cpu(params);
+  }
   return out;
 }
 
 }  // namespace
 }  // namespace attnpatch
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] branch_v, "
       "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? scale=None) "
       "-> Tensor");
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("branch_attention", TORCH_BOX(&attnpatch::branch_attention));
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 #include "ops/tiling_arguments.h"
 
 namespace attnpatch {
@@ -34,6 +35,7 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
   STD_TORCH_CHECK(x.dim() == 3 && x.size(1) == params.tiling.height * params.tiling.width,
                   "x: got ", shape_of(x), ", expected (batch, ", text_of(params.tiling),
                   ", channels)");
+  check_device("x", x);
   params.kind = kind_of("x", x);
   const PoolStride extent = pool_stride_of("window", window);
   params.stride = pool_stride_of("stride", stride);
@@ -60,19 +62,26 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
                                            std::nullopt, x.device()));
     params.out.push_back(results.back().mutable_data_ptr());
   }
-  pool_tokens_cpu(params);
+  if constexpr (kOnCuda) {
+    const OnDevice device(x);
+    pool_tokens_cuda(params, device.stream());
+  } else {
+    pool_tokens_cpu(params);
+  }
   return results;
 }
 
 }  // namespace
 }  // namespace attnpatch
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "pool_tokens(Tensor x, int[2] grid, int[2] tile, int[2] offset, int[] window, int[] stride, "
       "str mode, float[] blends) -> Tensor[]");
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("pool_tokens", TORCH_BOX(&attnpatch::pool_tokens));
 }

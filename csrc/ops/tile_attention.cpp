@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 #include "ops/tiling_arguments.h"
 
 namespace attnpatch {
@@ -44,9 +45,11 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const int64_t tokens = params.tiling.height * params.tiling.width;
   STD_TORCH_CHECK(q.dim() == 4 && q.size(2) == tokens, "q: got ", shape_of(q),
                   ", expected (batch, heads, ", text_of(params.tiling), ", head size)");
+  check_device("q", q);
   params.kind = kind_of("q", q);
   if (!stride.empty()) {
-    params.starts = pooled_starts(params.tiling, pool_stride_of("stride", stride));
+    params.stride = pool_stride_of("stride", stride);
+    params.starts = pooled_starts(params.tiling, params.stride);
   }
   check_own_keys(q, k, v, stride.empty() ? tokens : params.starts.back(), stride);
   STD_TORCH_CHECK(shared_k.has_value() == shared_v.has_value(),
@@ -68,19 +71,26 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.out = view_of(out);
   params.threads = threads();
   params.parallel_for = parallel_for;
-  tile_attention_cpu(params);
+  if constexpr (kOnCuda) {
+    const OnDevice device(q);
+    tile_attention_cuda(params, device.stream());
+  } else {
+    tile_attention_cpu(params);
+  }
   return out;
 }
 
 }  // namespace
 }  // namespace attnpatch
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "tile_attention(Tensor q, Tensor k, Tensor v, int[2] grid, int[2] tile, int[2] offset, "
       "int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None) -> Tensor");
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("tile_attention", TORCH_BOX(&attnpatch::tile_attention));
 }

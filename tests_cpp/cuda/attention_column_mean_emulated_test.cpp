@@ -29,6 +29,8 @@ const Shape kShapes[] = {
     {"several blocks of keys, none recorded", 1, 1, 17, 200, 40, {}},
     {"one query, one key", 1, 1, 1, 1, 8, {0}},
     {"fewer keys than queries, an odd head size", 1, 2, 70, 9, 37, {0}},
+    {"a row recorded twice", 2, 1, 9, 5, 16, {1, 0, 1}},
+    {"more recorded rows than one launch takes", 2, 1, 3, 4, 8, std::vector<int64_t>(70, 1)},
 };
 
 // Tensors (batch, tokens, heads, size) in T, and the arguments that refer to them.
@@ -116,29 +118,43 @@ unsigned parts(int64_t count, int64_t each) {
   return static_cast<unsigned>((count + each - 1) / each);
 }
 
+template <typename T, typename Body>
+void for_recorded(Problem<T>& problem, const Body& body) {
+  const int64_t recorded = problem.params.recorded;
+  for (int64_t first = 0; first < recorded; first += device::kMostRecorded) {
+    const auto a = device::arguments_of(problem.params, problem.scratch.data(), first);
+    body(a, static_cast<unsigned>(a.recorded));
+  }
+}
+
 template <typename T>
 void run(Problem<T>& problem) {
   const auto a = device::arguments_of(problem.params, problem.scratch.data());
   const auto heads = static_cast<unsigned>(a.heads), batch = static_cast<unsigned>(a.batch);
-  const auto recorded = static_cast<unsigned>(a.recorded);
   if constexpr (std::is_same_v<T, float>) {
     const size_t shared = device::any_shared_bytes(a.head_size);
     device::launch({parts(a.queries, device::kAnyQueries), heads, batch}, device::kThreads, shared,
                    [&] { device::column_mean_attention_any<T>(a); });
-    device::launch({parts(a.keys, device::kAnyQueries), heads, recorded}, device::kThreads, shared,
-                   [&] { device::column_sums_any<T>(a); });
+    for_recorded(problem, [&](const device::ColumnMeanArguments& some, unsigned recorded) {
+      device::launch({parts(a.keys, device::kAnyQueries), heads, recorded}, device::kThreads,
+                     shared, [&] { device::column_sums_any<T>(some); });
+    });
   } else {
     device::with_size(a.head_size, [&](auto size) {
       using Core = device::Flash<T, size()>;
       device::launch({parts(a.queries, device::kTileQueries), heads, batch}, device::kThreads,
                      Core::shared_bytes(),
                      [&] { device::column_mean_attention_half<T, size()>(a); });
-      device::launch({parts(a.keys, Core::kKeys), heads, recorded}, device::kThreads,
-                     Core::column_bytes(), [&] { device::column_sums_half<T, size()>(a); });
+      for_recorded(problem, [&](const device::ColumnMeanArguments& some, unsigned recorded) {
+        device::launch({parts(a.keys, Core::kKeys), heads, recorded}, device::kThreads,
+                       Core::column_bytes(), [&] { device::column_sums_half<T, size()>(some); });
+      });
     });
   }
-  device::launch({parts(a.keys, device::kThreads), recorded, 1}, device::kThreads, 0,
-                 [&] { device::mean_over_heads(a); });
+  for_recorded(problem, [&](const device::ColumnMeanArguments& some, unsigned recorded) {
+    device::launch({parts(a.keys, device::kThreads), recorded, 1}, device::kThreads, 0,
+                   [&] { device::mean_over_heads(some); });
+  });
 }
 
 class ColumnMeanDevice : public testing::TestWithParam<Shape> {};

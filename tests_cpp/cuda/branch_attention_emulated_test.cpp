@@ -87,6 +87,18 @@ INSTANTIATE_TEST_SUITE_P(Machines, BranchAttentionOnTensorCores,
                          testing::Combine(testing::ValuesIn(kMachines), testing::ValuesIn(kCases)),
                          name_of);
 
+// Of one batch row: nobody can raise an error on the device, and nothing outside is read.
+TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
+  Problem problem({"two branches", 2, 1, 5, 8, 3, {4, 2}});
+  problem.rows[1][0] = 3;
+  Converted<__half> converted(problem, ScalarKind::kFloat16);
+  run<__half>(device::plan_branch_attention(converted.params(), 99 << 10, 1));
+  converted.finish();
+  for (size_t i = 0; i < problem.out.size(); ++i) {
+    EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
+  }
+}
+
 TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});
   BranchAttentionParams params = problem.params();

@@ -49,7 +49,10 @@ class TokenReductionDevice : public testing::TestWithParam<Shape> {
     cpu.head_size = s.size;
     cpu.scale = 1.0f / std::sqrt(static_cast<float>(s.size));
     cpu.tiling = s.tiling;
-    if (s.pooled) cpu.starts = pooled_starts(s.tiling, s.stride);
+    if (s.pooled) {
+      cpu.starts = pooled_starts(s.tiling, s.stride);
+      cpu.stride = s.stride;
+    }
     cpu.shared_tokens = s.shared;
     cpu.parallel_for = run_alone;
     TileAttentionParams cuda = cpu;
@@ -105,7 +108,7 @@ class TokenReductionDevice : public testing::TestWithParam<Shape> {
     cpu.window_down = s.window_down;
     cpu.window_across = s.window_across;
     cpu.largest = largest;
-    cpu.blends = {0.0f, 0.3f, 1.0f};
+    cpu.blends = {0.0f, 0.3f, 1.0f, 0.5f, 0.9f};  // more than one launch takes
     cpu.parallel_for = run_alone;
     PoolTokensParams cuda = cpu;
     cuda.kind = kind_of<T>();
@@ -118,9 +121,11 @@ class TokenReductionDevice : public testing::TestWithParam<Shape> {
       cuda.out.push_back(values.typed());
     }
     pool_tokens_cpu(cpu);
-    const device::PoolTokensArguments a = device::arguments_of(cuda);
-    device::launch({static_cast<unsigned>(pooled), static_cast<unsigned>(s.batch), 1},
-                   device::kThreads, 0, [&] { device::pool_tokens<T>(a); });
+    for (size_t first = 0; first < cpu.blends.size(); first += device::kMostBlends) {
+      const device::PoolTokensArguments a = device::arguments_of(cuda, first);
+      device::launch({static_cast<unsigned>(pooled), static_cast<unsigned>(s.batch), 1},
+                     device::kThreads, 0, [&] { device::pool_tokens<T>(a); });
+    }
     for (Values<T>& values : out) EXPECT_LT(values.difference(), rounding<T>());
   }
 };
@@ -132,6 +137,31 @@ TEST_P(TokenReductionDevice, AttentionInBFloat16) {
 TEST_P(TokenReductionDevice, AttentionInFloat32) { expect_same_attention<float>(GetParam()); }
 TEST_P(TokenReductionDevice, MeansInFloat16) { expect_same_pooling<__half>(GetParam(), false); }
 TEST_P(TokenReductionDevice, LargestInFloat32) { expect_same_pooling<float>(GetParam(), true); }
+
+// The places that device code computes are those that the CPU counts up to.
+void expect_places(const Tiling& tiling, const PoolStride& stride) {
+  const std::vector<int64_t> starts = pooled_starts(tiling, stride);
+  const device::Tiles tiles = device::tiles_of(tiling);
+  const device::Stride small = device::stride_of(stride);
+  const device::Pooled pooled{tiles, small};
+  for (int tile = 0; tile < tiling.tiles(); ++tile) {
+    ASSERT_EQ(pooled.before(tile), starts[tile]);
+    for (int64_t i = starts[tile]; i < starts[tile + 1]; ++i) {
+      ASSERT_EQ(pooled.tile_of(static_cast<int>(i)), tile);
+    }
+  }
+}
+
+TEST(PooledOnDevice, LiesWhereTheCpuPutsIt) {
+  for (int64_t number = 0; number < 3000; ++number) {
+    std::mt19937 generator(static_cast<unsigned>(number));
+    const auto draw = [&](int64_t most) { return 1 + static_cast<int64_t>(generator() % most); };
+    const int64_t high = draw(7), wide = draw(7);
+    const Tiling tiling{draw(20), draw(20), high, wide, draw(high) - 1, draw(wide) - 1};
+    expect_places(tiling, {number % 2 == 0, draw(4), draw(4)});
+  }
+  expect_places({128, 96, 3, 2, 1, 1}, {false, 2, 2});
+}
 
 INSTANTIATE_TEST_SUITE_P(Shapes, TokenReductionDevice, testing::ValuesIn(kShapes));
 

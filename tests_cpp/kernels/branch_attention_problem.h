@@ -101,6 +101,7 @@ struct Problem {
     for (size_t i = 0; i < branch_k.size(); ++i) {
       AttentionBranch branch{.k = view(branch_k[i], shape.branches[i]),
                              .v = view(branch_v[i], shape.branches[i]),
+                             .row_count = 3,
                              .tokens = shape.branches[i],
                              .rows = rows[i].data(),
                              .weights = weights[i].data()};

@@ -226,22 +226,6 @@ namespace attnpatch {
 
 HWY_EXPORT(blur_and_blend);
 
-std::vector<float> gaussian_taps(double sigma, int64_t radius) {
-  if (sigma == 0.0) return {1.0f};
-  std::vector<double> taps;
-  double sum = 0.0;
-  for (int64_t i = 0; i <= radius; ++i) {
-    // Divided first: the square of the smallest sigmas is zero.
-    const double distance = static_cast<double>(i) / sigma;
-    taps.push_back(std::exp(-0.5 * distance * distance));
-    sum += (i == 0 ? 1.0 : 2.0) * taps.back();
-  }
-  std::vector<float> result(taps.size());
-  std::transform(taps.begin(), taps.end(), result.begin(),
-                 [&](double tap) { return static_cast<float>(tap / sum); });
-  return result;
-}
-
 void blur_and_blend_cpu(const BlurAndBlendParams& params) {
   if (params.batch * params.channels * params.height * params.width == 0) return;
   HWY_DYNAMIC_DISPATCH(blur_and_blend)(params);

@@ -15,29 +15,45 @@ dim3 grid_of(int64_t items, int64_t each, int64_t heads, int64_t batch) {
           static_cast<unsigned>(batch)};
 }
 
+// The kernels that serve a type: attention, and the sums of some recorded rows.
+struct Kernels {
+  void (*attention)(ColumnMeanArguments);
+  void (*sums)(ColumnMeanArguments);
+  int queries, keys;  // that a block of threads takes
+  size_t shared, sums_shared;
+};
+
 template <typename T>
-void launch_half(const ColumnMeanArguments& a, cudaStream_t stream) {
-  device::with_size(a.head_size, [&](auto size) {
+Kernels half_kernels(int64_t head_size) {
+  Kernels kernels{};
+  device::with_size(head_size, [&](auto size) {
     using Core = device::Flash<T, size()>;
-    device::launch(kName, &device::column_mean_attention_half<T, size()>,
-                   grid_of(a.queries, device::kTileQueries, a.heads, a.batch), device::kThreads,
-                   Core::shared_bytes(), stream, a);
-    if (a.recorded == 0) return;
-    device::launch(kName, &device::column_sums_half<T, size()>,
-                   grid_of(a.keys, Core::kKeys, a.heads, a.recorded), device::kThreads,
-                   Core::column_bytes(), stream, a);
+    kernels = {&device::column_mean_attention_half<T, size()>,
+               &device::column_sums_half<T, size()>,
+               device::kTileQueries,
+               Core::kKeys,
+               Core::shared_bytes(),
+               Core::column_bytes()};
   });
+  return kernels;
 }
 
-void launch_float(const ColumnMeanArguments& a, cudaStream_t stream) {
-  const size_t shared = device::any_shared_bytes(a.head_size);
-  device::launch(kName, &device::column_mean_attention_any<float>,
-                 grid_of(a.queries, device::kAnyQueries, a.heads, a.batch), device::kThreads,
-                 shared, stream, a);
-  if (a.recorded == 0) return;
-  device::launch(kName, &device::column_sums_any<float>,
-                 grid_of(a.keys, device::kAnyQueries, a.heads, a.recorded), device::kThreads,
-                 shared, stream, a);
+Kernels kernels_for(const AttentionColumnMeanParams& params) {
+  switch (params.kind) {
+    case ScalarKind::kFloat16:
+      return half_kernels<__half>(params.head_size);
+    case ScalarKind::kBFloat16:
+      return half_kernels<__nv_bfloat16>(params.head_size);
+    case ScalarKind::kFloat32:
+      break;
+  }
+  const size_t shared = device::any_shared_bytes(params.head_size);
+  return {&device::column_mean_attention_any<float>,
+          &device::column_sums_any<float>,
+          device::kAnyQueries,
+          device::kAnyQueries,
+          shared,
+          shared};
 }
 
 }  // namespace
@@ -48,22 +64,21 @@ size_t attention_column_mean_cuda_scratch(const AttentionColumnMeanParams& param
 
 void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* scratch,
                                 void* stream_handle) {
+  if (params.batch * params.heads == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  const ColumnMeanArguments a = device::arguments_of(params, scratch);
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      launch_half<__half>(a, stream);
-      break;
-    case ScalarKind::kBFloat16:
-      launch_half<__nv_bfloat16>(a, stream);
-      break;
-    case ScalarKind::kFloat32:
-      launch_float(a, stream);
-      break;
+  const Kernels kernels = kernels_for(params);
+  const ColumnMeanArguments all = device::arguments_of(params, scratch);
+  device::launch(kName, kernels.attention,
+                 grid_of(all.queries, kernels.queries, all.heads, all.batch), device::kThreads,
+                 kernels.shared, stream, all);
+  for (int64_t first = 0; first < params.recorded; first += device::kMostRecorded) {
+    const ColumnMeanArguments a = device::arguments_of(params, scratch, first);
+    device::launch(kName, kernels.sums, grid_of(a.keys, kernels.keys, a.heads, a.recorded),
+                   device::kThreads, kernels.sums_shared, stream, a);
+    device::launch(kName, &device::mean_over_heads,
+                   grid_of(a.keys, device::kThreads, a.recorded, 1), device::kThreads, 0, stream,
+                   a);
   }
-  if (a.recorded == 0) return;
-  device::launch(kName, &device::mean_over_heads, grid_of(a.keys, device::kThreads, a.recorded, 1),
-                 device::kThreads, 0, stream, a);
 }
 
 }  // namespace attnpatch

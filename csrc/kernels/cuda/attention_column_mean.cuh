@@ -5,9 +5,9 @@
 //
 //   column_mean[r,j] = 1/H sum_h sum_n 2^(s q_n·k_j - L[n])
 //
-// Three kernels: attention, which also leaves L of the recorded rows; column sums of each head, a
-// block of keys by one block of threads, which goes through all queries; their mean over the heads.
-// Each sum has one fixed order. Scratch memory: L and the sums, (recorded, heads, N and M) floats.
+// Three kernels: attention, which also leaves L; column sums of each head, a block of keys by one
+// block of threads, which goes through all queries; their mean over the heads. Each sum has one
+// fixed order. Scratch memory: L (batch, heads, N) and the sums (recorded, heads, M), floats.
 
 #pragma once
 
@@ -35,13 +35,12 @@ __global__ void __launch_bounds__(kThreads) column_mean_attention_half(ColumnMea
   sync_warp();
   typename Math::Queries q;
   Math::load_queries(q, stage, lane);
-  const KeyParts<T> keys{{{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)},
-                          {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), 0}}};
+  const KeysValues<T> own{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
+  const KeyParts<T> keys{own, {own.k, own.v, 0}};
   typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
 
-  const int record = p.record_of[b];
-  if (record >= 0 && lane % 4 == 0) {
-    float* logs = p.logs + (record * p.heads + h) * p.queries;
+  if (p.logs != nullptr && lane % 4 == 0) {
+    float* logs = p.logs + (b * p.heads + h) * p.queries;
     const int64_t query = first + lane / 4;
     if (query < p.queries) logs[query] = log_of_sum(r.m.low, r.sum.low);
     if (query + 8 < p.queries) logs[query + 8] = log_of_sum(r.m.high, r.sum.high);
@@ -77,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
   };
   load_rows<kSize>(keys, rows_of<T>(p.k, b, h), first_key, key_count, kKeys, size, p.vectorized,
                    all);
-  const float* logs = p.logs + (record * p.heads + h) * p.queries;
+  const float* logs = p.logs + (b * p.heads + h) * p.queries;
   const int64_t tiles = (p.queries + kTileQueries - 1) / kTileQueries;
   float sums[kKeys / 8][2] = {};
   load(0);
@@ -131,9 +130,8 @@ __global__ void __launch_bounds__(kThreads) column_mean_attention_any(ColumnMean
   const KeysValues<T> keys{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
   online.attend(keys, 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
   if (!inside) return;
-  const int record = p.record_of[b];
-  if (record >= 0 && part == 0) {
-    p.logs[(record * p.heads + h) * p.queries + query] = log_of_sum(online.m, online.sum);
+  if (p.logs != nullptr && part == 0) {
+    p.logs[(b * p.heads + h) * p.queries + query] = log_of_sum(online.m, online.sum);
   }
   T* out = const_cast<T*>(rows_of<T>(p.out, b, h).row(query));
   Quarter::each(size, part, [&](int i, int channel) {
@@ -152,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments 
   AnyQuery mine = {};  // a key takes the place of a query
   mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride, p.scale, size, part);
   const Rows<T> q_rows = rows_of<T>(p.q, b, h);
-  const float* logs = p.logs + (record * p.heads + h) * p.queries;
+  const float* logs = p.logs + (b * p.heads + h) * p.queries;
   float sum = 0.0f;
   for (int64_t start = 0; start < p.queries; start += kAnyKeys) {
     const int count = static_cast<int>(min(int64_t{kAnyKeys}, p.queries - start));

@@ -7,6 +7,7 @@
 namespace attnpatch {
 
 void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream) {
+  if (params.batch * params.channels * params.height * params.width == 0) return;
   const device::BlurAndBlendArguments a = device::arguments_of(params);
   const dim3 grid(
       static_cast<unsigned>((a.width + device::kPatchWidth - 1) / device::kPatchWidth),

@@ -53,6 +53,10 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
       s.tokens = static_cast<int>(p.branches[i].tokens);
       s.row = p.branches[i].rows[b];
       s.weight = p.branches[i].weights[b];
+      if (s.row >= p.branches[i].row_count) {
+        s.row = 0;
+        s.weight = NAN;  // to be seen: nobody can stop here
+      }
     }
     if (s.tokens == 0 || s.row < 0 || s.weight == 0.0f) continue;
     segments.list[count++] = s;

@@ -65,6 +65,7 @@ inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params
                  rows_are_aligned(a.out);
   for (int i = 0; i < a.branch_count; ++i) {
     a.branches[i] = params.branches[i];
+    if (a.branches[i].row_count == 0) a.branches[i].tokens = 0;
     a.vectorized =
         a.vectorized && rows_are_aligned(a.branches[i].k) && rows_are_aligned(a.branches[i].v);
   }

@@ -18,7 +18,7 @@ namespace attnpatch::device {
 // What a tile of queries attends to: some keys of its own, and some that it shares with others.
 template <typename T>
 struct KeyParts {
-  KeysValues<T> part[2];
+  KeysValues<T> own, shared;
 };
 
 template <typename T, int kSize>
@@ -46,18 +46,19 @@ struct Flash {
   int size;
   bool vectorized;
 
-  // Block i of the keys: which part, where it begins there, and how many keys it has.
+  // Block i of the keys: of which part, where it begins there, and how many keys it has.
   struct Block {
-    int part, start, count;
+    bool own;
+    int start, count;
   };
 
   static ATTNPATCH_DEVICE int blocks_of(int count) { return (count + kKeys - 1) / kKeys; }
 
   ATTNPATCH_DEVICE Block block(int i) const {
-    const int first = blocks_of(keys.part[0].count);
-    const int part = i < first ? 0 : 1;
-    const int start = (i - part * first) * kKeys;
-    return {part, start, min(kKeys, keys.part[part].count - start)};
+    const int first = blocks_of(keys.own.count);
+    const bool own = i < first;
+    const int start = (own ? i : i - first) * kKeys;
+    return {own, start, min(kKeys, (own ? keys.own.count : keys.shared.count) - start)};
   }
 
   ATTNPATCH_DEVICE T* keys_at(int i) const { return shared + i % 2 * 2 * kKeys * kStride; }
@@ -65,7 +66,7 @@ struct Flash {
 
   ATTNPATCH_DEVICE void load(int i) const {
     const Block b = block(i);
-    const KeysValues<T>& from = keys.part[b.part];
+    const KeysValues<T> from = b.own ? keys.own : keys.shared;
     const int rows = (b.count + 15) / 16 * 16;
     const Team team{static_cast<int>(threadIdx.x), kThreads};
     load_rows<kSize>(keys_at(i), from.k, b.start, b.count, rows, size, vectorized, team);
@@ -76,7 +77,7 @@ struct Flash {
   // All threads of the block come here together.
   ATTNPATCH_DEVICE Result attend(const typename Math::Queries& q, float scale, int lane) const {
     Result r{{}, {-INFINITY, -INFINITY}, {0.0f, 0.0f}};
-    const int blocks = blocks_of(keys.part[0].count) + blocks_of(keys.part[1].count);
+    const int blocks = blocks_of(keys.own.count) + blocks_of(keys.shared.count);
     if (blocks > 0) load(0);
     for (int i = 0; i < blocks; ++i) {
       if (i + 1 < blocks) {

@@ -21,25 +21,27 @@ inline void check(cudaError_t error, const char* kernel,
                            where.file_name() + ":" + std::to_string(where.line()) + ")");
 }
 
+// What a kernel declares itself, at most.
+constexpr size_t kOwnSharedBytes = 1024;
+
 struct DeviceLimits {
   size_t shared_bytes;  // that a block of threads can have, beside a kernel's own
   int multiprocessors;
 };
 
 inline DeviceLimits current_limits(const char* kernel) {
-  constexpr size_t kOwn = 1024;
   int device = 0, shared = 0, multiprocessors = 0;
   check(cudaGetDevice(&device), kernel);
   check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kernel);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), kernel);
-  return {static_cast<size_t>(shared) - kOwn, multiprocessors};
+  return {static_cast<size_t>(shared) - kOwnSharedBytes, multiprocessors};
 }
 
 // Launches a kernel with dynamic shared memory of any size that the device allows.
 template <typename Arguments>
 void launch(const char* name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared,
             cudaStream_t stream, const Arguments& arguments) {
-  constexpr size_t kFree = 48 << 10;  // more must be asked for
+  constexpr size_t kFree = (48 << 10) - kOwnSharedBytes;  // more must be asked for
   const void* function = reinterpret_cast<const void*>(kernel);
   if (shared > kFree) {
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -7,11 +7,14 @@
 namespace attnpatch {
 
 void pool_tokens_cuda(const PoolTokensParams& params, void* stream) {
-  const device::PoolTokensArguments a = device::arguments_of(params);
-  const dim3 grid(static_cast<unsigned>(a.pooled_tokens), static_cast<unsigned>(a.batch));
+  if (params.batch * params.channels == 0) return;
   const auto launch = [&](auto* kernel) {
-    device::launch("pool_tokens", kernel, grid, device::kThreads, 0,
-                   static_cast<cudaStream_t>(stream), a);
+    for (size_t first = 0; first < params.blends.size(); first += device::kMostBlends) {
+      const device::PoolTokensArguments a = device::arguments_of(params, first);
+      const dim3 grid(static_cast<unsigned>(a.pooled_tokens), static_cast<unsigned>(a.batch));
+      device::launch("pool_tokens", kernel, grid, device::kThreads, 0,
+                     static_cast<cudaStream_t>(stream), a);
+    }
   };
   switch (params.kind) {
     case ScalarKind::kFloat16:

@@ -31,21 +31,21 @@ struct PoolWindow {
 };
 
 ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int64_t index) {
-  int tile = 0;
-  while (tile + 1 < p.tiles.count && p.starts.first[tile + 1] <= index) ++tile;
+  const Pooled pooled{p.tiles, p.stride};
+  const int tile = pooled.tile_of(static_cast<int>(index));
   PoolWindow w{};
   w.box = box_of(p.tiles, tile);
-  w.along_tokens = p.along_tokens;
-  const int place = static_cast<int>(index) - p.starts.first[tile];
+  w.along_tokens = p.stride.along_tokens;
+  const int place = static_cast<int>(index) - pooled.before(tile);
   if (w.along_tokens) {
-    w.left = place * p.across;
+    w.left = place * p.stride.across;
     w.rows = 1;
     w.columns = min(p.window_across, w.box.height * w.box.width - w.left);
     return w;
   }
-  const int columns = (w.box.width + p.across - 1) / p.across;
-  w.top = place / columns * p.down;
-  w.left = place % columns * p.across;
+  const int columns = (w.box.width + p.stride.across - 1) / p.stride.across;
+  w.top = place / columns * p.stride.down;
+  w.left = place % columns * p.stride.across;
   w.rows = min(p.window_down, w.box.height - w.top);
   w.columns = min(p.window_across, w.box.width - w.left);
   return w;

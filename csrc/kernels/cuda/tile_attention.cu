@@ -26,6 +26,7 @@ void launch_half(const TileAttentionArguments& a, cudaStream_t stream) {
 }  // namespace
 
 void tile_attention_cuda(const TileAttentionParams& params, void* stream_handle) {
+  if (params.batch * params.heads * params.head_size == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
   const TileAttentionArguments a = device::arguments_of(params);
   switch (params.kind) {

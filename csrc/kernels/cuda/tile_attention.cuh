@@ -25,8 +25,7 @@ ATTNPATCH_DEVICE TileWork find_work(const TileAttentionArguments& p) {
   const int tile = blockIdx.x / p.blocks_per_tile;
   const Box box = box_of(p.tiles, tile);
   if (!p.pooled) return {box, 0, box.height * box.width};
-  const int start = p.starts.first[tile];
-  return {box, start, p.starts.first[tile + 1] - start};
+  return {box, Pooled{p.tiles, p.stride}.before(tile), pooled_in(p.stride, box.height, box.width)};
 }
 
 template <typename T>
@@ -44,14 +43,14 @@ ATTNPATCH_DEVICE KeyParts<T> keys_of(const TileAttentionArguments& p, const Tile
                                      int64_t b, int64_t h) {
   KeyParts<T> keys;
   if (p.pooled) {
-    keys.part[0] = {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), work.own_count};
-    keys.part[0].k.data += work.own_start * p.k.token_stride;
-    keys.part[0].v.data += work.own_start * p.v.token_stride;
+    keys.own = {rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), work.own_count};
+    keys.own.k.data += work.own_start * p.k.token_stride;
+    keys.own.v.data += work.own_start * p.v.token_stride;
   } else {
-    keys.part[0] = {rows_of_box<T>(p.k, b, h, work.box, p.tiles.width),
-                    rows_of_box<T>(p.v, b, h, work.box, p.tiles.width), work.own_count};
+    keys.own = {rows_of_box<T>(p.k, b, h, work.box, p.tiles.width),
+                rows_of_box<T>(p.v, b, h, work.box, p.tiles.width), work.own_count};
   }
-  keys.part[1] = {rows_of<T>(p.shared_k, b, h), rows_of<T>(p.shared_v, b, h), p.shared_tokens};
+  keys.shared = {rows_of<T>(p.shared_k, b, h), rows_of<T>(p.shared_v, b, h), p.shared_tokens};
   return keys;
 }
 
@@ -102,9 +101,9 @@ __global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArgu
   AnyQuery online = {};
   online.load(q_rows.row(inside ? query : 0), p.q.channel_stride, p.scale, size, part);
   const KeyParts<T> keys = keys_of<T>(p, work, b, h);
-  for (int i = 0; i < 2; ++i) {
-    online.attend(keys.part[i], 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
-  }
+  auto* shared = reinterpret_cast<float*>(shared_memory());
+  online.attend(keys.own, 1.0f, shared, size, part);
+  online.attend(keys.shared, 1.0f, shared, size, part);
   if (!inside) return;
   T* out = const_cast<T*>(rows_of_box<T>(p.out, b, h, work.box, p.tiles.width).row(query));
   Quarter::each(size, part, [&](int i, int channel) {

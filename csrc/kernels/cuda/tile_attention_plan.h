@@ -18,8 +18,8 @@ struct TileAttentionArguments {
   int64_t batch, heads, head_size;
   float scale;  // of the logits to base 2
   Tiles tiles;
-  bool pooled;    // else keys lie on the grid
-  Starts starts;  // of each tile's own keys, where they are pooled
+  bool pooled;  // own keys lie tile after tile; else on the grid
+  Stride stride;
   int shared_tokens;
   AttentionView q, k, v, shared_k, shared_v, out;
   int blocks_per_tile;  // of threads
@@ -39,7 +39,7 @@ inline TileAttentionArguments arguments_of(const TileAttentionParams& params) {
   a.scale = params.scale * kLog2E;
   a.tiles = tiles_of(params.tiling);
   a.pooled = !params.starts.empty();
-  if (a.pooled) a.starts = starts_of("tile_attention", params.starts);
+  a.stride = stride_of(params.stride);
   a.shared_tokens = static_cast<int>(params.shared_tokens);
   a.q = params.q;
   a.k = params.k;

@@ -5,15 +5,9 @@
 
 #pragma once
 
-#include <stdexcept>
-#include <string>
-#include <vector>
-
 #include "kernels/tiling.h"
 
 namespace attnpatch::device {
-
-constexpr int kMostTiles = 256;
 
 struct Tiles {
   int height, width;              // of the grid
@@ -22,9 +16,9 @@ struct Tiles {
   int count, across;              // tiles in all, and side by side
 };
 
-// Where each tile's pooled tokens begin; last, how many there are.
-struct Starts {
-  int first[kMostTiles + 1];
+struct Stride {
+  bool along_tokens;
+  int down, across;  // along tokens: `across` alone counts
 };
 
 inline Tiles tiles_of(const Tiling& t) {
@@ -34,15 +28,8 @@ inline Tiles tiles_of(const Tiling& t) {
           small(t.tiles()),    small(t.tiles_across())};
 }
 
-inline Starts starts_of(const char* kernel, const std::vector<int64_t>& starts) {
-  if (starts.size() > kMostTiles + 1) {
-    throw std::invalid_argument(std::string(kernel) + " on CUDA: got " +
-                                std::to_string(starts.size() - 1) +
-                                " pooled tiles, expected at most " + std::to_string(kMostTiles));
-  }
-  Starts to{};
-  for (size_t i = 0; i < starts.size(); ++i) to.first[i] = static_cast<int>(starts[i]);
-  return to;
+inline Stride stride_of(const PoolStride& s) {
+  return {s.along_tokens, static_cast<int>(s.down), static_cast<int>(s.across)};
 }
 
 }  // namespace attnpatch::device

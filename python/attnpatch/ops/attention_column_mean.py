@@ -105,7 +105,12 @@ def attention_column_mean_reference(
     return out.transpose(1, 2).contiguous().transpose(1, 2), column_means
 
 
-register("attention_column_mean", attention_column_mean_reference, cast=(0, 1, 2))
+register(
+    "attention_column_mean",
+    attention_column_mean_reference,
+    cast=(0, 1, 2),
+    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+)
 
 
 @torch.library.register_fake("attnpatch::attention_column_mean")

@@ -99,7 +99,13 @@ def _filter(x: Tensor, taps: list[float], dim: int) -> Tensor:
     return result
 
 
-register("blur_and_blend", blur_and_blend_reference)
+register(
+    "blur_and_blend",
+    blur_and_blend_reference,
+    beyond=lambda limits, x0, saliency, sigma, threshold, kernel_size: (
+        kernel_size > limits.kernel_size
+    ),
+)
 
 
 @torch.library.register_fake("attnpatch::blur_and_blend")

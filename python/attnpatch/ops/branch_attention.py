@@ -41,7 +41,8 @@ def branch_attention(
         Each branch's keys and values (rows, heads, tokens, head size).
     branch_rows : sequence of Tensor
         int64 (batch,), one a branch: which row of its keys and values serves a row of the batch.
-        Below 0: the branch is off for that row.
+        Below 0: the branch is off for that row. One that is not there is an error on the CPU; on
+        CUDA, where nobody waits to look, it makes that row of the result not a number.
     weights : Tensor
         float32 (branches, batch). A branch of weight 0 is skipped for that row.
     masks : Tensor, optional
@@ -122,7 +123,14 @@ def branch_attention_reference(
 
 
 # Autocast casts the attention inputs, never the weights, rows and masks.
-register("branch_attention", branch_attention_reference, cast=(0, 1, 2, 3, 4))
+register(
+    "branch_attention",
+    branch_attention_reference,
+    cast=(0, 1, 2, 3, 4),
+    beyond=lambda limits, q, k, v, branch_k, *_: (
+        q.shape[3] > limits.head_size or len(branch_k) > limits.branches
+    ),
+)
 
 
 @torch.library.register_fake("attnpatch::branch_attention")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ from attnpatch import _core  # noqa: F401  (defines the operators' schemas and C
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
-BACKENDS = ("auto", "reference")
+BACKENDS = ("auto", "cuda", "reference")
 
 
 def backend() -> str:
@@ -24,8 +26,9 @@ def backend() -> str:
     Returns
     -------
     str
-        ``"auto"``: the fused kernel where a device has one. ``"reference"``: the readable
-        reference everywhere.
+        ``"auto"``: the fused kernel where a device has one that is on by default.
+        ``"cuda"``: on CUDA as well, where the reference is the default. ``"reference"``: the
+        readable reference everywhere.
 
     Raises
     ------
@@ -38,12 +41,39 @@ def backend() -> str:
     return choice
 
 
+def load_cuda_kernels() -> Any:
+    """Make CUDA tensors take the CUDA kernels, from now on.
+
+    Returns
+    -------
+    module
+        ``attnpatch._cuda``, which says how much they take.
+
+    Raises
+    ------
+    ImportError
+        If attnpatch was built without them, or torch without CUDA.
+    """
+    if importlib.util.find_spec("attnpatch._cuda") is None:
+        raise ImportError(
+            "ATTNPATCH_BACKEND=cuda: this build of attnpatch has no CUDA kernels; it has them where "
+            "it was built with a CUDA compiler and ATTNPATCH_CUDA=ON (see docs/cuda.md)"
+        )
+    return importlib.import_module("attnpatch._cuda")
+
+
 _FORCED_REFERENCE = backend() == "reference"
+
+_LIMITS: dict[str, Any] = {"cuda": load_cuda_kernels()} if backend() == "cuda" else {}
+"""For a type of device what its kernels take at most: ``head_size``, ``branches`` and so on."""
+
+_BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
+"""For a reference whether arguments are beyond such limits."""
 
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an operator, or its reference where that is forced."""
-    if _FORCED_REFERENCE:
+    """Call an operator; or its reference, where that is forced or the kernel takes less."""
+    if _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
         return reference(*arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
@@ -52,7 +82,18 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
         return operator(*arguments)
 
 
-def register(name: str, reference: Callable[..., Any], cast: Sequence[int] = ()) -> None:
+def _is_beyond(reference: Callable[..., Any], arguments: Sequence[Any]) -> bool:
+    limits = _LIMITS.get(arguments[0].device.type)
+    beyond = _BEYOND.get(reference)
+    return limits is not None and beyond is not None and beyond(limits, *arguments)
+
+
+def register(
+    name: str,
+    reference: Callable[..., Any],
+    cast: Sequence[int] = (),
+    beyond: Callable[..., bool] | None = None,
+) -> None:
     """Register what an operator shares with all others, made of its readable reference.
 
     Parameters
@@ -64,7 +105,12 @@ def register(name: str, reference: Callable[..., Any], cast: Sequence[int] = ())
         ours, and its gradients are the operator's.
     cast : sequence of int
         The arguments (tensors, lists of them, or None) that autocast casts.
+    beyond : callable, optional
+        Called with a device's limits and the operator's arguments: whether these are beyond them,
+        so that the reference has to serve.
     """
+    if beyond is not None:
+        _BEYOND[reference] = beyond
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))

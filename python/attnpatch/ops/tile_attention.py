@@ -104,7 +104,12 @@ def tile_attention_reference(
     return join_grid(out, tiling).transpose(1, 2)
 
 
-register("tile_attention", tile_attention_reference, cast=(0, 1, 2, 7, 8))
+register(
+    "tile_attention",
+    tile_attention_reference,
+    cast=(0, 1, 2, 7, 8),
+    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+)
 
 
 @torch.library.register_fake("attnpatch::tile_attention")

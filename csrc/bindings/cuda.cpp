@@ -1,0 +1,16 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <pybind11/pybind11.h>
+
+#include "kernels/cuda/blur_and_blend_plan.h"
+#include "kernels/cuda/branch_attention_plan.h"
+
+// Loading it makes the operators of _core, which must be there, use their CUDA kernels.
+PYBIND11_MODULE(_cuda, m) {
+  namespace device = attnpatch::device;
+  m.doc() = "The operators' CUDA kernels. The numbers are the largest that they take.";
+  m.attr("head_size") = device::kMostSize;
+  m.attr("branches") = device::kMostBranches;
+  m.attr("kernel_size") = 2 * device::kMostTaps - 1;
+}

@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+#include <torch/csrc/stable/library.h>
+
+#include "ops/backend.h"
+
+// torch's headers declare it for those alone that compile against CUDA's.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
+                                                             void** ret_stream);
+
+namespace attnpatch {
+
+OnDevice::OnDevice(const Tensor& t) : guard_(t.get_device_index()) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
+}
+
+}  // namespace attnpatch
