@@ -10,6 +10,7 @@
 
 #include "converted_problem.h"
 #include "kernels/cuda/branch_attention.cuh"
+#include "memory.h"
 
 namespace attnpatch {
 namespace {
@@ -49,7 +50,7 @@ void expect_formula(const Case& shape, ScalarKind kind, const Machine& machine, 
     problem.weights[0][0] = 0.0f;
     problem.rows.back().back() = -1;
   }
-  Converted<T> converted(problem, kind);
+  Converted<T, HostMemory> converted(problem, kind);
   auto plan = device::plan_branch_attention(converted.params(), machine.shared_limit,
                                             machine.multiprocessors);
   run<T>(plan);
@@ -91,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, BranchAttentionOnTensorCores,
 TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
   Problem problem({"two branches", 2, 1, 5, 8, 3, {4, 2}});
   problem.rows[1][0] = 3;
-  Converted<__half> converted(problem, ScalarKind::kFloat16);
+  Converted<__half, HostMemory> converted(problem, ScalarKind::kFloat16);
   run<__half>(device::plan_branch_attention(converted.params(), 99 << 10, 1));
   converted.finish();
   for (size_t i = 0; i < problem.out.size(); ++i) {

@@ -8,8 +8,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "../kernels/branch_attention_problem.h"
@@ -17,12 +17,13 @@
 namespace attnpatch {
 
 // The tensors of a problem in another type and kind of memory, and parameters that refer to them.
-template <typename T, typename Allocator = std::allocator<uint4>>
+template <typename T, typename Memory>
 class Converted {
  public:
   Converted(Problem& problem, ScalarKind kind) : problem_(problem), params_(problem.params()) {
     params_.kind = kind;
     for (AttentionView* view : {&params_.q, &params_.k, &params_.v, &params_.out}) point(*view);
+    out_ = copies_.size() - 1;
     for (size_t i = 0; i < params_.branches.size(); ++i) {
       AttentionBranch& branch = params_.branches[i];
       point(branch.k);
@@ -36,9 +37,9 @@ class Converted {
   BranchAttentionParams& params() { return params_; }
 
   void finish() {
-    for (size_t i = 0; i < problem_.out.size(); ++i) {
-      problem_.out[i] = static_cast<float>(static_cast<const T*>(params_.out.data)[i]);
-    }
+    std::vector<T> out(problem_.out.size());
+    copies_[out_].read(out.data(), out.size() * sizeof(T));
+    for (size_t i = 0; i < out.size(); ++i) problem_.out[i] = static_cast<float>(out[i]);
   }
 
  private:
@@ -46,10 +47,11 @@ class Converted {
 
   template <typename To, typename From>
   To* copy(const std::vector<From>& from) {
-    auto& memory = copies_.emplace_back((from.size() * sizeof(To) + 15) / 16 + 1);
-    To* to = reinterpret_cast<To*>(memory.data());
-    for (size_t i = 0; i < from.size(); ++i) to[i] = static_cast<To>(from[i]);
-    return to;
+    std::vector<To> to;
+    for (const From& value : from) to.push_back(static_cast<To>(value));
+    Memory& memory = copies_.emplace_back(to.size() * sizeof(To));
+    memory.write(to.data(), to.size() * sizeof(To));
+    return static_cast<To*>(memory.data());
   }
 
   const std::vector<float>& source(const void* data) const {
@@ -66,7 +68,8 @@ class Converted {
 
   Problem& problem_;
   BranchAttentionParams params_;
-  std::vector<std::vector<uint4, Allocator>> copies_;
+  std::vector<Memory> copies_;
+  size_t out_;
 };
 
 // What rounding to T changes in the inputs, so that the formula is of what the kernel saw.

@@ -8,10 +8,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <random>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/views.h"
@@ -25,27 +27,45 @@ constexpr ScalarKind kind_of() {
   return ScalarKind::kFloat32;
 }
 
-template <typename T>
+template <typename T, typename Memory>
 class Values {
  public:
-  explicit Values(int64_t count, std::mt19937* generator = nullptr) : floats_(count, NAN) {
-    memory_.resize(static_cast<size_t>(count) * sizeof(T) / 16 + 1);
+  explicit Values(int64_t count, std::mt19937* generator = nullptr)
+      : floats_(static_cast<size_t>(count), NAN), memory_(static_cast<size_t>(count) * sizeof(T)) {
     if (generator == nullptr) return;
     std::normal_distribution<float> normal(0.0f, 1.2f);
-    for (int64_t i = 0; i < count; ++i) {
-      typed()[i] = static_cast<T>(normal(*generator));
-      floats_[i] = static_cast<float>(typed()[i]);
+    std::vector<T> typed;
+    for (float& value : floats_) {
+      typed.push_back(static_cast<T>(normal(*generator)));
+      value = static_cast<float>(typed.back());
     }
+    memory_.write(typed.data(), typed.size() * sizeof(T));
+  }
+  explicit Values(std::vector<float> floats)
+      : floats_(std::move(floats)), memory_(floats_.size() * sizeof(T)) {
+    std::vector<T> typed;
+    for (const float value : floats_) typed.push_back(static_cast<T>(value));
+    memory_.write(typed.data(), typed.size() * sizeof(T));
   }
 
   float* floats() { return floats_.data(); }
-  T* typed() { return reinterpret_cast<T*>(memory_.data()); }
+  T* typed() { return static_cast<T*>(memory_.data()); }
+
+  // What a kernel has written, as float32.
+  std::vector<float> read() const {
+    std::vector<T> typed(floats_.size());
+    memory_.read(typed.data(), typed.size() * sizeof(T));
+    std::vector<float> values;
+    for (const T value : typed) values.push_back(static_cast<float>(value));
+    return values;
+  }
 
   // Largest difference between the two forms.
-  double difference() {
+  double difference() const {
+    const std::vector<float> typed = read();
     double worst = 0.0;
     for (size_t i = 0; i < floats_.size(); ++i) {
-      const double error = std::abs(floats_[i] - static_cast<float>(typed()[i]));
+      const double error = std::abs(floats_[i] - typed[i]);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
     return worst;
@@ -53,7 +73,7 @@ class Values {
 
  private:
   std::vector<float> floats_;
-  std::vector<uint4> memory_;
+  Memory memory_;
 };
 
 // Results of up to about 3 are rounded to so many bits.

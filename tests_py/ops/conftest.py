@@ -8,6 +8,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
 
+from moving import kernel_devices
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -16,3 +18,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", params=kernel_devices())
+def device(request):
+    """Every device that has kernels of ours here."""
+    return torch.device(request.param)

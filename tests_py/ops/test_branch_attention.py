@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moving import exact, on
 
 from attnpatch import _core
 from attnpatch.ops import branch_attention, branch_attention_reference
@@ -15,40 +16,41 @@ OPERATOR = torch.ops.attnpatch.branch_attention.default
 
 
 def make_inputs(
-    batch=2, heads=3, queries=37, size=40, text=7, branches=(4, 5), dtype=torch.float32, seed=0
+    batch=2,
+    heads=3,
+    queries=37,
+    size=40,
+    text=7,
+    branches=(4, 5),
+    dtype=torch.float32,
+    seed=0,
+    device="cpu",
 ):
     """Arguments of the operator, laid out as hosts hand them over: heads side by side in a row."""
     g = torch.Generator().manual_seed(seed)
 
     def heads_of(rows, tokens):
-        flat = torch.randn(rows, tokens, heads * size, generator=g).to(dtype)
+        flat = torch.randn(rows, tokens, heads * size, generator=g).to(device, dtype)
         return flat.view(rows, tokens, heads, size).transpose(1, 2)
 
     q, k, v = heads_of(batch, queries), heads_of(batch, text), heads_of(batch, text)
     branch_k = [heads_of(3, m) for m in branches]
     branch_v = [heads_of(3, m) for m in branches]
-    rows = [torch.randint(0, 3, (batch,), generator=g) for _ in branches]
-    weights = torch.rand(len(branches), batch, generator=g)
+    rows = [torch.randint(0, 3, (batch,), generator=g).to(device) for _ in branches]
+    weights = torch.rand(len(branches), batch, generator=g).to(device)
     return [q, k, v, branch_k, branch_v, rows, weights]
 
 
 def random_masks(inputs, rows, seed=1):
     q, weights = inputs[0], inputs[6]
     g = torch.Generator().manual_seed(seed)
-    return torch.rand(weights.shape[0], rows, q.shape[2], generator=g)
-
-
-def to_double(value):
-    if isinstance(value, list):
-        return [to_double(item) for item in value]
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.double()
-    return value
+    return torch.rand(weights.shape[0], rows, q.shape[2], generator=g).to(q.device)
 
 
 def formula(inputs, masks=None, joint=0):
     """What the operator computes, in float64, one row and head at a time."""
-    q, k, v, branch_k, branch_v, rows, weights = to_double(inputs)
+    q, k, v, branch_k, branch_v, rows, weights = exact(inputs)
+    masks = exact(masks)
     out = torch.zeros_like(q)
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
@@ -81,13 +83,13 @@ BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 @pytest.mark.parametrize("joint", [0, 1, 2])
 @pytest.mark.parametrize("mask_rows", [0, 1, 2])
 @pytest.mark.parametrize("function", [OPERATOR, branch_attention_reference])
-def test_equals_the_formula(dtype, joint, mask_rows, function):
-    inputs = make_inputs(dtype=dtype)
+def test_equals_the_formula(dtype, joint, mask_rows, function, device):
+    inputs = make_inputs(dtype=dtype, device=device)
     masks = random_masks(inputs, mask_rows) if mask_rows else None
     out = function(*inputs, masks, joint)
     assert out.dtype == dtype
     torch.testing.assert_close(
-        out.double(), formula(inputs, masks, joint), rtol=BOUNDS[dtype], atol=BOUNDS[dtype]
+        exact(out), formula(inputs, masks, joint), rtol=BOUNDS[dtype], atol=BOUNDS[dtype]
     )
 
 
@@ -103,18 +105,17 @@ def test_equals_the_formula(dtype, joint, mask_rows, function):
     data=st.data(),
 )
 def test_equals_the_formula_for_every_shape(
-    batch, heads, queries, size, text, branches, seed, data
+    batch, heads, queries, size, text, branches, seed, data, device
 ):
-    inputs = make_inputs(batch, heads, queries, size, text, branches, seed=seed)
+    inputs = make_inputs(batch, heads, queries, size, text, branches, seed=seed, device=device)
     joint = data.draw(st.integers(0, len(branches) if text else 0))
     if branches:
         inputs[5][0][0] = data.draw(st.integers(-1, 2))
         inputs[6][-1][-1] = data.draw(st.sampled_from([0.0, 0.5, 2.0]))
     masks = random_masks(inputs, data.draw(st.sampled_from([1, batch])), seed)
     expected = formula(inputs, masks, joint)
-    torch.testing.assert_close(
-        OPERATOR(*inputs, masks, joint).double(), expected, rtol=0, atol=4e-6
-    )
+    out = OPERATOR(*inputs, masks, joint)
+    torch.testing.assert_close(exact(out), expected, rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("target", _core.cpu_targets())
@@ -127,26 +128,24 @@ def test_every_instruction_set_equals_the_formula(target, dtype):
     finally:
         _core.force_cpu_target("")
     bound = BOUNDS[dtype]
-    torch.testing.assert_close(out.double(), formula(inputs), rtol=bound, atol=bound)
+    torch.testing.assert_close(exact(out), formula(inputs), rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-def test_error_is_at_most_that_of_torch(dtype):
+def test_error_is_at_most_that_of_torch(dtype, device):
     """Text and one image branch, against torch's own attention in the same dtype."""
-    inputs = make_inputs(2, 8, 256, 64, 77, (16,), dtype)
+    inputs = make_inputs(2, 8, 256, 64, 77, (16,), dtype, device=device)
     inputs[6].fill_(1.0)
-    inputs[5] = [torch.tensor([0, 1])]
+    inputs[5] = [torch.tensor([0, 1], device=device)]
     q, k, v, (bk,), (bv,), _, _ = inputs
-    exact = formula(inputs)
+    expected = formula(inputs)
     torch_out = F.scaled_dot_product_attention(q, k, v)
     torch_out = torch_out + F.scaled_dot_product_attention(q, bk[:2], bv[:2])
-    ours = (OPERATOR(*inputs).double() - exact).norm() / exact.norm()
-    theirs = (torch_out.double() - exact).norm() / exact.norm()
-    assert ours <= theirs
+    assert (exact(OPERATOR(*inputs)) - expected).norm() <= (exact(torch_out) - expected).norm()
 
 
-def test_any_strides_give_the_same():
-    inputs = make_inputs()
+def test_any_strides_give_the_same(device):
+    inputs = make_inputs(device=device)
     contiguous = [t.contiguous() if torch.is_tensor(t) else t for t in inputs]
     channels_apart = [
         t.transpose(2, 3).contiguous().transpose(2, 3) if torch.is_tensor(t) and t.dim() == 4 else t
@@ -163,19 +162,19 @@ def test_any_strides_give_the_same():
     inputs[1] = inputs[1][:1].expand(2, -1, -1, -1)
     inputs[2] = inputs[2][:1].expand(2, -1, -1, -1)
     torch.testing.assert_close(
-        OPERATOR(*inputs).double(), formula(inputs), rtol=0, atol=4e-6, check_stride=False
+        exact(OPERATOR(*inputs)), formula(inputs), rtol=0, atol=4e-6, check_stride=False
     )
 
 
-def test_joining_the_heads_of_the_result_is_a_view():
-    out = OPERATOR(*make_inputs())
+def test_joining_the_heads_of_the_result_is_a_view(device):
+    out = OPERATOR(*make_inputs(device=device))
     joined = out.transpose(1, 2).flatten(2)
     assert joined.data_ptr() == out.data_ptr()
     assert branch_attention_reference(*make_inputs()).stride() == out.stride()
 
 
-def test_a_branch_of_weight_zero_changes_no_bit():
-    inputs = make_inputs(branches=(4, 16))
+def test_a_branch_of_weight_zero_changes_no_bit(device):
+    inputs = make_inputs(branches=(4, 16), device=device)
     inputs[6][1] = 0.0
     without = [*inputs[:3], inputs[3][:1], inputs[4][:1], inputs[5][:1], inputs[6][:1]]
     assert torch.equal(OPERATOR(*inputs), OPERATOR(*without))
@@ -183,8 +182,8 @@ def test_a_branch_of_weight_zero_changes_no_bit():
     assert torch.equal(OPERATOR(*inputs), OPERATOR(*without))
 
 
-def test_inputs_and_random_state_stay_as_they_were():
-    inputs = make_inputs()
+def test_inputs_and_random_state_stay_as_they_were(device):
+    inputs = make_inputs(device=device)
     before = [t.clone() for t in inputs if torch.is_tensor(t)]
     state = torch.random.get_rng_state()
     OPERATOR(*inputs)
@@ -194,16 +193,16 @@ def test_inputs_and_random_state_stay_as_they_were():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
-def test_opcheck(gradient):
-    inputs = make_inputs(queries=5, size=8)
+def test_opcheck(gradient, device):
+    inputs = make_inputs(queries=5, size=8, device=device)
     for tensor in inputs[:3]:
         tensor.requires_grad_(gradient)
     torch.library.opcheck(OPERATOR, (*inputs, random_masks(inputs, 1)))
 
 
-def test_gradients_are_those_of_the_reference():
+def test_gradients_are_those_of_the_reference(device):
     def gradients(function):
-        inputs = make_inputs(queries=5, size=8)
+        inputs = make_inputs(queries=5, size=8, device=device)
         leaves = [*inputs[:3], *inputs[3], *inputs[4], inputs[6]]
         for leaf in leaves:
             leaf.requires_grad_()
@@ -224,8 +223,8 @@ def test_gradients_without_branches():
     torch.testing.assert_close(inputs[0].grad, expected)
 
 
-def test_compiles_whole_and_a_changed_weight_recompiles_nothing():
-    inputs = make_inputs()
+def test_compiles_whole_and_a_changed_weight_recompiles_nothing(device):
+    inputs = make_inputs(device=device)
     compiled = torch.compile(branch_attention, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), OPERATOR(*inputs))
     inputs[6] = inputs[6] * 0.5
@@ -233,19 +232,19 @@ def test_compiles_whole_and_a_changed_weight_recompiles_nothing():
         torch.testing.assert_close(compiled(*inputs), OPERATOR(*inputs))
 
 
-def test_autocast_casts_the_attention_inputs_alone():
-    inputs = make_inputs()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_casts_the_attention_inputs_alone(device):
+    inputs = make_inputs(device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         out = OPERATOR(*inputs)
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), OPERATOR(*inputs), rtol=2e-2, atol=2e-2)
 
 
-def test_empty_inputs_have_defined_results():
-    assert OPERATOR(*make_inputs(batch=0)).shape == (0, 3, 37, 40)
-    assert OPERATOR(*make_inputs(queries=0)).shape == (2, 3, 0, 40)
-    nothing = make_inputs(text=0, branches=())
-    assert torch.equal(OPERATOR(*nothing), torch.zeros(2, 3, 37, 40))
+def test_empty_inputs_have_defined_results(device):
+    assert OPERATOR(*make_inputs(batch=0, device=device)).shape == (0, 3, 37, 40)
+    assert OPERATOR(*make_inputs(queries=0, device=device)).shape == (2, 3, 0, 40)
+    nothing = make_inputs(text=0, branches=(), device=device)
+    assert torch.equal(OPERATOR(*nothing), torch.zeros(2, 3, 37, 40, device=device))
 
 
 def replaced(index, value, inner=None):
@@ -265,7 +264,6 @@ def replaced(index, value, inner=None):
         (replaced(1, torch.rand(2, 3, 8, 40)), r"keys and values differ, \(2, 3, 8, 40\)"),
         (replaced(3, torch.rand(3, 2, 4, 40), 0), r"branch_k\[0\]: got \(3, 2, 4, 40\)"),
         (replaced(4, torch.rand(3, 3, 4, 40).half(), 0), r"branch_v\[0\]: its dtype differs"),
-        (replaced(5, torch.tensor([0, 3]), 1), r"branch_rows\[1\]: row 3 asked for, .* has 3"),
         (replaced(5, torch.tensor([0]), 1), r"branch_rows\[1\]: got \(1\), expected .* \(2\)"),
         (replaced(6, torch.rand(2, 3)), r"weights: got \(2, 3\), expected contiguous float32"),
         (replaced(5, [torch.tensor([0, 1])]), r"got 2, 2 and 1 branches"),
@@ -273,16 +271,25 @@ def replaced(index, value, inner=None):
     ],
     ids=str,
 )
-def test_errors_name_the_argument(inputs, message):
+def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):
-        OPERATOR(*inputs)
+        OPERATOR(*on(device, inputs))
 
 
-def test_joint_without_text_is_an_error():
+def test_a_row_that_is_not_there_is_seen(device):
+    inputs = on(device, replaced(5, torch.tensor([0, 3]), 1))
+    if device.type == "cpu":
+        with pytest.raises(RuntimeError, match=r"branch_rows\[1\]: row 3 asked for, .* has 3"):
+            OPERATOR(*inputs)
+    else:
+        assert OPERATOR(*inputs).isnan().flatten(1).all(dim=1).tolist() == [False, True]
+
+
+def test_joint_without_text_is_an_error(device):
     with pytest.raises(RuntimeError, match="joint: got 1, but there are no text tokens"):
-        OPERATOR(*make_inputs(text=0), None, 1)
+        OPERATOR(*make_inputs(text=0, device=device), None, 1)
 
 
-def test_masks_of_another_size_are_an_error():
+def test_masks_of_another_size_are_an_error(device):
     with pytest.raises(RuntimeError, match=r"masks: got \(2, 1, 36\)"):
-        OPERATOR(*make_inputs(), torch.ones(2, 1, 36))
+        OPERATOR(*make_inputs(device=device), torch.ones(2, 1, 36, device=device))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from moving import kernel_devices
 
 from attnpatch.ops import blur_and_blend, branch_attention, library
 from attnpatch.ops.branch_attention import branch_attention_reference
@@ -22,6 +23,10 @@ OPERATORS = (
     "pool_tokens",
     "tile_attention",
 )
+
+
+def has_cuda_kernel(name):
+    return "\nCUDA: " in torch._C._dispatch_dump(f"attnpatch::{name}")
 
 
 def run_python(code, **environment):
@@ -52,7 +57,9 @@ def attention_inputs(size=8, branches=1):
     return [q, q, q, [q] * branches, [q] * branches, rows, torch.ones(branches, 1)]
 
 
-@pytest.mark.parametrize(("size", "branches", "beyond"), [(8, 2, False), (9, 2, True), (8, 3, True)])
+@pytest.mark.parametrize(
+    ("size", "branches", "beyond"), [(8, 2, False), (9, 2, True), (8, 3, True)]
+)
 def test_the_reference_serves_what_is_beyond_a_kernel(monkeypatch, size, branches, beyond):
     limits = SimpleNamespace(head_size=8, branches=2, kernel_size=5)
     monkeypatch.setattr(library, "_LIMITS", {"cpu": limits})
@@ -100,6 +107,15 @@ def test_cuda_asked_for_but_not_built_is_a_clear_error():
     result = run_python("import attnpatch.ops", ATTNPATCH_BACKEND="cuda")
     assert result.returncode != 0
     assert "this build of attnpatch has no CUDA kernels" in result.stderr
+
+
+@pytest.mark.skipif(
+    "cuda" not in kernel_devices(),
+    reason="the tests of this folder run on the CPU alone: there is no CUDA device, or its kernels "
+    "are not asked for (ATTNPATCH_BACKEND=cuda)",
+)
+def test_these_tests_run_on_cuda_too():
+    assert has_cuda_kernel("branch_attention")
 
 
 @pytest.mark.skipif(cuda_module() is None, reason="attnpatch._cuda is not built")

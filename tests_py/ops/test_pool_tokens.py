@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moving import exact, on
 from tilings import tiles_of, tilings
 
 from attnpatch import _core
@@ -19,8 +20,8 @@ STEPS = st.one_of(st.tuples(ONE.map(lambda n: (n,)), ONE.map(lambda n: (n,))), s
 
 
 def formula(x, tiling, window, stride, mode, blends):
-    """What the operator computes, in float64, one token at a time."""
-    x = x.double()
+    """What the operator computes, in float64 on the CPU, one token at a time."""
+    x = exact(x)
     results = [[] for _ in blends]
     for tile in tiles_of(tiling):
         if len(stride) == 1:
@@ -37,9 +38,12 @@ def formula(x, tiling, window, stride, mode, blends):
     return [torch.stack(result, dim=1) for result in results]
 
 
-def arguments(tiling, window, stride, mode, blends, channels=19, batch=2, dtype=torch.float32):
+def arguments(
+    tiling, window, stride, mode, blends, channels=19, batch=2, dtype=torch.float32, device="cpu"
+):
     tokens = tiling.grid[0] * tiling.grid[1]
-    x = torch.randn(batch, tokens, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(batch, tokens, channels, generator=torch.Generator().manual_seed(0))
+    x = x.to(device, dtype)
     return [x, tiling.grid, tiling.tile, tiling.offset, window, stride, mode, blends]
 
 
@@ -48,8 +52,8 @@ CASE = (Tiling((10, 13), (4, 5), (1, 2)), (3, 2), (2, 2), "avg", [0.0, 0.3, 1.0]
 
 def check(found, expected, bound):
     assert len(found) == len(expected)
-    for ours, exact in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours.double(), exact, rtol=bound, atol=bound)
+    for ours, formulas in zip(found, expected, strict=True):
+        torch.testing.assert_close(exact(ours), formulas, rtol=bound, atol=bound)
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,8 +65,10 @@ def check(found, expected, bound):
     channels=st.integers(1, 40),
     function=st.sampled_from([OPERATOR, pool_tokens_reference]),
 )
-def test_equals_the_formula_for_every_tiling(tiling, steps, mode, blends, channels, function):
-    inputs = arguments(tiling, *steps, mode, blends, channels)
+def test_equals_the_formula_for_every_tiling(
+    tiling, steps, mode, blends, channels, function, device
+):
+    inputs = arguments(tiling, *steps, mode, blends, channels, device=device)
     expected = formula(inputs[0], tiling, *steps, mode, blends)
     check(function(*inputs), expected, 1e-6)
 
@@ -85,9 +91,9 @@ def test_every_instruction_set_equals_the_formula(target, dtype, mode):
 @given(
     tilings(), STEPS, st.sampled_from(["avg", "max"]), st.sampled_from([0.0, 0.3, 1.0]), st.data()
 )
-def test_a_constant_field_stays_constant(tiling, steps, mode, blend, data):
+def test_a_constant_field_stays_constant(device, tiling, steps, mode, blend, data):
     value = data.draw(st.floats(-10, 10, width=32))
-    inputs = arguments(tiling, *steps, mode, [blend])
+    inputs = arguments(tiling, *steps, mode, [blend], device=device)
     inputs[0].fill_(value)
     (found,) = OPERATOR(*inputs)
     torch.testing.assert_close(found, torch.full_like(found, value), rtol=1e-6, atol=0)
@@ -95,8 +101,8 @@ def test_a_constant_field_stays_constant(tiling, steps, mode, blend, data):
 
 
 @given(tilings(), STEPS, st.sampled_from(["avg", "max"]))
-def test_blend_0_is_every_stride_th_token_bit_by_bit(tiling, steps, mode):
-    inputs = arguments(tiling, *steps, mode, [0.0])
+def test_blend_0_is_every_stride_th_token_bit_by_bit(device, tiling, steps, mode):
+    inputs = arguments(tiling, *steps, mode, [0.0], device=device)
     x, stride = inputs[0], steps[1]
     picked = []
     for tile in tiles_of(tiling):
@@ -107,16 +113,16 @@ def test_blend_0_is_every_stride_th_token_bit_by_bit(tiling, steps, mode):
     assert torch.equal(OPERATOR(*inputs)[0], x[:, picked])
 
 
-def test_blend_0_reads_no_window():
-    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), "avg", [0.0])
+def test_blend_0_reads_no_window(device):
+    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), "avg", [0.0], device=device)
     field = inputs[0].view(2, 4, 4, -1)
     field[:, 1::2] = float("nan")
     assert not OPERATOR(*inputs)[0].isnan().any()
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
-def test_a_nan_stays_in_its_windows_and_channel(mode):
-    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), mode, [1.0])
+def test_a_nan_stays_in_its_windows_and_channel(mode, device):
+    inputs = arguments(Tiling((4, 4), (4, 4)), (2, 2), (2, 2), mode, [1.0], device=device)
     for place in (0, 1, 4, 5):  # wherever it stands in the first window
         inputs[0][1, place, 3] = float("nan")
         found = OPERATOR(*inputs)[0].isnan()
@@ -125,14 +131,14 @@ def test_a_nan_stays_in_its_windows_and_channel(mode):
         inputs[0][1, place, 3] = 1.0
 
 
-def test_infinities_pool_to_what_arithmetic_says():
-    inputs = arguments(Tiling((2, 2), (2, 2)), (2, 2), (2, 2), "max", [1.0])
+def test_infinities_pool_to_what_arithmetic_says(device):
+    inputs = arguments(Tiling((2, 2), (2, 2)), (2, 2), (2, 2), "max", [1.0], device=device)
     inputs[0].fill_(float("-inf"))
     assert OPERATOR(*inputs)[0].isneginf().all()
 
 
-def test_any_strides_give_the_same():
-    inputs = arguments(*CASE)
+def test_any_strides_give_the_same(device):
+    inputs = arguments(*CASE, device=device)
     x = inputs[0]
     channels_first = x.transpose(1, 2).contiguous().transpose(1, 2)
     every_second = x.repeat_interleave(2, dim=1)[:, ::2]
@@ -143,9 +149,9 @@ def test_any_strides_give_the_same():
             assert ours.is_contiguous()
 
 
-def test_the_public_function_takes_a_grid_or_a_tiling():
+def test_the_public_function_takes_a_grid_or_a_tiling(device):
     tiling, window, stride, mode, blends = CASE
-    inputs = arguments(*CASE)
+    inputs = arguments(*CASE, device=device)
     for ours, same in zip(
         pool_tokens(inputs[0], tiling, window, stride, mode, blends), OPERATOR(*inputs), strict=True
     ):
@@ -157,18 +163,18 @@ def test_the_public_function_takes_a_grid_or_a_tiling():
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
-def test_opcheck(gradient):
-    inputs = arguments(Tiling((4, 5), (2, 5)), *CASE[1:], channels=3)
+def test_opcheck(gradient, device):
+    inputs = arguments(Tiling((4, 5), (2, 5)), *CASE[1:], channels=3, device=device)
     inputs[0].requires_grad_(gradient)
     torch.library.opcheck(OPERATOR, tuple(inputs))
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
-def test_gradients_are_those_of_the_reference(mode):
+def test_gradients_are_those_of_the_reference(mode, device):
     tiling, window, stride, _, blends = CASE
     found = []
     for function in (OPERATOR, pool_tokens_reference):
-        inputs = arguments(tiling, window, stride, mode, blends)
+        inputs = arguments(tiling, window, stride, mode, blends, device=device)
         inputs[0].requires_grad_()
         # One result alone is used: the others have no gradient.
         function(*inputs)[1].square().sum().backward()
@@ -176,12 +182,12 @@ def test_gradients_are_those_of_the_reference(mode):
     torch.testing.assert_close(*found)
 
 
-def test_compiles_whole():
+def test_compiles_whole(device):
     tiling, window, stride, mode, blends = CASE
-    inputs = arguments(*CASE)
+    inputs = arguments(*CASE, device=device)
     compiled = torch.compile(pool_tokens, fullgraph=True, backend="aot_eager")
     found = compiled(inputs[0], tiling, window, stride, mode, blends)
-    check(found, [tensor.double() for tensor in OPERATOR(*inputs)], 1e-6)
+    check(found, exact(OPERATOR(*inputs)), 1e-6)
 
 
 def test_threads_change_no_bit():
@@ -191,8 +197,9 @@ def test_threads_change_no_bit():
     assert all(map(torch.equal, OPERATOR(*inputs), alone))
 
 
-def test_inputs_stay_and_results_are_apart():
-    inputs = arguments(Tiling((3, 4), (3, 4)), (1, 1), (1, 1), "avg", [0.0, 0.0, 1.0])
+def test_inputs_stay_and_results_are_apart(device):
+    blends = [0.0, 0.0, 1.0]
+    inputs = arguments(Tiling((3, 4), (3, 4)), (1, 1), (1, 1), "avg", blends, device=device)
     before = inputs[0].clone()
     found = OPERATOR(*inputs)
     assert len({tensor.data_ptr() for tensor in (inputs[0], *found)}) == 4
@@ -201,10 +208,10 @@ def test_inputs_stay_and_results_are_apart():
     assert torch.equal(found[1], before)
 
 
-def test_empty_inputs_have_defined_results():
-    inputs = arguments(*CASE, batch=0)
+def test_empty_inputs_have_defined_results(device):
+    inputs = arguments(*CASE, batch=0, device=device)
     assert [tensor.shape for tensor in OPERATOR(*inputs)] == [(0, CASE[0].pooled(CASE[2]), 19)] * 3
-    inputs = arguments(*CASE, channels=0)
+    inputs = arguments(*CASE, channels=0, device=device)
     assert OPERATOR(*inputs)[0].shape == (2, CASE[0].pooled(CASE[2]), 0)
 
 
@@ -232,6 +239,6 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("inputs", "message"), ERRORS, ids=[message for _, message in ERRORS])
-def test_errors_name_the_argument(inputs, message):
+def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):
-        OPERATOR(*inputs)
+        OPERATOR(*on(device, inputs))

@@ -17,6 +17,7 @@ namespace attnpatch::device {
 inline void check(cudaError_t error, const char* kernel,
                   const std::source_location& where = std::source_location::current()) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // or it would be found again by the next to ask
   throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error) + " (" +
                            where.file_name() + ":" + std::to_string(where.line()) + ")");
 }

@@ -56,8 +56,8 @@ def load_cuda_kernels() -> Any:
     """
     if importlib.util.find_spec("attnpatch._cuda") is None:
         raise ImportError(
-            "ATTNPATCH_BACKEND=cuda: this build of attnpatch has no CUDA kernels; it has them where "
-            "it was built with a CUDA compiler and ATTNPATCH_CUDA=ON (see docs/cuda.md)"
+            "ATTNPATCH_BACKEND=cuda: this build of attnpatch has no CUDA kernels; build it where a "
+            "CUDA compiler is, with ATTNPATCH_CUDA=ON (see docs/cuda.md)"
         )
     return importlib.import_module("attnpatch._cuda")
 

@@ -1,0 +1,377 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of the CUDA kernels against what torch does instead, and against the memory's bandwidth.
+
+For the layers of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and uncond). Every call
+is captured in a graph over as many copies of its inputs as fill the device's L2 cache four times,
+so that nothing is found there and no launch is waited for; graphs are replayed in turn, round by
+round, between CUDA events. The tables are for docs/cuda.md:
+
+- bound: the least time that reading each input and writing each result once would take at the
+  bandwidth that torch's own copy reaches on this device, as a share of our time;
+- the other columns: another's time over ours. Above 1 we are faster. Medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import compare
+import compare_token_reduction as tokens
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from attnpatch.ops import (
+    Tiling,
+    attention_column_mean,
+    blur_and_blend,
+    blur_and_blend_reference,
+    branch_attention,
+    library,
+    pool_tokens,
+    tile_attention,
+)
+
+BATCH = 2
+TEXT_TOKENS, IMAGE_TOKENS = 77, 16
+WEIGHT = 0.8
+LEVELS = {
+    "SD1.5": ((0, 8, 40), (1, 8, 80), (2, 8, 160), (3, 8, 160)),
+    "SDXL": ((1, 10, 64), (2, 20, 64)),
+}
+"""Of each model's attention layers: how often the latent is halved, heads, head size."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of a table."""
+
+    cells: tuple[object, ...]
+    make: Callable[[torch.device, torch.dtype], list[Call]]
+    """Ours and the others' calls, on inputs of their own."""
+    values: int
+    """Of the compute dtype, that have to be read or written."""
+
+
+def random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return noise."""
+    return torch.randn(*shape, device=device, dtype=torch.float32).to(dtype)
+
+
+def split(flat: Tensor, heads: int) -> Tensor:
+    """View (B, N, C) as (B, H, N, D), as hosts hand it over."""
+    return flat.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention layer at a picture size."""
+
+    model: str
+    pixels: int
+    side: int
+    heads: int
+    head_size: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the grid."""
+        return self.side * self.side
+
+    @property
+    def channels(self) -> int:
+        """Of all heads."""
+        return self.heads * self.head_size
+
+    @property
+    def cells(self) -> tuple[object, ...]:
+        """What a row begins with."""
+        return self.model, self.pixels, self.tokens, f"{self.heads} x {self.head_size}"
+
+
+def layers(pixels: list[int]) -> Iterator[Layer]:
+    """Give all kinds of layers at some sizes."""
+    for model, levels in LEVELS.items():
+        for size in pixels:
+            for level, heads, head_size in levels:
+                yield Layer(model, size, size // 8 >> level, heads, head_size)
+
+
+def branch_cases(pixels: list[int]) -> Iterator[Case]:
+    """Text and one image prompt."""
+    for layer in layers(pixels):
+        values = 2 * BATCH * (layer.tokens + TEXT_TOKENS + IMAGE_TOKENS) * layer.channels
+        yield Case(layer.cells, partial(branch_calls, layer), values)
+
+
+def branch_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> list[Call]:
+    """Ours, composed, all keys in one SDPA, the text alone."""
+
+    def inputs(length: int) -> Tensor:
+        return split(random(device, dtype, BATCH, length, layer.channels), layer.heads)
+
+    q, k, v = inputs(layer.tokens), inputs(TEXT_TOKENS), inputs(TEXT_TOKENS)
+    image_k, image_v = inputs(IMAGE_TOKENS), inputs(IMAGE_TOKENS)
+    all_k, all_v = torch.cat([k, image_k], dim=2), torch.cat([v, image_v], dim=2)
+    rows = [torch.arange(BATCH, device=device)]
+    weights = torch.full((1, BATCH), WEIGHT, device=device)
+    sdpa = F.scaled_dot_product_attention
+    return [
+        lambda: branch_attention(q, k, v, [image_k], [image_v], rows, weights),
+        lambda: sdpa(q, k, v) + WEIGHT * sdpa(q, image_k, image_v),
+        lambda: sdpa(q, all_k, all_v),
+        lambda: sdpa(q, k, v),
+    ]
+
+
+def column_cases(pixels: list[int]) -> Iterator[Case]:
+    """Self-attention with its record."""
+    for layer in layers(pixels):
+        yield Case(
+            layer.cells, partial(column_calls, layer), 4 * BATCH * layer.tokens * layer.channels
+        )
+
+
+def column_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> list[Call]:
+    """Ours, SDPA alone."""
+    q, k, v = (
+        split(random(device, dtype, BATCH, layer.tokens, layer.channels), layer.heads)
+        for _ in "qkv"
+    )
+    return [
+        lambda: attention_column_mean(q, k, v, [BATCH - 1]),
+        lambda: F.scaled_dot_product_attention(q, k, v),
+    ]
+
+
+def tile_cases(pixels: list[int]) -> Iterator[Case]:
+    """Tiles with shared tokens."""
+    for family in tokens.LEVELS:
+        for site in (s for size in pixels for s in tokens.sites(family, size)):
+            grid, tile = site.tiling.grid, site.tiling.tile
+            down, across = site.shared_stride
+            shared = -(-grid[0] // down) * -(-grid[1] // across)
+            keys = site.tiling.pooled(site.stride) + shared
+            cells = (
+                *(family, site.pixels, "{} x {}".format(*grid), f"{site.heads} x {site.size}"),
+                *("{} x {}".format(*tile), Tiling(tile, tile).pooled(site.stride)),
+            )
+            values = 2 * BATCH * (math.prod(grid) + keys) * site.heads * site.size
+            yield Case(cells, partial(tile_calls, site), values)
+
+
+def tile_calls(site: tokens.Site, device: torch.device, dtype: torch.dtype) -> list[Call]:
+    """Ours, gathered, full."""
+    tiling, pooled = site.tiling, site.stride != (1, 1)
+    q, k, v = (
+        random(device, dtype, BATCH, math.prod(tiling.grid), site.heads * site.size) for _ in "qkv"
+    )
+
+    def pool(x: Tensor, where: Any, stride: tuple[int, int], blend: float) -> Tensor:
+        return pool_tokens(x, where, stride, stride, "avg", [blend])[0]
+
+    far = [pool(x, tiling.grid, site.shared_stride, 0.0) for x in (k, v)]
+    own = [pool(x, tiling, site.stride, 1.0) if pooled else x for x in (k, v)]
+    tiles = [tokens.gather(x, tiling) for x in (k, v)]
+    if pooled:
+        tiles = [pool(x, tiling.tile, site.stride, 1.0) for x in tiles]
+
+    def heads(x: Tensor) -> Tensor:
+        return split(x, site.heads)
+
+    def gathered() -> Tensor:
+        count = math.prod(tiling.tiles)
+        near = tiles if pooled else [tokens.gather(x, tiling) for x in (k, v)]
+        keys, values = (
+            torch.cat([a, b.repeat_interleave(count, dim=0)], dim=1)
+            for a, b in zip(near, far, strict=True)
+        )
+        queries = heads(tokens.gather(q, tiling))
+        out = F.scaled_dot_product_attention(queries, heads(keys), heads(values))
+        return tokens.scatter(out.transpose(1, 2).flatten(2), tiling)
+
+    stride = site.stride if pooled else ()
+    return [
+        lambda: tile_attention(heads(q), *map(heads, own), tiling, stride, *map(heads, far)),
+        gathered,
+        lambda: F.scaled_dot_product_attention(heads(q), heads(k), heads(v)),
+    ]
+
+
+def pool_cases(pixels: list[int]) -> Iterator[Case]:
+    """Every second token both ways, two blends."""
+    for layer in (layer for layer in layers(pixels) if layer.side >= 16):
+        for mode in ("avg", "max"):
+            # Read once; two results of a quarter each.
+            values = BATCH * layer.tokens * layer.channels * 3 // 2
+            yield Case((*layer.cells, mode), partial(pool_calls, layer, mode), values)
+
+
+def pool_calls(layer: Layer, mode: str, device: torch.device, dtype: torch.dtype) -> list[Call]:
+    """Ours, torch's pooling and lerp."""
+    x = random(device, dtype, BATCH, layer.tokens, layer.channels)
+    grid, window, blends = (layer.side, layer.side), (2, 2), (0.3, 0.7)
+    pool = F.avg_pool2d if mode == "avg" else F.max_pool2d
+
+    def composed() -> list[Tensor]:
+        image = x.transpose(1, 2).unflatten(2, grid)
+        one, pooled = image[:, :, ::2, ::2], pool(image, window, window)
+        reduced = (torch.lerp(one, pooled, blend) for blend in blends)
+        return [tensor.flatten(2).transpose(1, 2).contiguous() for tensor in reduced]
+
+    return [lambda: pool_tokens(x, grid, window, window, mode, blends), composed]
+
+
+def blur_cases(pixels: list[int]) -> Iterator[Case]:
+    """Latents under the record of the middle block."""
+    for size in pixels:
+        side = size // 8
+        cells = (size, f"{BATCH} x 4 x {side} x {side}")
+        yield Case(cells, partial(blur_calls, side), 2 * BATCH * 4 * side * side)
+
+
+def blur_calls(side: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
+    """Ours, the reference, which is torch's pads, sums and where."""
+    x0 = random(device, dtype, BATCH, 4, side, side)
+    saliency = 2 * torch.rand(BATCH, side // 8, side // 8, device=device)
+    return [
+        lambda: blur_and_blend(x0, saliency, 2.0),
+        lambda: blur_and_blend_reference(x0, saliency, 2.0),
+    ]
+
+
+TABLES: dict[str, tuple[Callable[[list[int]], Iterator[Case]], tuple[str, ...], tuple[str, ...]]]
+TABLES = {
+    "branch_attention": (
+        branch_cases,
+        ("model", "pixels", "tokens", "heads x size"),
+        ("SDPA each, and their sum", "one SDPA, all keys", "SDPA of the text alone"),
+    ),
+    "attention_column_mean": (
+        column_cases,
+        ("model", "pixels", "tokens", "heads x size"),
+        ("SDPA alone",),
+    ),
+    "tile_attention": (
+        tile_cases,
+        ("model", "pixels", "grid", "heads x size", "tile", "own keys"),
+        ("gathered, SDPA", "SDPA over the grid"),
+    ),
+    "pool_tokens": (pool_cases, ("model", "pixels", "tokens", "heads x size", "mode"), ("torch",)),
+    "blur_and_blend": (blur_cases, ("pixels", "latent"), ("torch",)),
+}
+
+
+class Graph:
+    """Some calls captured, so that a replay makes them all."""
+
+    def __init__(self, calls: list[Call]) -> None:
+        self._count = len(calls)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for call in calls:
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            for call in calls:
+                call()
+
+    def seconds(self, repeats: int) -> float:
+        """Of one call."""
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(repeats):
+            self._graph.replay()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3 / repeats / self._count
+
+
+def measure_graphs(made: list[list[Call]], rounds: int, seconds: float) -> list[list[float]]:
+    """Seconds of a call, for each variant in each round."""
+    graphs = [Graph(list(calls)) for calls in zip(*made, strict=True)]
+    repeats = []
+    for graph in graphs:
+        graph.seconds(2)
+        repeats.append(max(1, round(seconds / len(made) / graph.seconds(2))))
+    times: list[list[float]] = [[] for _ in graphs]
+    for _ in range(rounds):
+        for graph, count, found in zip(graphs, repeats, times, strict=True):
+            found.append(graph.seconds(count))
+    return times
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that torch's copy reads and writes."""
+    if device.type != "cuda":
+        return math.nan
+    x = torch.empty(1 << 29, device=device, dtype=torch.uint8)
+    y = torch.empty_like(x)
+    (found,) = measure_graphs([[lambda: y.copy_(x)]], 9, 0.05)
+    return 2 * x.numel() / statistics.median(found)
+
+
+def line(case: Case, args: argparse.Namespace, rate: float) -> str:
+    """Measure a case: its row."""
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    size = case.values * dtype.itemsize
+    if device.type == "cuda":
+        cache = torch.cuda.get_device_properties(device).L2_cache_size
+        copies = min(64, max(2, math.ceil(4 * cache / size)))
+        made = [case.make(device, dtype) for _ in range(copies)]
+        ours, *others = measure_graphs(made, args.rounds, args.seconds)
+    else:
+        ours, *others = compare.measure(case.make(device, dtype), args.rounds, args.seconds)
+    middle = statistics.median(ours)
+    ratios = [statistics.median(map(lambda a, b: a / b, other, ours)) for other in others]
+    cells = [*case.cells, f"{middle * 1e3:.4f}", f"{size / rate / middle:.2f}"]
+    return "| " + " | ".join(map(str, [*cells, *(f"{ratio:.2f}" for ratio in ratios)])) + " |"
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.01, help="of each variant in a round")
+    parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
+    parser.add_argument("--size", type=int, nargs="+", default=[512, 768, 1024])
+    parser.add_argument("--operator", choices=list(TABLES), nargs="+", default=list(TABLES))
+    parser.add_argument("--device", default="cuda", help="cpu: to try this script")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print the tables."""
+    args = arguments()
+    device = torch.device(args.device)
+    if device.type == "cuda" and "cuda" not in library._LIMITS:
+        raise SystemExit("ATTNPATCH_BACKEND=cuda is needed: else torch is compared with torch")
+    rate = bandwidth(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, {args.dtype}, torch {torch.__version__}, batch {BATCH}, ", end="")
+    print(f"copy at {rate / 1e9:.0f} GB/s, {time.strftime('%Y-%m-%d', time.gmtime())}")
+    for operator in args.operator:
+        cases, cells, others = TABLES[operator]
+        heads = [*cells, "ours, ms", "bound", *others]
+        print(f"\n### {operator}\n| " + " | ".join(heads) + " |")
+        print("| " + " | ".join(["---"] * len(heads)) + " |")
+        for case in tqdm(list(cases(args.size)), desc=operator, leave=False):
+            tqdm.write(line(case, args, rate))
+
+
+if __name__ == "__main__":
+    main()
