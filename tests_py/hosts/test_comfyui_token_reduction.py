@@ -7,12 +7,13 @@ import math
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from protocol_host import SD1, make_inputs
 from protocol_sampling import make_comfy
-from protocol_unet import SpatialTransformer, UNet
+from protocol_unet import SpatialTransformer, UNet, optimized_attention
 from test_diffusers_token_reduction import BOTH, SLOTHFUL, TILE, where_of
 
 from attnpatch import HyperTile, PatchStack, TokenMerging, patch_model, report
@@ -226,6 +227,25 @@ def test_foreign_attention_gets_all_tokens(host, patch):
     for layer in layers:
         model.set_model_attn1_replace(double, layer.block, layer.number, layer.transformer)
     assert torch.equal(run(patch_model(model, patch)), run(model))
+
+
+@PATCHES
+def test_attention_that_the_user_chose_stays(host, patch, monkeypatch):
+    module = SimpleNamespace(optimized_attention=optimized_attention)
+    monkeypatch.setitem(sys.modules, "comfy.ldm.modules.attention", module)
+    calls = []
+
+    def chosen(function, q, k, v, heads):
+        calls.append(q.shape)
+        return function(q, k, v, heads)
+
+    model = host.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = chosen
+    run(model)
+    plain = len(calls)
+    calls.clear()
+    check(run(patch_model(model, patch)), run(specified(host, patch)))
+    assert len(calls) >= plain, "each layer's attention, for tiles of each shape"
 
 
 @pytest.mark.parametrize("patch", [TokenMerging(), HyperTile(tile_size=64)], ids=repr)

@@ -6,6 +6,7 @@ import copy
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -113,6 +114,23 @@ def test_equals_the_specification(patch, size):
     if size == SIZES[0]:
         expected = specified(unet, patch, size, timestep=90)
         check(other, run(expected, inputs, timestep=torch.tensor(90)))
+
+
+@PATCHES
+def test_an_attention_backend_that_the_user_chose_serves(patch):
+    unet = make_unet("sd1")
+    inputs = unet_inputs(unet, size=SIZES[0])
+    with attach(unet, patch):
+        expected = run(unet, inputs)
+        unet.set_attention_backend("_native_math")
+        with mock.patch(
+            "diffusers.models.attention_dispatch.dispatch_attention_fn", autospec=True
+        ) as dispatch:
+            dispatch.side_effect = lambda q, k, v, **_: F.scaled_dot_product_attention(
+                *(x.transpose(1, 2) for x in (q, k, v))
+            ).transpose(1, 2)
+            check(run(unet, inputs), expected)
+        assert dispatch.call_count >= 5, "each layer of the first level"
 
 
 def test_equals_the_specification_in_sdxl():

@@ -19,6 +19,7 @@ from attnpatch.patches import (
     layer_table,
     make_layer_table,
 )
+from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.token_reduction.pooling import MODES
 
 HEADS = 2
@@ -112,9 +113,9 @@ layers = st.sampled_from(list(TABLE))
 
 
 @settings(max_examples=40)
-@given(layers, calls, times, sides)
-def test_slothful_attention(layer, call, time, side):
-    check(SlothfulAttention(**time, **side), layer, call)
+@given(layers, calls, times, sides, st.booleans())
+def test_slothful_attention(layer, call, time, side, foreign):
+    check(SlothfulAttention(**time, **side), layer, call, foreign=foreign)
 
 
 tile_sizes = st.integers(16, 24)
@@ -167,6 +168,28 @@ def test_near_sighted_attention(layer, call, time, side, ratio, size):
 def test_keys_that_are_projected(patch, block, latent, keys):
     layer = next(x for x in TABLE if x.block == block and (block == "middle" or x.level == 0))
     assert check(patch, layer, Call(latent=latent, progress=0.5)) == keys
+
+
+def test_pooled_keys_go_to_the_kernel_where_attention_is_plain():
+    plan = SlothfulAttention(time_decay=0).side("input").pool(6.0, (9, 8))
+    q, keys = torch.randn(2, 9 * 8, CHANNELS), torch.randn(2, 3 * 4, CHANNELS)
+
+    def through(q, k, attention_is_plain=True):
+        calls = []
+
+        def attention(*given):
+            calls.append(given)
+            return plain(*given)
+
+        out = plan.attend(q, k, k, HEADS, Inner(attention, attention_is_plain))
+        torch.testing.assert_close(out, plain(q, k, k), rtol=1e-5, atol=1e-6)
+        return len(calls)
+
+    assert through(q, keys) == 0
+    assert through(q, keys, attention_is_plain=False) == 1
+    assert through(q, keys[:, 1:]) == 1, "another patch changed the keys"
+    assert through(q.double(), keys.double()) == 1, "no kernel of ours"
+    assert through(q.clone().requires_grad_(), keys) == 1, "torch's keeps what gradients need"
 
 
 def test_rate_of_sdxl_starts_at_its_first_attention():

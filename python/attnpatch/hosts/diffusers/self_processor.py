@@ -94,7 +94,8 @@ class EagerStaging:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See :class:`Staging`."""
-        plain = mask is None and self._layer.stand_in.attnpatch_plain
+        stand_in = self._layer.stand_in
+        plain = mask is None and stand_in.attnpatch_plain and stand_in._attention_backend is None
         heads = self._layer.module.heads
 
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attnpatch._core import pool_extent
-from attnpatch.ops import Tiling, pool_tokens
+from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import pooled_size
 from attnpatch.patches.self_attention import Inner
-from attnpatch.patches.token_reduction.stage import Grid
+from attnpatch.patches.token_reduction.stage import Grid, split_heads
 
 __all__ = ["MODES", "PoolPlan", "Pooling", "reduce_tokens"]
 
 MODES = ("1D_AVG", "1D_MAX", "2D_AVG", "2D_MAX")
 """How tokens are pooled: along the tokens or on their grid, by the mean or the maximum."""
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of our kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,17 @@ class PoolPlan:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
-        return inner(q, k, v)
+        expected = k.shape[:2] == (q.shape[0], self.tokens)  # else another patch has changed them
+        if not (inner.plain and expected and _has_kernel(q)):
+            return inner(q, k, v)
+        # The whole grid as one tile: our kernel is quicker than torch's attention on CPUs.
+        q, k, v = (split_heads(x, heads) for x in (q, k, v))
+        out = tile_attention(q, k, v, Tiling(self.grid, self.grid), self.pooling.stride)
+        return out.transpose(1, 2).flatten(2)
+
+
+def _has_kernel(q: Tensor) -> bool:
+    return q.is_cpu and q.dtype in _DTYPES and not q.requires_grad
 
 
 def reduce_tokens(
