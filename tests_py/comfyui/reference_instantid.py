@@ -28,6 +28,7 @@ def load():
     name = "reference_instantid_pack"
     if name not in sys.modules:
         _stand_in_for_torchvision()
+        _stand_in_for_insightface()
         spec = importlib.util.spec_from_file_location(name, Path(CHECKOUT, "__init__.py"))
         sys.modules[name] = package = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
@@ -46,6 +47,15 @@ def _stand_in_for_torchvision():
     for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
         sys.modules[name] = ModuleType(name)
     sys.modules["torchvision.transforms.v2"].ToTensor = ToTensor
+
+
+def _stand_in_for_insightface():
+    """Of it the pack needs a class that its loader alone makes objects of."""
+    if importlib.util.find_spec("insightface") is not None:
+        return
+    for name in ("insightface", "insightface.app"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["insightface.app"].FaceAnalysis = None
 
 
 def make_model(state):
