@@ -5,9 +5,11 @@
 UNets of SD1.5's and SDXL's structure and full width with random weights, by diffusers, at the time
 at which Slothful and Near-sighted attention are strongest but a little; their parameters are the
 defaults. With a checkout of ComfyUI the UNets are ComfyUI's; with one of the public pack
-comfyui_slothful_attention as well, that runs in the same process. Calls are interleaved round by
-round; a speed is the median over the rounds of the plain UNet's time over the patched one's, less
-1: above 0 we are faster than the plain UNet.
+comfyui_slothful_attention as well, that runs in the same process, reducing as much as ours does.
+All calls take turns block by block; a speed is the median over the rounds of the plain UNet's time
+over the patched one's, less 1: above 0 we are faster than the plain UNet. The second table is of
+self-attention alone, without the projections of queries and output: the plain UNet's time over
+ours, and the pack's over ours.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Any
 
 import torch
 from compare_token_reduction import row
-from torch import Tensor
+from lockstep import SelfAttention, Times, run
+from torch import Tensor, nn
 
 import attnpatch as ap
 from attnpatch import _core
@@ -38,6 +41,8 @@ PATCHES: dict[str, ap.PatchStack] = {
     "TokenMerging": ap.PatchStack(ap.TokenMerging()),
     "HyperTile": ap.PatchStack(ap.HyperTile()),
 }
+# The pack takes the strength of input blocks for output blocks, and the other way round.
+PACK_INPUTS = {"SlothfulAttention": {"in_slothful": 4.0, "out_slothful": 6.0}}
 PERCENT = 0.5
 CONTEXT = {"sd1": 768, "sdxl": 2048}
 WIDTHS = {"sd1": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
@@ -60,8 +65,10 @@ def fill(module: torch.nn.Module) -> None:
             parameter += 1.0
 
 
-def diffusers_calls(family: str, batch: int, side: int, names: list[str], short: bool) -> Calls:
-    """Make calls of diffusers' UNet: plain, and with each of our patches."""
+def diffusers_calls(
+    family: str, batch: int, side: int, names: list[str], short: bool
+) -> tuple[Calls, list[nn.Module]]:
+    """Make calls of diffusers' UNet, plain and with each of our patches; and the UNets."""
     from diffusers import UNet2DConditionModel
 
     levels = depths(family, short)
@@ -100,13 +107,14 @@ def diffusers_calls(family: str, batch: int, side: int, names: list[str], short:
     models = {"plain": unet}
     for name in names:
         models[f"ours {name}"] = ap.patch_model(unet, PATCHES[name], cond_or_uncond=chunks)
-    return {name: lambda m=model: m(**inputs).sample for name, model in models.items()}
+    calls: Calls = {name: lambda m=model: m(**inputs).sample for name, model in models.items()}
+    return calls, list(models.values())
 
 
 def comfyui_calls(
     family: str, batch: int, side: int, names: list[str], short: bool, pack: dict[str, type]
-) -> Calls:
-    """Make calls of ComfyUI's UNet: plain, with each of our patches, and with the pack's nodes."""
+) -> tuple[Calls, list[nn.Module]]:
+    """Make calls of ComfyUI's UNet, plain, with our patches and the pack's nodes; and the UNet."""
     import comfy.model_patcher
     import comfy.supported_models
 
@@ -156,15 +164,15 @@ def comfyui_calls(
     for name in names:
         models[f"ours {name}"] = ap.patch_model(patcher, PATCHES[name])
         if name in pack:
-            models[f"pack {name}"] = apply_node(pack[name], patcher)
-    return {name: lambda m=m: call(m) for name, m in models.items()}
+            models[f"pack {name}"] = apply_node(pack[name], patcher, PACK_INPUTS.get(name, {}))
+    return {name: lambda m=m: call(m) for name, m in models.items()}, [model.diffusion_model]
 
 
-def apply_node(kind: type, model: Any) -> Any:
-    """Run one of the pack's nodes with its defaults."""
+def apply_node(kind: type, model: Any, given: dict[str, Any]) -> Any:
+    """Run one of the pack's nodes, with its defaults for what is not given."""
     inputs = kind.INPUT_TYPES()["required"].items()
     values = {n: e[1]["default"] if len(e) > 1 else e[0][0] for n, e in inputs if n != "model"}
-    return getattr(kind(), kind.FUNCTION)(model=model, **values)[0]
+    return getattr(kind(), kind.FUNCTION)(model=model, **(values | given))[0]
 
 
 def load_comfyui(folder: Path) -> None:
@@ -189,20 +197,6 @@ def load_pack(folder: Path) -> dict[str, type]:
     return dict(module.NODE_CLASS_MAPPINGS)
 
 
-def measure(
-    calls: Calls, rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, list[float]]:
-    """Seconds of each call in each round; rounds alternate between the calls."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    calls["plain"]()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(clock() - start)
-    return times
-
-
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,9 +217,59 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def side_of(block: str) -> str:
+    """Tell input, middle and output blocks, as either host names them."""
+    words = {"in": "input", "do": "input", "mi": "middle"}
+    return words.get(block[:2], "output")
+
+
+def kind_of(site: SelfAttention) -> tuple[str, int, int, int]:
+    """Tell what sites of one kind have in common."""
+    return side_of(site.block), site.tokens, site.heads, site.channels // site.heads
+
+
+def seconds(times: list[Times], kind: tuple[str, int, int, int]) -> list[float]:
+    """Of the self-attentions of a kind in each round."""
+    return [sum(s.seconds for s in t.sites if kind_of(s) == kind) for t in times]
+
+
+def over(these: list[float], those: list[float]) -> float:
+    """Median of the ratios in the same round."""
+    return statistics.median(a / b for a, b in zip(these, those, strict=True))
+
+
+def site_rows(family: str, side: int, names: list[str], rounds: dict[str, list[Times]]) -> None:
+    """Print self-attention alone, for each kind of site."""
+    plain = rounds["plain"]
+    for kind in dict.fromkeys(map(kind_of, plain[0].sites)):
+        block, tokens, heads, size = kind
+        usual = seconds(plain, kind)
+        count = sum(kind_of(site) == kind for site in plain[0].sites)
+        cells = []
+        for name in names:
+            ours = seconds(rounds[f"ours {name}"], kind)
+            cells.append(f"{over(usual, ours):.2f}")
+            if f"pack {name}" in rounds:
+                cells[-1] += f", {over(seconds(rounds[f'pack {name}'], kind), ours):.2f}"
+        each = f"{1e3 * statistics.median(usual) / count:.0f}"
+        where = family, f"{side} x {side}", f"{count} {block}", tokens, f"{heads} x {size}"
+        print(row(*where, each, *cells), flush=True)
+
+
+def speed_rows(family: str, side: int, names: list[str], rounds: dict[str, list[Times]]) -> None:
+    """Print whole UNets."""
+    whole = {name: [t.seconds for t in times] for name, times in rounds.items()}
+    plain = whole["plain"]
+    for name in names:
+        found = [whole[f"{who} {name}"] for who in ("ours", "pack") if f"{who} {name}" in whole]
+        cells = [f"{100 * (over(plain, times) - 1):+.0f} %" for times in found]
+        where = family, f"{side} x {side}", f"{statistics.median(plain):.1f}", name
+        print(row(*where, *cells), flush=True)
+
+
 @torch.inference_mode()
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     args = arguments()
     threads, clock = (1, time.process_time) if args.busy else (args.threads, time.perf_counter)
     torch.set_num_threads(threads)
@@ -238,25 +282,21 @@ def main() -> None:
         f"{', one residual block a level' if args.short else ''}"
         f"{', CPU time' if args.busy else ''}\n"
     )
-    print(row("model", "latent", "plain, s", "patch", "ours", *(["the pack"] if pack else [])))
-    print(row(*["---"] * (6 if pack else 5)))
+    others = ["the pack"] if pack else []
+    print(row("model", "latent", "plain, s", "patch", "ours", *others))
+    print(row(*["---"] * (5 + len(others))), flush=True)
+    found = {}
     for family in args.model:
         for side in args.latent:
             shape = family, args.batch, side, args.patch, args.short
-            calls = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
-            times = measure(calls, args.rounds, clock)
-            plain = times["plain"]
-
-            def gain(name: str, times: dict = times, plain: list = plain) -> str:
-                if name not in times:
-                    return ""
-                ratios = [a / b for a, b in zip(plain, times[name], strict=True)]
-                return f"{100 * (statistics.median(ratios) - 1):+.0f} %"
-
-            for name in args.patch:
-                cells = [gain(f"ours {name}"), *([gain(f"pack {name}")] if pack else [])]
-                size, seconds = f"{side} x {side}", f"{statistics.median(plain):.1f}"
-                print(row(family, size, seconds, name, *cells), flush=True)
+            made = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
+            results = [run(*made, clock) for _ in range(args.rounds)]
+            found[family, side] = {name: [r[name] for r in results] for name in made[0]}
+            speed_rows(family, side, args.patch, found[family, side])
+    heads = "model", "latent", "sites", "tokens", "heads x size", "plain, ms", *args.patch
+    print("\n" + row(*heads) + "\n" + row(*["---"] * len(heads)))
+    for (family, side), rounds in found.items():
+        site_rows(family, side, args.patch, rounds)
 
 
 if __name__ == "__main__":

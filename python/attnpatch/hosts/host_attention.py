@@ -57,12 +57,16 @@ class HostAttention:
             keywords["transformer_options"] = options
         return function(q, k, v, heads, mask=None, **keywords)
 
-    def gives_way(self, device: torch.device, options: Mapping[str, Any]) -> bool:
-        """Whether a fused pass of ours may take its place: it is plain, and we have a kernel."""
+    def is_default(self, options: Mapping[str, Any]) -> bool:
+        """Whether it is softmax(q kᵀ) v as hosts compute it, not what a user chose instead."""
         function = self._function()
-        if _OVERRIDE in options or not has_kernel(device.type):
+        if _OVERRIDE in options:
             return False
         return function is None or getattr(function, "__name__", "") in _DEFAULTS
+
+    def gives_way(self, device: torch.device, options: Mapping[str, Any]) -> bool:
+        """Whether a fused pass of ours may take its place: it is plain, and we have a kernel."""
+        return has_kernel(device.type) and self.is_default(options)
 
     def _function(self) -> Callable[..., Tensor] | None:
         return getattr(sys.modules.get(self.module), self.name, None)

@@ -230,7 +230,7 @@ class SelfSlot(ReplaceSlot):
             v,
             extra_options["n_heads"],
             lambda q, k, v: attention(q, k, v, extra_options),
-            plain=base is None and running.fuses(q.device, extra_options),
+            plain=base is None and running.is_default(extra_options),
         )
 
     def _tell_cut(self, call: Call, tokens: int) -> None:

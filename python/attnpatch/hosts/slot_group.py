@@ -118,7 +118,17 @@ class Running:
         The host's ``extra_options`` of any layer in that call.
     """
 
-    __slots__ = ("_fuses", "_plain", "call", "chunks", "others", "plan", "shape", "sigmas")
+    __slots__ = (
+        "_fuses",
+        "_is_default",
+        "_plain",
+        "call",
+        "chunks",
+        "others",
+        "plan",
+        "shape",
+        "sigmas",
+    )
 
     def __init__(self, group: SlotGroup, options: ExtraOptions) -> None:
         self.shape: Sequence[int] = options["original_shape"]
@@ -129,12 +139,19 @@ class Running:
         self.others: Others | None = options.get(OTHERS)
         self._plain = group.plain
         self._fuses: bool | None = None
+        self._is_default: bool | None = None
 
     def fuses(self, device: torch.device, options: ExtraOptions) -> bool:
         """Whether our pass may take the place of the host's own attention."""
         if self._fuses is None:
             self._fuses = self._plain.gives_way(device, options)
         return self._fuses
+
+    def is_default(self, options: ExtraOptions) -> bool:
+        """Whether the host's own attention is what hosts compute, not what a user chose."""
+        if self._is_default is None:
+            self._is_default = self._plain.is_default(options)
+        return self._is_default
 
     def site(
         self,
