@@ -8,6 +8,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -47,8 +48,9 @@ class Converted {
 
   template <typename To, typename From>
   To* copy(const std::vector<From>& from) {
-    std::vector<To> to;
-    for (const From& value : from) to.push_back(static_cast<To>(value));
+    std::vector<To> to(from.size());
+    std::transform(from.begin(), from.end(), to.begin(),
+                   [](From value) { return static_cast<To>(value); });
     Memory& memory = copies_.emplace_back(to.size() * sizeof(To));
     memory.write(to.data(), to.size() * sizeof(To));
     return static_cast<To*>(memory.data());

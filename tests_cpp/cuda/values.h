@@ -43,8 +43,9 @@ class Values {
   }
   explicit Values(std::vector<float> floats)
       : floats_(std::move(floats)), memory_(floats_.size() * sizeof(T)) {
-    std::vector<T> typed;
-    for (const float value : floats_) typed.push_back(static_cast<T>(value));
+    std::vector<T> typed(floats_.size());
+    std::transform(floats_.begin(), floats_.end(), typed.begin(),
+                   [](float value) { return static_cast<T>(value); });
     memory_.write(typed.data(), typed.size() * sizeof(T));
   }
 
@@ -55,8 +56,9 @@ class Values {
   std::vector<float> read() const {
     std::vector<T> typed(floats_.size());
     memory_.read(typed.data(), typed.size() * sizeof(T));
-    std::vector<float> values;
-    for (const T value : typed) values.push_back(static_cast<float>(value));
+    std::vector<float> values(typed.size());
+    std::transform(typed.begin(), typed.end(), values.begin(),
+                   [](T value) { return static_cast<float>(value); });
     return values;
   }
 
