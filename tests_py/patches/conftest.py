@@ -26,6 +26,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request):
+    """Where the host computes: CUDA too, where there is one, by our kernels or the references."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def table():
     """t = 0, 1 (input), 2 (middle), 3 to 6 (output); levels 0 and 1."""

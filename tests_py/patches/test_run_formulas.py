@@ -69,10 +69,13 @@ def expect(formulas, table):
 
 
 @pytest.fixture
-def check(table, qkv, expect, formulas):
+def check(table, qkv, expect, formulas, device):
     def run_and_compare(stack, site, tolerance=2e-6, **how):
         q, k, v = qkv(site, **how)
-        out = stack.bind(table).attend(site, q, k, v, heads=formulas.heads)
+        on_device = [t.to(device) for t in (q, k, v)]
+        out = stack.bind(table).attend(site, *on_device, heads=formulas.heads)
+        assert out.device.type == device.type
+        out = out.cpu()
         assert out.dtype == q.dtype and out.shape == q.shape
         expected = expect(stack, site, q, k, v)
         scale = expected.abs().max().item()

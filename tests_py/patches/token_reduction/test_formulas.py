@@ -22,6 +22,7 @@ from attnpatch.patches import (
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.token_reduction.pooling import MODES
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HEADS = 2
 CHANNELS = 8
 # Depths 1, 2 and 4, as SD1.x has them, at widths that cost nothing.
@@ -78,9 +79,11 @@ def make_inputs(layer, call, seed=0):
 
 def check(patch, layer, call, **options):
     x, weights = make_inputs(layer, call)
-    out, keys = run_patch(patch, layer, call, x, weights, **options)
     expected = spec.attention(patch, where_of(patch, layer, call), x, weights, HEADS)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+    for device in DEVICES:
+        there = [w.to(device) for w in weights]
+        out, keys = run_patch(patch, layer, call, x.to(device), there, **options)
+        torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-5)
     return keys
 
 
