@@ -91,10 +91,10 @@ def close(found, expected, plain):
 CASES = [
     # scheduler, what is predicted, guidance scale, size, prompts
     ("DDIMScheduler", "epsilon", 3.0, (32, 24), 2),
-    ("DDIMScheduler", "v_prediction", 3.0, (40, 17), 1),
-    ("DDIMScheduler", "sample", 3.0, (32, 24), 1),
+    ("DDIMScheduler", "v_prediction", 3.0, (24, 17), 1),
+    ("DDIMScheduler", "sample", 3.0, (16, 24), 1),
     ("DDIMScheduler", "epsilon", 1.0, (17, 24), 2),
-    ("DPMSolverMultistepScheduler", "epsilon", 7.5, (32, 24), 1),
+    ("DPMSolverMultistepScheduler", "epsilon", 7.5, (16, 24), 1),
     ("DEISMultistepScheduler", "epsilon", 3.0, (24, 24), 1),
 ]
 
@@ -120,7 +120,6 @@ PAG = [
     ("sd1", 3.0, "mid", "m0"),
     ("sd1", 1.0, "mid", "m0"),
     ("sd1", 3.0, ["down_blocks.1", "up_blocks.1.attentions.2"], "d2-3,u2"),
-    ("sdxl", 3.0, "mid", "m0"),
     ("sdxl", 3.0, "mid_block.attentions.0.transformer_blocks.3", "m0.3"),
 ]
 
@@ -270,11 +269,3 @@ def test_windows_and_small_latents():
     plain = run(pipeline, size=(4, 32))
     with attach(pipeline, SelfAttentionGuidance()):
         assert torch.equal(run(pipeline, size=(4, 32)), plain)
-
-
-def test_euler_has_no_pipeline_of_its_own():
-    pipeline = make_pipeline(scheduler="EulerDiscreteScheduler")
-    plain = run(pipeline)
-    with attach(pipeline, SelfAttentionGuidance()):
-        found = run(pipeline)
-    assert found.isfinite().all() and not torch.allclose(found, plain)
