@@ -10,7 +10,8 @@ uncond), all in one process and interleaved round by round:
 
 blur_and_blend, sigma 2, on latents of four channels under a mask on a grid an eighth as wide:
 
-- composed: reflect padding, a depthwise convolution of 9 x 9, the mask upsampled, the blend.
+- composed: reflect padding, a depthwise convolution of 9 x 9, the mask upsampled, the blend;
+  contiguous and channels last.
 
 A ratio is the other's time over ours: above 1 we are faster. Each is the median over the rounds.
 Memory is what a call's peak adds to a fresh process, its results included (Linux; elsewhere nan).
@@ -58,10 +59,12 @@ def attention_calls(tokens: int, heads: int, size: int, dtype: torch.dtype) -> l
     ]
 
 
-def blur_calls(batch: int, side: int, dtype: torch.dtype) -> list[Callable[[], Tensor]]:
+def blur_calls(
+    batch: int, side: int, dtype: torch.dtype, layout: torch.memory_format
+) -> list[Callable[[], Tensor]]:
     """Ours and composed."""
     generator = torch.Generator().manual_seed(0)
-    x0 = torch.randn(batch, 4, side, side, generator=generator).to(dtype)
+    x0 = torch.randn(batch, 4, side, side, generator=generator).to(dtype, memory_format=layout)
     saliency = 2 * torch.rand(batch, side // 8, side // 8, generator=generator)
     taps = torch.exp(-0.5 * (torch.arange(-4.0, 5.0) / 2.0) ** 2)
     kernel = (torch.outer(taps, taps) / taps.sum() ** 2).to(dtype).expand(4, 1, 9, 9)
@@ -128,11 +131,15 @@ def compare_blur(args: argparse.Namespace, dtype: torch.dtype) -> None:
     """Print the table of blur_and_blend."""
     rows = []
     for batch, side in tqdm(LATENTS, desc="latents", leave=False):
-        ours, composed = measure(blur_calls(batch, side, dtype), args.rounds, args.seconds)
-        ratio = statistics.median(a / b for a, b in zip(composed, ours, strict=True))
-        milliseconds = f"{statistics.median(ours) * 1e3:.3f}"
-        rows.append([f"{batch} x 4 x {side} x {side}", milliseconds, f"{ratio:.1f}"])
-    table(["latent", "ours ms", "composed"], rows)
+        row = [f"{batch} x 4 x {side} x {side}"]
+        for layout in (torch.contiguous_format, torch.channels_last):
+            calls = blur_calls(batch, side, dtype, layout)
+            ours, composed = measure(calls, args.rounds, args.seconds)
+            ratio = statistics.median(a / b for a, b in zip(composed, ours, strict=True))
+            row += [f"{statistics.median(ours) * 1e3:.3f}", f"{ratio:.1f}"]
+        rows.append(row)
+    head = "latent, ours ms, composed / ours, channels last: ours ms, composed / ours"
+    table(head.split(", "), rows)
 
 
 def main() -> None:
