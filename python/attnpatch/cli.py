@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``attnpatch inspect FILE``."""
+"""The command line: ``attnpatch demo``, ``attnpatch face``, ``attnpatch inspect FILE``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
+    from attnpatch.demo import face_cli as face
 
     parser = argparse.ArgumentParser(
         prog="attnpatch", description="Attention patches for diffusion UNets."
@@ -31,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("demo", help="show image prompts at work on one contact sheet")
     demo.add_arguments(verb)
     verb.set_defaults(run=demo.run)
+
+    verb = verbs.add_parser("face", help="show what is found in a photograph, and an identity")
+    face.add_arguments(verb)
+    verb.set_defaults(run=face.run)
 
     verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
     verb.add_argument("files", nargs="+", metavar="FILE", help=".safetensors, .bin or .pt")

@@ -166,3 +166,48 @@ def test_image_prompts_change_a_users_pictures(own):
     assert change(again, plain) == (0.0, 0.0)
     assert min(change(prompted, plain)) > 0.0
     assert change(model.generate(PLAIN, StepClock()), plain) == (0.0, 0.0)
+
+
+def make_identity_adapter(path, unet):
+    """An adapter of InstantID's structure."""
+
+    def linear(rows, columns):
+        return torch.randn(rows, columns) / columns**0.5
+
+    state = {"latents": torch.randn(1, 16, CONTEXT)}
+    for name, rows, columns in (("proj_in", CONTEXT, 512), ("proj_out", CONTEXT, CONTEXT)):
+        state |= {f"{name}.weight": linear(rows, columns), f"{name}.bias": torch.zeros(rows)}
+    norms = ["norm_out", "layers.0.0.norm1", "layers.0.0.norm2", "layers.0.1.0"]
+    for name in norms:
+        state |= {f"{name}.weight": torch.ones(CONTEXT), f"{name}.bias": torch.zeros(CONTEXT)}
+    sizes = {"0.to_q": (64, CONTEXT), "0.to_kv": (128, CONTEXT), "0.to_out": (CONTEXT, 64)}
+    sizes |= {"1.1": (64, CONTEXT), "1.3": (CONTEXT, 64)}
+    state |= {f"layers.0.{name}.weight": linear(*size) for name, size in sizes.items()}
+    state = {f"image_proj.{name}": tensor for name, tensor in state.items()}
+    names = [name for name in unet.attn_processors if ".attn2." in name]
+    for i, name in enumerate(names):
+        channels = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
+        for part in ("to_k_ip", "to_v_ip"):
+            state[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(channels, CONTEXT)
+    save_file(state, path)
+
+
+def test_an_identity_changes_a_users_pictures(own):
+    """What `attnpatch face --model` shows."""
+    from attnpatch.demo import face_cli, face_model
+    from attnpatch.demo.own_model import OwnOptions, load_pipeline
+    from attnpatch.demo.runner import change
+    from attnpatch.faces import Face
+
+    file = own / "identity.safetensors"
+    unet = load_pipeline(OwnOptions(str(own / "model"), "", ())).unet
+    make_identity_adapter(file, unet)
+    parser = argparse.ArgumentParser()
+    face_cli.add_arguments(parser)
+    options = ["--model", own / "model", "--adapter", file, "--steps", "3", "--prompt", "a"]
+    arguments = parser.parse_args([str(word) for word in options])
+    embedding = 20 * torch.randn(512, generator=torch.Generator().manual_seed(1)).numpy()
+    face = Face([0, 0, 9, 9], 1.0, [[0.0, 0.0]] * 5, embedding)
+    plain, changed = face_model.identity_section(face, arguments).rows[0]
+    assert "ms a step" in plain.note and "ms a step" in changed.note
+    assert min(change([changed.picture], [plain.picture])) > 0

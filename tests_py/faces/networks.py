@@ -2,57 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Face networks of the signatures of insightface's files, small and made here."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
+import onnx  # noqa: F401  (what is made here is written with it)
+
+from attnpatch.demo.face_networks import (
+    OUTPUTS,
+    WIDTHS,
+    Graph,
+    as_rows,
+    make_mtcnn_detector,
+)
+
+__all__ = ["draw_discs", "make_detector", "make_mtcnn_detector", "make_recogniser"]
 
 STRIDES = (8, 16, 32)
-OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
-WIDTHS = (1, 4, 10)  # scores, boxes, keypoints
-
-
-class Graph:
-    """An ONNX graph that grows by one operation at a time."""
-
-    def __init__(self):
-        self.nodes, self.weights = [], []
-
-    def add(self, operation, *inputs, name=None, **attributes):
-        output = name or f"t{len(self.nodes)}"
-        if operation == "Conv":  # optional in ONNX, not in OpenCV 4.6; exports always have it
-            attributes.setdefault("kernel_shape", list(inputs[1].shape[2:]))
-        names = [i if isinstance(i, str) else self.hold(i) for i in inputs]
-        self.nodes.append(helper.make_node(operation, names, [output], **attributes))
-        return output
-
-    def hold(self, values):
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def save(self, shape, outputs, opset=11, ir=8):
-        graph = helper.make_graph(
-            self.nodes,
-            "graph",
-            [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs],
-            self.weights,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-        model.ir_version = ir
-        onnx.checker.check_model(model)
-        return model.SerializeToString()
-
-
-def as_rows(graph, states, width, batched, name):
-    """(1, anchors · width, h, w) as rows of `width` values, as exports of SCRFD have them."""
-    rows = graph.add("Transpose", states, perm=[0, 2, 3, 1])
-    shape = [1, -1, width] if batched else [-1, width]
-    return graph.add("Reshape", rows, np.array(shape, dtype=np.int64), name=name)
 
 
 def resize_like(graph, states, like):
@@ -137,67 +100,6 @@ def make_recogniser(*, size=112, batch=1, seed=0, own_input=False, values=512):
     wide = channels * (size // 4) ** 2
     graph.add("Gemm", flat, 2 * weights(values, wide), transB=1, name="683")
     return graph.save([batch, 3, size, size], [("683", [batch, values])])
-
-
-def make_mtcnn_detector():
-    """A detector of SCRFD's signature from the last network of MTCNN, as facenet-pytorch ships it.
-
-    That network (arXiv 1604.02878) looks at one window of 48 pixels; here it looks at all windows,
-    8 pixels apart, of the picture at whole, half and quarter size. None: it is not installed.
-    """
-    package = importlib.util.find_spec("facenet_pytorch")
-    if package is None:
-        return None
-    file = Path(package.submodule_search_locations[0], "data", "onet.pt")
-    state = {k: v.numpy() for k, v in torch.load(file, weights_only=True).items()}
-    graph = Graph()
-
-    def layer(states, number, pool):
-        states = graph.add(
-            "Conv", states, state[f"conv{number}.weight"], state[f"conv{number}.bias"]
-        )
-        states = graph.add("PRelu", states, state[f"prelu{number}.weight"].reshape(-1, 1, 1))
-        if pool:
-            window = {"kernel_shape": [pool, pool], "strides": [2, 2], "ceil_mode": 1}
-            states = graph.add("MaxPool", states, **window)
-        return states
-
-    dense = state["dense5.weight"].reshape(256, 3, 3, 128).transpose(0, 3, 2, 1)
-    windows = 48 / 8  # sides of boxes in cells
-    for level in range(3):
-        states = "input.1"
-        if level:
-            side = 2**level
-            states = graph.add("AveragePool", states, kernel_shape=[side] * 2, strides=[side] * 2)
-        states = graph.add(
-            "Pad", states, np.array([0, 0, 0, 0, 0, 0, 40, 40]), np.float32(-127.5 / 128)
-        )
-        for number, pool in ((1, 3), (2, 3), (3, 2), (4, 0)):
-            states = layer(states, number, pool)
-        states = graph.add("Conv", states, np.ascontiguousarray(dense), state["dense5.bias"])
-        states = graph.add("PRelu", states, state["prelu5.weight"].reshape(-1, 1, 1))
-
-        def head(states, number, order, scale, shift=0.0):
-            """Rows of a linear layer, times scale and plus shift; then an anchor of zeros."""
-            weight = state[f"dense6_{number}.weight"][order] * np.reshape(scale, (-1, 1))
-            bias = state[f"dense6_{number}.bias"][order] * scale + shift
-            weight = np.concatenate([weight, 0 * weight])[..., None, None]
-            bias = np.concatenate([bias, 0 * bias])
-            return graph.add("Conv", states, weight.astype(np.float32), bias.astype(np.float32))
-
-        # Two classes: the probability of a face is the sigmoid of their difference.
-        weight, bias = state["dense6_1.weight"], state["dense6_1.bias"]
-        weight = np.stack([weight[1] - weight[0], 0 * weight[0]])[..., None, None]
-        score = graph.add("Conv", states, weight, np.array([bias[1] - bias[0], -99], np.float32))
-        heads = [graph.add("Sigmoid", score)]
-        sides, ends = windows * np.array([-1, -1, 1, 1]), windows * np.array([0, 0, 1, 1])
-        heads.append(head(states, 2, [0, 1, 2, 3], sides, ends))
-        order = [0, 5, 1, 6, 2, 7, 3, 8, 4, 9]  # there all x come before all y
-        heads.append(head(states, 3, order, np.full(10, windows)))
-        for kind, width in enumerate(WIDTHS):
-            as_rows(graph, heads[kind], width, False, OUTPUTS[3 * kind + level])
-    outputs = [(name, ["rows", WIDTHS[i // 3]]) for i, name in enumerate(OUTPUTS)]
-    return graph.save([1, 3, "height", "width"], outputs)
 
 
 def draw_discs(height, width, discs, seed=0):
