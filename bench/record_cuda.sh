@@ -90,7 +90,8 @@ print(f"- revision {first_line('git', 'rev-parse', '--short', 'HEAD')}")
 PYTHON
 
 [[ $tests == ON ]] && step cpp-tests "$build/tests_cpp/cuda_tests" --gtest_brief=1
-step python-tests "$python" -m pytest -q -p no:cacheprovider tests_py/ops
+step python-tests "$python" -m pytest -q -W default -p no:cacheprovider \
+  tests_py/ops tests_py/patches/test_run_formulas.py tests_py/patches/token_reduction/test_formulas.py
 if command -v compute-sanitizer >/dev/null && [[ $tests == ON ]]; then
   for tool in memcheck racecheck synccheck initcheck; do
     step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \

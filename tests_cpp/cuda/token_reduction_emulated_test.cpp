@@ -33,8 +33,14 @@ template <typename T>
 void pool(const PoolTokensParams& params) {
   for (size_t first = 0; first < params.blends.size(); first += device::kMostBlends) {
     const device::PoolTokensArguments a = device::arguments_of(params, first);
-    device::launch({static_cast<unsigned>(a.pooled_tokens), static_cast<unsigned>(params.batch), 1},
-                   device::kThreads, 0, [&] { device::pool_tokens<T>(a); });
+    constexpr int kValues = 16 / sizeof(T);
+    const int64_t threads = device::pieces_of(a, a.vectorized ? kValues : 1);
+    const device::Index grid{
+        static_cast<unsigned>((threads + device::kThreads - 1) / device::kThreads),
+        static_cast<unsigned>(params.batch), 1};
+    device::launch(grid, device::kThreads, 0, [&] {
+      a.vectorized ? device::pool_tokens<T, kValues>(a) : device::pool_tokens<T, 1>(a);
+    });
   }
 }
 

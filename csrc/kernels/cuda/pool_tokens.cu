@@ -5,24 +5,41 @@
 #include "kernels/cuda/pool_tokens.cuh"
 
 namespace attnpatch {
+namespace {
 
-void pool_tokens_cuda(const PoolTokensParams& params, void* stream) {
-  if (params.batch * params.channels == 0) return;
-  const auto launch = [&](auto* kernel) {
-    for (size_t first = 0; first < params.blends.size(); first += device::kMostBlends) {
-      const device::PoolTokensArguments a = device::arguments_of(params, first);
-      const dim3 grid(static_cast<unsigned>(a.pooled_tokens), static_cast<unsigned>(a.batch));
-      device::launch("pool_tokens", kernel, grid, device::kThreads, 0,
-                     static_cast<cudaStream_t>(stream), a);
+template <typename T, int kValues>
+void launch(const device::PoolTokensArguments& a, cudaStream_t stream) {
+  const int64_t threads = device::pieces_of(a, kValues);
+  const dim3 grid(static_cast<unsigned>((threads + device::kThreads - 1) / device::kThreads),
+                  static_cast<unsigned>(a.batch));
+  device::launch("pool_tokens", &device::pool_tokens<T, kValues>, grid, device::kThreads, 0, stream,
+                 a);
+}
+
+template <typename T>
+void launch_all(const PoolTokensParams& params, cudaStream_t stream) {
+  for (size_t first = 0; first < params.blends.size(); first += device::kMostBlends) {
+    const device::PoolTokensArguments a = device::arguments_of(params, first);
+    if (a.vectorized) {
+      launch<T, 16 / sizeof(T)>(a, stream);
+    } else {
+      launch<T, 1>(a, stream);
     }
-  };
+  }
+}
+
+}  // namespace
+
+void pool_tokens_cuda(const PoolTokensParams& params, void* stream_handle) {
+  if (params.batch * params.channels == 0) return;
+  auto* stream = static_cast<cudaStream_t>(stream_handle);
   switch (params.kind) {
     case ScalarKind::kFloat16:
-      return launch(&device::pool_tokens<__half>);
+      return launch_all<__half>(params, stream);
     case ScalarKind::kBFloat16:
-      return launch(&device::pool_tokens<__nv_bfloat16>);
+      return launch_all<__nv_bfloat16>(params, stream);
     case ScalarKind::kFloat32:
-      return launch(&device::pool_tokens<float>);
+      return launch_all<float>(params, stream);
   }
 }
 

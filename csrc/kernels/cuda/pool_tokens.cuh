@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Device code of pool_tokens; ../pool_tokens.h has the formula. A block of threads makes one pooled
-// token, for all blends at once: each thread reads some channels of the window's rows, which lie
-// side by side, and writes them to every result. x is read once.
+// Device code of pool_tokens; ../pool_tokens.h has the formula. A thread makes a piece of a pooled
+// token, kValues channels that lie side by side and are loaded at once, for all blends: x is read
+// once. Pieces of 16 bytes where rows allow it, else of one channel.
 
 #pragma once
 
@@ -30,13 +30,13 @@ struct PoolWindow {
   }
 };
 
-ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int64_t index) {
+ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int index) {
   const Pooled pooled{p.tiles, p.stride};
-  const int tile = pooled.tile_of(static_cast<int>(index));
+  const int tile = p.tiles.count == 1 ? 0 : pooled.tile_of(index);
   PoolWindow w{};
   w.box = box_of(p.tiles, tile);
   w.along_tokens = p.stride.along_tokens;
-  const int place = static_cast<int>(index) - pooled.before(tile);
+  const int place = tile == 0 ? index : index - pooled.before(tile);
   if (w.along_tokens) {
     w.left = place * p.stride.across;
     w.rows = 1;
@@ -51,41 +51,81 @@ ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int64_t in
   return w;
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) pool_tokens(PoolTokensArguments p) {
-  __shared__ PoolWindow window;
-  const int64_t index = blockIdx.x, b = blockIdx.y;
-  if (threadIdx.x == 0) window = find_window(p, index);
-  sync_block();
-  bool reads = false;
-  for (int i = 0; i < p.blend_count; ++i) reads = reads || p.blends[i] != 0.0f;
-  const T* x = static_cast<const T*>(p.x) + b * p.batch_stride;
-  for (int64_t c = threadIdx.x; c < p.channels; c += kThreads) {
-    const T* channel = x + c * p.channel_stride;
-    const auto at = [&](int row, int column) {
-      return to_float(channel[window.token(row, column, p.tiles.width) * p.token_stride]);
-    };
-    const float one = at(0, 0);
-    float pooled = p.largest ? one : 0.0f;
-    for (int row = 0; reads && row < window.rows; ++row) {
-      for (int column = 0; column < window.columns; ++column) {
-        const float value = at(row, column);
+template <typename T, int kValues>
+ATTNPATCH_DEVICE void load_piece(float (&values)[kValues], const T* from) {
+  alignas(kValues * sizeof(T)) T raw[kValues];
+  if constexpr (kValues == 1) {
+    raw[0] = *from;
+  } else {
+    static_assert(sizeof(raw) == sizeof(uint4));
+    *reinterpret_cast<uint4*>(raw) = *reinterpret_cast<const uint4*>(from);
+  }
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) values[i] = to_float(raw[i]);
+}
+
+template <typename T, int kValues>
+ATTNPATCH_DEVICE void store_piece(T* to, const float (&values)[kValues]) {
+  alignas(kValues * sizeof(T)) T raw[kValues];
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) raw[i] = from_float<T>(values[i]);
+  if constexpr (kValues == 1) {
+    *to = raw[0];
+  } else {
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(raw);
+  }
+}
+
+// The mean, or the largest, of one piece of the tokens of a window.
+template <typename T, int kValues>
+ATTNPATCH_DEVICE void pool_window(float (&pooled)[kValues], const T* channels,
+                                  const PoolTokensArguments& p, const PoolWindow& window) {
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) pooled[i] = p.largest ? -INFINITY : 0.0f;
+  for (int row = 0; row < window.rows; ++row) {
+    for (int column = 0; column < window.columns; ++column) {
+      float values[kValues];
+      load_piece(values, channels + window.token(row, column, p.tiles.width) * p.token_stride);
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
         if (!p.largest) {
-          pooled += value;
-        } else if (value > pooled || value != value) {
-          pooled = value;  // not a number stays
+          pooled[i] += values[i];
+        } else if (values[i] > pooled[i] || values[i] != values[i]) {
+          pooled[i] = values[i];  // not a number stays
         }
       }
     }
-    if (!p.largest) pooled /= static_cast<float>(window.rows * window.columns);
-    for (int i = 0; i < p.blend_count; ++i) {
-      const float blend = p.blends[i];
-      const float value = blend == 0.0f   ? one
-                          : blend == 1.0f ? pooled
-                                          : one + blend * (pooled - one);
-      static_cast<T*>(p.out[i])[(b * p.pooled_tokens + index) * p.channels + c] =
-          from_float<T>(value);
+  }
+  if (p.largest) return;
+  const auto count = static_cast<float>(window.rows * window.columns);
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) pooled[i] /= count;
+}
+
+template <typename T, int kValues>
+__global__ void __launch_bounds__(kThreads) pool_tokens(PoolTokensArguments p) {
+  const unsigned number = blockIdx.x * kThreads + threadIdx.x;
+  const auto pieces = static_cast<unsigned>(p.channels / kValues);
+  const unsigned index = number / pieces;
+  if (index >= p.pooled_tokens) return;
+  const int64_t b = blockIdx.y, channel = number % pieces * kValues;
+  const PoolWindow window = find_window(p, static_cast<int>(index));
+  bool reads = false;
+  for (int i = 0; i < p.blend_count; ++i) reads = reads || p.blends[i] != 0.0f;
+  const T* channels = static_cast<const T*>(p.x) + b * p.batch_stride + channel * p.channel_stride;
+  float one[kValues], values[kValues], pooled[kValues] = {};
+  load_piece(one, channels + window.token(0, 0, p.tiles.width) * p.token_stride);
+  if (reads) pool_window(pooled, channels, p, window);
+  const int64_t place = (b * p.pooled_tokens + index) * p.channels + channel;
+  for (int i = 0; i < p.blend_count; ++i) {
+    const float blend = p.blends[i];
+#pragma unroll
+    for (int j = 0; j < kValues; ++j) {
+      values[j] = blend == 0.0f   ? one[j]
+                  : blend == 1.0f ? pooled[j]
+                                  : one[j] + blend * (pooled[j] - one[j]);
     }
+    store_piece(static_cast<T*>(p.out[i]) + place, values);
   }
 }
 

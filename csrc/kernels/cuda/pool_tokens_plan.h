@@ -6,6 +6,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "kernels/cuda/tiles.h"
 #include "kernels/pool_tokens.h"
@@ -13,6 +16,7 @@
 namespace attnpatch::device {
 
 constexpr int kMostBlends = 4;  // in one launch
+constexpr int64_t kMostPieces = (int64_t{1} << 31) - 1;
 
 struct PoolTokensArguments {
   int64_t batch, channels, pooled_tokens;
@@ -25,7 +29,13 @@ struct PoolTokensArguments {
   int blend_count;
   float blends[kMostBlends];
   void* out[kMostBlends];
+  bool vectorized;  // pieces of 16 bytes
 };
+
+// Threads for one row of the batch.
+inline int64_t pieces_of(const PoolTokensArguments& a, int values_in_piece) {
+  return a.pooled_tokens * (a.channels / values_in_piece);
+}
 
 // For the blends from number `first` on, as many as one launch takes.
 inline PoolTokensArguments arguments_of(const PoolTokensParams& params, size_t first = 0) {
@@ -42,10 +52,21 @@ inline PoolTokensArguments arguments_of(const PoolTokensParams& params, size_t f
   a.window_down = static_cast<int>(params.window_down);
   a.window_across = static_cast<int>(params.window_across);
   a.largest = params.largest;
+  const int values = params.kind == ScalarKind::kFloat32 ? 4 : 8;  // in 16 bytes
+  a.vectorized = a.channel_stride == 1 && a.channels % values == 0 &&
+                 a.token_stride % values == 0 && a.batch_stride % values == 0 &&
+                 reinterpret_cast<uintptr_t>(a.x) % 16 == 0;
+  if (pieces_of(a, a.vectorized ? values : 1) > kMostPieces) {
+    throw std::invalid_argument("pool_tokens on CUDA: got " + std::to_string(a.pooled_tokens) +
+                                " results of " + std::to_string(a.channels) +
+                                " channels, expected " + "at most " + std::to_string(kMostPieces) +
+                                " together");
+  }
   a.blend_count = static_cast<int>(std::min<size_t>(kMostBlends, params.blends.size() - first));
   for (int i = 0; i < a.blend_count; ++i) {
     a.blends[i] = params.blends[first + i];
     a.out[i] = params.out[first + i];
+    a.vectorized = a.vectorized && reinterpret_cast<uintptr_t>(a.out[i]) % 16 == 0;
   }
   return a;
 }

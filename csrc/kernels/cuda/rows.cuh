@@ -22,7 +22,8 @@ struct Rows {
 
   ATTNPATCH_DEVICE const T* row(int64_t i) const {
     if (columns == 0) return data + i * token_stride;
-    return data + i / columns * line_stride + i % columns * token_stride;
+    const int place = static_cast<int>(i);  // dividing 64 bits takes several times as long
+    return data + place / columns * line_stride + place % columns * token_stride;
   }
 };
 
