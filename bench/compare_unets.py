@@ -6,9 +6,10 @@ UNets of SD1.5's and SDXL's structure and full width with random weights, by dif
 at which Slothful and Near-sighted attention are strongest but a little; their parameters are the
 defaults. With a checkout of ComfyUI the UNets are ComfyUI's; with one of the public pack
 comfyui_slothful_attention as well, that runs in the same process, reducing as much as ours does.
-All calls take turns block by block; a speed is the median over the rounds of the plain UNet's time
-over the patched one's, less 1: above 0 we are faster than the plain UNet. The second table is of
-self-attention alone, without the projections of queries and output: the plain UNet's time over
+All calls take turns block by block. A UNet's time is that of its own self-attention, without the
+projections of queries and output, and of all the rest, the median of all calls. A speed is the
+median over the rounds of the plain UNet's time over the patched one's, less 1: above 0 we are
+faster than the plain UNet. The second table is of self-attention alone: the plain UNet's time over
 ours, and the pack's over ours.
 """
 
@@ -258,7 +259,15 @@ def site_rows(family: str, side: int, names: list[str], rounds: dict[str, list[T
 
 def speed_rows(family: str, side: int, names: list[str], rounds: dict[str, list[Times]]) -> None:
     """Print whole UNets."""
-    whole = {name: [t.seconds for t in times] for name, times in rounds.items()}
+    # The rest of the UNet is the same in all calls, and so is its time, but for disturbances.
+    rest = [
+        statistics.median(t.seconds - t.attention for t in times)
+        for times in zip(*rounds.values(), strict=True)
+    ]
+    whole = {
+        name: [r + t.attention for r, t in zip(rest, times, strict=True)]
+        for name, times in rounds.items()
+    }
     plain = whole["plain"]
     for name in names:
         found = [whole[f"{who} {name}"] for who in ("ours", "pack") if f"{who} {name}" in whole]

@@ -42,6 +42,11 @@ class Times:
     seconds: float = 0.0
     sites: list[SelfAttention] = field(default_factory=list)
 
+    @property
+    def attention(self) -> float:
+        """Seconds of all self-attention."""
+        return sum(site.seconds for site in self.sites)
+
 
 class Lane(threading.Thread):
     """One call in a thread of its own, which runs when it is its turn."""
