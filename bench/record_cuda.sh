@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(command -v "${PYTHON:-python3}")
-build=${BUILD:-build/gpu}
+build=$(realpath -m "${BUILD:-build/gpu}")
 record=${RECORD:-out/cuda.md}
 package=$build/python/attnpatch
 log=$build/record
@@ -63,11 +63,11 @@ fi
 # Where it is not installed: its sources beside the modules, and what names its version.
 mkdir -p "$package"
 for entry in python/attnpatch/*; do ln -sfn "$PWD/$entry" "$package/$(basename "$entry")"; done
-for module in "$build"/_core.* "$build"/_cuda.*; do ln -sf "$PWD/$module" "$package/"; done
+for module in "$build"/_core.* "$build"/_cuda.*; do ln -sf "$module" "$package/"; done
 mkdir -p "$build/python/attnpatch-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: attnpatch\nVersion: 0\n' \
   >"$build/python/attnpatch-0.dist-info/METADATA"
-export PYTHONPATH=$PWD/$build/python ATTNPATCH_BACKEND=cuda
+export PYTHONPATH=$build/python ATTNPATCH_BACKEND=cuda
 
 "$python" - >"$record" <<'PYTHON'
 import platform, subprocess, time
