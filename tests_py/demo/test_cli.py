@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from attnpatch.demo import cli
+from attnpatch.demo.embedded import EmbeddedModel
+from attnpatch.demo.runner import StepClock, change
+from attnpatch.demo.variants import SMALL_REDUCTIONS, plan
 
 
 def demo(tmp_path, *arguments):
@@ -26,6 +29,18 @@ def test_demo_shows_an_effect(tmp_path, capsys):
     assert lines[0].split()[:2] == ["variant", "ms"]
     assert [line for line in lines if line.startswith("mask both halves")]
     assert [line for line in lines if line.startswith("guidance SAG 2")]
+    assert [line for line in lines if line.startswith("tokens Slothful 9")]
+
+
+def test_fewer_tokens_change_the_pictures_a_little():
+    model = EmbeddedModel([1, 2], 3, 0)
+    variants = plan([1.0])
+    (prompted,) = (v for v in variants if v.group == "weight" and v.patched)
+    base = model.generate(prompted, StepClock())
+    reduced = [v for v in variants if v.group == "tokens"]
+    assert {v.name for v in reduced} == SMALL_REDUCTIONS.keys()
+    for variant in reduced:
+        assert 0 < sum(change(model.generate(variant, StepClock()), base)) < 0.1
 
 
 def test_demo_fails_when_nothing_changes(tmp_path, capsys):

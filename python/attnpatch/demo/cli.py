@@ -119,7 +119,7 @@ def _run_own(args: argparse.Namespace) -> list[Outcome]:
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants
-    from attnpatch.demo.variants import DEFAULT_WEIGHTS, plan
+    from attnpatch.demo.variants import DEFAULT_WEIGHTS, LARGE_REDUCTIONS, plan
 
     dtype = args.dtype or ("float32" if torch.device(args.device).type == "cpu" else "float16")
     options = OwnOptions(
@@ -136,7 +136,8 @@ def _run_own(args: argparse.Namespace) -> list[Outcome]:
         dtype=getattr(torch, dtype),
     )
     model = OwnModel(options)
-    outcomes = run_variants(model, plan(args.weight or DEFAULT_WEIGHTS))
+    variants = plan(args.weight or DEFAULT_WEIGHTS, reductions=LARGE_REDUCTIONS)
+    outcomes = run_variants(model, variants)
     subtitle = f"{Path(args.model).name}, “{args.prompt}”, {args.steps} steps, seed {args.seed}"
     sheet = make_sheet(model, outcomes, "Image prompts with attnpatch", subtitle, model.names)
     args.output.parent.mkdir(parents=True, exist_ok=True)

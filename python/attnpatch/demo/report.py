@@ -11,7 +11,7 @@ from statistics import fmean
 from PIL import Image
 
 from attnpatch.attention_pictures import show_attention
-from attnpatch.demo.runner import Model, Outcome
+from attnpatch.demo.runner import Model, Outcome, change
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
 from attnpatch.demo.table import format_table
 
@@ -54,11 +54,11 @@ def make_table(outcomes: Sequence[Outcome]) -> str:
 def make_sheet(
     model: Model, outcomes: Sequence[Outcome], title: str, subtitle: str, names: Sequence[str]
 ) -> Image.Image:
-    """Draw the sheet: weights, windows, guidance, and masks, one row per reference."""
+    """Draw the sheet: weights, windows, guidance, tokens, masks, one row per reference."""
     plain = outcomes[0]
     groups = {
         group: [o for o in outcomes if o.variant.group == group]
-        for group in ("weight", "window", "guidance", "mask")
+        for group in ("weight", "window", "guidance", "tokens", "mask")
     }
     rows = range(len(model.references))
 
@@ -108,6 +108,23 @@ def make_sheet(
                 ),
             )
         )
+    reduced = groups["tokens"]
+    if reduced:
+        base = next(o for o in groups["weight"] if o.variant.weight == reduced[0].variant.weight)
+        sections.append(
+            Section(
+                "Fewer tokens",
+                "Self-attention to fewer tokens: less work, and the picture should stay as it is.",
+                tuple(
+                    (
+                        reference(row, model.references, "reference"),
+                        Tile(base.pictures[row], "all tokens", base.variant.name),
+                        *(_compared(o, base, row) for o in reduced),
+                    )
+                    for row in rows[:2]
+                ),
+            )
+        )
     if groups["mask"]:
         partner_names = [names[(row + 1) % len(names)] for row in rows]
         sections.append(
@@ -132,6 +149,12 @@ def _tile(outcome: Outcome, row: int) -> Tile:
     return Tile(
         outcome.pictures[row], outcome.variant.name, f"similarity {outcome.similarity[row]:.2f}"
     )
+
+
+def _compared(outcome: Outcome, base: Outcome, row: int) -> Tile:
+    """Draw a picture, and say how far it is from that of `base`."""
+    off = sum(change([outcome.pictures[row]], [base.pictures[row]])) / 2.0
+    return Tile(outcome.pictures[row], outcome.variant.name, f"{off:.1%} off")
 
 
 def _attention_tiles(outcome: Outcome, row: int) -> tuple[Tile, ...]:

@@ -5,16 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import attnpatch as ap
+from attnpatch.patches import Patch
 
 DEFAULT_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 SAG_SCALES = (0.5, 1.0, 2.0, 4.0)
+# Of self-attention, as strong at every step: for grids of a few tokens, and for whole pictures.
+SMALL_REDUCTIONS = {
+    "Slothful 2": ap.SlothfulAttention(time_decay=0, in_slothful=2, out_slothful=2),
+    "Slothful 4": ap.SlothfulAttention(time_decay=0, in_slothful=4, out_slothful=4),
+    "Slothful 9": ap.SlothfulAttention(time_decay=0, in_slothful=9, out_slothful=9),
+    "merging 0.5": ap.TokenMerging(ratio=0.5),
+    "merging 0.75": ap.TokenMerging(ratio=0.75),
+    "HyperTile 32": ap.HyperTile(tile_size=32),
+}
+LARGE_REDUCTIONS = {
+    "Slothful 4": SMALL_REDUCTIONS["Slothful 4"],
+    "Slothful 9": SMALL_REDUCTIONS["Slothful 9"],
+    "Near-sighted Tile": ap.NearSightedTile(),
+    "Near-sighted 4": ap.NearSightedAttention.simple(slothful=4, time_decay=0),
+    "Near-sighted 9": ap.NearSightedAttention.simple(slothful=9, time_decay=0),
+    "merging 0.5": ap.TokenMerging(ratio=0.5),
+}
 WINDOWS = ((0.0, 0.2), (0.0, 0.5), (0.2, 1.0), (0.5, 1.0))
 
 
@@ -25,7 +43,7 @@ class Variant:
     Attributes
     ----------
     group : str
-        "weight", "window", "mask" or "guidance": the sheet's section.
+        "weight", "window", "mask", "guidance" or "tokens": the sheet's section.
     name : str
     weight : float
         0 in the plain variant, which is not patched at all.
@@ -36,6 +54,8 @@ class Variant:
         "both": each on its half.
     sag : float
         The scale of self-attention guidance.
+    reduction : attnpatch.patches.Patch or None
+        What gives self-attention fewer tokens.
     """
 
     group: str
@@ -45,6 +65,7 @@ class Variant:
     end: float = 1.0
     region: str = "all"
     sag: float = 0.0
+    reduction: Patch | None = None
 
     @property
     def patched(self) -> bool:
@@ -55,8 +76,12 @@ class Variant:
 PLAIN = Variant("weight", "no image prompt")
 
 
-def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
-    """List the variants: plain, each weight; at the largest windows, guidance and masks."""
+def plan(
+    weights: Sequence[float],
+    masks: bool = True,
+    reductions: Mapping[str, Patch] = SMALL_REDUCTIONS,
+) -> tuple[Variant, ...]:
+    """List the variants: plain, each weight; at the largest windows, guidance, tokens, masks."""
     top = max(weights, key=abs)
     variants = [PLAIN]
     variants += [Variant("weight", f"weight {weight:g}", weight) for weight in weights]
@@ -65,6 +90,9 @@ def plan(weights: Sequence[float], masks: bool = True) -> tuple[Variant, ...]:
         for start, end in WINDOWS
     ]
     variants += [Variant("guidance", f"SAG {sag:g}", top, sag=sag) for sag in SAG_SCALES]
+    variants += [
+        Variant("tokens", name, top, reduction=patch) for name, patch in reductions.items()
+    ]
     if masks:
         variants += [
             Variant("mask", "left half", top, region="left"),
@@ -87,7 +115,7 @@ def half_mask(height: int, width: int, side: str) -> torch.Tensor:
 def make_patches(
     variant: Variant, adapter: Any, embeds: Any, partner_embeds: Any, size: tuple[int, int]
 ) -> list[Any]:
-    """Make the image prompts of a variant, and its guidance.
+    """Make the image prompts of a variant, its guidance, and what reduces its tokens.
 
     Parameters
     ----------
@@ -102,6 +130,8 @@ def make_patches(
         return []
     options = {"weight": variant.weight, "start": variant.start, "end": variant.end}
     patches: list[Any] = [ap.SelfAttentionGuidance(variant.sag)] if variant.sag else []
+    if variant.reduction is not None:
+        patches.append(variant.reduction)
     if variant.region == "all":
         return [*patches, ap.ImagePrompt(adapter, embeds, **options)]
     for side, tokens in (("left", embeds), ("right", partner_embeds)):
