@@ -12,7 +12,7 @@ from attnpatch.adapters import (
     load_image_adapter,
 )
 from attnpatch.attention_pictures import show_attention
-from attnpatch.hosts import attach, identity_control, patch_model, report
+from attnpatch.hosts import attach, identity_control, patch_model, recorded_attention, report
 from attnpatch.patches import (
     HyperTile,
     Identity,
@@ -54,6 +54,7 @@ __all__ = [
     "load_embeds",
     "load_image_adapter",
     "patch_model",
+    "recorded_attention",
     "reduce_tokens",
     "regions",
     "report",

@@ -13,7 +13,7 @@ from sampling_host import Sampler, entry
 
 from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
 from attnpatch.hosts.comfyui import host as comfyui
-from attnpatch.hosts.comfyui.guidance import GuidanceFunction
+from attnpatch.hosts.comfyui.guidance import GuidanceFunction, recorded_attention
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.patches import degraded_passes, guide
 
@@ -142,8 +142,12 @@ def test_self_attention_guidance(monkeypatch, host, chunks, first, batch):
     x, conds = inputs(batch)
     reference = Reference(sampler, host, x, conds)
     expected = reference.cfg() + reference.sag(0.8, 1.5)
-    found = sampler.step(patch(host, [SelfAttentionGuidance(0.8, blur_sigma=1.5)]), x, conds)
+    model = patch(host, [SelfAttentionGuidance(0.8, blur_sigma=1.5)])
+    assert recorded_attention(model) is recorded_attention(host) is None
+    found = sampler.step(model.clone(), x, conds)
     assert sampler.calls[-1] == [1]
+    maps = F.interpolate(recorded_attention(model)[:, None], (24, 16))[:, 0]
+    assert torch.equal(maps > 1, reference.mask())
     close(found, expected, reference.cfg())
 
 

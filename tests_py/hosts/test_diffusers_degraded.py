@@ -12,7 +12,12 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 from diffusers_models import is_original, make_prompt, make_unet, unet_inputs
 from test_diffusers_compile import SMALL, compile_blocks, counters
 
-from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
+from attnpatch import (
+    PerturbedAttentionGuidance,
+    SelfAttentionGuidance,
+    SmoothedEnergyGuidance,
+    recorded_attention,
+)
 from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 
@@ -193,6 +198,7 @@ def test_detaching_restores_and_stacks_come_and_go():
     alone = run(unet, inputs)
     second = attach(unet, STACK[1:])
     assert first.attention.shape == (1, 2, 2)
+    assert recorded_attention(unet) is first.attention
     assert not torch.equal(run(unet, inputs), alone)
     second.detach()
     assert torch.equal(run(unet, inputs), alone)

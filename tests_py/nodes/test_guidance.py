@@ -5,6 +5,7 @@
 import math
 
 import pytest
+import torch
 
 import attnpatch
 from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
@@ -50,6 +51,27 @@ def test_advanced_nodes(name, kind):
     given = {"scale": 2.5, "blocks": "m0.0", "rescale": 0.4, "rescale_mode": "partial"}
     found = run(name, **given, start_at=0.1, end_at=0.8)
     assert found == kind(**given, start=0.1, end=0.8)
+
+
+def test_attention_is_shown_over_the_pictures(monkeypatch, image):
+    maps = torch.tensor([[[0.0, 2.0]], [[2.0, 0.0]]])
+    monkeypatch.setattr(attnpatch, "recorded_attention", lambda model: maps)
+    spec = BY_ID["AttentionPatchesShowAttention"]
+    pictures = image(2, 8, 12)
+    widgets = {"model": "model", "image": pictures, "threshold": 1.0, "opacity": 1.0}
+    (heat,) = spec.call({**widgets, "show": "heat map"}).values
+    assert heat.shape == pictures.shape
+    blue, red = heat[0, 0, 0], heat[0, 0, -1]
+    assert blue[2] > blue[0] and red[0] > red[2]
+    assert torch.equal(heat[1, 0, 0], red) and torch.equal(heat[1, 0, -1], blue)
+    (mask,) = spec.call({**widgets, "show": "mask of the blur"}).values
+    torch.testing.assert_close(mask[0, :, :6], pictures[0, :, :6], rtol=0, atol=0.003)
+    assert (mask[0, :, 6:] - pictures[0, :, 6:]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="image: 3 pictures, but 2 were sampled"):
+        spec.call({**widgets, "image": image(3, 8, 12), "show": "heat map"})
+    maps = None
+    with pytest.raises(ValueError, match="model: nothing was recorded"):
+        spec.call({**widgets, "show": "heat map"})
 
 
 def test_blurs():

@@ -102,6 +102,7 @@ BLOCKS = [
     ("sdxl", "m0.7", [("middle", 0, 7)]),
     ("sdxl", "u0.4", [("output", 0, 4)]),
     ("sdxl", "d2.2-9", [("input", 7, i) for i in range(2, 10)]),
+    ("sdxl", " M0 . 7, d2 . 2 - 3,", [("input", 7, 2), ("input", 7, 3), ("middle", 0, 7)]),
     ("sdxl", "u4-5.1", [("output", 4, 1), ("output", 5, 1)]),
 ]
 

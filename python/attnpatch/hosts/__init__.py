@@ -14,9 +14,11 @@ from attnpatch.hosts.recognition import diffusers_unet
 from attnpatch.patches import Patch, Report
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from attnpatch.hosts.diffusers import Attachment
 
-__all__ = ["attach", "identity_control", "patch_model", "report"]
+__all__ = ["attach", "identity_control", "patch_model", "recorded_attention", "report"]
 
 
 def attach(
@@ -127,6 +129,32 @@ def report(model: Any) -> Report:
         If `model` is of no known kind.
     """
     return _host_of(model).report(model)
+
+
+def recorded_attention(model: Any) -> Tensor | None:
+    """Return what self-attention guidance recorded in the latest step of a patched model.
+
+    Parameters
+    ----------
+    model
+        A diffusers pipeline or UNet, or a ``ModelPatcher`` of ComfyUI.
+
+    Returns
+    -------
+    Tensor or None
+        float32 (pictures, h, w): for each token how much attention it got, 1 being as much as the
+        others on average; :func:`attnpatch.show_attention` draws it. None before the first step,
+        and without that guidance.
+
+    Raises
+    ------
+    TypeError
+        If `model` is of no known kind, or of a host without guidance.
+    """
+    host = _host_of(model)
+    if not hasattr(host, "recorded_attention"):
+        raise TypeError(f"model: a {type(model).__qualname__} of Fooocus takes no guidance")
+    return host.recorded_attention(model)
 
 
 def _host_of(model: Any) -> Any:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from attnpatch.nodes import (
+    attention,
     guidance,
     image_prompts,
     image_prompts_embeds,
@@ -36,6 +37,7 @@ _MODULES = (
     instantid,
     token_reduction,
     guidance,
+    attention,
     report,
 )
 

@@ -26,7 +26,7 @@ def check_blocks(blocks: str) -> str:
     """
     if not isinstance(blocks, str):
         raise TypeError(f"blocks: expected a text such as 'm0,u0.4,d2.2-9', got {blocks!r}")
-    items = [item.strip().lower() for item in blocks.split(",") if item.strip()]
+    items = ["".join(item.split()).lower() for item in blocks.split(",") if item.strip()]
     for item in items:
         found = _ITEM.fullmatch(item)
         ends = () if found is None else ((found[2], found[3]), (found[4], found[5]))

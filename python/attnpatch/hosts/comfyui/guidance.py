@@ -16,7 +16,7 @@ from attnpatch.hosts.slot_group import DEGRADED, SlotGroup
 from attnpatch.patches import Area, AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 from attnpatch.patches.guidance import COND, UNCOND
 
-__all__ = ["GuidanceFunction", "set_guidance"]
+__all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
 
 logger = logging.getLogger("attnpatch")
 
@@ -47,6 +47,13 @@ def set_guidance(model: Any, group: SlotGroup) -> None:
         options["disable_cfg1_optimization"] = True
 
 
+def recorded_attention(model: Any) -> Tensor | None:
+    """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
+    functions = model.model_options.get("sampler_post_cfg_function", ())
+    ours = [f.attention for f in functions if isinstance(f, GuidanceFunction)]
+    return ours[-1] if ours else None
+
+
 class GuidanceFunction:
     """The host calls it after classifier-free guidance; gives the guided prediction.
 
@@ -58,6 +65,8 @@ class GuidanceFunction:
 
     def __init__(self, group: SlotGroup) -> None:
         self.group = group
+        self.attention: Tensor | None = None
+        """What the latest step recorded, float32 (B, h, w)."""
         self._told: set[str] = set()
 
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
@@ -77,6 +86,7 @@ class GuidanceFunction:
         if any(one.guidance.records for one in passes):
             areas = _areas(args["uncond"], (height, width))
             saliency = record.saliency(guided.shape[0], (height, width), areas)
+            self.attention = saliency
         starts = [one.guidance.degrade(clean[one.kind], saliency) for one in passes]
         # Noise is added to the picture, whatever it is: x = x0 + noise.
         inputs = [
@@ -108,7 +118,7 @@ class GuidanceFunction:
             logger.warning(message)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GuidanceFunction:
-        """Share all: it never changes."""
+        """Share all: what it does never changes."""
         return self
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from attnpatch.hosts.diffusers.attach import (
     Attachment,
     attach,
     patch_model,
+    recorded_attention,
     report,
     share_weights,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "identity_control",
     "patch_model",
     "read_layer_table",
+    "recorded_attention",
     "report",
     "share_weights",
 ]

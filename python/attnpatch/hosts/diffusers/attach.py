@@ -117,6 +117,12 @@ def report(model: Any) -> Report:
     return (Patching.of(unet) or Patching(unet)).report()
 
 
+def recorded_attention(model: Any) -> Tensor | None:
+    """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
+    patching = Patching.of(_unet_of(model))
+    return None if patching is None else patching.attention
+
+
 def share_weights(module: Any) -> Any:
     """Copy the tree of modules of `module`: other modules, the very same parameters and buffers."""
     memo: dict[int, Any] = {}

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node that shows what self-attention guidance recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import attnpatch
+from attnpatch.nodes.spec import Input, NodeSpec, Output
+
+__all__ = ["NODES"]
+
+_HEAT, _MASK = "heat map", "mask of the blur"
+
+
+def _show(
+    *, model: Any, image: Tensor, show: str, threshold: float, opacity: float
+) -> tuple[Tensor]:
+    from PIL import Image
+
+    maps = attnpatch.recorded_attention(model)
+    if maps is None:
+        raise ValueError(
+            "model: nothing was recorded; expected a model with our self-attention guidance, and a "
+            "picture that was sampled with it"
+        )
+    if len(maps) not in (1, len(image)):
+        raise ValueError(
+            f"image: {len(image)} pictures, but {len(maps)} were sampled with the model last"
+        )
+    shown = []
+    for place, picture in enumerate(image):
+        colours = (picture[..., :3].cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
+        height, width = colours.shape[:2]
+        below = Image.frombytes("RGB", (width, height), bytes(colours.flatten().tolist()))
+        drawn = attnpatch.show_attention(
+            maps[place % len(maps)],
+            picture=below,
+            threshold=threshold if show == _MASK else None,
+            opacity=opacity,
+        )
+        pixels = torch.frombuffer(bytearray(drawn.tobytes()), dtype=torch.uint8)
+        shown.append(pixels.view(height, width, 3).float() / 255)
+    return (torch.stack(shown),)
+
+
+NODES = (
+    NodeSpec(
+        id="AttentionPatchesShowAttention",
+        title="Show Recorded Attention (attention patches)",
+        category="attnpatch",
+        description="Draws over a picture where the model looked in the last step of sampling, as "
+        "our self-attention guidance recorded it.",
+        inputs=(
+            Input(
+                id="model",
+                kind="MODEL",
+                tooltip="The very model that the picture was sampled with.",
+            ),
+            Input(id="image", kind="IMAGE", tooltip="What was sampled, decoded."),
+            Input(
+                id="show",
+                kind="COMBO",
+                choices=(_HEAT, _MASK),
+                tooltip="Attention in colours, from blue (none) to red (twice the mean and more); "
+                "or what guidance blurs.",
+            ),
+            Input(
+                id="threshold",
+                kind="FLOAT",
+                default=1.0,
+                minimum=0.0,
+                maximum=10.0,
+                step=0.01,
+                tooltip="Of the mask: what gets more attention than this is in it.",
+            ),
+            Input(
+                id="opacity",
+                kind="FLOAT",
+                default=0.6,
+                minimum=0.0,
+                maximum=1.0,
+                step=0.01,
+                tooltip="Of the colours over the picture.",
+            ),
+        ),
+        outputs=(Output("IMAGE", "IMAGE", "The pictures with the attention over them."),),
+        run=_show,
+    ),
+)
