@@ -93,6 +93,57 @@ def test_patch_node_of_weight_0_gives_the_model_back(model, instantid, bright):
     assert patched is host and face["cond"].shape == (1, 6, 24)
 
 
+@pytest.mark.parametrize("weight", [-1.0, -0.3, 0.5, 1.7, 3.0])
+def test_weights_from_below_0_to_3(weight, model, instantid, bright, render):
+    host, given = model(), bright()
+    values = {"instantid": instantid, "insightface": FakeFaces(), "image": given, "model": host}
+    patched, _ = run("InstantIDAttentionPatch", weight=weight, **values)
+    wanted = get_identity_embeds(instantid, embeddings_of(FakeFaces(), given))
+    near(render(patched), render(expect(host, instantid, wanted, weight)))
+
+
+def test_mask_and_window(model, instantid, bright, render):
+    host = model()
+    values = {"instantid": instantid, "insightface": FakeFaces(), "image": bright(), "model": host}
+
+    def patched(**more):
+        return run("InstantIDAttentionPatch", **values, **more)[0]
+
+    plain, whole = render(host), render(patched())
+    assert torch.equal(render(patched(mask=torch.ones(1, 32, 32))), whole)
+    assert torch.equal(render(patched(mask=torch.zeros(1, 32, 32))), plain)
+    left = torch.zeros(1, 32, 32)
+    left[..., :16] = 1
+    assert not torch.allclose(render(patched(mask=left)), whole, atol=1e-3)
+    sampling = host.model.model_sampling
+    part = patched(start_at=0.2, end_at=0.7)
+    for percent, inside in ((0.1, False), (0.2, True), (0.5, True), (0.7, True), (0.8, False)):
+        sigma = sampling.percent_to_sigma(percent)
+        wanted = patched() if inside else host
+        assert torch.equal(render(part, sigma=sigma), render(wanted, sigma=sigma))
+
+
+@pytest.mark.parametrize("rule", ["deepcopy", "shared", "aliased"])
+def test_chained_twice_and_run_four_times_it_is_the_same_picture(
+    rule, model, instantid, bright, render
+):
+    """The model of the first node stays in the host's cache; the second runs again."""
+    host = model()
+    host.clone_rule = rule
+    plain = render(host)
+    values = {"instantid": instantid, "insightface": FakeFaces()}
+    first, _ = run("InstantIDAttentionPatch", model=host, image=bright(), weight=0.6, **values)
+    alone, found = render(first), []
+    for _ in range(4):
+        second, _ = run(
+            "InstantIDAttentionPatch", model=first, image=bright(seed=3), weight=0.4, **values
+        )
+        found.append(render(second))
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    assert not torch.allclose(found[0], alone, atol=1e-3)
+    assert torch.equal(render(first), alone) and torch.equal(render(host), plain)
+
+
 def test_loaded_raw_and_foreign_models_are_the_same(model, instantid, bright, render, folders):
     (folders.root / "models" / "instantid").mkdir()
     flat = {f"{g}.{n}": t.clone() for g, ts in instantid.items() for n, t in ts.items()}
