@@ -30,7 +30,7 @@ step() {
   tail -n 3 "$log.$name.txt" >&2
   local last
   last=$(grep -E '[0-9]+ (passed|failed|tests? ran|errors?)|PASSED|FAILED|SKIPPED|ERROR SUMMARY' \
-    "$log.$name.txt" | tail -n 3 | sed 's/\x1b\[[0-9;]*m//g; s/^=* *//; s/ *=*$//' | paste -sd ';')
+    "$log.$name.txt" | tail -n 3 | sed 's/\x1b\[[0-9;]*m//g; s/^=* *//; s/ *=*$//' | paste -sd ';' || true)
   printf -- '- %s: **%s** in %d s. %s\n' "$name" "$outcome" $((SECONDS - begin)) "$last" >>"$record"
 }
 
@@ -56,7 +56,7 @@ cmake --build "$build" --target _core cuda >"$log.build.txt" || {
 
 # Whether this Python has a module.
 has() { "$python" -c "import importlib.util as u; u.find_spec('$1') or exit(1)" 2>/dev/null; }
-if has attnpatch && ! has attnpatch._cuda; then
+if has attnpatch.ops && ! has attnpatch._cuda; then
   say "attnpatch is installed without its CUDA kernels: -C cmake.define.ATTNPATCH_CUDA=ON, or uninstall it"
   exit 1
 fi
