@@ -29,7 +29,7 @@ step() {
   fi
   tail -n 3 "$log.$name.txt" >&2
   local last
-  last=$(grep -E '[0-9]+ (passed|failed|tests? ran|errors?)|PASSED|FAILED|SKIPPED|ERROR SUMMARY' \
+  last=$(grep -E '[0-9]+ (passed|failed|error)|\[  (PASSED|SKIPPED|FAILED)|ERROR SUMMARY' \
     "$log.$name.txt" | tail -n 3 | sed 's/\x1b\[[0-9;]*m//g; s/^=* *//; s/ *=*$//' | paste -sd ';' || true)
   printf -- '- %s: **%s** in %d s. %s\n' "$name" "$outcome" $((SECONDS - begin)) "$last" >>"$record"
 }
