@@ -30,7 +30,7 @@ class GuidedCall:
     """One ordinary call of a UNet, and the degraded passes that follow it.
 
     What these add is added to all chunks of the output: classifier-free guidance, whose factors sum
-    to 1, then adds it once, whatever its scale. All else that the call was given they are given too,
+    to 1, then adds it once, whatever its scale. They are given all else that the call was given,
     the residuals of ControlNets among it: pipelines compute those before, and once a step.
 
     Parameters
