@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attnpatch.hosts.slot_group import ExtraOptions, Running, SlotGroup
 from attnpatch.patches import Branches, Call, CrossPlan, Layer, Site
+from attnpatch.patches.heads import join_heads, split_heads
 
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
 
@@ -154,13 +155,10 @@ class CrossSlot(ReplaceSlot):
         if k.dtype is not dtype or v.dtype is not dtype:
             text_k, text_v = k.to(dtype), v.to(dtype)
         if base is None and running.fuses(q.device, options):
-            rows, tokens, _ = q.shape
             out = branches.attend(
-                q.view(rows, tokens, heads, -1).transpose(1, 2),
-                text_k.view(rows, -1, heads, q.shape[2] // heads).transpose(1, 2),
-                text_v.view(rows, -1, heads, q.shape[2] // heads).transpose(1, 2),
+                split_heads(q, heads), split_heads(text_k, heads), split_heads(text_v, heads)
             )
-            return out.transpose(1, 2).flatten(2)
+            return join_heads(out)
         out = (base or self.group.plain)(q, k, v, options)
         site = running.site(self.layer, q, options, "cross")
         run = self.group.run

@@ -7,9 +7,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from attnpatch.ops import branch_attention
+from attnpatch.patches.heads import split_heads
 from attnpatch.patches.site import Site
 
-__all__ = ["Branches", "split_heads"]
+__all__ = ["Branches"]
 
 
 class Branches:
@@ -82,11 +83,3 @@ class Branches:
         return branch_attention(
             q, k, v, branch_k, branch_v, rows, weights, masks, self.joint, scale
         )
-
-
-def split_heads(tensor: Tensor, heads: int) -> Tensor:
-    """View (batch, tokens, channels) as (batch, heads, tokens, head size)."""
-    rows, tokens, channels = tensor.shape
-    if channels % heads:
-        raise ValueError(f"heads: {heads} do not divide {channels} channels")
-    return tensor.view(rows, tokens, heads, channels // heads).transpose(1, 2)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
-from attnpatch.patches.branches import Branches, split_heads
+from attnpatch.patches.branches import Branches
 from attnpatch.patches.cache import Cache, upload, where
+from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.patch import BoundPatch, Branch
 from attnpatch.patches.report import Report, Skip
 from attnpatch.patches.self_attention import SelfAttention
@@ -125,7 +126,7 @@ class Run:
             out = F.scaled_dot_product_attention(q, k, v, scale=scale)
         else:
             out = _attend(site, q, k, v, branches, scale)
-        return out.transpose(1, 2).flatten(2)
+        return join_heads(out)
 
     def terms(
         self,
@@ -163,9 +164,9 @@ class Run:
             k, v = _as_heads(k, heads), _as_heads(v, heads)
             plain = F.scaled_dot_product_attention(q, k, v, scale=scale)
             out = _attend(site, q, k, v, branches, scale) - plain
-            return out.transpose(1, 2).flatten(2)
+            return join_heads(out)
         empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
-        return _attend(site, q, empty, empty, branches, scale).transpose(1, 2).flatten(2)
+        return join_heads(_attend(site, q, empty, empty, branches, scale))
 
     @property
     def layers(self) -> tuple[Layer, ...]:

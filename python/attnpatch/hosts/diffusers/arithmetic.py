@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnpatch.patches.heads import join_heads, split_heads
+
 
 class Queries(NamedTuple):
     """What a layer's queries are projected from, and what led to it."""
@@ -33,7 +35,7 @@ def prepare(attn: Any, hidden_states: Tensor, temb: Tensor | None) -> Queries:
 
 def project_query(attn: Any, states: Tensor) -> Tensor:
     """Return q (B, H, N, D), for which softmax's scale is 1 / sqrt(D)."""
-    query = split_heads(attn, attn.to_q(states))
+    query = split_heads(attn.to_q(states), attn.heads)
     if attn.norm_q is not None:
         query = attn.norm_q(query)
     # Only old models have another scale: theirs goes into the query.
@@ -52,25 +54,13 @@ def project_context(attn: Any, states: Tensor, context: Tensor | None) -> tuple[
 
 def project_key(attn: Any, states: Tensor) -> Tensor:
     """Return k (B, H, T, D)."""
-    key = split_heads(attn, attn.to_k(states))
+    key = split_heads(attn.to_k(states), attn.heads)
     return key if attn.norm_k is None else attn.norm_k(key)
 
 
 def project_value(attn: Any, states: Tensor) -> Tensor:
     """Return v (B, H, T, D)."""
-    return split_heads(attn, attn.to_v(states))
-
-
-def split_heads(attn: Any, states: Tensor) -> Tensor:
-    """Return (B, N, C) as (B, H, N, D)."""
-    batch, tokens, channels = states.shape
-    heads = attn.heads
-    return states.view(batch, tokens, heads, channels // heads).transpose(1, 2)
-
-
-def join_heads(states: Tensor) -> Tensor:
-    """Return (B, H, N, D) as (B, N, C)."""
-    return states.transpose(1, 2).flatten(2)
+    return split_heads(attn.to_v(states), attn.heads)
 
 
 def attend_to_text(

@@ -12,16 +12,15 @@ from torch import Tensor
 from attnpatch.hosts.diffusers.arithmetic import (
     attend_to_text,
     finish,
-    join_heads,
     prepare,
     project_key,
     project_query,
     project_value,
-    split_heads,
 )
 from attnpatch.hosts.diffusers.branching import TAGS, patching_of
 from attnpatch.hosts.diffusers.processor import StandIn
 from attnpatch.patches import SelfAttention, Site
+from attnpatch.patches.heads import join_heads, split_heads
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.patched_layer import SelfLayer
@@ -109,7 +108,7 @@ def _attention(layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
     stand_in, attn = layer.stand_in, layer.module
     if not stand_in.attnpatch_plain:
         return stand_in.attnpatch_original(Projected(attn, q, k, v), q, None, mask)
-    q, k, v = (split_heads(attn, x) for x in (q, k, v))
+    q, k, v = (split_heads(x, attn.heads) for x in (q, k, v))
     return attend_to_text(attn, q, k, v, mask, stand_in._attention_backend)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from attnpatch._core import pool_extent
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import pooled_size
+from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.self_attention import Inner
-from attnpatch.patches.token_reduction.stage import Grid, split_heads
+from attnpatch.patches.token_reduction.stage import Grid
 
 __all__ = ["MODES", "PoolPlan", "Pooling", "reduce_tokens"]
 
@@ -93,7 +94,7 @@ class PoolPlan:
         # The whole grid as one tile: our kernel is quicker than torch's attention on CPUs.
         q, k, v = (split_heads(x, heads) for x in (q, k, v))
         out = tile_attention(q, k, v, Tiling(self.grid, self.grid), self.pooling.stride)
-        return out.transpose(1, 2).flatten(2)
+        return join_heads(out)
 
 
 def _has_kernel(q: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.site import Site
 
-__all__ = ["Grid", "Plan", "ReductionStage", "split_heads"]
+__all__ = ["Grid", "Plan", "ReductionStage"]
 
 Grid = tuple[int, int]
 
@@ -95,8 +95,3 @@ class ReductionStage:
 
     def _at(self, grid: Grid) -> Plan | None:
         return self._plan if grid == self._grid else self._make(grid)
-
-
-def split_heads(tensor: Tensor, heads: int) -> Tensor:
-    """View (batch, tokens, channels) as (batch, heads, tokens, head size)."""
-    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import join_grid, pooled_size, split_grid, split_pooled
+from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.token_reduction.pooling import Pooling
-from attnpatch.patches.token_reduction.stage import split_heads
 
 __all__ = ["TilePlan"]
 
@@ -92,7 +92,7 @@ class TilePlan:
             None if shared_k is None else split_heads(shared_k, heads),
             None if shared_v is None else split_heads(shared_v, heads),
         )
-        return out.transpose(1, 2).flatten(2)
+        return join_heads(out)
 
     def _split(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tell own from shared keys or values."""
