@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from attnpatch.patches.heads import join_heads, split_heads
+
 CONTEXT_DIM = 64
 TEXT_TOKENS = 4
 IMAGE_TOKENS = 4
@@ -160,21 +162,17 @@ class AdapterProcessor:
     ) -> torch.Tensor:
         """Run one site: hidden states (B, N, C), text (B, T, 64), image tokens (B, M, 64)."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        key = _split_heads(attn.to_k(context), attn.heads)
-        value = _split_heads(attn.to_v(context), attn.heads)
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key = split_heads(attn.to_k(context), attn.heads)
+        value = split_heads(attn.to_v(context), attn.heads)
         out = F.scaled_dot_product_attention(query, key, value)
         if self.site is not None and image_tokens is not None and image_weights is not None:
-            key = _split_heads(self.site.to_k_ip(image_tokens), attn.heads)
-            value = _split_heads(self.site.to_v_ip(image_tokens), attn.heads)
+            key = split_heads(self.site.to_k_ip(image_tokens), attn.heads)
+            value = split_heads(self.site.to_v_ip(image_tokens), attn.heads)
             image = F.scaled_dot_product_attention(query, key, value)
             out = out + image_weights[:, None, None, None] * image
-        out = out.transpose(1, 2).flatten(2)
+        out = join_heads(out)
         return attn.to_out[1](attn.to_out[0](out))
-
-
-def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 def site_channels(unet: Any) -> tuple[int, ...]:

@@ -18,14 +18,13 @@ from attnpatch.patches.guidance_blocks import check_blocks, find_blocks
 from attnpatch.patches.guidance_scale import (
     RESCALE_MODES,
     Scale,
-    number,
     read_scale,
     rescaled,
     scales_of,
 )
 from attnpatch.patches.patch import BoundPatch, Patch
 from attnpatch.patches.site import Call
-from attnpatch.patches.weights import Weight
+from attnpatch.patches.weights import Weight, number
 
 if TYPE_CHECKING:
     from typing_extensions import Self

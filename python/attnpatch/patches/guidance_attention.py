@@ -16,9 +16,10 @@ from torch import Tensor
 from attnpatch._core import LayerTable
 from attnpatch.patches.cache import Cache, upload, where
 from attnpatch.patches.guidance import COND, BoundGuidance, Guidance
-from attnpatch.patches.guidance_scale import Scale, number
+from attnpatch.patches.guidance_scale import Scale
 from attnpatch.patches.self_attention import Inner, Stage
 from attnpatch.patches.site import Site
+from attnpatch.patches.weights import number
 
 _LAST_TIMESTEP = 999.0
 

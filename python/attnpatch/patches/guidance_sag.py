@@ -14,9 +14,10 @@ from torch import Tensor
 from attnpatch._core import Layer, LayerTable, token_grid
 from attnpatch.ops import attention_column_mean, blur_and_blend
 from attnpatch.patches.guidance import UNCOND, BoundGuidance, Guidance
-from attnpatch.patches.guidance_scale import Scale, number
+from attnpatch.patches.guidance_scale import Scale
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.site import Call, Site
+from attnpatch.patches.weights import number
 
 __all__ = ["SelfAttentionGuidance", "sag_blur"]
 

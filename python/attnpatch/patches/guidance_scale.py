@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,9 @@ from torch import Tensor
 from attnpatch._core import picture_rows
 from attnpatch.ops import blur_and_blend
 from attnpatch.patches.cache import upload
-from attnpatch.patches.weights import Weight
+from attnpatch.patches.weights import Weight, number
 
-__all__ = ["RESCALE_MODES", "Scale", "number", "read_scale", "rescaled", "scales_of"]
+__all__ = ["RESCALE_MODES", "Scale", "read_scale", "rescaled", "scales_of"]
 
 Scale = float | Weight
 RESCALE_MODES = ("full", "partial", "snf")
@@ -119,13 +118,3 @@ def _salience(term: Tensor) -> Tensor:
     everywhere = torch.full((len(maps), 1, 1), 2.0, device=term.device)
     maps = blur_and_blend(maps, everywhere, 1.0, 1.0, 3)
     return maps.flatten(1).softmax(1).view(term.shape)
-
-
-def number(what: str, value: Any) -> float:
-    """Return a finite number as a float; errors name `what`."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what}: expected a number, got {value!r}")
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {value}")
-    return value

@@ -13,7 +13,7 @@ import torch
 
 from attnpatch._core import Curve, LayerTable, layer_weights, weight_presets
 
-__all__ = ["LayerWeights", "Weight", "WeightLike", "weight_presets"]
+__all__ = ["LayerWeights", "Weight", "WeightLike", "number", "weight_presets"]
 
 LayerWeights = float | str | Mapping[Any, Any] | Sequence[float]
 
@@ -57,9 +57,9 @@ class Weight:
     pictures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", _number("weight", self.scale))
+        object.__setattr__(self, "scale", number("weight", self.scale))
         object.__setattr__(self, "layers", _freeze_layers(self.layers))
-        points = tuple((_number("curve", p), _number("curve", f)) for p, f in self.curve)
+        points = tuple((number("curve", p), number("curve", f)) for p, f in self.curve)
         Curve(list(points))  # says what is wrong with them
         object.__setattr__(self, "curve", points)
         pictures = self.pictures
@@ -69,7 +69,7 @@ class Weight:
                     f"weight: expected a tensor of shape (pictures,), got {tuple(pictures.shape)}"
                 )
             pictures = pictures.reshape(-1).tolist()
-        object.__setattr__(self, "pictures", tuple(_number("weight", p) for p in pictures))
+        object.__setattr__(self, "pictures", tuple(number("weight", p) for p in pictures))
 
     @classmethod
     def of(cls, value: WeightLike) -> Weight:
@@ -145,13 +145,14 @@ class _Frozen(tuple):
     __slots__ = ()
 
 
-def _number(what: str, value: Any) -> float:
+def number(what: str, value: Any) -> float:
+    """Return a finite number as a float; errors name `what`."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{what}: expected a number, got {value!r}")
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{what}: expected a finite number, got {number}")
-    return number
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{what}: expected a finite number, got {value}")
+    return value
 
 
 def _freeze_layers(layers: Any) -> Any:
@@ -169,8 +170,8 @@ def _freeze_layers(layers: Any) -> Any:
     if isinstance(layers, Mapping):
         return _freeze_dict(layers)
     if isinstance(layers, Sequence):
-        return tuple(_number("weight", value) for value in layers)
-    return _number("weight", layers)
+        return tuple(number("weight", value) for value in layers)
+    return number("weight", layers)
 
 
 def _parse_pairs(text: str) -> dict[int, float]:
@@ -183,7 +184,7 @@ def _parse_pairs(text: str) -> dict[int, float]:
 
 def _freeze_dict(layers: Mapping[Any, Any]) -> _Frozen:
     if all(isinstance(key, int) and not isinstance(key, bool) for key in layers):
-        return _Frozen(sorted((t, _number("weight", value)) for t, value in layers.items()))
+        return _Frozen(sorted((t, number("weight", value)) for t, value in layers.items()))
     if not all(isinstance(key, str) for key in layers):
         raise TypeError(
             "weight: expected a dict's keys to be all numbers t or all names, "
@@ -195,5 +196,5 @@ def _freeze_dict(layers: Mapping[Any, Any]) -> _Frozen:
         for part, weights in parts:
             many = weights if isinstance(weights, Sequence) else [weights]
             full = f"{name}.{part}" if part else name
-            flat[full] = tuple(_number("weight", weight) for weight in many)
+            flat[full] = tuple(number("weight", weight) for weight in many)
     return _Frozen(sorted(flat.items()))
