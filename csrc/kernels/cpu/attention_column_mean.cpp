@@ -38,6 +38,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // A sum of sums has smaller rounding errors than a long sum.
+constexpr int64_t kDepth = 40;  // of a sum of scores
 constexpr int64_t kKeyBlock = 64;
 
 // Every tile's width divides it.
@@ -116,8 +117,8 @@ void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scr
     return;
   }
   for (int64_t key = 0; key < keys; key += 4) {
-    score_panel<V>(head.keys + key * size, scratch.queries, size, scratch.scores + key * width,
-                   top);
+    score_panel<V, kDepth>(head.keys + key * size, scratch.queries, size,
+                           scratch.scores + key * width, top);
   }
   for (int64_t key = 0; key < keys; key += kKeyBlock) {
     const int64_t some = HWY_MIN(kKeyBlock, keys - key);

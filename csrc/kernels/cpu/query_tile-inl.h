@@ -142,8 +142,8 @@ void store_output(typename Format::T* out, const AttentionView& view, int64_t co
   store_rows<Format>(scratch.out, count, size, width, scratch.rows, scratch.row_size, view, tokens);
 }
 
-// Calls body with the number of vectors as a constant.
-template <typename Body>
+// Calls body with the number of vectors, at most Most, as a constant.
+template <int Most, typename Body>
 void with_vectors(int64_t vectors, const Body& body) {
   switch (vectors) {
     case 1:
@@ -153,7 +153,7 @@ void with_vectors(int64_t vectors, const Body& body) {
     case 3:
       return body(std::integral_constant<int, 3>());
     default:
-      return body(std::integral_constant<int, kTileVectors>());
+      return body(std::integral_constant<int, Most>());
   }
 }
 
@@ -191,7 +191,7 @@ void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
     prefetch_rows(q + (query + count) * a.q.token_stride, a.q.token_stride,
                   HWY_MIN(left - count, width), a.size);
     prefetch_rows(out + query * a.out.token_stride, a.out.token_stride, count, a.size);
-    with_vectors(vectors, [&](auto v) { body(v, query, count); });
+    with_vectors<kTileVectors>(vectors, [&](auto v) { body(v, query, count); });
     store_output<Format>(out + query * a.out.token_stride, a.out, count, a.size, width, scratch);
     query += count;
   }

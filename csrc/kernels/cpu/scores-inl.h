@@ -25,15 +25,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kLog2E = 1.44269504f;
 
-// Scores of four keys, and their maxima with what stands in top.
-template <int V>
+// Scores of four keys, and their maxima with what stands in top. Sums longer than Depth are made of
+// several: that is more exact, and slower.
+template <int V, int64_t Depth>
 HWY_INLINE void score_panel(const float* panel, const float* queries, int64_t size, float* scores,
                             FloatVec* top) {
   const FloatTag d;
-  constexpr int64_t kDepth = 40;  // as in outer_product
   int64_t i = 0;
-  for (; size - i > kDepth; i += kDepth) {
-    outer_product_block<V>(panel + 4 * i, queries + i * V * kLanes, kDepth, i > 0, scores);
+  for (; size - i > Depth; i += Depth) {
+    outer_product_block<V>(panel + 4 * i, queries + i * V * kLanes, Depth, i > 0, scores);
   }
   outer_product_sums<V>(panel + 4 * i, queries + i * V * kLanes, size - i,
                         [&](int row, const FloatVec* sum) HWY_ATTR {

@@ -2,15 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Strategy: a task is a run of one tile's queries with one head. It goes through the keys, the
-// tile's own and then the shared ones, in blocks: a block is packed straight from its rows, then
-// every tile of W queries along the vector lanes takes it in, as
+// tile's own and then the shared ones, in blocks: a block is packed straight from its rows by the
+// first of the tasks that need it, then every tile of W queries along the vector lanes takes it in,
+// as
 //
 //   scores[key][query] = K[key] · Q[query],  weights = 2^(scores - running maximum),
 //   out[channel][query] = out · 2^(old - new maximum) + sum over keys of V[key][channel] weights
 //
 // Nothing but views: no tile is gathered, padded or put back. Queries carry the factor log2(e), so
 // that the exponentials are powers of two. Of a core's L2 the run's queries and sums take up to 256
-// KiB, a block of 128 keys of size 64 takes 64 KiB; the scores of W queries stay in L1 (8 KiB with
+// KiB, a block of 128 keys of size 64 takes 64 KiB; the scores of W queries stay in L1 (12 KiB with
 // AVX2).
 
 #undef HWY_TARGET_INCLUDE
@@ -35,21 +36,48 @@ namespace attnpatch {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int64_t kWidth = kTileVectors * kLanes;  // W
+// Three vectors fill AVX2's 16 registers with twelve sums, three vectors of queries and a key: the
+// fewest instructions, which counts where a second thread shares the core.
+constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 3 : 4;
+constexpr int64_t kWidth = kVectors * kLanes;  // W
 constexpr int64_t kBlockKeys = 128;
-constexpr int64_t kSumLength = 64;  // a sum of sums has smaller rounding errors than a long sum
+constexpr int64_t kDepth = 80;               // of a sum of scores
 constexpr int64_t kStateFloats = 80 * 1024;  // of a run's queries and sums
-
-// Queries [begin, end) of a tile.
-struct Run {
-  int64_t tile, begin, end;
-};
 
 // Where a tile's token stands in the grid. Its number fits in 32 bits, whose division is quicker.
 HWY_INLINE int64_t grid_token(const Tiling& tiling, const Rectangle& tile, int64_t i) {
   const auto number = static_cast<uint32_t>(i), width = static_cast<uint32_t>(tile.width);
   return (tile.top + number / width) * tiling.width + tile.left + number % width;
 }
+
+// Lines of memory to ask for ahead of their use, a few with each panel of keys, since a core waits
+// when it asks for many at a time. Always as many: a loop of unknown length would cost more.
+class Requests {
+ public:
+  template <typename T>
+  void add(const T* row, int64_t size) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t c = 0; c < size && count_ < kMost; c += kLine) lines_[count_++] = row + c;
+  }
+
+  // All are added; what the shares lack is filled up with the last.
+  void finish(int64_t shares) {
+    if (count_ == 0) add(lines_, 1);
+    for (; count_ < shares * kEach; ++count_) lines_[count_] = lines_[count_ - 1];
+    count_ = 0;
+  }
+
+  HWY_INLINE void send(int64_t share) const {
+    for (int64_t i = 0; i < kEach; ++i) {
+      hwy::Prefetch(static_cast<const char*>(lines_[share * kEach + i]));
+    }
+  }
+
+ private:
+  static constexpr int64_t kEach = 4, kMost = kBlockKeys / 4 * kEach;
+  const void* lines_[kMost];
+  int64_t count_ = 0;
+};
 
 // The keys and values of one tile and head: own ones first, then those that all tiles share.
 template <typename T>
@@ -88,6 +116,25 @@ struct Keys {
             (is_own ? v : shared_v) + token * v_view.token_stride, k_view.channel_stride,
             v_view.channel_stride};
   }
+
+  void request(int64_t begin, int64_t end, Requests& requests) const {
+    for (int64_t i = begin; i < HWY_MIN(end, count()); ++i) {
+      requests.add(row(i).k, p.head_size);
+      requests.add(row(i).v, p.head_size);
+    }
+  }
+};
+
+// How many keys a block has: all of a head's blocks have the same length, but for the last.
+constexpr int64_t block_length(int64_t keys) {
+  const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+  return round_up((keys + blocks - 1) / blocks, 4);
+}
+
+// One block of keys, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
+struct Block {
+  float *keys, *values;
+  int64_t begin, count;
 };
 
 // The working memory of one thread.
@@ -95,11 +142,11 @@ struct State {
   float *queries, *out;  // [tile][channel][W]
   float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
   float* scores;         // [key][W]
-  float *keys, *values;  // one block, packed
   float* rows;           // kLanes rows, eight at least
+  float* packed;         // the blocks of one head
   int64_t row_size;
 
-  State(Workspace& workspace, int64_t queries_count, int64_t size) {
+  State(Workspace& workspace, int64_t queries_count, int64_t keys_count, int64_t size) {
     row_size = round_up(size, HWY_MAX(kLanes, 4));
     const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
     const int64_t parts[] = {tiles * row_size * kWidth,
@@ -107,216 +154,219 @@ struct State {
                              tiles * kWidth,
                              tiles * kWidth,
                              kBlockKeys * kWidth,
-                             kBlockKeys * row_size,
-                             kBlockKeys * row_size,
-                             HWY_MAX(kLanes, 8) * row_size};
+                             HWY_MAX(kLanes, 8) * row_size,
+                             round_up(keys_count, 4) * 2 * row_size};
     int64_t total = 0;
     for (const int64_t part : parts) total += round_up(part, 16);
     float* next = workspace.reserve(total);
-    float** areas[] = {&queries, &out, &top, &sum, &scores, &keys, &values, &rows};
+    float** areas[] = {&queries, &out, &top, &sum, &scores, &rows, &packed};
     for (size_t i = 0; i < std::size(parts); ++i) {
       *areas[i] = next;
       next += round_up(parts[i], 16);
     }
   }
+
+  // Where the keys from `begin` on stand, of `all`.
+  Block block(int64_t begin, int64_t all) const {
+    const int64_t count = HWY_MIN(block_length(all), all - begin);
+    float* keys = packed + begin * 2 * row_size;
+    return {keys, keys + round_up(count, 4) * row_size, begin, count};
+  }
 };
 
-// Keys [begin, begin + count) as one block. What the last panels lack is the last key once more,
-// which changes no maximum and gets no weight.
+// What the last panels lack is the last key once more, which changes no maximum and gets no weight.
 template <typename Format>
-void pack_block(const Keys<typename Format::T>& keys, int64_t begin, int64_t count, State& state) {
+void pack_block(const Keys<typename Format::T>& keys, const Block& block, const State& state) {
   const int64_t size = keys.p.head_size, row_size = state.row_size;
   const float *k[4], *v[4];
-  for (int64_t key = 0; key < count; key += 4) {
+  for (int64_t key = 0; key < block.count; key += 4) {
     for (int64_t i = 0; i < 4; ++i) {
-      const auto row = keys.row(begin + HWY_MIN(key + i, count - 1));
+      const auto row = keys.row(block.begin + HWY_MIN(key + i, block.count - 1));
       float* copy = state.rows + 2 * i * row_size;
       k[i] = load_row<Format>(row.k, row.k_stride, size, copy);
       v[i] = load_row<Format>(row.v, row.v_stride, size, copy + row_size);
     }
-    pack_panel(k, size, state.keys + key * size);
-    pack_values(v, key, round_up(count, 4), size, state.values);
-  }
-}
-
-// Asks for the rows of keys [begin, end) ahead of their packing.
-template <typename T>
-void prefetch_keys(const Keys<T>& keys, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < HWY_MIN(end, keys.count()); ++i) {
-    const auto row = keys.row(i);
-    prefetch_rows(row.k, 0, 1, keys.p.head_size);
-    prefetch_rows(row.v, 0, 1, keys.p.head_size);
+    pack_panel(k, size, block.keys + key * size);
+    pack_values(v, key, round_up(block.count, 4), size, block.values);
   }
 }
 
 // One tile of queries takes in one block of keys.
 template <int V>
-void take_in(const State& state, int64_t count, int64_t size, const float* queries, float* top,
-             float* sum, float* out) {
+void take_in(const Block& block, int64_t size, const float* queries, float* scores, float* top,
+             float* sum, float* out, const Requests& requests) {
   const FloatTag d;
+  const int64_t count = block.count;
   constexpr int64_t n = kLanes, width = V * kLanes;
   FloatVec new_top[V], factor[V], total[V];
   for (int v = 0; v < V; ++v) new_top[v] = hn::Load(d, top + v * n);
   for (int64_t key = 0; key < count; key += 4) {
-    score_panel<V>(state.keys + key * size, queries, size, state.scores + key * width, new_top);
+    requests.send(key / 4);
+    score_panel<V, kDepth>(block.keys + key * size, queries, size, scores + key * width, new_top);
   }
   for (int v = 0; v < V; ++v) {
     factor[v] = exp2_nonpositive(hn::Sub(hn::Load(d, top + v * n), new_top[v]));
     total[v] = hn::Mul(hn::Load(d, sum + v * n), factor[v]);
     hn::Store(new_top[v], d, top + v * n);
   }
-  for (int64_t key = 0; key < count; key += kSumLength) {
-    sum_weights<V>(HWY_MIN(kSumLength, count - key), new_top, state.scores + key * width, total);
-  }
+  sum_weights<V>(count, new_top, scores, total);
   for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + v * n);
   for (int64_t c = 0; c < size; c += 4) {
-    for (int64_t key = 0; key < count; key += kSumLength) {
-      outer_product_sums<V>(state.values + c * round_up(count, 4) + 4 * key,
-                            state.scores + key * width, HWY_MIN(kSumLength, count - key),
-                            [&](int channel, const FloatVec* sums) HWY_ATTR {
-                              float* to = out + (c + channel) * width;
-                              for (int v = 0; v < V; ++v, to += n) {
-                                const FloatVec before = hn::Load(d, to);
-                                hn::Store(key == 0 ? hn::MulAdd(before, factor[v], sums[v])
-                                                   : hn::Add(before, sums[v]),
-                                          d, to);
-                              }
-                            });
-    }
+    outer_product_sums<V>(block.values + c * round_up(count, 4), scores, count,
+                          [&](int channel, const FloatVec* sums) HWY_ATTR {
+                            float* to = out + (c + channel) * width;
+                            for (int v = 0; v < V; ++v, to += n) {
+                              const FloatVec before = hn::Load(d, to);
+                              hn::Store(hn::MulAdd(before, factor[v], sums[v]), d, to);
+                            }
+                          });
   }
 }
 
-// A run of queries with one head.
-template <typename T>
+// A run of one tile's queries with one head: queries [begin, end).
 struct Task {
+  int64_t b, tile, h, begin, end;
+
+  int64_t queries() const { return end - begin; }
+  bool has_keys_of(const Task& other) const {
+    return b == other.b && tile == other.tile && h == other.h;
+  }
+};
+
+// The rows of a task's queries in q and in out.
+template <typename T>
+struct Rows {
   const TileAttentionParams& p;
-  Run run;
-  Keys<T> keys;
+  Rectangle tile;
+  const Task& task;
   const T* q;
   T* out;
 
-  Task(const TileAttentionParams& params, const Run& of_run, int64_t b, int64_t h)
+  Rows(const TileAttentionParams& params, const Task& of_task)
       : p(params),
-        run(of_run),
-        keys(params, run.tile, b, h),
-        q(head_of<T>(p.q, b, h)),
-        out(const_cast<T*>(head_of<T>(p.out, b, h))) {}
+        tile(params.tiling.tile(of_task.tile)),
+        task(of_task),
+        q(head_of<T>(p.q, of_task.b, of_task.h)),
+        out(const_cast<T*>(head_of<T>(p.out, of_task.b, of_task.h))) {}
 
-  int64_t queries() const { return run.end - run.begin; }
+  int64_t token(int64_t i) const { return grid_token(p.tiling, tile, task.begin + i); }
 
-  // The rows of a tile of queries in q or out; those of the next tile are asked for.
-  template <typename Pointer>
-  void find_rows(Pointer first, const AttentionView& view, int64_t begin, Pointer* rows) const {
-    for (int64_t i = begin; i < HWY_MIN(begin + 2 * kWidth, queries()); ++i) {
-      Pointer row = first + grid_token(p.tiling, keys.tile, run.begin + i) * view.token_stride;
-      if (i < begin + kWidth) {
-        rows[i - begin] = row;
-      } else {
-        prefetch_rows(row, 0, 1, p.head_size);
-      }
-    }
-  }
-
-  // Calls body(first query of a tile, how many, V as a constant) for each tile of queries.
-  template <typename Body>
-  void for_each_tile(const Body& body) const {
-    for (int64_t i = 0; i < queries(); i += kWidth) {
-      const int64_t count = HWY_MIN(kWidth, queries() - i);
-      with_vectors((count + kLanes - 1) / kLanes, [&](auto v) { body(i, count, v); });
+  // The rows in a view of the W queries from `begin` on.
+  void request(const T* first, const AttentionView& view, int64_t begin, Requests& requests) const {
+    for (int64_t i = begin; i < HWY_MIN(begin + kWidth, task.queries()); ++i) {
+      requests.add(first + token(i) * view.token_stride, p.head_size);
     }
   }
 };
 
-template <typename Format>
-void begin_queries(const Task<typename Format::T>& task, State& state) {
-  const TileAttentionParams& p = task.p;
-  const typename Format::T* rows[kWidth];
-  task.for_each_tile([&](int64_t i, int64_t count, auto v) {
-    constexpr int64_t width = v() * kLanes;
-    task.find_rows(task.q, p.q, i, rows);
-    load_rows<Format>(rows, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows,
-                      state.row_size, state.queries + i * state.row_size);
-    std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
-    std::fill_n(state.sum + i, width, 0.0f);
-    std::fill_n(state.out + i * state.row_size, width * state.row_size, 0.0f);
-  });
+// Loads W queries, i being the first.
+template <typename Format, int V>
+void begin_queries(const Rows<typename Format::T>& rows, int64_t i, const State& state) {
+  constexpr int64_t width = V * kLanes;
+  const TileAttentionParams& p = rows.p;
+  const int64_t count = HWY_MIN(width, rows.task.queries() - i);
+  const typename Format::T* q[width];
+  for (int64_t n = 0; n < count; ++n) q[n] = rows.q + rows.token(i + n) * p.q.token_stride;
+  load_rows<Format>(q, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows, state.row_size,
+                    state.queries + i * state.row_size);
+  std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
+  std::fill_n(state.sum + i, width, 0.0f);
+  std::fill_n(state.out + i * state.row_size, width * state.row_size, 0.0f);
 }
 
-template <typename Format>
-void end_queries(const Task<typename Format::T>& task, State& state) {
+// Stores what W queries found.
+template <typename Format, int V>
+void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& state) {
   const FloatTag d;
-  const TileAttentionParams& p = task.p;
-  typename Format::T* rows[kWidth];
-  task.for_each_tile([&](int64_t i, int64_t count, auto v) {
-    constexpr int64_t width = v() * kLanes;
-    float* out = state.out + i * state.row_size;
-    for (int64_t x = 0; x < width; x += kLanes) {
-      const FloatVec factor = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + i + x));
-      for (int64_t c = 0; c < p.head_size; ++c) {
-        float* at = out + c * width + x;
-        hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
+  constexpr int64_t width = V * kLanes;
+  const TileAttentionParams& p = rows.p;
+  float* found = state.out + i * state.row_size;
+  for (int64_t x = 0; x < width; x += kLanes) {
+    const FloatVec factor = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + i + x));
+    for (int64_t c = 0; c < p.head_size; ++c) {
+      float* at = found + c * width + x;
+      hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
+    }
+  }
+  const int64_t count = HWY_MIN(width, rows.task.queries() - i);
+  typename Format::T* out[width];
+  for (int64_t n = 0; n < count; ++n) out[n] = rows.out + rows.token(i + n) * p.out.token_stride;
+  store_rows<Format>(found, count, p.head_size, width, state.rows, state.row_size, p.out, out);
+}
+
+// `packed`: the keys are already.
+template <typename Format>
+void attend(const TileAttentionParams& p, const Task& task, bool packed, const State& state) {
+  using T = typename Format::T;
+  const Keys<T> keys(p, task.tile, task.b, task.h);
+  const Rows<T> rows(p, task);
+  const int64_t all = keys.count(), length = block_length(all);
+  const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
+  const int64_t share = (length + tiles - 1) / tiles, row = 2 * state.row_size;
+  Requests requests;
+
+  for (int64_t begin = 0; begin < all; begin += length) {
+    const Block block = state.block(begin, all);
+    const bool first = begin == 0, last = begin + length >= all;
+    if (!packed) pack_block<Format>(keys, block, state);
+    for (int64_t i = 0; i < task.queries(); i += kWidth) {
+      // Needed next: the next tile's queries, room for results, a share of the next block's keys.
+      const int64_t ahead = length + i / kWidth * share;
+      if (first) rows.request(rows.q, p.q, i + kWidth, requests);
+      if (last) rows.request(rows.out, p.out, i, requests);
+      if (!packed) {
+        keys.request(begin + ahead, begin + ahead + share, requests);
+      } else if (!last) {
+        requests.add(block.keys + ahead * row, share * row);
+      }
+      requests.finish(length / 4);
+      const int64_t count = HWY_MIN(kWidth, task.queries() - i);
+      with_vectors<kVectors>((count + kLanes - 1) / kLanes, [&](auto v) {
+        if (first) begin_queries<Format, v()>(rows, i, state);
+        take_in<v()>(block, p.head_size, state.queries + i * state.row_size, state.scores,
+                     state.top + i, state.sum + i, state.out + i * state.row_size, requests);
+        if (last) end_queries<Format, v()>(rows, i, state);
+      });
+    }
+  }
+}
+
+// All queries with all heads, in runs that fit in L2, and enough of them for all threads. Those of
+// one tile and head, which have their keys in common, come one after the other.
+std::vector<Task> cut_tasks(const TileAttentionParams& p) {
+  const int64_t fitting = kStateFloats / (2 * HWY_MAX(p.head_size, 1));
+  const int64_t queries = p.tiling.height * p.tiling.width * p.batch * p.heads;
+  const int64_t longest = HWY_MAX(HWY_MIN(fitting, queries / (8 * p.threads)), 4 * kWidth);
+  std::vector<Task> tasks;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t tile = 0; tile < p.tiling.tiles(); ++tile) {
+      const int64_t tokens = p.tiling.tile(tile).tokens();
+      const int64_t runs = (tokens + longest - 1) / longest;
+      const int64_t length = round_up((tokens + runs - 1) / runs, kWidth);
+      for (int64_t h = 0; h < p.heads; ++h) {
+        for (int64_t begin = 0; begin < tokens; begin += length) {
+          tasks.push_back({b, tile, h, begin, HWY_MIN(begin + length, tokens)});
+        }
       }
     }
-    task.find_rows(task.out, p.out, i, rows);
-    store_rows<Format>(out, count, p.head_size, width, state.rows, state.row_size, p.out, rows);
-  });
-}
-
-template <typename Format>
-void attend(const Task<typename Format::T>& task, State& state) {
-  const auto& keys = task.keys;
-  const int64_t blocks = (keys.count() + kBlockKeys - 1) / kBlockKeys;
-  const int64_t block = round_up((keys.count() + blocks - 1) / blocks, 4);
-  // While a tile of queries is at work, its share of the next keys is asked for.
-  const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
-  const int64_t share = (block + tiles - 1) / tiles;
-
-  prefetch_keys(keys, 0, block);
-  begin_queries<Format>(task, state);
-  for (int64_t begin = 0; begin < keys.count(); begin += block) {
-    const int64_t count = HWY_MIN(block, keys.count() - begin);
-    pack_block<Format>(keys, begin, count, state);
-    task.for_each_tile([&](int64_t i, int64_t, auto v) {
-      const int64_t ahead = begin + block + i / kWidth * share;
-      prefetch_keys(keys, ahead, ahead + share);
-      take_in<v()>(state, count, keys.p.head_size, state.queries + i * state.row_size,
-                   state.top + i, state.sum + i, state.out + i * state.row_size);
-    });
   }
-  end_queries<Format>(task, state);
+  return tasks;
 }
 
-// The tiles' queries in runs that fit in L2, and enough of them for all threads.
-std::vector<Run> cut_runs(const TileAttentionParams& p) {
-  const int64_t fitting = kStateFloats / (2 * HWY_MAX(p.head_size, 1));
-  const int64_t all = p.tiling.height * p.tiling.width * p.batch * p.heads;
-  const int64_t longest = HWY_MAX(HWY_MIN(fitting, all / (8 * p.threads)), 4 * kWidth);
-  std::vector<Run> runs;
-  for (int64_t tile = 0; tile < p.tiling.tiles(); ++tile) {
-    const int64_t queries = p.tiling.tile(tile).tokens();
-    const int64_t count = (queries + longest - 1) / longest;
-    const int64_t length = round_up((queries + count - 1) / count, kWidth);
-    for (int64_t begin = 0; begin < queries; begin += length) {
-      runs.push_back({tile, begin, HWY_MIN(begin + length, queries)});
-    }
-  }
-  return runs;
-}
-
-// Heads come innermost: their rows of one token lie side by side.
 template <typename Format>
 void run(const TileAttentionParams& p) {
-  const std::vector<Run> runs = cut_runs(p);
-  const auto count = static_cast<int64_t>(runs.size());
-  int64_t longest = 0;
-  for (const Run& run : runs) longest = HWY_MAX(longest, run.end - run.begin);
-  p.parallel_for(p.batch * count * p.heads, [&](int64_t task, int64_t last) {
+  const std::vector<Task> tasks = cut_tasks(p);
+  int64_t queries = 0, keys = 0;
+  for (const Task& task : tasks) {
+    queries = HWY_MAX(queries, task.queries());
+    keys = HWY_MAX(keys, Keys<typename Format::T>(p, task.tile, task.b, task.h).count());
+  }
+  p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
     thread_local Workspace workspace;
-    State state(workspace, longest, p.head_size);
-    for (; task < last; ++task) {
-      const Run& run = runs[task / p.heads % count];
-      attend<Format>(Task<typename Format::T>(p, run, task / (p.heads * count), task % p.heads),
-                     state);
+    const State state(workspace, queries, keys, p.head_size);
+    for (int64_t i = begin; i < end; ++i) {
+      const bool packed = i > begin && tasks[i].has_keys_of(tasks[i - 1]);
+      attend<Format>(p, tasks[i], packed, state);
     }
   });
 }
