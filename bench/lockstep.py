@@ -33,6 +33,8 @@ class SelfAttention:
     channels: int
     heads: int
     seconds: float = 0.0
+    projections: float = 0.0
+    """Of these, the projections of keys and values."""
 
 
 @dataclass
@@ -46,6 +48,11 @@ class Times:
     def attention(self) -> float:
         """Seconds of all self-attention."""
         return sum(site.seconds for site in self.sites)
+
+
+def _projections(transformer: Any) -> tuple[nn.Module, ...]:
+    attention = transformer.attn1
+    return attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]
 
 
 class Lane(threading.Thread):
@@ -97,7 +104,7 @@ class Lane(threading.Thread):
             self._take()
             self._site = self._transformer = None
             self._wait()
-        elif module in (transformer.attn1.to_q, transformer.attn1.to_out[0]):
+        elif module in _projections(transformer):
             self._take()
 
     def after(self, module: nn.Module, states: Tensor) -> None:
@@ -112,6 +119,10 @@ class Lane(threading.Thread):
             self.times.sites.append(self._site)
         elif module in (transformer.attn1.to_q, transformer.attn1.to_out[0]):
             self._take(attention=False)
+        elif self._site is not None and module in _projections(transformer):
+            before = self._site.seconds
+            self._take()
+            self._site.projections += self._site.seconds - before
 
     def _take(self, attention: bool = True) -> None:
         """Add the time since the last one."""

@@ -5,7 +5,6 @@
 import copy
 import math
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import torch
 from protocol_host import SD1, make_inputs
 from protocol_sampling import make_comfy
 from protocol_unet import SpatialTransformer, UNet, optimized_attention
+from side_by_side import assert_undisturbed
 from test_diffusers_token_reduction import BOTH, SLOTHFUL, TILE, where_of
 
 from attnpatch import HyperTile, PatchStack, TokenMerging, patch_model, report
@@ -266,25 +266,4 @@ def test_two_models_and_a_cancelled_run(host):
         model, timestep = jobs[index]
         return run(model, size=size, timestep=timestep, seed=index)
 
-    expected = [[call(i, size) for size in sizes] for i in range(len(jobs))]
-
-    def cancel(*_):
-        raise KeyboardInterrupt
-
-    hook = host.model.diffusion_model.middle_block.register_forward_pre_hook(cancel)
-    with pytest.raises(KeyboardInterrupt):
-        call(0, (40, 40))
-    hook.remove()
-    found = [[] for _ in jobs]
-
-    def work(index):
-        for _ in range(2):
-            for size, wanted in zip(sizes, expected[index], strict=True):
-                found[index].append(torch.equal(call(index, size), wanted))
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [[True] * 4] * len(jobs)
+    assert_undisturbed(call, len(jobs), sizes, host.model.diffusion_model.middle_block)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers_models import make_prompt, make_unet, unet_inputs
+from one_graph import assert_one_graph
 from torch._dynamo.utils import counters
 
 from attnpatch import NearSightedAttention, SlothfulAttention
@@ -57,25 +58,12 @@ def test_one_graph_for_all_weights_windows_and_pictures(compiler, joint):
         make_prompt(unet, joint=joint, start=0.6),
         [make_prompt(unet, joint=joint, mask=torch.eye(8)), make_prompt(unet, seed=6)],
     ]
+    calls = [lambda net: run(net, inputs), lambda net: run(net, inputs, timestep=torch.tensor(9))]
     expected = []
     for stack in stacks:
         with attach(unet, stack, cond_or_uncond=(1, 0)):
-            expected.append([run(unet, inputs), run(unet, inputs, timestep=torch.tensor(9))])
-
-    compiled = compiler(unet)
-    attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))
-    run(compiled, inputs)
-    graphs = counters["stats"]["unique_graphs"]
-    assert graphs > 0
-    for stack, wanted in zip(stacks, expected, strict=True):
-        following = attach(unet, stack)
-        attached.detach()
-        attached = following
-        found = [run(compiled, inputs), run(compiled, inputs, timestep=torch.tensor(9))]
-        for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert not counters["graph_break"]
+            expected.append([call(unet) for call in calls])
+    assert_one_graph(compiler(unet), unet, stacks, calls, expected)
 
 
 # On a grid of 18 × 20: tiles and pooling, pooling alone, both beside a prompt.
@@ -89,26 +77,16 @@ def test_one_graph_for_all_strengths_of_reduction(compiler, prompted):
     unet = make_unet(**SMALL)
     inputs = unet_inputs(unet, size=(18, 20))
     prompts = [make_prompt(unet)] if prompted else []
-    times = [{"timestep": torch.tensor(t)} for t in (600, 250)]
+    calls = [
+        lambda net, t=timestep: run(net, inputs, timestep=torch.tensor(t)) for timestep in (600, 250)
+    ]
     stacks = [[*prompts, patch] for patch in (NEAR, SLOTHFUL, replace(NEAR, in_slothful=9.0))]
     expected = []
     for stack in stacks:
         with attach(unet, stack, cond_or_uncond=(1, 0)):
-            expected.append([run(unet, inputs, **time) for time in times])
+            expected.append([call(unet) for call in calls])
     assert (expected[0][0] - run(unet, inputs)).abs().max() > 1e-3
-    compiled = compiler(unet)
-    attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))
-    run(compiled, inputs)
-    graphs = counters["stats"]["unique_graphs"]
-    assert graphs > 0
-    for stack, wanted in zip(stacks, expected, strict=True):
-        following = attach(unet, stack)
-        attached.detach()
-        attached = following
-        for time, one in zip(times, wanted, strict=True):
-            torch.testing.assert_close(run(compiled, inputs, **time), one, rtol=0, atol=1e-5)
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert not counters["graph_break"]
+    assert_one_graph(compiler(unet), unet, stacks, calls, expected)
 
 
 class Doubled:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from diffusers_models import is_original, make_prompt, make_unet, unet_inputs
+from one_graph import assert_one_graph
 from test_diffusers_compile import SMALL, compile_blocks, counters
 
 from attnpatch import (
@@ -255,24 +256,8 @@ def test_compiled(compiler):
     structure = SMALL | {"mid_block_type": "UNetMidBlock2DCrossAttn"}
     unet = make_unet(**structure)
     inputs = unet_inputs(unet)
-    late = torch.tensor(9)
+    times = inputs["timestep"], torch.tensor(9)
     stacks = [[SAG, PAG], [SelfAttentionGuidance(0.2, blur_sigma=1.0), PAG]]
-    expected = [
-        [guided(unet, inputs | {"timestep": t}, s)[0] for t in (inputs["timestep"], late)]
-        for s in stacks
-    ]
-    compiled = compiler(unet)
-    attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))
-    run(compiled, inputs)
-    graphs = counters["stats"]["unique_graphs"]
-    assert graphs > 0
-    for stack, wanted in zip(stacks, expected, strict=True):
-        following = attach(unet, stack)
-        attached.detach()
-        attached = following
-        for t, exact in zip((inputs["timestep"], late), wanted, strict=True):
-            found = run(compiled, inputs, timestep=t)
-            torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert not counters["graph_break"]
-    attached.detach()
+    expected = [[guided(unet, inputs | {"timestep": t}, s)[0] for t in times] for s in stacks]
+    calls = [lambda net, t=time: run(net, inputs, timestep=t) for time in times]
+    assert_one_graph(compiler(unet), unet, stacks, calls, expected, tolerance=1e-4)

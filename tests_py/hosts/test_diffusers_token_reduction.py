@@ -4,7 +4,6 @@
 
 import copy
 import sys
-import threading
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers_models import is_original, make_prompt, make_unet, unet_inputs
+from side_by_side import assert_undisturbed
 from torch import nn
 
 from attnpatch import (
@@ -287,28 +287,4 @@ def test_two_models_in_two_threads_and_a_cancelled_run():
         inputs = unet_inputs(unet, size=size, seed=index)
         return run(model, inputs, timestep=torch.tensor(timestep))
 
-    expected = [[call(i, size) for size in sizes] for i in range(len(jobs))]
-
-    class Cancelled(Exception):
-        pass
-
-    def cancel(*_):
-        raise Cancelled
-
-    hook = jobs[0][0].mid_block.register_forward_pre_hook(cancel)
-    with pytest.raises(Cancelled):
-        call(0, (40, 40))
-    hook.remove()
-    found = [[] for _ in jobs]
-
-    def work(index):
-        for _ in range(3):
-            for size, wanted in zip(sizes, expected[index], strict=True):
-                found[index].append(torch.equal(call(index, size), wanted))
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [[True] * 6] * len(jobs)
+    assert_undisturbed(call, len(jobs), sizes, jobs[0][0].mid_block, rounds=3)
