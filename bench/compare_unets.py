@@ -231,9 +231,7 @@ def kind_of(site: SelfAttention) -> tuple[str, int, int, int]:
 
 def seconds(times: list[Times], kind: tuple[str, int, int, int]) -> list[float]:
     """Of the self-attentions of a kind in each round, without projections."""
-    return [
-        sum(s.seconds - s.projections for s in t.sites if kind_of(s) == kind) for t in times
-    ]
+    return [sum(s.seconds - s.projections for s in t.sites if kind_of(s) == kind) for t in times]
 
 
 def over(these: list[float], those: list[float]) -> float:

@@ -77,9 +77,7 @@ def test_one_graph_for_all_strengths_of_reduction(compiler, prompted):
     unet = make_unet(**SMALL)
     inputs = unet_inputs(unet, size=(18, 20))
     prompts = [make_prompt(unet)] if prompted else []
-    calls = [
-        lambda net, t=timestep: run(net, inputs, timestep=torch.tensor(t)) for timestep in (600, 250)
-    ]
+    calls = [lambda net, t=time: run(net, inputs, timestep=torch.tensor(t)) for time in (600, 250)]
     stacks = [[*prompts, patch] for patch in (NEAR, SLOTHFUL, replace(NEAR, in_slothful=9.0))]
     expected = []
     for stack in stacks:
