@@ -10,7 +10,7 @@
 //   out[channel][query] = out · 2^(old - new maximum) + sum over keys of V[key][channel] weights
 //
 // Nothing but views: no tile is gathered, padded or put back. Queries carry the factor log2(e), so
-// that the exponentials are powers of two. Of a core's L2 the run's queries and sums take up to 256
+// that the exponentials are powers of two. Of a core's L2 the run's queries and sums take up to 320
 // KiB, a block of 128 keys of size 64 takes 64 KiB; the scores of W queries stay in L1 (12 KiB with
 // AVX2).
 
