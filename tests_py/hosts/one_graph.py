@@ -8,6 +8,15 @@ from torch._dynamo.utils import counters
 from attnpatch.hosts import attach
 
 
+def eager(unet, stacks, calls):
+    """Give what `calls` of the UNet give with each stack, not compiled."""
+    found = []
+    for stack in stacks:
+        with attach(unet, stack, cond_or_uncond=(1, 0)):
+            found.append([call(unet) for call in calls])
+    return found
+
+
 def assert_one_graph(compiled, unet, stacks, calls, expected, tolerance=1e-5):
     """Attach one stack after the other; each of `calls`, given the UNet, gives what is expected."""
     attached = attach(unet, stacks[0], cond_or_uncond=(1, 0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers_models import make_prompt, make_unet, unet_inputs
-from one_graph import assert_one_graph
+from one_graph import assert_one_graph, eager
 from torch._dynamo.utils import counters
 
 from attnpatch import NearSightedAttention, SlothfulAttention
@@ -59,10 +59,7 @@ def test_one_graph_for_all_weights_windows_and_pictures(compiler, joint):
         [make_prompt(unet, joint=joint, mask=torch.eye(8)), make_prompt(unet, seed=6)],
     ]
     calls = [lambda net: run(net, inputs), lambda net: run(net, inputs, timestep=torch.tensor(9))]
-    expected = []
-    for stack in stacks:
-        with attach(unet, stack, cond_or_uncond=(1, 0)):
-            expected.append([call(unet) for call in calls])
+    expected = eager(unet, stacks, calls)
     assert_one_graph(compiler(unet), unet, stacks, calls, expected)
 
 
@@ -79,10 +76,7 @@ def test_one_graph_for_all_strengths_of_reduction(compiler, prompted):
     prompts = [make_prompt(unet)] if prompted else []
     calls = [lambda net, t=time: run(net, inputs, timestep=torch.tensor(t)) for time in (600, 250)]
     stacks = [[*prompts, patch] for patch in (NEAR, SLOTHFUL, replace(NEAR, in_slothful=9.0))]
-    expected = []
-    for stack in stacks:
-        with attach(unet, stack, cond_or_uncond=(1, 0)):
-            expected.append([call(unet) for call in calls])
+    expected = eager(unet, stacks, calls)
     assert (expected[0][0] - run(unet, inputs)).abs().max() > 1e-3
     assert_one_graph(compiler(unet), unet, stacks, calls, expected)
 

@@ -18,6 +18,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/tile_attention.cpp"
 #include <hwy/foreach_target.h>
 // The order matters: the line above includes this file once per instruction set.
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -139,15 +140,16 @@ struct Block {
 
 // The working memory of one thread.
 struct State {
-  float *queries, *out;  // [tile][channel][W]
-  float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
-  float* scores;         // [key][W]
-  float* rows;           // kLanes rows, eight at least
-  float* packed;         // the blocks of one head
-  int64_t row_size;
+  float *queries, *out;           // [tile][channel][W]
+  float *top, *sum;               // [tile][W]: running maximum of the scores, sum of the weights
+  float* scores;                  // [key][W]
+  float* rows;                    // kLanes rows, eight at least
+  float* packed;                  // the blocks of one head
+  int64_t row_size, packed_size;  // of a row; of a packed key and its value
 
   State(Workspace& workspace, int64_t queries_count, int64_t keys_count, int64_t size) {
     row_size = round_up(size, HWY_MAX(kLanes, 4));
+    packed_size = 2 * row_size;
     const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
     const int64_t parts[] = {tiles * row_size * kWidth,
                              tiles * row_size * kWidth,
@@ -155,7 +157,7 @@ struct State {
                              tiles * kWidth,
                              kBlockKeys * kWidth,
                              HWY_MAX(kLanes, 8) * row_size,
-                             round_up(keys_count, 4) * 2 * row_size};
+                             round_up(keys_count, 4) * packed_size};
     int64_t total = 0;
     for (const int64_t part : parts) total += round_up(part, 16);
     float* next = workspace.reserve(total);
@@ -169,7 +171,7 @@ struct State {
   // Where the keys from `begin` on stand, of `all`.
   Block block(int64_t begin, int64_t all) const {
     const int64_t count = HWY_MIN(block_length(all), all - begin);
-    float* keys = packed + begin * 2 * row_size;
+    float* keys = packed + begin * packed_size;
     return {keys, keys + round_up(count, 4) * row_size, begin, count};
   }
 };
@@ -242,9 +244,9 @@ struct Rows {
   const T* q;
   T* out;
 
-  Rows(const TileAttentionParams& params, const Task& of_task)
+  Rows(const TileAttentionParams& params, const Rectangle& of_tile, const Task& of_task)
       : p(params),
-        tile(params.tiling.tile(of_task.tile)),
+        tile(of_tile),
         task(of_task),
         q(head_of<T>(p.q, of_task.b, of_task.h)),
         out(const_cast<T*>(head_of<T>(p.out, of_task.b, of_task.h))) {}
@@ -299,10 +301,10 @@ template <typename Format>
 void attend(const TileAttentionParams& p, const Task& task, bool packed, const State& state) {
   using T = typename Format::T;
   const Keys<T> keys(p, task.tile, task.b, task.h);
-  const Rows<T> rows(p, task);
+  const Rows<T> rows(p, keys.tile, task);
   const int64_t all = keys.count(), length = block_length(all);
   const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
-  const int64_t share = (length + tiles - 1) / tiles, row = 2 * state.row_size;
+  const int64_t share = (length + tiles - 1) / tiles, key_size = state.packed_size;
   Requests requests;
 
   for (int64_t begin = 0; begin < all; begin += length) {
@@ -317,7 +319,7 @@ void attend(const TileAttentionParams& p, const Task& task, bool packed, const S
       if (!packed) {
         keys.request(begin + ahead, begin + ahead + share, requests);
       } else if (!last) {
-        requests.add(block.keys + ahead * row, share * row);
+        requests.add(block.keys + ahead * key_size, share * key_size);
       }
       requests.finish(length / 4);
       const int64_t count = HWY_MIN(kWidth, task.queries() - i);
@@ -357,9 +359,9 @@ template <typename Format>
 void run(const TileAttentionParams& p) {
   const std::vector<Task> tasks = cut_tasks(p);
   int64_t queries = 0, keys = 0;
-  for (const Task& task : tasks) {
-    queries = HWY_MAX(queries, task.queries());
-    keys = HWY_MAX(keys, Keys<typename Format::T>(p, task.tile, task.b, task.h).count());
+  for (const Task& task : tasks) queries = HWY_MAX(queries, task.queries());
+  for (int64_t tile = 0; tile < p.tiling.tiles(); ++tile) {
+    keys = HWY_MAX(keys, Keys<typename Format::T>(p, tile, 0, 0).count());
   }
   p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
     thread_local Workspace workspace;

@@ -15,6 +15,7 @@ from attnpatch._core import Layer, LayerTable, token_grid
 from attnpatch.ops import attention_column_mean, blur_and_blend
 from attnpatch.patches.guidance import UNCOND, BoundGuidance, Guidance
 from attnpatch.patches.guidance_scale import Scale
+from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.site import Call, Site
 from attnpatch.patches.weights import number
@@ -129,10 +130,10 @@ class RecordStage:
         self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
     ) -> Tensor:
         """See ``Stage.attend``."""
-        split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)]
+        split = [split_heads(x, heads) for x in (q, k, v)]
         if inner.plain:
             out, means = attention_column_mean(*split, self._rows)
-            out = out.transpose(1, 2).flatten(2)
+            out = join_heads(out)
         else:
             out = inner(q, k, v)
             q_rows, k_rows = (x[self._rows] for x in split[:2])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.patches import Branches, Run, Site
+from attnpatch.patches.heads import join_heads
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.patching import Patching
@@ -99,7 +100,7 @@ class GraphBranching:
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend from q (B, H, N, D) to k and v (B, H, T, D); returns (B, N, C)."""
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 # The operators find a UNet's patches by a number, for a graph holds no Python objects.
