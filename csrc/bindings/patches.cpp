@@ -9,7 +9,6 @@
 #include <sstream>
 
 #include "bindings/core.h"
-#include "patches/batch_rows.h"
 #include "patches/layer_table.h"
 #include "patches/token_reduction.h"
 #include "patches/weights.h"
@@ -196,41 +195,6 @@ void bind_weights(py::module_& m) {
       .def("__contains__", &Window::contains, py::arg("progress"));
 }
 
-std::map<int, Role> roles_from(const std::map<int, std::string>& names) {
-  static const std::map<std::string, Role> kRoles = {
-      {"cond", Role::kCond}, {"uncond", Role::kUncond}, {"off", Role::kOff}};
-  std::map<int, Role> roles;
-  for (const auto& [kind, name] : names) {
-    const auto it = kRoles.find(name);
-    if (it == kRoles.end()) {
-      throw std::invalid_argument("roles: expected 'cond', 'uncond' or 'off', got '" + name + "'");
-    }
-    roles[kind] = it->second;
-  }
-  return roles;
-}
-
-void bind_batch_rows(py::module_& m) {
-  m.def(
-      "picture_rows",
-      [](std::vector<int> chunks, int batch, std::vector<int> samples, int count,
-         const std::string& what) {
-        return picture_rows({std::move(chunks), batch, std::move(samples)}, count, what.c_str());
-      },
-      py::arg("chunks"), py::arg("batch"), py::arg("samples"), py::arg("count"), py::arg("what"),
-      "Which of `count` per-picture values serves each row of the batch.");
-  m.def(
-      "key_rows",
-      [](std::vector<int> chunks, int batch, std::vector<int> samples,
-         const std::map<int, std::string>& roles, int pictures, int negatives) {
-        return key_rows({std::move(chunks), batch, std::move(samples)}, roles_from(roles), pictures,
-                        negatives);
-      },
-      py::arg("chunks"), py::arg("batch"), py::arg("samples"), py::arg("roles"),
-      py::arg("pictures"), py::arg("negatives"),
-      "Which row of the image keys serves each row of the batch; -1: none.");
-}
-
 void bind_token_reduction(py::module_& m) {
   m.def("pool_extent", &pool_extent, py::arg("tokens"), py::arg("dimensions"), py::arg("grid"),
         "A window or stride of any real number of tokens in whole numbers: one number along all "
@@ -250,7 +214,6 @@ void bind_patches(py::module_& m) {
   bind_layer(m);
   bind_layer_table(m);
   bind_weights(m);
-  bind_batch_rows(m);
   bind_token_reduction(m);
 }
 

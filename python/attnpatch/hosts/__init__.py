@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnpatch.adapters import ImageEmbeds
 from attnpatch.hosts import comfyui, fooocus
+from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import diffusers_unet
 from attnpatch.patches import Patch, Report
 
@@ -25,7 +26,7 @@ def attach(
     model: Any,
     patches: Patch | Sequence[Patch],
     *,
-    cond_or_uncond: Sequence[int] | None = None,
+    cond_or_uncond: CondOrUncond | None = None,
 ) -> Attachment:
     """Attach patches to a model in place, until they are detached.
 
@@ -36,14 +37,14 @@ def attach(
     Parameters
     ----------
     model
-        A pipeline or UNet of diffusers. Give the very pipeline that will run: it knows which rows
-        of a batch are uncond, and its scheduler's sigmas.
+        A pipeline or UNet of diffusers. Whichever pipeline runs the UNet then says which rows of a
+        batch are uncond, and where sampling stands.
     patches
         One patch, a sequence of patches, or a `PatchStack`.
     cond_or_uncond
-        The kind of each equal chunk of a batch, 0 cond and 1 uncond; ``(1, 0)`` for the batches
-        [uncond, cond] of classifier-free guidance. By default the pipeline tells; for a UNet alone
-        all rows are cond.
+        The kind of each equal chunk of a batch, or of each row, 0 cond and 1 uncond; ``(1, 0)`` for
+        the batches [uncond, cond] of classifier-free guidance. Or a callable that gives this for a
+        call: it is handed a ``HostCall``. By default the pipeline that runs tells.
 
     Returns
     -------
@@ -55,7 +56,8 @@ def attach(
     TypeError
         If `model` is of no known kind.
     ValueError
-        If the patches are made for other layers than the model has.
+        If the patches are made for other layers than the model has. When the model runs: where
+        nobody tells which rows are cond and which uncond, and the patches tell them apart.
 
     Examples
     --------
@@ -70,7 +72,7 @@ def patch_model(
     model: Any,
     patches: Patch | Sequence[Patch],
     *,
-    cond_or_uncond: Sequence[int] | None = None,
+    cond_or_uncond: CondOrUncond | None = None,
 ) -> Any:
     """Return a patched copy of a model that shares all of its weights; `model` stays as it is.
 

@@ -27,7 +27,7 @@ from attnpatch.patches.patch import BoundPatch, Branch, Patch
 from attnpatch.patches.report import Report, Skip
 from attnpatch.patches.run import CrossPlan, Run
 from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
-from attnpatch.patches.site import Call, Site
+from attnpatch.patches.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.patches.stack import PatchStack
 from attnpatch.patches.token_reduction import (
     HyperTile,
@@ -41,6 +41,8 @@ from attnpatch.patches.weight_types import WEIGHT_TYPES, split_by_weight_type
 from attnpatch.patches.weights import Weight, weight_presets
 
 __all__ = [
+    "COND",
+    "UNCOND",
     "WEIGHT_TYPES",
     "Area",
     "AttentionRecord",
@@ -49,6 +51,7 @@ __all__ = [
     "Branches",
     "Call",
     "CallRecord",
+    "Crop",
     "CrossPlan",
     "DegradedPass",
     "Guidance",
@@ -65,6 +68,7 @@ __all__ = [
     "PerturbedAttentionGuidance",
     "Report",
     "Run",
+    "SamplingPoint",
     "SelfAttention",
     "SelfAttentionGuidance",
     "Site",

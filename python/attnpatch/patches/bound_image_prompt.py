@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnpatch._core import LayerTable, key_rows, picture_rows
+from attnpatch._core import LayerTable
 from attnpatch.patches.cache import Cache, upload, where
 from attnpatch.patches.keys_values import SCALINGS, LayerTensors, Part, move
 from attnpatch.patches.masks import MaskPyramid
 from attnpatch.patches.patch import BoundPatch
-from attnpatch.patches.site import Call
+from attnpatch.patches.rows import key_rows, picture_rows, role_of
+from attnpatch.patches.site import COND, UNCOND, Call
 
 if TYPE_CHECKING:
     from attnpatch.patches.image_prompt import ImagePrompt
 
 __all__ = ["BoundImagePrompt", "ImageBranch"]
+
+Phase = float | tuple[float | None, ...]
+"""The factor of a weight's curve, or for each row of the batch its own; None: not active."""
 
 
 class BoundImagePrompt(BoundPatch):
@@ -70,47 +74,54 @@ class BoundImagePrompt(BoundPatch):
         """For each layer why the prompt never acts there; None where it may act."""
         return self._skipped
 
-    def phase(self, call: Call) -> float | None:
-        """Give the curve's factor now; None: not active now."""
+    @property
+    def tells_kinds_apart(self) -> bool:  # type: ignore[override]
+        """Whether cond and uncond rows get different things."""
+        roles = dict(self.prompt.roles)
+        acts = any(reason is None for reason in self._skipped)
+        return acts and role_of(COND, roles) != role_of(UNCOND, roles)
+
+    def phase(self, call: Call) -> Phase | None:
+        """Give the curve's factor now, or that of each row; None: not active now."""
+        factors = tuple(self._factor(point.progress) for point in call.points)
+        if all(factor is None for factor in factors):
+            return None
+        return factors[0] if len(factors) == 1 else factors
+
+    def _factor(self, progress: float | None) -> float | None:
         if not self.window.full:
-            if call.progress is None:
+            if progress is None:
                 raise ValueError(
                     "progress: a patch with start or end needs it, and the host gave none"
                 )
-            if call.progress not in self.window:
+            if progress not in self.window:
                 return None
-        factor = self.prompt.weight.factor(call.progress)
+        factor = self.prompt.weight.factor(progress)
         return None if factor == 0 and not self.zero_counts else factor
 
-    def branches(self, call: Call, phase: float) -> Sequence[ImageBranch]:
+    def branches(self, call: Call, phase: Phase) -> Sequence[ImageBranch]:
         """One branch, or two where cond and uncond have different numbers of tokens."""
-        kv = self.prompt.keys_values
-        chunks, batch, _ = call.layout
+        kv, hold = self.prompt.keys_values, self.prompt.hold_last
         roles = dict(self.prompt.roles)
-        samples = self._samples(call, kv.pictures)
-        rows = key_rows(chunks, batch, samples, roles, kv.pictures, kv.negatives)
-        factors = [1.0] * batch
+        rows = key_rows(call, roles, kv.pictures, kv.negatives, hold_last=hold)
+        factors = [1.0] * call.batch
         pictures = self.prompt.weight.pictures
         if pictures:
-            samples = self._samples(call, len(pictures))
-            places = picture_rows(chunks, batch, samples, len(pictures), "weight")
+            places = picture_rows(call, len(pictures), "weight", hold_last=hold)
             factors = [pictures[place] for place in places]
-        mask_rows = [0] * batch
+        if isinstance(phase, tuple):  # rows at times of their own
+            rows = [-1 if now is None else row for row, now in zip(rows, phase, strict=True)]
+            pairs = zip(factors, phase, strict=True)
+            factors = [0.0 if now is None else factor * now for factor, now in pairs]
+            phase = 1.0
+        mask_rows = [0] * call.batch
         if self.mask is not None:
-            samples = self._samples(call, len(self.prompt.mask))
-            mask_rows = picture_rows(chunks, batch, samples, len(self.prompt.mask), "mask")
+            mask_rows = picture_rows(call, len(self.prompt.mask), "mask", hold_last=hold)
         found = [
             ImageBranch(self, source, rows, factors, phase, tuple(mask_rows))
             for source in self.sources
         ]
         return [branch for branch in found if max(branch.rows) >= 0]
-
-    def _samples(self, call: Call, count: int) -> tuple[int, ...]:
-        """Give which of `count` pictures each row of a chunk is; empty: in order."""
-        samples = call.samples or ()
-        if not self.prompt.hold_last:
-            return samples
-        return tuple(min(sample, count - 1) for sample in samples or range(call.chunk_size))
 
 
 class PartTensors:

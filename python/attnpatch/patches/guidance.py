@@ -23,7 +23,7 @@ from attnpatch.patches.guidance_scale import (
     scales_of,
 )
 from attnpatch.patches.patch import BoundPatch, Patch
-from attnpatch.patches.site import Call
+from attnpatch.patches.site import UNCOND, Call
 from attnpatch.patches.weights import Weight, number
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from attnpatch.patches.self_attention import Stage
 
 __all__ = ["BoundGuidance", "DegradedPass", "Guidance", "degraded_passes", "guide"]
-
-COND, UNCOND = 0, 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,17 +193,22 @@ class BoundGuidance(BoundPatch):
         """For each layer why it never acts there; None where it may act."""
         return self._skipped
 
+    @property
+    def tells_kinds_apart(self) -> bool:  # type: ignore[override]
+        """Whether it needs to know which rows are cond and which uncond: it starts from one."""
+        return any(reason is None for reason in self._skipped)
+
     def phase(self, call: Call) -> Hashable | None:
         """Give what of the call matters: whether a chunk of it is degraded for this guidance."""
         return True if self.place in call.degraded else None
 
     def stage(self, layer: Layer, call: Call, phase: Any) -> Stage | None:
-        """Its part in the chunks that are degraded for it."""
-        chunks = tuple(place == self.place for place in call.degraded)
-        return self.degraded_stage(chunks) if any(chunks) else None
+        """Its part in the rows that are degraded for it."""
+        rows = tuple(place == self.place for place in call.by_row(call.degraded))
+        return self.degraded_stage(rows) if any(rows) else None
 
-    def degraded_stage(self, chunks: tuple[bool, ...]) -> Stage | None:
-        """Give the stage that degrades some chunks of a call; None: the picture alone does."""
+    def degraded_stage(self, rows: tuple[bool, ...]) -> Stage | None:
+        """Give the stage that degrades some rows of a call; None: the picture alone does."""
         return None
 
 
@@ -215,8 +218,8 @@ class DegradedPass(NamedTuple):
     place: int
     """Of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
     guidance: Guidance
-    strength: float
-    """Its scale now, but for the pictures' own."""
+    strength: float | tuple[float, ...]
+    """Its scale now, but for the pictures' own; several: for each latent, 0 where it is off."""
 
     @property
     def kind(self) -> int:
@@ -225,7 +228,9 @@ class DegradedPass(NamedTuple):
 
 
 def degraded_passes(
-    stack: Iterable[Patch], latent: tuple[int, int], progress: float | None
+    stack: Iterable[Patch],
+    latent: tuple[int, int],
+    progress: float | Sequence[float | None] | None,
 ) -> tuple[DegradedPass, ...]:
     """Return the degraded passes of a step, in the order of the stack.
 
@@ -236,13 +241,21 @@ def degraded_passes(
     latent
         Height and width of the latent.
     progress
-        How far sampling is; may be None where nothing has a start, an end or a curve.
+        How far sampling is, or for each latent how far it is; may be None where nothing has a
+        start, an end or a curve.
     """
-    return tuple(
-        DegradedPass(place, patch, patch.strength(progress))
-        for place, patch in enumerate(stack)
-        if isinstance(patch, Guidance) and patch.acts(latent, progress)
-    )
+    several = isinstance(progress, Sequence)
+    times = tuple(progress) if several else (progress,)
+    found = []
+    for place, patch in enumerate(stack):
+        if not isinstance(patch, Guidance):
+            continue
+        acts = [patch.acts(latent, now) for now in times]
+        if any(acts):
+            pairs = zip(acts, times, strict=True)
+            strengths = tuple(patch.strength(now) if on else 0.0 for on, now in pairs)
+            found.append(DegradedPass(place, patch, strengths if several else strengths[0]))
+    return tuple(found)
 
 
 def guide(
@@ -275,7 +288,11 @@ def guide(
     total = torch.zeros_like(guided)
     for one, start, prediction in zip(passes, starts, predictions, strict=True):
         guidance = one.guidance
-        term = scales_of(guidance.scale, one.strength, guided, samples) * (start - prediction)
+        scales = scales_of(guidance.scale, one.strength, guided, samples)
+        term = scales * (start - prediction)
         mode = guidance.rescale_mode
-        total = total + rescaled(term, cond, uncond, guided + total, guidance.rescale, mode)
+        term = rescaled(term, cond, uncond, guided + total, guidance.rescale, mode)
+        if isinstance(scales, Tensor):  # where it is off nothing may arrive, whatever the mode
+            term = term.where(scales != 0, 0.0)
+        total = total + term
     return total

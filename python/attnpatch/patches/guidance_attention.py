@@ -8,6 +8,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.patches.cache import Cache, upload, where
-from attnpatch.patches.guidance import COND, BoundGuidance, Guidance
+from attnpatch.patches.guidance import BoundGuidance, Guidance
 from attnpatch.patches.guidance_scale import Scale
 from attnpatch.patches.self_attention import Inner, Stage
-from attnpatch.patches.site import Site
+from attnpatch.patches.site import COND, Site
 from attnpatch.patches.weights import number
 
 _LAST_TIMESTEP = 999.0
@@ -140,32 +141,32 @@ class SmoothedEnergyGuidance(Guidance):
 
 
 class BoundPerturbedAttention(BoundGuidance):
-    """Makes the map the identity in the chunks of its degraded pass."""
+    """Makes the map the identity in the rows of its degraded pass."""
 
-    def degraded_stage(self, chunks: tuple[bool, ...]) -> Stage:
+    def degraded_stage(self, rows: tuple[bool, ...]) -> Stage:
         """See ``BoundGuidance.degraded_stage``."""
-        return IdentityStage(chunks)
+        return IdentityStage(rows)
 
 
 class BoundSmoothedEnergy(BoundGuidance):
-    """Blurs the queries in the chunks of its degraded pass."""
+    """Blurs the queries in the rows of its degraded pass."""
 
     guidance: SmoothedEnergyGuidance
 
-    def degraded_stage(self, chunks: tuple[bool, ...]) -> Stage | None:
+    def degraded_stage(self, rows: tuple[bool, ...]) -> Stage | None:
         """See ``BoundGuidance.degraded_stage``."""
         sigma = self.guidance.blur_sigma
-        return None if sigma == 0 else SmoothedStage(chunks, sigma)
+        return None if sigma == 0 else SmoothedStage(rows, sigma)
 
 
 class _DegradingStage(ABC):
-    """Changes some chunks of a call."""
+    """Changes some rows of a call."""
 
     reduces = False
     whole = False
 
-    def __init__(self, chunks: tuple[bool, ...]) -> None:
-        self._chunks = chunks
+    def __init__(self, rows: tuple[bool, ...]) -> None:
+        self._rows = rows
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Change nothing."""
@@ -178,16 +179,13 @@ class _DegradingStage(ABC):
         """See ``Stage.attend``."""
 
     def _merge(self, ordinary: Tensor, degraded: Tensor) -> Tensor:
-        """Take the degraded chunks of one and the others of the other."""
-        if all(self._chunks):
+        """Take the degraded rows of one and the others of the other."""
+        if all(self._rows):
             return degraded
-        both = zip(
-            self._chunks,
-            ordinary.chunk(len(self._chunks)),
-            degraded.chunk(len(self._chunks)),
-            strict=True,
-        )
-        return torch.cat([theirs if chosen else mine for chosen, mine, theirs in both])
+        runs = [(chosen, len(list(rows))) for chosen, rows in groupby(self._rows)]
+        lengths = [length for _, length in runs]
+        both = zip(runs, ordinary.split(lengths), degraded.split(lengths), strict=True)
+        return torch.cat([theirs if chosen else mine for (chosen, _), mine, theirs in both])
 
 
 class IdentityStage(_DegradingStage):
@@ -199,14 +197,14 @@ class IdentityStage(_DegradingStage):
         self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
     ) -> Tensor:
         """See ``Stage.attend``."""
-        return v if all(self._chunks) else self._merge(inner(q, k, v), v)
+        return v if all(self._rows) else self._merge(inner(q, k, v), v)
 
 
 class SmoothedStage(_DegradingStage):
     """Queries are blurred over the grid."""
 
-    def __init__(self, chunks: tuple[bool, ...], sigma: float) -> None:
-        super().__init__(chunks)
+    def __init__(self, rows: tuple[bool, ...], sigma: float) -> None:
+        super().__init__(rows)
         self._sigma = sigma
 
     def attend(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,14 @@ class Area(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What one chunk of one call left at one layer."""
+    """What some rows of one call left at one layer."""
 
     source: Hashable
-    """Which conditioning the chunk was for, where a step has several."""
+    """Which conditioning the rows were for, where a step has several."""
     places: tuple[int, ...] | None
     """Which pictures of the batch the rows are; None: the next ones."""
+    areas: tuple[Area | None, ...] | None
+    """Which parts of the latents they show; None: what their conditioning acts on."""
     layer: int
     grid: tuple[int, int]
     column_mean: Tensor
@@ -47,16 +50,16 @@ class AttentionRecord:
     Parameters
     ----------
     kind
-        Which chunks are recorded: 1 (uncond), or 0 where a host has cond alone.
+        Which rows are recorded: 1 (uncond), or 0 where a host has cond alone.
     """
 
     def __init__(self, kind: int = 1) -> None:
         self.kind = kind
         self.entries: list[Recorded] = []
 
-    def add(self, site: Site, chunk: int, column_mean: Tensor) -> None:
-        """Keep what a layer found for a chunk of the running call."""
-        CallRecord(self).add(site, chunk, column_mean)
+    def add(self, site: Site, rows: Sequence[int], column_mean: Tensor) -> None:
+        """Keep what a layer found for rows of the running call."""
+        CallRecord(self).add(site, rows, column_mean)
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -94,7 +97,8 @@ class AttentionRecord:
         first = self.entries[0]
         places = self._places(batch)
         whole = first.source not in (areas or {}) and all(
-            (entry.source, entry.layer, entry.grid) == (first.source, first.layer, first.grid)
+            (entry.source, entry.areas, entry.layer, entry.grid)
+            == (first.source, None, first.layer, first.grid)
             for entry in self.entries
         )
         if whole and sorted(sum(places, ())) == list(range(batch)):
@@ -127,11 +131,13 @@ class AttentionRecord:
         device = self.entries[0].column_mean.device
         total, count = torch.zeros(2, batch, *latent, device=device)
         for entry, rows in zip(self.entries, places, strict=True):
-            top, left, height, width = areas.get(entry.source, Area(0, 0, *latent))
+            own = areas.get(entry.source, Area(0, 0, *latent))
             maps = entry.column_mean.unflatten(1, entry.grid)[:, None]
-            maps = F.interpolate(maps, (height, width), mode="nearest")[:, 0]
             for row, place in enumerate(rows):
-                total[place, top : top + height, left : left + width] += maps[row]
+                part = entry.areas[row] if entry.areas else None
+                top, left, height, width = part or own
+                shown = F.interpolate(maps[row, None], (height, width), mode="nearest")[0, 0]
+                total[place, top : top + height, left : left + width] += shown
                 count[place, top : top + height, left : left + width] += 1
         return total / count.clamp_(min=1)
 
@@ -144,10 +150,14 @@ class CallRecord:
     record
         The step's.
     sources
-        For each chunk of the call the conditioning that it is for; empty: one for all.
+        For each chunk of the call, or each row of its batch, the conditioning that it is for;
+        empty: one for all.
     places
-        Which pictures of the batch the rows of a chunk are, where a call has a part of them. None:
-        those that come after the last ones of their conditioning.
+        Which pictures of the batch the rows of a chunk, or of the batch, are, where a call has a
+        part of them. None: those that come after the last ones of their conditioning.
+    areas
+        For each row of the batch the part of the latent that it shows; None in the place of one:
+        what its conditioning acts on. Empty: that for all.
     """
 
     def __init__(
@@ -155,19 +165,32 @@ class CallRecord:
         record: AttentionRecord,
         sources: Sequence[Hashable] = (),
         places: Sequence[int] | None = None,
+        areas: Sequence[Area | None] = (),
     ) -> None:
         self.record = record
         self.sources = tuple(sources)
         self.places = None if places is None else tuple(places)
+        self.areas = tuple(areas) if any(areas) else ()
 
     @property
     def kind(self) -> int:
-        """Which chunks are recorded."""
+        """Which rows are recorded."""
         return self.record.kind
 
-    def add(self, site: Site, chunk: int, column_mean: Tensor) -> None:
-        """Keep what a layer found for a chunk of this call."""
-        source = self.sources[chunk] if self.sources else None
-        self.record.entries.append(
-            Recorded(source, self.places, site.layer.index, site.grid, column_mean)
-        )
+    def add(self, site: Site, rows: Sequence[int], column_mean: Tensor) -> None:
+        """Keep what a layer found for rows of this call."""
+        call = site.call
+        each = call.batch // len(self.sources) if self.sources else call.batch
+        runs = [list(run) for _, run in groupby(rows, lambda row: row // each)]
+        means = column_mean.split([len(run) for run in runs])
+        for run, mean in zip(runs, means, strict=True):
+            self.record.entries.append(
+                Recorded(
+                    self.sources[run[0] // each] if self.sources else None,
+                    self.places and tuple(self.places[row % len(self.places)] for row in run),
+                    (self.areas and tuple(self.areas[row] for row in run)) or None,
+                    site.layer.index,
+                    site.grid,
+                    mean,
+                )
+            )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable, token_grid
 from attnpatch.ops import attention_column_mean, blur_and_blend
-from attnpatch.patches.guidance import UNCOND, BoundGuidance, Guidance
+from attnpatch.patches.guidance import BoundGuidance, Guidance
 from attnpatch.patches.guidance_scale import Scale
 from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.self_attention import Inner
-from attnpatch.patches.site import Call, Site
+from attnpatch.patches.site import UNCOND, Call, Site
 from attnpatch.patches.weights import number
 
 __all__ = ["SelfAttentionGuidance", "sag_blur"]
@@ -93,34 +93,36 @@ class SelfAttentionGuidance(Guidance):
 
 
 class BoundSelfAttentionGuidance(BoundGuidance):
-    """Records the self-attention of ordinary chunks; in its own degraded pass it does nothing."""
+    """Records the self-attention of ordinary rows; in its own degraded pass it does nothing."""
 
     def phase(self, call: Call) -> Hashable | None:
-        """Give the kind of chunk that is recorded; None: nothing now."""
-        if call.record is None or not self.guidance.acts(call.latent, call.progress):
+        """Give the kind of rows that is recorded, and at which points; None: nothing now."""
+        if call.record is None:
             return None
-        return int(call.record.kind)
+        acts = tuple(self.guidance.acts(call.latent, point.progress) for point in call.points)
+        return (int(call.record.kind), acts) if any(acts) else None
 
     def stage(self, layer: Layer, call: Call, phase: Any) -> RecordStage | None:
-        """Record the ordinary chunks of one kind."""
-        degraded = call.degraded or (-1,) * len(call.chunks)
-        chunks = tuple(
-            chunk
-            for chunk, (kind, place) in enumerate(zip(call.chunks, degraded, strict=True))
-            if kind == phase and place < 0
-        )
-        return RecordStage(chunks, call.chunk_size) if chunks else None
+        """Record the ordinary rows of one kind."""
+        recorded, acts = phase
+        acts = acts * (call.batch // len(acts))
+        degraded = call.by_row(call.degraded or (-1,) * len(call.chunks))
+        rows = [
+            row
+            for row, (kind, place, on) in enumerate(zip(call.kinds, degraded, acts, strict=True))
+            if kind == recorded and place < 0 and on
+        ]
+        return RecordStage(rows) if rows else None
 
 
 class RecordStage:
-    """Attention as it is, and the column means of some chunks to the call's record."""
+    """Attention as it is, and the column means of some rows to the call's record."""
 
     reduces = False
     whole = True  # the map is over all tokens
 
-    def __init__(self, chunks: tuple[int, ...], size: int) -> None:
-        self._chunks = chunks
-        self._rows = [chunk * size + row for chunk in chunks for row in range(size)]
+    def __init__(self, rows: Sequence[int]) -> None:
+        self._rows = list(rows)
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Change nothing."""
@@ -138,9 +140,7 @@ class RecordStage:
             out = inner(q, k, v)
             q_rows, k_rows = (x[self._rows] for x in split[:2])
             means = attention_column_mean(q_rows, k_rows, k_rows)[1]
-        size = len(self._rows) // len(self._chunks)
-        for chunk, mean in zip(self._chunks, means.split(size), strict=True):
-            site.call.record.add(site, chunk, mean)
+        site.call.record.add(site, self._rows, means)
         return out
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch._core import picture_rows
 from attnpatch.ops import blur_and_blend
 from attnpatch.patches.cache import upload
+from attnpatch.patches.rows import picture_rows
+from attnpatch.patches.site import Call
 from attnpatch.patches.weights import Weight, number
 
 __all__ = ["RESCALE_MODES", "Scale", "read_scale", "rescaled", "scales_of"]
@@ -52,7 +53,7 @@ def read_scale(value: Any) -> Scale:
 
 
 def scales_of(
-    scale: Scale, strength: float, like: Tensor, samples: Sequence[int]
+    scale: Scale, strength: float | tuple[float, ...], like: Tensor, samples: Sequence[int]
 ) -> float | Tensor:
     """Return what a term is multiplied by: a number, or one for each picture.
 
@@ -61,18 +62,24 @@ def scales_of(
     scale
         As ``read_scale`` gives it.
     strength
-        What it is now, but for the pictures' own.
+        What it is now, but for the pictures' own; a number, or one for each row or frame.
     like
         The term, (B, C, H, W) or (B, C, frames, H, W).
     samples
         Which picture each row or frame is; empty: 0, 1, 2, ….
     """
-    if not isinstance(scale, Weight) or not scale.pictures:
+    pictures = scale.pictures if isinstance(scale, Weight) else ()
+    if not pictures and not isinstance(strength, tuple):
         return strength
     rows = like.shape[0] * (like.shape[2] if like.dim() == 5 else 1)
-    places = picture_rows((0,), rows, tuple(samples), len(scale.pictures), "scale")
-    factors = upload(torch.tensor([scale.pictures[place] for place in places]), like.device)
-    return (strength * factors).view(like.shape[0], 1, *[-1] * (like.dim() - 4), 1, 1)
+    call = Call(latent=(1, 1), batch=rows, samples=tuple(samples) or None)
+    factors = [1.0] * rows
+    if pictures:
+        factors = [pictures[place] for place in picture_rows(call, len(pictures), "scale")]
+    strengths = strength if isinstance(strength, tuple) else (strength,) * rows
+    numbers = [a * b for a, b in zip(strengths, factors, strict=True)]
+    found = upload(torch.tensor(numbers), like.device)
+    return found.view(like.shape[0], 1, *[-1] * (like.dim() - 4), 1, 1)
 
 
 def rescaled(

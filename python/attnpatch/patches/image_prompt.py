@@ -20,14 +20,13 @@ from attnpatch.patches.bound_image_prompt import BoundImagePrompt
 from attnpatch.patches.keys_values import SCALINGS, KeysValues, Part, family_of
 from attnpatch.patches.masks import MASK_RESIZE_MODES, to_mask
 from attnpatch.patches.patch import Patch
+from attnpatch.patches.rows import ROLES
 from attnpatch.patches.weights import Weight, WeightLike
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["ImagePrompt"]
-
-_ROLES = ("cond", "uncond", "off")
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -352,7 +351,7 @@ def _one_of(name: str, value: str, known: Sequence[str]) -> str:
 
 def _roles(roles: Mapping[int, str] | Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
     pairs = roles.items() if isinstance(roles, Mapping) else roles
-    return tuple(sorted((int(kind), _one_of("roles", role, _ROLES)) for kind, role in pairs))
+    return tuple(sorted((int(kind), _one_of("roles", role, ROLES)) for kind, role in pairs))
 
 
 def _short_repr(weight: Weight) -> str:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from attnpatch.patches.cache import Cache
+from attnpatch.patches.site import Crop
 
 __all__ = ["MASK_RESIZE_MODES", "MaskPyramid", "resize_mask", "to_mask"]
 
@@ -43,10 +44,54 @@ def resize_mask(mask: torch.Tensor, grid: tuple[int, int], mode: str = "bilinear
     """
     if mode not in MASK_RESIZE_MODES:
         raise ValueError(f"mask_resize: expected one of {MASK_RESIZE_MODES}, got {mode!r}")
-    if tuple(mask.shape[1:]) != tuple(grid):
-        corners = {"align_corners": False} if mode in ("bilinear", "bicubic") else {}
-        mask = F.interpolate(mask[:, None], size=grid, mode=mode, **corners)[:, 0]
-    return mask.flatten(1)
+    return _resize(mask, grid, mode).flatten(1)
+
+
+def _resize(mask: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+    if tuple(mask.shape[1:]) == tuple(size):
+        return mask
+    corners = {"align_corners": False} if mode in ("bilinear", "bicubic") else {}
+    return F.interpolate(mask[:, None], size=size, mode=mode, **corners)[:, 0]
+
+
+def crop_mask(
+    mask: torch.Tensor, crop: Crop, latent: tuple[int, int], mode: str = "bilinear"
+) -> torch.Tensor:
+    """Cut masks (pictures, H, W), which cover a whole picture, to the part that a row shows.
+
+    Parameters
+    ----------
+    mask
+        (pictures, H, W).
+    crop
+        Where on the picture the part is.
+    latent
+        Height and width of the part, in the crop's pixels.
+    mode
+        How the masks are resized first, where their pixels do not meet the crop's borders.
+
+    Raises
+    ------
+    ValueError
+        Where the crop reaches out of the picture.
+    """
+    starts, sizes = (crop.top, crop.left), tuple(latent)
+    ends = tuple(start + size for start, size in zip(starts, sizes, strict=True))
+    if min(starts) < 0 or any(end > side for end, side in zip(ends, crop.canvas, strict=True)):
+        raise ValueError(
+            f"crop: expected a part of a picture of {crop.canvas}, got {latent} at {starts}"
+        )
+    borders = [
+        (place * side, canvas)
+        for places, side, canvas in zip(
+            zip(starts, ends, strict=True), mask.shape[1:], crop.canvas, strict=True
+        )
+        for place in places
+    ]
+    if any(place % canvas for place, canvas in borders):
+        return crop_mask(_resize(mask, crop.canvas, mode), crop, latent, mode)
+    top, bottom, left, right = (place // canvas for place, canvas in borders)
+    return mask[:, top:bottom, left:right]
 
 
 class MaskPyramid:
@@ -57,6 +102,22 @@ class MaskPyramid:
         self._mode = mode
         self._grids = Cache(size=32)
 
-    def at(self, grid: tuple[int, int]) -> torch.Tensor:
-        """Give the masks (pictures, rows·columns) of a token grid (rows, columns)."""
-        return self._grids.get(grid, lambda: resize_mask(self._mask, grid, self._mode))
+    def at(
+        self,
+        grid: tuple[int, int],
+        crop: Crop | None = None,
+        latent: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
+        """Give the masks (pictures, rows·columns) of a token grid (rows, columns).
+
+        Of the part of the picture that a row shows, where `crop` and `latent` name one.
+        """
+        return self._grids.get((grid, crop, latent), lambda: self._make(grid, crop, latent))
+
+    def _make(
+        self, grid: tuple[int, int], crop: Crop | None, latent: tuple[int, int] | None
+    ) -> torch.Tensor:
+        mask = self._mask
+        if crop is not None and latent is not None:
+            mask = crop_mask(mask, crop, latent, self._mode)
+        return resize_mask(mask, grid, self._mode)

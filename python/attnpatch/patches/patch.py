@@ -85,6 +85,8 @@ class BoundPatch(ABC):
     """Whether its stages may reduce what keys and values are projected from."""
     timed: bool = True
     """Whether what it does depends on the call's progress, sigma or timestep."""
+    tells_kinds_apart: bool = True
+    """Whether rows of different kinds (cond, uncond) get different things."""
     place: int = 0
     """Of its patch in the stack; the run says it."""
 

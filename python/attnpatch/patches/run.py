@@ -18,7 +18,7 @@ from attnpatch.patches.heads import join_heads, split_heads
 from attnpatch.patches.patch import BoundPatch, Branch
 from attnpatch.patches.report import Report, Skip
 from attnpatch.patches.self_attention import SelfAttention
-from attnpatch.patches.site import Call, Site
+from attnpatch.patches.site import Call, Crop, Site
 
 if TYPE_CHECKING:
     from attnpatch.patches.stack import PatchStack
@@ -193,6 +193,11 @@ class Run:
         """Whether any patch asks for the time of a call; hosts need not find it out for others."""
         return any(bound.timed for bound in self._bound)
 
+    @property
+    def tells_kinds_apart(self) -> bool:
+        """Whether any patch needs to know which rows are cond and which uncond."""
+        return any(bound.tells_kinds_apart for bound in self._bound)
+
     def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
         skips = [bound.skipped for bound in bounds]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
@@ -290,8 +295,8 @@ class CrossPlan:
         index = site.layer.index
         if not self._active[index]:
             return None
-        grid = site.grid if self._masked[index] else None
-        key = (index, dtype, where(device), grid)
+        grid, parts = (site.grid, _parts(site.call)) if self._masked[index] else (None, None)
+        key = (index, dtype, where(device), grid, parts)
         return self._sites.get(key, lambda: self._make(site, dtype, device))
 
     def _make(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches:
@@ -311,29 +316,42 @@ class CrossPlan:
             v=[v for _, v in pairs],
             rows=[rows[i] for i in active],
             weights=weights[first : first + len(active)],
-            masks=self._mask(branches, site.grid, device) if self._masked[index] else None,
+            masks=self._mask(branches, site, device) if self._masked[index] else None,
             joint=sum(branch.joint for branch in branches),
         )
 
-    def _mask(
-        self, branches: Sequence[Branch], grid: tuple[int, int], device: torch.device
-    ) -> Tensor:
-        parts = tuple((branch.mask, branch.mask_rows) for branch in branches)
-        key = (parts, grid, where(device))
-        return self._masks.get(key, lambda: upload(_stack_masks(parts, grid), device))
+    def _mask(self, branches: Sequence[Branch], site: Site, device: torch.device) -> Tensor:
+        masks = tuple((branch.mask, branch.mask_rows) for branch in branches)
+        grid, parts = site.grid, _parts(site.call)
+        key = (masks, grid, parts, where(device))
+        return self._masks.get(key, lambda: upload(_stack_masks(masks, grid, parts), device))
 
 
-def _stack_masks(parts: Sequence[tuple[Any, tuple[int, ...]]], grid: tuple[int, int]) -> Tensor:
+_Part = tuple[Crop | None, tuple[int, int]]
+"""Which part of the picture a row shows, and the latent's height and width."""
+
+
+def _parts(call: Call) -> tuple[_Part, ...] | None:
+    """Return the part that each row shows, where any shows one; None: all show all."""
+    return tuple((crop, call.latent) for crop in call.crops) or None
+
+
+def _stack_masks(
+    masks: Sequence[tuple[Any, tuple[int, ...]]],
+    grid: tuple[int, int],
+    parts: Sequence[_Part] | None,
+) -> Tensor:
     """Masks (branches, 1 or batch, tokens): 1 where all rows of the batch share theirs."""
     tokens = grid[0] * grid[1]
     found = []
-    for mask, rows in parts:
+    for mask, pictures in masks:
         if mask is None:
             found.append(torch.ones(1, tokens))
-        elif len(set(rows)) == 1:
-            found.append(mask.at(grid)[rows[0]][None])
-        else:
-            found.append(mask.at(grid)[list(rows)])
+            continue
+        rows = list(zip(pictures, parts or (None,) * len(pictures), strict=True))
+        if len(set(rows)) == 1:
+            rows = rows[:1]
+        found.append(torch.stack([mask.at(grid, *(part or ()))[picture] for picture, part in rows]))
     batch = max(len(mask) for mask in found)
     return torch.stack([mask.expand(batch, tokens) for mask in found])
 

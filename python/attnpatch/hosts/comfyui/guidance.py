@@ -13,8 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.hosts.slot_group import DEGRADED, SlotGroup
-from attnpatch.patches import Area, AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
-from attnpatch.patches.guidance import COND, UNCOND
+from attnpatch.patches import (
+    COND,
+    UNCOND,
+    Area,
+    AttentionRecord,
+    DegradedPass,
+    Guidance,
+    degraded_passes,
+    guide,
+)
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnpatch.hosts.diffusers.identity_control import follow, has_identity
 from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 from attnpatch.patches import Patch, PatchStack, Report
 
@@ -30,7 +31,7 @@ class Attachment:
     """
 
     def __init__(
-        self, unet: Any, pipeline: Any, stack: PatchStack, chunks: Sequence[int] | None
+        self, unet: Any, pipeline: Any, stack: PatchStack, cond_or_uncond: CondOrUncond | None
     ) -> None:
         patching = Patching.of(unet) or Patching(unet)
         self.stack = stack
@@ -38,7 +39,7 @@ class Attachment:
         self._unet = unet
         self._patching: Patching | None = patching
         self._attention: Tensor | None = None
-        patching.add(self, stack, unet, pipeline, chunks)
+        patching.add(self, stack, unet, pipeline, cond_or_uncond)
 
     @property
     def attention(self) -> Tensor | None:
@@ -77,7 +78,7 @@ class Attachment:
 
 
 def attach(
-    model: Any, patches: Patches, *, cond_or_uncond: Sequence[int] | None = None
+    model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None
 ) -> Attachment:
     """Attach patches to `model` in place; see :func:`attnpatch.attach`."""
     unet = _unet_of(model)
@@ -85,9 +86,7 @@ def attach(
     return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond)
 
 
-def patch_model(
-    model: Any, patches: Patches, *, cond_or_uncond: Sequence[int] | None = None
-) -> Any:
+def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
     unet = _unet_of(model)
     twin = share_weights(unet) if unwrapped(model) is unet else copy_pipeline(model)

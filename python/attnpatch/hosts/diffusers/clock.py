@@ -5,24 +5,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from attnpatch.patches import SamplingPoint
 
 # The schedule of SD1.x, SD2.x and SDXL, for UNets that are used without a scheduler.
 _TRAIN_STEPS = 1000
 _BETA_START, _BETA_END = 0.00085, 0.012
 
 _LARGEST_STORAGE = 1 << 20  # bytes; a list of timesteps is far smaller
-
-
-class Moment(NamedTuple):
-    """Where one UNet call stands in sampling."""
-
-    timestep: float
-    sigma: float
-    progress: float
 
 
 class TimestepReader:
@@ -37,16 +31,20 @@ class TimestepReader:
         # The tensor is kept, so that its memory cannot be given to another one meanwhile.
         self._latest: tuple[tuple[object, ...], Tensor, list[float]] | None = None
 
-    def __call__(self, timestep: Tensor | float) -> float:
-        """Return the timestep; the first one where a batch has several."""
+    def __call__(self, timestep: Tensor | float) -> tuple[float, ...]:
+        """Return the timesteps: one for all rows of the batch, or one for each."""
         if not isinstance(timestep, Tensor):
-            return float(timestep)
+            return (float(timestep),)
+        if timestep.device.type == "meta":  # nobody knows what it holds
+            return (0.0,)
         if timestep.device.type == "cpu" or timestep.untyped_storage().nbytes() > _LARGEST_STORAGE:
-            return float(timestep.reshape(-1)[0])
-        return self.read_by_offset(timestep)
+            found = timestep.detach().reshape(-1).tolist()
+        else:
+            found = self.read_by_offset(timestep)
+        return tuple(map(float, found if len(set(found)) > 1 else found[:1]))
 
-    def read_by_offset(self, timestep: Tensor) -> float:
-        """Return the first element, by a host copy of the storage that it lies in."""
+    def read_by_offset(self, timestep: Tensor) -> list[float]:
+        """Return the elements, by a host copy of the storage that they lie in."""
         storage = timestep.untyped_storage()
         version = None if timestep.is_inference() else timestep._version
         key = (timestep.device, timestep.dtype, storage.data_ptr(), storage.nbytes(), version)
@@ -54,7 +52,10 @@ class TimestepReader:
         if latest is None or latest[0] != key:
             whole = torch.empty(0, dtype=timestep.dtype, device=timestep.device).set_(storage)
             latest = self._latest = (key, timestep, whole.tolist())
-        return float(latest[2][timestep.storage_offset()])
+        if timestep.dim() == 0:
+            return [latest[2][timestep.storage_offset()]]
+        first, step = timestep.storage_offset(), timestep.stride(0)
+        return [latest[2][first + row * step] for row in range(timestep.shape[0])]
 
 
 class Schedule:
@@ -83,8 +84,8 @@ class Schedule:
         """Whether it predicts a flow from picture to noise, sigma being the share of the noise."""
         self._steps = len(self._log_sigmas) or int(config.get("num_train_timesteps", _TRAIN_STEPS))
 
-    def __call__(self, timestep: float) -> Moment:
-        """Return the moment of a timestep.
+    def __call__(self, timestep: float) -> SamplingPoint:
+        """Return the point of a timestep.
 
         Progress is meant as start and end percents of patches are: percent p stands for the
         timestep (1 - p) (T - 1) of T training steps.
@@ -93,11 +94,13 @@ class Schedule:
             # Schedulers of Karras et al. 2022 (arXiv 2206.00364) hand over c_noise = ln(sigma) / 4.
             low, high = self._edm_range
             log_sigma = 4.0 * timestep
-            return Moment(timestep, math.exp(log_sigma), _unit((high - log_sigma) / (high - low)))
+            return SamplingPoint(
+                _unit((high - log_sigma) / (high - low)), math.exp(log_sigma), timestep
+            )
         progress = _unit(1.0 - timestep / (self._steps - 1))
         if self.flow:  # the timestep is the noise level
-            return Moment(timestep, timestep / self._steps, progress)
-        return Moment(timestep, math.exp(self._log_sigma(timestep)), progress)
+            return SamplingPoint(progress, timestep / self._steps, timestep)
+        return SamplingPoint(progress, math.exp(self._log_sigma(timestep)), timestep)
 
     def _log_sigma(self, timestep: float) -> float:
         """Interpolate, as schedulers do that work between the steps of training."""

@@ -5,66 +5,95 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.guidance import COND, UNCOND
 from attnpatch.hosts.diffusers.prediction import Prediction
-from attnpatch.patches import Call, DegradedPass, guide
+from attnpatch.hosts.host_call import Rows
+from attnpatch.patches import COND, UNCOND, Call, DegradedPass, guide
 
 RunUNet = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
+# Arguments that are the same for all rows, whatever their first dimension.
+_SHARED = ("ip_adapter_masks",)
 
-def recorded_kind(chunks: Sequence[int]) -> int:
-    """Return which chunks a call's record is of: uncond; cond where there is nothing else.
+
+def recorded_kind(kinds: Sequence[int]) -> int:
+    """Return which rows a call's record is of: uncond; cond where there is nothing else.
 
     diffusers' own pipeline for self-attention guidance does so as well.
     """
-    return UNCOND if UNCOND in chunks else COND
+    return UNCOND if UNCOND in kinds else COND
+
+
+def kept(value: Any) -> Any:
+    """Copy what holds tensors, but no tensors: some layers empty the lists that they are given."""
+    if isinstance(value, dict):
+        return {name: kept(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(kept(item) for item in value)
+    return value
 
 
 class GuidedCall:
     """One ordinary call of a UNet, and the degraded passes that follow it.
 
-    What these add is added to all chunks of the output: classifier-free guidance, whose factors sum
-    to 1, then adds it once, whatever its scale. They are given all else that the call was given,
-    the residuals of ControlNets among it: pipelines compute those before, and once a step.
+    What these add is added to all rows of a latent: classifier-free guidance, whose factors sum to
+    1, then adds it once, whatever its scale. They are given all else that the call was given, the
+    residuals of ControlNets among it: pipelines compute those before, and once a step.
 
     Parameters
     ----------
     call
-        The call.
+        The call, as the patches saw it: with a row for each frame.
+    rows
+        Its rows, as the host made it.
     passes
-        What is to be done, at least one.
+        What is to be done, at least one; strengths are for each latent, or for all.
     prediction
         What outputs say of the clean picture.
     cfg_scale
         Of the classifier-free guidance that follows; for ``rescale`` alone.
+    latest
+        What was recorded in the step before, for packages that skip the layers in some steps and
+        keep what those gave; None: nothing may be skipped.
     """
 
     def __init__(
         self,
         call: Call,
+        rows: Rows,
         passes: Sequence[DegradedPass],
         prediction: Prediction,
         cfg_scale: float,
+        latest: Tensor | None = None,
     ) -> None:
         self._call = call
+        self._rows = rows
         self._passes = passes
         self._prediction = prediction
         self._cfg_scale = cfg_scale
+        self._latest = latest
         self.attention: Tensor | None = None
         """What was recorded, (B, h, w), once `output` needed it."""
-        self._sources = [_chunk_of(call.chunks, one.kind) for one in passes]
+        self._slots = range(max(rows.slots) + 1)
+        self._sources = [self._rows_of(one.kind) for one in passes]
 
     @property
-    def degraded(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Kind and place in the stack of each chunk of the call that runs all degraded passes."""
-        kinds = tuple(self._call.chunks[source] for source in self._sources)
-        return kinds, tuple(one.place for one in self._passes)
+    def degraded(self) -> tuple[Rows, tuple[int, ...]]:
+        """Rows, and place in the stack for each, of the call that runs all degraded passes."""
+        sources = self._all_sources
+        samples, crops = self._rows.samples, self._rows.crops
+        rows = Rows(
+            kinds=tuple(self._rows.kinds[row] for row in sources),
+            slots=tuple(self._rows.slots[row] for row in sources),
+            samples=samples and tuple(samples[row] for row in sources),
+            crops=crops and tuple(crops[row] for row in sources),
+        )
+        return rows, tuple(one.place for one in self._passes for _ in self._slots)
 
     def output(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, run_unet: RunUNet
@@ -82,15 +111,16 @@ class GuidedCall:
         """
         result = output[0]
         sample = args[0] if args else kwargs["sample"]
-        batch = sample.shape[0]
         channels = result.shape[1]  # an inpainting UNet has mask and picture beside the latent
         prediction = self._prediction
-        clean = prediction.clean(sample[:, :channels], result).chunk(len(self._call.chunks))
+        clean = prediction.clean(sample[:, :channels], result)
         starts = self._starts(clean)
 
-        args, kwargs = self._rows(args, batch), self._rows(kwargs, batch)
+        sources, batch = self._all_sources, sample.shape[0]
+        args, kwargs = self._take(args, batch), self._take(kwargs, batch)
         sample = args[0] if args else kwargs["sample"]
-        change = torch.cat(starts) - torch.cat([clean[source] for source in self._sources])
+        prediction = self._prediction.of(sources)
+        change = torch.cat(starts) - take_rows(clean, sources)
         changed = sample[:, :channels] + prediction.signal * change
         sample = torch.cat([changed.to(sample.dtype), sample[:, channels:]], dim=1)
         if args:
@@ -99,46 +129,88 @@ class GuidedCall:
             kwargs = {**kwargs, "sample": sample}
         degraded = prediction.clean(sample[:, :channels], run_unet(args, kwargs)[0])
 
-        cond = clean[_chunk_of(self._call.chunks, COND)]
-        uncond = clean[_chunk_of(self._call.chunks, UNCOND)]
+        cond = take_rows(clean, self._rows_of(COND))
+        uncond = take_rows(clean, self._rows_of(UNCOND))
         cfg = uncond + self._cfg_scale * (cond - uncond)
-        both = cond, uncond if UNCOND in self._call.chunks else None
-        predictions = degraded.chunk(len(starts))
-        term = guide(cfg, *both, self._passes, starts, predictions, self._call.samples or ())
-        guided = result.unflatten(0, (len(clean), -1)) + term / prediction.turn
-        guided = guided.flatten(0, 1).to(result.dtype)
+        both = cond, uncond if UNCOND in self._rows.kinds else None
+        predictions = degraded.split(len(self._slots))
+        term = guide(cfg, *both, self._passes, starts, predictions, self._samples())
+        term = take_rows(term, self._rows.slots)
+        guided = (result + term / self._prediction.turn).to(result.dtype)
         if isinstance(output, tuple):
             return (guided, *output[1:])
         return dataclasses.replace(output, sample=guided)
 
-    def _starts(self, clean: Sequence[Tensor]) -> list[Tensor]:
+    @property
+    def _all_sources(self) -> list[int]:
+        return [row for sources in self._sources for row in sources]
+
+    def _rows_of(self, kind: int) -> list[int]:
+        """For each latent its row of a kind; where it has none, its last one.
+
+        The first of cond rows: those after it may be degraded by the pipeline itself. The last of
+        uncond rows: those before it may be given a picture that the last one is not.
+        """
+        found: dict[int, int] = {}
+        for row, (own, slot) in enumerate(zip(self._rows.kinds, self._rows.slots, strict=True)):
+            right = slot in found and self._rows.kinds[found[slot]] == kind
+            if not right or (own == kind and kind != COND):
+                found[slot] = row
+        return [found[slot] for slot in self._slots]
+
+    def _samples(self) -> tuple[int, ...]:
+        """Which picture each latent, or each frame, is."""
+        by_slot = dict(zip(self._call.row_slots, self._call.row_samples, strict=True))
+        return tuple(by_slot[slot] for slot in range(len(by_slot)))
+
+    def _starts(self, clean: Tensor) -> list[Tensor]:
         """For each pass the picture that it starts from."""
         found = []
-        for one, source in zip(self._passes, self._sources, strict=True):
-            x0 = clean[source]
+        for one, sources in zip(self._passes, self._sources, strict=True):
+            x0 = take_rows(clean, sources)
             pictures = x0 if x0.dim() == 4 else x0.movedim(2, 1).flatten(0, 1)  # a video's frames
             saliency = None
             if one.guidance.records:
-                saliency = self._call.record.saliency(len(pictures), self._call.latent)
-                self.attention = saliency
+                saliency = self.attention = self._saliency(len(pictures))
             pictures = one.guidance.degrade(pictures, saliency)
             if x0.dim() == 5:
                 pictures = pictures.unflatten(0, (x0.shape[0], -1)).movedim(1, 2)
             found.append(pictures)
         return found
 
-    def _rows(self, value: Any, batch: int) -> Any:
-        """Give each pass the rows of its chunk, in all that has a row for each of the batch."""
-        if isinstance(value, dict):
-            return {name: self._rows(item, batch) for name, item in value.items()}
+    def _saliency(self, latents: int) -> Tensor:
+        record = self._call.record.record
+        if not record and self._latest is not None and len(self._latest) == latents:
+            return self._latest
+        return record.saliency(latents, self._call.latent)
+
+    def _take(self, value: Any, batch: int) -> Any:
+        """Give each pass its rows, in all that has one for each of the batch or of its frames."""
+        if isinstance(value, Mapping):
+            return {
+                name: item if name in _SHARED else self._take(item, batch)
+                for name, item in value.items()
+            }
         if isinstance(value, list | tuple):
-            return type(value)(self._rows(item, batch) for item in value)
-        if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
+            return type(value)(self._take(item, batch) for item in value)
+        if not isinstance(value, Tensor) or value.dim() == 0:
             return value
-        chunks = value.chunk(len(self._call.chunks))
-        return torch.cat([chunks[source] for source in self._sources])
+        if len(value) == batch:
+            return take_rows(value, self._all_sources)
+        if len(value) == self._call.batch:
+            frames = self._call.batch // batch
+            return take_rows(value.unflatten(0, (batch, frames)), self._all_sources).flatten(0, 1)
+        return value
 
 
-def _chunk_of(chunks: Sequence[int], kind: int) -> int:
-    """Return the place of the last chunk of a kind; where there is none, of the last one."""
-    return len(chunks) - 1 - (list(reversed(chunks)).index(kind) if kind in chunks else 0)
+def take_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return rows of a tensor, by slices: no index is sent to a device."""
+    slices: list[slice] = []
+    for row in rows:
+        if slices and slices[-1].stop == row:
+            slices[-1] = slice(slices[-1].start, row + 1)
+        else:
+            slices.append(slice(row, row + 1))
+    if len(slices) == 1:
+        return tensor[slices[0]]
+    return torch.cat([tensor[part] for part in slices])

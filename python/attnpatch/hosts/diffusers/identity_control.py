@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from attnpatch.adapters import ImageEmbeds
-from attnpatch.hosts.diffusers.guidance import chunks_of
+from attnpatch.hosts.diffusers.rows import rows_of
+from attnpatch.hosts.diffusers.running import running_pipeline
+from attnpatch.hosts.host_call import HostCall, Rows
 from attnpatch.hosts.recognition import unwrapped
+from attnpatch.patches import COND
 
 __all__ = ["follow", "has_identity", "identity_control"]
 
@@ -115,28 +118,38 @@ class _Hook:
         self, network: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         sample = args[0] if args else kwargs["sample"]
-        # In guess mode the ControlNet sees the cond rows alone.
-        guess = bool(kwargs.get("guess_mode"))
-        chunks = (0,) if guess else chunks_of(self.pipeline(), len(sample)) or (0,)
-        tokens = self.tokens(chunks, len(sample)).to(sample.device, sample.dtype)
+        tokens = self.tokens(_rows(kwargs, sample)).to(sample.device, sample.dtype)
         if len(args) > 2:
             return (*args[:2], tokens, *args[3:]), dict(kwargs)
         return args, {**kwargs, "encoder_hidden_states": tokens}
 
-    def tokens(self, chunks: tuple[int, ...], rows: int) -> Tensor:
-        each = rows // len(chunks)
-        parts = []
-        for kind in chunks:
-            part = self.embeds.cond if kind == 0 else self.embeds.uncond
-            if each % len(part):
+    def tokens(self, rows: Rows) -> Tensor:
+        latents = max(rows.slots) + 1
+        found = []
+        for kind, slot in zip(rows.kinds, rows.slots, strict=True):
+            part = self.embeds.cond if kind == COND else self.embeds.uncond
+            if latents % len(part):
                 raise ValueError(
-                    f"embeds: made for {len(part)} pictures, the ControlNet is shown {each}"
+                    f"embeds: expected as many pictures as the ControlNet is shown, {latents}, "
+                    f"got {len(part)}"
                 )
             # Pipelines put the pictures of one prompt next to each other.
-            parts.append(part.repeat_interleave(each // len(part), dim=0))
-        return torch.cat(parts)
+            found.append(part[slot // (latents // len(part))])
+        return torch.stack(found)
 
     def __deepcopy__(self, memo: object) -> _Hook:
         twin = _Hook(self.embeds)
         twin.pipeline = self.pipeline
         return twin
+
+
+def _rows(kwargs: Mapping[str, Any], sample: Tensor) -> Rows:
+    if kwargs.get("guess_mode"):  # the ControlNet sees the cond rows alone
+        return Rows.of_chunks((COND,), len(sample))
+    rows = rows_of(running_pipeline(), HostCall(sample, options=kwargs))
+    if rows is None:
+        raise ValueError(
+            f"identity_control: expected a pipeline that tells which of the {len(sample)} rows of "
+            "its ControlNet are cond and which uncond, got another one or none"
+        )
+    return rows

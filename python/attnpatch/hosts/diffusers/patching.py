@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,23 @@ import torch
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.branching import register
+from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.degraded import GuidedCall, recorded_kind
-from attnpatch.hosts.diffusers.guidance import chunks_of
+from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
 from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table, self_attention
 from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer, SelfLayer
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.rows import rows_of
+from attnpatch.hosts.diffusers.running import Running, running_pipeline
+from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, check_kinds, told_rows
 from attnpatch.hosts.recognition import unwrapped
 from attnpatch.patches import (
+    COND,
     AttentionRecord,
     Call,
+    CallRecord,
+    DegradedPass,
+    Guidance,
     PatchStack,
     Report,
     Run,
@@ -42,9 +48,12 @@ class _Running(threading.local):
 
     run: Run | None = None
     call: Call | None = None
+    rows: Rows | None = None
+    given: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments, for guidance
     reached: bool = False  # whether it came to a patched layer
-    # Kind and guidance of each chunk, in a call that runs degraded passes.
-    degraded: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    # Rows and guidance of each row, in a call that runs degraded passes.
+    degraded: tuple[Rows, tuple[int, ...]] | None = None
+    caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
 
 
 class Patching:
@@ -62,14 +71,14 @@ class Patching:
         self.number = register(self)
         self.running = _Running()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
-        self.chunks: tuple[int, ...] | None = None
+        self.cond_or_uncond: CondOrUncond | None = None
         self.joint = False
         self.reduces = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self._run: Run | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._read_timestep = TimestepReader()
-        self._schedule: tuple[Any, Schedule] = (None, Schedule())
+        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
         self._hooks: tuple[Any, ...] = ()
         self._lock = threading.Lock()
         self._checked = False
@@ -95,16 +104,18 @@ class Patching:
         stack: PatchStack,
         unet: Any,
         pipeline: Any,
-        chunks: Sequence[int] | None,
+        cond_or_uncond: CondOrUncond | None,
     ) -> None:
         """Attach the patches of `stack`; raises before anything changes."""
-        chunks = None if chunks is None else check_chunks(chunks)
-        if chunks is not None and self.chunks not in (None, chunks):
+        told = cond_or_uncond
+        if told is not None and not callable(told):
+            told = check_kinds(told)
+        if told is not None and self.cond_or_uncond not in (None, told):
             raise ValueError(
-                f"cond_or_uncond: what is attached already has {self.chunks}, got {chunks}"
+                f"cond_or_uncond: what is attached already has {self.cond_or_uncond}, got {told}"
             )
         self._bind({**self.stacks, key: stack})
-        self.chunks = chunks or self.chunks
+        self.cond_or_uncond = told or self.cond_or_uncond
         if pipeline is not None:
             self.follow(pipeline)
         if not self._hooks:
@@ -116,7 +127,7 @@ class Patching:
         self._settle()
 
     def follow(self, pipeline: Any) -> None:
-        """Take it for the pipeline that runs the UNet, whose guidance and schedule count."""
+        """Take it for the pipeline whose schedule counts where none is running."""
         self._pipeline = weakref.ref(pipeline)
 
     def remove(self, key: object, unet: Any) -> None:
@@ -161,28 +172,50 @@ class Patching:
     @torch.compiler.disable
     def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Learn about the call of the UNet that begins: its forward pre-hook."""
-        sample = args[0] if args else kwargs["sample"]
-        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        run, pipeline = self._run, self._pipeline and self._pipeline()
+        host_call = _host_call(args, kwargs)
+        run, running = self._run, self.running
         if any(layer.replaced for layer in self.layers):
             self._take_over_again()
-        batch = int(sample.shape[0])
-        if sample.ndim == 5:  # a video: each frame (dimension 2) is a row of its own
-            batch *= int(sample.shape[2])
-        running = self.running
-        chunks, degraded = running.degraded or (self._chunks_of(pipeline, batch), ())
-        moment = self._schedule_of(pipeline)(self._read_timestep(timestep))
-        running.run, running.reached = run, False
-        running.call = Call(
+        degraded, places = running.degraded or (None, ())
+        pipeline = running_pipeline()
+        rows = degraded or self._rows_of(pipeline, host_call)
+        guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
+        running.run, running.reached, running.rows = run, False, rows
+        running.call = self._call(run, pipeline, host_call, rows, places)
+        if guides and not degraded:
+            check_caches(unet)
+            running.given = kept(args), kept(dict(kwargs))
+
+    def _call(
+        self,
+        run: Run | None,
+        pipeline: Running | None,
+        host_call: HostCall,
+        rows: Rows,
+        places: tuple[int, ...],
+    ) -> Call:
+        """Describe a call to the patches: a video's frames are rows of their own."""
+        sample = host_call.sample
+        frames = int(sample.shape[2]) if sample.ndim == 5 else 1
+        schedule = self._schedule_of(pipeline)
+        points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
+        if len(points) not in (1, len(rows.kinds)):
+            points = points[:1]
+        slots = tuple(slot * frames + f for slot in rows.slots for f in range(frames))
+        record = None if places else AttentionRecord(recorded_kind(rows.kinds))
+        times = [_by_frame(values, frames) for values in zip(*points, strict=True)]
+        return Call(
             latent=(sample.shape[-2], sample.shape[-1]),
-            batch=batch,
-            chunks=chunks,
-            samples=self._samples(run, batch // len(chunks)),
-            progress=moment.progress,
-            sigma=moment.sigma,
-            timestep=moment.timestep,
-            degraded=degraded,
-            record=None if degraded else AttentionRecord(recorded_kind(chunks)),
+            batch=len(slots),
+            chunks=_by_frame(rows.kinds, frames),
+            samples=_samples(run, rows, frames, slots),
+            slots=slots,
+            crops=_by_frame(rows.crops, frames),
+            progress=times[0] if len(points) > 1 else points[0].progress,
+            sigma=times[1] if len(points) > 1 else points[0].sigma,
+            timestep=times[2] if len(points) > 1 else points[0].timestep,
+            degraded=_by_frame(places, frames),
+            record=None if record is None else CallRecord(record, places=slots),
         )
 
     @torch.compiler.disable
@@ -192,6 +225,7 @@ class Patching:
         """Forget the call, see once that it came by our layers, and guide: the forward hook."""
         running = self.running
         run, call, reached = running.run, running.call, running.reached
+        rows, given, running.given = running.rows, running.given, None
         # Checkpointing computes the layers a second time, after the call.
         if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
             running.run = running.call = None
@@ -203,42 +237,55 @@ class Patching:
                 f"of {type(unet).__name__}; something replaced its attention modules after attach"
             )
         self._checked = True
-        if running.degraded or run is None or call is None:
+        if running.degraded or run is None or call is None or rows is None or given is None:
             return None
-        return self._guide(unet, run, call, args, kwargs, output)
+        return self._guide(unet, run, call, rows, given, output)
 
     def _guide(
         self,
         unet: Any,
         run: Run,
         call: Call,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        rows: Rows,
+        given: tuple[tuple[Any, ...], dict[str, Any]],
         output: Any,
     ) -> Any:
         """Return the output with guidance in it; None: as it is."""
-        passes = degraded_passes(run.stack, call.latent, call.progress)
-        if not passes or not call.sigma:  # without noise there is nothing to guide
-            return None
-        pipeline = self._pipeline and self._pipeline()
-        config = getattr(getattr(pipeline, "scheduler", None), "config", {})
-        prediction = Prediction.at(call.sigma, self._schedule_of(pipeline), config)
-        cfg_scale = getattr(pipeline, "guidance_scale", 1.0)
+        firsts = [rows.slots.index(slot) for slot in range(max(rows.slots) + 1)]
+        frames = call.batch // len(rows.kinds)
+        points = call.points if len(call.points) == 1 else call.points[::frames]
+        progress: Any = points[0].progress
+        if len(points) > 1:
+            progress = [points[row].progress for row in firsts]
+        passes = degraded_passes(run.stack, call.latent, progress)
+        if not passes or rows.aside or not all(point.sigma for point in points):
+            return None  # without noise there is nothing to guide
+        pipeline = running_pipeline()
+        _check_guided(passes, rows, pipeline)
+        scheduler = self._scheduler_of(pipeline)
+        config = getattr(scheduler, "config", {})
+        sigmas = [point.sigma or 0.0 for point in points]
+        prediction = Prediction.of_rows(sigmas, self._schedule_of(pipeline), config, output[0])
+        cfg_scale = pipeline.setting("guidance_scale") if pipeline else 1.0
         cfg_scale = cfg_scale if isinstance(cfg_scale, float | int) else 1.0
-        guided = GuidedCall(call, passes, prediction, cfg_scale)
+        skipped = None if deepcache_of(unet) is None else self.attention
+        guided = GuidedCall(call, rows, passes, prediction, cfg_scale, skipped)
         # What torch.compile made of the UNet, where the pipeline has that.
-        compiled = getattr(pipeline, "unet", None)
+        compiled = getattr(pipeline.pipeline, "unet", None) if pipeline else None
         target = compiled if unwrapped(compiled) is unet else unet
 
         def run_unet(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             self.running.degraded = guided.degraded
+            self.running.caches = caches = self.running.caches or {}
             try:
-                return target(*args, **kwargs)
+                with own_cache(unet, caches, guided.degraded):
+                    return target(*args, **kwargs)
             finally:
                 self.running.degraded = None
 
-        result = guided.output(args, kwargs, output, run_unet)
-        self.attention = guided.attention
+        result = guided.output(*given, output, run_unet)
+        if guided.attention is not None:
+            self.attention = guided.attention
         return result
 
     def _take_over_again(self) -> None:
@@ -252,41 +299,37 @@ class Patching:
                 "the patches are added to those"
             )
 
-    def _chunks_of(self, pipeline: Any, batch: int) -> tuple[int, ...]:
-        if self.chunks is not None:
-            if batch % len(self.chunks):
-                raise ValueError(
-                    f"cond_or_uncond: {self.chunks} makes {len(self.chunks)} equal chunks, got a "
-                    f"batch of {batch} rows"
-                )
-            return self.chunks
-        chunks = chunks_of(pipeline, batch)
-        if chunks is None and batch % 2 == 0:
-            self._tell(
-                f"all {batch} rows are taken for cond, since no pipeline says which are uncond; "
-                "attach to the pipeline, or give cond_or_uncond: (0,) for this, (1, 0) for the "
-                "batches [uncond, cond] of classifier-free guidance"
+    def _rows_of(self, running: Running | None, call: HostCall) -> Rows:
+        if self.cond_or_uncond is not None:
+            return told_rows(self.cond_or_uncond, call)
+        rows = rows_of(running, call)
+        if rows is not None:
+            return rows
+        if self._run is not None and self._run.tells_kinds_apart:
+            runs = "no pipeline is running"
+            if running is not None:
+                runs = f"{type(running.pipeline).__name__} does not tell"
+            raise ValueError(
+                f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
+                f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
+                "are cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a "
+                "kind for each row, or a callable that gives it for a call"
             )
-        return chunks or (0,)
+        return Rows.of_chunks((COND,), call.batch)
 
-    def _schedule_of(self, pipeline: Any) -> Schedule:
-        scheduler = getattr(pipeline, "scheduler", None)
-        latest = self._schedule  # one read: another thread may put a new one at any time
-        if latest[0] is not scheduler:
-            latest = self._schedule = (scheduler, Schedule(scheduler))
-        return latest[1]
+    def _scheduler_of(self, running: Running | None) -> Any:
+        """Return the scheduler of the pipeline that runs, else of the one that was attached to."""
+        pipeline = running.pipeline if running else self._pipeline and self._pipeline()
+        return getattr(pipeline, "scheduler", None)
 
-    def _samples(self, run: Run | None, rows: int) -> tuple[int, ...] | None:
-        """Which picture each row of a chunk is, where several images are made of each prompt.
-
-        Pipelines put the images of one prompt next to each other.
-        """
-        counts = {getattr(patch, "pictures", 1) for patch in run.stack} if run else set()
-        counts -= {1}
-        if len(counts) != 1 or rows in counts or rows % min(counts):
-            return None
-        each = rows // min(counts)
-        return tuple(row // each for row in range(rows))
+    def _schedule_of(self, running: Running | None) -> Schedule:
+        scheduler = self._scheduler_of(running)
+        if scheduler is None:
+            return _STABLE_DIFFUSION
+        schedule = self._schedules.get(scheduler)
+        if schedule is None:
+            schedule = self._schedules[scheduler] = Schedule(scheduler)
+        return schedule
 
     def _tell(self, message: str) -> None:
         if message not in self._told:
@@ -301,6 +344,7 @@ class Patching:
         twin._lock = threading.Lock()
         twin._read_timestep = TimestepReader()
         twin._told = set(self._told)
+        twin._schedules = weakref.WeakKeyDictionary(self._schedules)
         twin.stacks = {object(): stack for stack in self.stacks.values()}
         for name in ("cross_layers", "self_layers", "layers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
@@ -308,21 +352,52 @@ class Patching:
         return twin
 
 
-def check_chunks(chunks: Sequence[int]) -> tuple[int, ...]:
-    """Return a user's ``cond_or_uncond`` as a tuple.
+_STABLE_DIFFUSION = Schedule()
 
-    Raises
-    ------
-    ValueError
-        If it is not a sequence of whole numbers of at least 0.
+
+def _host_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HostCall:
+    names = ("sample", "timestep", "encoder_hidden_states")
+    found = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return HostCall(*(found.pop(name, None) for name in names), options=found)
+
+
+def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
+    """Give what each row has to each of its frames."""
+    return tuple(value for value in values for _ in range(frames))
+
+
+def _samples(
+    run: Run | None, rows: Rows, frames: int, slots: Sequence[int]
+) -> tuple[int, ...] | None:
+    """Which picture each row is, where several images are made of each prompt.
+
+    Pipelines put the images of one prompt next to each other.
     """
-    try:
-        kinds = tuple(operator.index(kind) for kind in chunks)
-    except TypeError:
-        kinds = ()
-    if not kinds or min(kinds) < 0:
+    if rows.samples is not None:
+        return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
+    counts = {getattr(patch, "pictures", 1) for patch in run.stack} if run else set()
+    counts -= {1}
+    latents = max(slots) + 1
+    if len(counts) != 1 or latents in counts or latents % min(counts):
+        return None
+    each = latents // min(counts)
+    return tuple(slot // each for slot in slots)
+
+
+def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
+    """Raise where guidance can not see what it needs of a step in one call."""
+    names = ", ".join(type(one.guidance).__name__ for one in passes)
+    if rows.split:
+        guider = type(getattr(running and running.pipeline, "guider", None)).__name__
         raise ValueError(
-            "cond_or_uncond: expected the kind of each chunk of a batch, 0 for cond and 1 for "
-            f"uncond, such as (1, 0); got {chunks!r}"
+            f"{names}: expected cond and uncond in one call of the UNet, but {guider} runs them in "
+            "calls of their own; use a pipeline that batches them, or a guider with one prediction"
         )
-    return kinds
+    kinds = [set() for _ in range(max(rows.slots) + 1)]
+    for kind, slot in zip(rows.kinds, rows.slots, strict=True):
+        kinds[slot].add(kind)
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError(
+            f"{names}: expected rows of the same kinds for each latent of a call, got the kinds "
+            f"{rows.kinds} for the latents {rows.slots}"
+        )

@@ -5,27 +5,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.clock import Schedule
+from attnpatch.patches.cache import upload
 
 
 class Prediction(NamedTuple):
-    """How input, output and clean picture (x0) hang together at one moment.
+    """How input, output and clean picture (x0) hang together at one noise level.
 
     x0 = keep · input + turn · output; a change of x0 changes the noisy input by signal times that.
+    Numbers, or tensors of one for each row of the batch.
     """
 
-    keep: float
-    turn: float
-    signal: float
+    keep: float | Tensor
+    turn: float | Tensor
+    signal: float | Tensor
 
     def clean(self, sample: Tensor, output: Tensor) -> Tensor:
         """Return x0 in float32 from what the UNet was given and gave."""
         return self.keep * sample.float() + self.turn * output.float()
+
+    def of(self, rows: Sequence[int]) -> Prediction:
+        """Return that of some rows of the batch."""
+        return Prediction(*(x[list(rows)] if isinstance(x, Tensor) else x for x in self))
+
+    @classmethod
+    def of_rows(
+        cls,
+        sigmas: Sequence[float],
+        schedule: Schedule,
+        config: Mapping[str, Any],
+        like: Tensor,
+    ) -> Prediction:
+        """Tell it for the noise levels of a batch: one for all rows of `like`, or one for each."""
+        found = [cls.at(sigma, schedule, config) for sigma in sigmas]
+        if len(found) == 1:
+            return found[0]
+        shape = (-1, *[1] * (like.dim() - 1))
+        columns = zip(*found, strict=True)
+        return cls(*(upload(torch.tensor(c), like.device).view(shape) for c in columns))
 
     @classmethod
     def at(cls, sigma: float, schedule: Schedule, config: Mapping[str, Any]) -> Prediction:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
 from attnpatch.patches.patch import BoundPatch, Patch
-from attnpatch.patches.site import Call, Site
+from attnpatch.patches.site import Call, SamplingPoint, Site
 from attnpatch.patches.token_reduction.parameters import checked
 from attnpatch.patches.token_reduction.stage import Plan, ReductionStage
 
@@ -117,6 +117,7 @@ class BoundTokenReduction(BoundPatch):
     """A reduction of tokens fitted to one UNet."""
 
     attention: ClassVar[str] = "self"
+    tells_kinds_apart = False
 
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
         self.patch = patch
@@ -130,9 +131,19 @@ class BoundTokenReduction(BoundPatch):
         """For each layer why the patch never acts there; None where it may act."""
         return self._skipped
 
-    def phase(self, call: Call) -> Moment:
-        """Tell the timestep and the latent's shape, which decides on the grids."""
-        return Moment(self._timestep(call), call.latent)
+    def phase(self, call: Call) -> Moment | None:
+        """Tell the timestep and the latent's shape, which decides on the grids.
+
+        None where rows are at different times: they would have different numbers of tokens.
+        """
+        timesteps = {self._timestep(point) for point in call.points}
+        if len(timesteps) == 1:
+            return Moment(timesteps.pop(), call.latent)
+        self._warn_once(
+            f"{type(self.patch).__name__}: rows of one call are at different times, where it gives "
+            "them different numbers of tokens; there it leaves them alone"
+        )
+        return None
 
     def stage(self, layer: Layer, call: Call, phase: Moment) -> ReductionStage | None:
         """Its part of a layer's self-attention in calls of this phase; None: nothing."""
@@ -142,34 +153,34 @@ class BoundTokenReduction(BoundPatch):
         return stage if stage.acts else None
 
     def _warn(self, site: Site, tokens: int) -> None:
-        """Say once that there are other tokens than those of the grid."""
-        if self._warned:
-            return
-        self._warned = True
-        logger.warning(
-            "%s: expected %d × %d tokens at %s, got %d, which another patch has merged or cut, or "
-            "the host has resized without saying so; there it leaves them alone",
-            type(self.patch).__name__,
-            *site.grid,
-            site.layer.name,
-            tokens,
+        """Say that there are other tokens than those of the grid."""
+        height, width = site.grid
+        self._warn_once(
+            f"{type(self.patch).__name__}: expected {height} × {width} tokens at "
+            f"{site.layer.name}, got {tokens}, which another patch has merged or cut, or the host "
+            "has resized without saying so; there it leaves them alone"
         )
 
-    def _timestep(self, call: Call) -> float:
+    def _warn_once(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(message)
+
+    def _timestep(self, point: SamplingPoint) -> float:
         """Give the timestep, 0 to 999, as the schedule of Stable Diffusion counts.
 
         By progress where that is known: some samplers' timesteps are no count of steps.
         """
         if not self.patch.timed:
             return 0.0
-        if call.progress is None or (self.patch.quirky and call.timestep is not None):
-            if call.timestep is None:
+        if point.progress is None or (self.patch.quirky and point.timestep is not None):
+            if point.timestep is None:
                 raise ValueError(
                     f"progress: {type(self.patch).__name__} needs it or the timestep, and the host "
                     "gave neither"
                 )
-            return call.timestep
-        return (1.0 - call.progress) * _LAST_TIMESTEP
+            return point.timestep
+        return (1.0 - point.progress) * _LAST_TIMESTEP
 
 
 def time_ratio(peak_time: float, time_decay: float, timestep: float) -> float:

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline that is running in this thread, whichever of those that share a UNet that is.
+
+A UNet can not know who calls it: pipelines are copied, made of each other's parts, and run in
+several threads. The one that runs now stands in the call stack, and so do its variables.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Running", "is_pipeline", "running_pipeline"]
+
+_PIPELINES = ("DiffusionPipeline", "ModularPipeline")
+
+
+def is_pipeline(value: object) -> bool:
+    """Whether `value` is a pipeline of diffusers, told without importing it."""
+    return any(
+        kind.__name__ in _PIPELINES and kind.__module__.startswith("diffusers.")
+        for kind in type(value).__mro__
+    )
+
+
+class Running:
+    """A pipeline that is running.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    frames
+        Of its methods that are running, the innermost first; not to be kept.
+    """
+
+    def __init__(self, pipeline: Any, frames: list[FrameType]) -> None:
+        self.pipeline = pipeline
+        self._frames = frames
+
+    def local(self, name: str, default: Any = None) -> Any:
+        """Return a variable of the running methods, the innermost that has it."""
+        for frame in self._frames:
+            value = frame.f_locals.get(name)
+            if value is not None:
+                return value
+        return default
+
+    def setting(self, name: str) -> Any:
+        """Return a variable of the running methods, or else an attribute of the pipeline.
+
+        Older pipelines keep what they were asked for in variables, newer ones in attributes.
+        """
+        found = self.local(name)
+        return getattr(self.pipeline, name, None) if found is None else found
+
+    @property
+    def latent_rows(self) -> int | None:
+        """How many latents are made, where the running methods say so."""
+        latents = self.local("latents")
+        return len(latents) if isinstance(latents, Tensor) and latents.dim() > 1 else None
+
+    @property
+    def guider_identifier(self) -> str | None:
+        """Which prediction the guider of a modular pipeline asks for in this call."""
+        state = self.local("guider_state_batch")
+        return getattr(state, "__guidance_identifier__", None)
+
+
+def running_pipeline() -> Running | None:
+    """Return the innermost pipeline that is running in this thread; None: none is."""
+    frame: FrameType | None = sys._getframe(1)
+    pipeline: Any = None
+    frames: list[FrameType] = []
+    while frame is not None:
+        owner = _owner(frame)
+        if owner is not None and (pipeline is None or owner is pipeline):
+            pipeline = owner
+            frames.append(frame)
+        frame = frame.f_back
+    return None if pipeline is None else Running(pipeline, frames)
+
+
+def _owner(frame: FrameType) -> Any:
+    """Return the pipeline whose method, or whose block's method, a frame is of."""
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount]
+    for name in ("self", "components"):  # blocks of modular pipelines get the pipeline
+        if name in names:
+            owner = frame.f_locals.get(name)
+            if is_pipeline(owner):
+                return owner
+    return None
