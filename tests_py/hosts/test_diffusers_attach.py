@@ -3,7 +3,6 @@
 """Attaching, detaching and copying, beside whatever else a UNet has."""
 
 import copy
-import logging
 import threading
 from unittest import mock
 
@@ -205,11 +204,11 @@ def test_rows_of_a_batch(unet):
     with attach(unet, image, cond_or_uncond=(0, 1)):
         torch.testing.assert_close(run(unet, **swapped).roll(3, 0), both, rtol=0, atol=1e-5)
     half = {k: v[3:] if v.ndim else v for k, v in state.items()}
-    with attach(unet, image):  # all cond
+    with attach(unet, image, cond_or_uncond=(0,)):
         torch.testing.assert_close(run(unet, **half), both[3:], rtol=0, atol=1e-5)
     # Two images of each of three prompts stand next to each other.
     pairs = {k: v[3:].repeat_interleave(2, 0) if v.ndim else v for k, v in state.items()}
-    with attach(unet, image):
+    with attach(unet, image, cond_or_uncond=(0,)):
         found = run(unet, **pairs)
     torch.testing.assert_close(found, both[3:].repeat_interleave(2, 0), rtol=0, atol=1e-5)
 
@@ -233,15 +232,17 @@ def test_training_with_checkpoints(unet):
     torch.testing.assert_close(*gradients)
 
 
-def test_a_bare_unet_tells_what_it_assumes(unet, caplog):
-    with attach(unet, prompt()), caplog.at_level(logging.WARNING, "attnpatch"):
-        run(unet)
-        run(unet)
-    assert len(caplog.records) == 1
-    assert "give cond_or_uncond" in caplog.text
-    with attach(unet, prompt(), cond_or_uncond=[0]), caplog.at_level(logging.WARNING):
-        run(unet)
-    assert len(caplog.records) == 1
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_bare_unet_must_be_told_which_rows_are_uncond(unet, batch):
+    before = run(unet, **unet_inputs(unet, batch=batch))
+    with attach(unet, prompt()), pytest.raises(ValueError, match="cond_or_uncond: expected to be"):
+        run(unet, **unet_inputs(unet, batch=batch))
+    same = prompt(roles=((1, "cond"),))  # it tells no kinds apart
+    with attach(unet, same):
+        found = run(unet, **unet_inputs(unet, batch=batch))
+    with attach(unet, prompt(), cond_or_uncond=[0]):
+        expected = run(unet, **unet_inputs(unet, batch=batch))
+    assert torch.equal(found, expected) and not torch.equal(found, before)
 
 
 def test_errors_name_what_is_wrong(unet):

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Timestep, sigma and progress of a call, and which rows are uncond."""
+"""Timestep, sigma and progress of a call."""
 
 import math
-from types import SimpleNamespace
 from unittest import mock
 
 import diffusers
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.guidance import chunks_of
 
 # diffusers' schedulers hand tensors to numpy in a way that numpy 2 dislikes.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -87,7 +85,15 @@ def test_edm_and_flow_matching():
     "timestep", [981, 981.0, torch.tensor(981), torch.tensor([981]), torch.tensor(981.0).expand(4)]
 )
 def test_every_form_of_a_timestep(timestep):
-    assert TimestepReader()(timestep) == 981.0
+    assert TimestepReader()(timestep) == (981.0,)
+
+
+def test_rows_may_have_timesteps_of_their_own():
+    read = TimestepReader()
+    several = torch.tensor([7.0, 5.0, 7.0])
+    assert read(several) == (7.0, 5.0, 7.0)
+    assert read.read_by_offset(several[::2]) == [7.0, 7.0]
+    assert read.read_by_offset(several[1].expand(3)) == [5.0] * 3
 
 
 def test_a_tensor_of_timesteps_is_copied_to_the_host_once():
@@ -96,39 +102,15 @@ def test_a_tensor_of_timesteps_is_copied_to_the_host_once():
     timesteps = torch.arange(1000, 0, -20)
     with mock.patch.object(torch.Tensor, "tolist", lambda tensor: copy(tensor)):
         copy = mock.Mock(side_effect=lambda tensor: tensor.numpy().tolist())
-        assert [read.read_by_offset(t) for t in timesteps] == timesteps.numpy().tolist()
+        assert [read.read_by_offset(t)[0] for t in timesteps] == timesteps.numpy().tolist()
         assert copy.call_count == 1
         later = timesteps[30:]  # image-to-image begins in the middle, of the same storage
-        assert [read.read_by_offset(t) for t in later] == later.numpy().tolist()
+        assert [read.read_by_offset(t)[0] for t in later] == later.numpy().tolist()
         assert copy.call_count == 1
         timesteps += 1  # a new run may write into the old tensor
-        assert read.read_by_offset(timesteps[3]) == 941.0
+        assert read.read_by_offset(timesteps[3]) == [941.0]
         assert copy.call_count == 2
-        assert read.read_by_offset(torch.tensor([7.5, 3.5])[1]) == 3.5
+        assert read.read_by_offset(torch.tensor([7.5, 3.5])[1]) == [3.5]
         with torch.inference_mode():
-            assert read.read_by_offset(torch.tensor([7.5, 3.5])[0]) == 7.5
+            assert read.read_by_offset(torch.tensor([7.5, 3.5])[0]) == [7.5]
         assert copy.call_count == 4
-
-
-def pipeline(guided, **more):
-    return SimpleNamespace(do_classifier_free_guidance=guided, **more)
-
-
-@pytest.mark.parametrize(
-    ("who", "batch", "chunks"),
-    [
-        (None, 2, None),  # nobody tells
-        (SimpleNamespace(), 2, None),
-        (pipeline(True), 2, (1, 0)),
-        (pipeline(True), 6, (1, 0)),
-        (pipeline(True), 3, None),  # a call of its own kind, such as self-attention guidance's
-        (pipeline(False), 4, (0,)),
-        (pipeline(False), 3, (0,)),
-        (pipeline(True, do_perturbed_attention_guidance=True), 6, (1, 0, 0)),
-        (pipeline(False, do_perturbed_attention_guidance=True), 2, (0, 0)),
-        (pipeline(True, do_perturbed_attention_guidance=False), 2, (1, 0)),
-        (pipeline(True, image_guidance_scale=1.5), 3, (0, 1, 1)),
-    ],
-)
-def test_chunks(who, batch, chunks):
-    assert chunks_of(who, batch) == chunks

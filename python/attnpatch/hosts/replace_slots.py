@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from attnpatch.hosts.slot_group import ExtraOptions, Running, SlotGroup
@@ -101,8 +100,9 @@ class CrossSlot(ReplaceSlot):
     def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
         super().__init__(*args)
         self.added = list(added)
-        # What calls like the latest one take: plan, shape and dtype of the queries, branches.
-        self._ready: tuple[CrossPlan, torch.Size, torch.dtype, Branches | None] | None = None
+        # What calls like the latest one take: plan, shape and dtype of the queries, the latent and
+        # the parts of it that rows show, branches.
+        self._ready: tuple[Any, ...] | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
@@ -115,7 +115,7 @@ class CrossSlot(ReplaceSlot):
         else:
             out = self._attend(branches, running, base, q, k, v, extra_options)
         if self.added:
-            sigma = self.group.clock(extra_options).sigma
+            sigma = self.group.clock(extra_options)[0].sigma
             for added in self.added:
                 if added.acts(sigma):
                     out = out + added.callback(out, q, k, v, extra_options, **added.options)
@@ -124,20 +124,22 @@ class CrossSlot(ReplaceSlot):
     def _branches(
         self, running: Running, plan: CrossPlan, q: Tensor, options: ExtraOptions
     ) -> Branches | None:
-        ready, shape = self._ready, q.shape
+        ready, shape, call = self._ready, q.shape, running.call
         if (
             ready is not None
             and ready[0] is plan
             and ready[1] == shape
             and ready[2] is q.dtype
+            and ready[3] == call.latent
+            and ready[4] == call.crops
             and q.is_cpu  # elsewhere they belong to a stream as well
         ):
-            return ready[3]
+            return ready[5]
         site = running.site(self.layer, q, options, "cross")
         branches = None if site is None else plan.at(site, q.dtype, q.device)
         if branches is not None and site is not None:
             branches.check(site, shape[0], shape[1])
-        self._ready = plan, shape, q.dtype, branches
+        self._ready = plan, shape, q.dtype, call.latent, call.crops, branches
         return branches
 
     def _attend(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.host_call import HostCall
+from attnpatch.hosts.joined_rows import CondsObserver, RowsObserver
 from attnpatch.hosts.other_patches import CallObserver
 from attnpatch.hosts.replace_slots import (
     Attention,
@@ -29,6 +31,7 @@ def fill_slots(
     clock: Callable[[PatchStack], Clock],
     plain: HostAttention,
     only_free: bool = False,
+    cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
 ) -> Any:
     """Return a clone of `model` with `patches` in its replace slots; `model` stays as it is.
 
@@ -48,11 +51,14 @@ def fill_slots(
         The host's own attention.
     only_free
         Leave slots alone in which something stands.
+    cond_or_uncond
+        What a user tells of the rows of a call; None: the host tells.
     """
     clone = model.clone()
     old = find_group(clone)
     stack = (old.run.stack if old else PatchStack()) + patches
-    group = SlotGroup(stack.bind(table), clock(stack), plain)
+    told = cond_or_uncond or (old.cond_or_uncond if old else None)
+    group = SlotGroup(stack.bind(table), clock(stack), plain, told)
     made: list[ReplaceSlot] = []
     for make in (CrossSlot, SelfSlot):
         layers = group.layers[make.kind]
@@ -65,12 +71,14 @@ def fill_slots(
         _set_input_patch(clone, InputPatch(group, [s for s in made if isinstance(s, SelfSlot)]))
     if not made:
         return clone
-    observers = _own_options(clone, "transformer_options", "wrappers", "diffusion_model")
-    observers["attnpatch"] = [
-        CallObserver(
-            [(s.kind, slot_key(s.layer), s.layer.index) for s in made], ReplaceSlot, InputPatch
-        )
-    ]
+    slots = [(s.kind, slot_key(s.layer), s.layer.index) for s in made]
+    observers = {
+        "diffusion_model": CallObserver(slots, ReplaceSlot, InputPatch),
+        "apply_model": RowsObserver(group.run.tells_kinds_apart, group.cond_or_uncond),
+        "calc_cond_batch": CondsObserver(),
+    }
+    for place, observer in observers.items():
+        _own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = [observer]
     return clone
 
 

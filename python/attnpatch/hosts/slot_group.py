@@ -4,17 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.host_call import HostCall
+from attnpatch.hosts.joined_rows import ROWS, JoinedRows
 from attnpatch.hosts.other_patches import OTHERS, Others
 from attnpatch.hosts.step_records import StepRecords
 from attnpatch.hosts.token_grids import grid_of
-from attnpatch.patches import Call, CallRecord, Guidance, Layer, Run, Site
+from attnpatch.patches import (
+    Area,
+    AttentionRecord,
+    Call,
+    CallRecord,
+    Guidance,
+    Layer,
+    Run,
+    SamplingPoint,
+    Site,
+)
 
 ExtraOptions = Mapping[str, Any]
 _NONE: Mapping[str, Any] = {}
@@ -23,23 +35,14 @@ DEGRADED = "attnpatch_degraded"
 """Where the options of a degraded pass say the place of its guidance, for each chunk."""
 
 
-class Moment(NamedTuple):
-    """Where a call stands in sampling; None: the host does not tell."""
-
-    progress: float | None
-    """0 at the start, 1 at the end, in the sense of start and end percents."""
-    sigma: float | None = None
-    timestep: float | None = None
-
-
-_NEVER_ASKED = Moment(None)
+_NEVER_ASKED = (SamplingPoint(),)
 
 
 class Clock(Protocol):
     """Tells how far sampling has come."""
 
-    def __call__(self, options: ExtraOptions) -> Moment:
-        """Return the moment of the running call, without a sync per layer."""
+    def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
+        """Return the point of the running call, or one for each picture, not syncing per layer."""
         ...
 
 
@@ -54,10 +57,19 @@ class SlotGroup:
         Tells the progress of sampling.
     plain
         The host's own attention, for calls in which no patch has anything to do.
+    cond_or_uncond
+        What a user tells of the rows of a call; None: the host tells.
     """
 
-    def __init__(self, run: Run, clock: Clock, plain: HostAttention) -> None:
+    def __init__(
+        self,
+        run: Run,
+        clock: Clock,
+        plain: HostAttention,
+        cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
+    ) -> None:
         self.run = run
+        self.cond_or_uncond = cond_or_uncond
         self.clock = clock
         self.plain = plain
         self.records = StepRecords()
@@ -70,27 +82,24 @@ class SlotGroup:
     def call(self, batch: int, options: ExtraOptions) -> Call:
         """Return the UNet call that is running; one object for all of its layers."""
         shape = options["original_shape"]
-        chunks = tuple(options.get("cond_or_uncond") or (0,))
-        samples = _shown(options, batch // len(chunks))
-        moment = self.clock(options) if self._timed else _NEVER_ASKED
+        points = self.clock(options) if self._timed else _NEVER_ASKED
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
         if self._records_any and not degraded and "sigmas" in options:
             record, sources = self.records.of(options["sigmas"]), tuple(options.get("uuids", ()))
-        key = (chunks, batch, shape[-2], shape[-1], moment, samples, degraded, record, sources)
+        joined: JoinedRows | None = options.get(ROWS)
+        chunks = tuple(options.get("cond_or_uncond") or (0,))
+        samples = _shown(options, batch // len(chunks)) if joined is None else None
+        key = (
+            *(chunks, batch, shape[-2], shape[-1], points, samples),
+            *(degraded, record, sources, joined),
+        )
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
-            call = Call(
-                latent=(shape[-2], shape[-1]),
-                batch=batch,
-                chunks=chunks,
-                progress=moment.progress,
-                sigma=moment.sigma,
-                timestep=moment.timestep,
-                samples=samples,
-                degraded=degraded,
-                record=None if record is None else CallRecord(record, sources, samples),
-            )
+            if joined is None:
+                call = _call(shape, batch, chunks, samples, points, degraded, record, sources)
+            else:
+                call = _joined_call(shape, joined, points, degraded, record, sources)
             latest = self._latest = (key, call)
         return latest[1]
 
@@ -102,6 +111,7 @@ class SlotGroup:
             or running.shape is not options["original_shape"]  # a host makes a new one each time
             or running.chunks is not options.get("cond_or_uncond")
             or running.sigmas is not options.get("sigmas")
+            or running.rows is not options.get(ROWS)
         ):
             running = self._running = Running(self, options)
         return running
@@ -126,6 +136,7 @@ class Running:
         "chunks",
         "others",
         "plan",
+        "rows",
         "shape",
         "sigmas",
     )
@@ -134,6 +145,7 @@ class Running:
         self.shape: Sequence[int] = options["original_shape"]
         self.chunks = options.get("cond_or_uncond")
         self.sigmas = options.get("sigmas")
+        self.rows = options.get(ROWS)
         self.call = group.call(self.shape[0], options)
         self.plan = group.run.cross_plan(self.call)
         self.others: Others | None = options.get(OTHERS)
@@ -182,3 +194,64 @@ def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:
     if window is None or getattr(window, "dim", 0) != 0 or len(window.index_list) != rows:
         return None
     return tuple(window.index_list)
+
+
+def _times(points: Sequence[SamplingPoint], outer: Sequence[int]) -> dict[str, Any]:
+    """Give the times of rows, by the row of the host's batch that each was made of."""
+    if len(points) == 1:
+        return points[0]._asdict()
+    rows = [points[row % len(points)] for row in outer]
+    return dict(zip(SamplingPoint._fields, zip(*rows, strict=True), strict=True))
+
+
+def _call(
+    shape: Sequence[int],
+    batch: int,
+    chunks: tuple[int, ...],
+    samples: tuple[int, ...] | None,
+    points: Sequence[SamplingPoint],
+    degraded: tuple[int, ...],
+    record: AttentionRecord | None,
+    sources: tuple[Any, ...],
+) -> Call:
+    """Describe a call whose rows are the host's batch."""
+    return Call(
+        latent=(shape[-2], shape[-1]),
+        batch=batch,
+        chunks=chunks,
+        samples=samples,
+        degraded=degraded,
+        record=None if record is None else CallRecord(record, sources, samples),
+        **_times(points, range(batch)),
+    )
+
+
+def _joined_call(
+    shape: Sequence[int],
+    joined: JoinedRows,
+    points: Sequence[SamplingPoint],
+    degraded: tuple[int, ...],
+    record: AttentionRecord | None,
+    sources: tuple[Any, ...],
+) -> Call:
+    """Describe a call whose rows were made of the host's batch by a wrapper."""
+    rows, outer, latent = joined.rows, joined.outer, (shape[-2], shape[-1])
+    if outer is None:  # a user told: nobody knows of chunks
+        outer, degraded, sources = rows.slots, (), ()
+    of_chunk = [row // joined.each for row in outer]
+    areas = [None if crop is None else Area(crop.top, crop.left, *latent) for crop in rows.crops]
+    kept = None
+    if record is not None:
+        by_row = tuple(sources[chunk] for chunk in of_chunk) if sources else ()
+        kept = CallRecord(record, by_row, rows.samples, areas)
+    return Call(
+        latent=latent,
+        batch=len(rows.kinds),
+        chunks=rows.kinds,
+        slots=rows.slots,
+        samples=rows.samples,
+        crops=rows.crops,
+        degraded=tuple(degraded[chunk] for chunk in of_chunk) if degraded else (),
+        record=kept,
+        **_times(points, outer),
+    )

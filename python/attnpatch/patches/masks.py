@@ -70,17 +70,25 @@ def crop_mask(
     mode
         How the masks are resized first, where their pixels do not meet the crop's borders.
 
+    A part that reaches over the picture's border goes on at the opposite one.
+
     Raises
     ------
     ValueError
-        Where the crop reaches out of the picture.
+        Where the part is larger than the picture, or begins outside of it.
     """
     starts, sizes = (crop.top, crop.left), tuple(latent)
-    ends = tuple(start + size for start, size in zip(starts, sizes, strict=True))
-    if min(starts) < 0 or any(end > side for end, side in zip(ends, crop.canvas, strict=True)):
+    sides = list(zip(starts, sizes, crop.canvas, strict=True))
+    if any(not 0 <= start < side or size > side for start, size, side in sides):
         raise ValueError(
-            f"crop: expected a part of a picture of {crop.canvas}, got {latent} at {starts}"
+            f"crop: expected a part of a picture of {crop.canvas}, got {sizes} at {starts}"
         )
+    ends = tuple(start + size for start, size, _ in sides)
+    for dim, (end, side) in enumerate(zip(ends, crop.canvas, strict=True)):
+        if end > side:
+            mask = torch.cat([mask, mask], dim + 1)
+            canvas = tuple(2 * s if d == dim else s for d, s in enumerate(crop.canvas))
+            return crop_mask(mask, crop._replace(canvas=canvas), latent, mode)
     borders = [
         (place * side, canvas)
         for places, side, canvas in zip(

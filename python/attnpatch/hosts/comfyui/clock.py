@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.slot_group import ExtraOptions, Moment
+from attnpatch.hosts.slot_group import ExtraOptions
+from attnpatch.patches import SamplingPoint
 
 _STEPS = 32  # of the table in which the search for a percent begins
 _SEARCH = 8  # further looks, every other one at the middle of what is left
@@ -38,18 +39,18 @@ class SigmaClock:
         self._model = model
         self._marks = frozenset(marks)
         self._schedule: tuple[object, Schedule] | None = None
-        self._read: tuple[Tensor, int | None, float] | None = None
-        self._latest: tuple[Schedule, float, Moment] | None = None
+        self._read: tuple[Tensor, int | None, tuple[float, ...]] | None = None
+        self._latest: tuple[Schedule, tuple[float, ...], tuple[SamplingPoint, ...]] | None = None
 
-    def __call__(self, options: ExtraOptions) -> Moment:
-        """Return the moment of a call; a host that gives no sigmas tells none."""
-        sigmas = options.get("sigmas")
-        if sigmas is None:
-            return Moment(None)
-        schedule, sigma = self._schedule_now(), self._sigma(sigmas)
+    def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
+        """Return the point of a call, or one for each picture; without sigmas none is told."""
+        given = options.get("sigmas")
+        if given is None:
+            return (SamplingPoint(),)
+        schedule, sigmas = self._schedule_now(), self._sigmas(given)
         latest = self._latest  # one read: another thread may put a new one at any time
-        if latest is None or latest[0] is not schedule or latest[1] != sigma:
-            latest = self._latest = (schedule, sigma, schedule(sigma))
+        if latest is None or latest[0] is not schedule or latest[1] != sigmas:
+            latest = self._latest = (schedule, sigmas, tuple(map(schedule, sigmas)))
         return latest[2]
 
     def _schedule_now(self) -> Schedule:
@@ -60,17 +61,20 @@ class SigmaClock:
             latest = self._schedule = (sampling, Schedule(sampling, self._marks))
         return latest[1]
 
-    def _sigma(self, sigmas: Tensor | float) -> float:
-        """Return the sigma of a call. A device is waited for once a tensor: a step has one."""
+    def _sigmas(self, sigmas: Tensor | float) -> tuple[float, ...]:
+        """Return the sigmas of a call: one, or one for each picture where they differ.
+
+        A device is waited for once a tensor: a step has one.
+        """
         if not isinstance(sigmas, Tensor):
-            return float(sigmas)
-        if sigmas.device.type == "cpu":
-            return float(sigmas.reshape(-1)[0])
+            return (float(sigmas),)
         version = None if sigmas.is_inference() else sigmas._version
         # The tensor is kept, so that another one can not be taken for it.
         latest = self._read
-        if latest is None or latest[0] is not sigmas or latest[1] != version:
-            latest = self._read = (sigmas, version, float(sigmas.reshape(-1)[0]))
+        if latest is None or latest[0] is not sigmas or latest[1] != version or sigmas.is_cpu:
+            found = sigmas.reshape(-1).tolist()
+            found = tuple(map(float, found if len(set(found)) > 1 else found[:1]))
+            latest = self._read = (sigmas, version, found)
         return latest[2]
 
 
@@ -103,13 +107,13 @@ class Schedule:
             self._sigmas = list(accumulate(map(self._sigma_of, self._points), min))
             self._exact = {self._sigma_of(mark): mark for mark in (0.0, 1.0, *marks)}
 
-    def __call__(self, sigma: float) -> Moment:
-        """Return the moment of a sigma."""
+    def __call__(self, sigma: float) -> SamplingPoint:
+        """Return the point of a sigma."""
         timestep = float(self._sampling.timestep(torch.tensor([sigma])).reshape(-1)[0])
         if not self._points:
             progress = min(max(1.0 - timestep / _LAST_TIMESTEP, 0.0), 1.0)
-            return Moment(progress, sigma, timestep)
-        return Moment(self._progress(sigma), sigma, timestep)
+            return SamplingPoint(progress, sigma, timestep)
+        return SamplingPoint(self._progress(sigma), sigma, timestep)
 
     def _sigma_of(self, percent: float) -> float:
         return float(self._sampling.percent_to_sigma(percent))

@@ -7,16 +7,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from attnpatch.hosts.joined_rows import BATCH, areas_of
 from attnpatch.hosts.slot_group import DEGRADED, SlotGroup
 from attnpatch.patches import (
     COND,
     UNCOND,
-    Area,
     AttentionRecord,
     DegradedPass,
     Guidance,
@@ -81,18 +81,20 @@ class GuidanceFunction:
         """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
         guided, sigma = args["denoised"], args["sigma"]
         record = self.group.records.take(sigma)
-        moment = self.group.clock({"sigmas": sigma})
-        if moment.sigma == 0:
+        points = self.group.clock({"sigmas": sigma})
+        if any(point.sigma == 0 for point in points):
             return guided
         height, width = guided.shape[-2:]
-        found = degraded_passes(self.group.run.stack, (height, width), moment.progress)
+        progress: Any = [point.progress for point in points]
+        progress = progress if len(points) > 1 else progress[0]
+        found = degraded_passes(self.group.run.stack, (height, width), progress)
         passes = [one for one in found if self._possible(one, args, record)]
         if not passes:
             return guided
         clean = {COND: args["cond_denoised"], UNCOND: args["uncond_denoised"]}
         saliency = None
         if any(one.guidance.records for one in passes):
-            areas = _areas(args["uncond"], (height, width))
+            areas = areas_of(args["uncond"], (height, width))
             saliency = record.saliency(guided.shape[0], (height, width), areas)
             self.attention = saliency
         starts = [one.guidance.degrade(clean[one.kind], saliency) for one in passes]
@@ -205,6 +207,8 @@ class _Marker:
         options[DEGRADED] = tuple(one.place for one in passes)
         conditioning["transformer_options"] = options
         x = conditioning.pop(_INPUT, args["input"])
+        if BATCH in options:
+            options[BATCH] = replace(options[BATCH], input=x, kinds=tuple(kinds))
         if self.wrapped is None:
             return function(x, args["timestep"], **conditioning)
         changed = {"input": x, "c": conditioning, "cond_or_uncond": kinds}
@@ -215,18 +219,3 @@ def _with_input(entry: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
     """Return a conditioning that brings its own input, cut to its area as the host cuts noise."""
     shaped = sys.modules["comfy.conds"].CONDNoiseShape(x)
     return {**entry, "model_conds": {**entry["model_conds"], _INPUT: shaped}}
-
-
-def _areas(entries: Conds, latent: tuple[int, int]) -> dict[Any, Area]:
-    """Return where on the latent each conditioning acts, for those that have an area."""
-    found = {}
-    for entry in entries:
-        area = entry.get("area")
-        if area is None or "uuid" not in entry:
-            continue
-        count = len(area) // 2
-        height, width = area[count - 2 : count]
-        top, left = area[-2:]
-        height, width = min(height, latent[0] - top), min(width, latent[1] - left)
-        found[entry["uuid"]] = Area(top, left, height, width)
-    return found

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from attnpatch.hosts.comfyui.clock import SigmaClock
 from attnpatch.hosts.comfyui.guidance import set_guidance
 from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.hosts.slot_filling import fill_slots, find_group
 from attnpatch.patches import LayerTable, Patch, PatchStack, Report
@@ -30,7 +31,7 @@ def patch_model(
     model: Any,
     patches: Patch | Sequence[Patch],
     *,
-    cond_or_uncond: Sequence[int] | None = None,
+    cond_or_uncond: CondOrUncond | None = None,
     only_free: bool = False,
 ) -> Any:
     """Return a clone of `model` with patches; `model` stays as it is.
@@ -42,7 +43,8 @@ def patch_model(
     patches
         One patch, a sequence of patches, or a ``PatchStack``.
     cond_or_uncond
-        None: the host itself tells in every call.
+        None: the host itself tells in every call. A callable is asked in every call instead, for
+        wrappers of other packs that join rows in ways of their own; see ``HostCall``.
     only_free
         Leave layers alone that have another patch.
 
@@ -52,8 +54,11 @@ def patch_model(
         If the model has no layers that patches know, or the patches are made for others; the
         message names both.
     """
-    if cond_or_uncond is not None:
-        raise ValueError("cond_or_uncond: ComfyUI tells it in every call; expected None")
+    if cond_or_uncond is not None and not callable(cond_or_uncond):
+        raise ValueError(
+            "cond_or_uncond: ComfyUI tells it in every call; expected None or a callable that is "
+            f"asked instead, got {cond_or_uncond!r}"
+        )
     clone = fill_slots(
         model,
         PatchStack(patches),
@@ -61,6 +66,7 @@ def patch_model(
         clock=lambda stack: SigmaClock(model.model, _marks(stack)),
         plain=_PROGRAMS[_program(model)],
         only_free=only_free,
+        cond_or_uncond=cond_or_uncond,
     )
     group = find_group(clone)
     if group is not None:

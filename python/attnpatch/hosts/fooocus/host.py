@@ -12,7 +12,7 @@ from torch import Tensor
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
 from attnpatch.hosts.slot_filling import fill_slots, find_group
-from attnpatch.hosts.slot_group import ExtraOptions, Moment
+from attnpatch.hosts.slot_group import ExtraOptions
 from attnpatch.patches import (
     Guidance,
     ImagePrompt,
@@ -20,6 +20,7 @@ from attnpatch.patches import (
     Patch,
     PatchStack,
     Report,
+    SamplingPoint,
     layer_table,
 )
 
@@ -103,18 +104,18 @@ class StepClock:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._latest: tuple[object, object, Moment] | None = None
+        self._latest: tuple[object, object, SamplingPoint] | None = None
 
-    def __call__(self, options: ExtraOptions) -> Moment:
+    def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
         """Return progress and timestep. Reading a tensor waits for the device: once a call."""
         step = getattr(self._model.diffusion_model, "current_step", None)
         sigmas = options.get("sigmas")
         latest = self._latest
         if latest is None or latest[0] is not step or latest[1] is not sigmas:
             latest = self._latest = (step, sigmas, self._read(step, sigmas))
-        return latest[2]
+        return (latest[2],)
 
-    def _read(self, step: Tensor | None, sigmas: Tensor | None) -> Moment:
+    def _read(self, step: Tensor | None, sigmas: Tensor | None) -> SamplingPoint:
         if step is None:  # a host that does not set it
             if sigmas is None:
                 raise ValueError(
@@ -123,7 +124,7 @@ class StepClock:
                 )
             step = 1.0 - self._model.model_sampling.timestep(sigmas) / _LAST_TIMESTEP
         progress = min(max(float(step.reshape(-1)[0]), 0.0), 1.0)
-        return Moment(progress, timestep=(1.0 - progress) * _LAST_TIMESTEP)
+        return SamplingPoint(progress, timestep=(1.0 - progress) * _LAST_TIMESTEP)
 
 
 def _table_of(unet: Any, stack: PatchStack) -> LayerTable:
