@@ -38,6 +38,7 @@ def to_levels(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     ValueError
         A float that is not finite, or more than 0.001 outside [0, 1] (nearer ones are clamped).
     """
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:

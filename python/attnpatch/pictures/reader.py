@@ -25,12 +25,10 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 """RGB (H, W, 3), contiguous."""
 
 # By name, as Pillow need not be there.
-Picture: TypeAlias = Union[  # noqa: UP007
-    str, os.PathLike[str], "Image.Image", npt.NDArray[Any], torch.Tensor
-]
+Picture: TypeAlias = Union[str, os.PathLike[str], "Image.Image", npt.NDArray[Any], torch.Tensor]
 """A file, a picture of Pillow, an array or a tensor; see `read_picture`."""
 
-Pictures: TypeAlias = Union[Picture, Sequence[Picture]]  # noqa: UP007
+Pictures: TypeAlias = Union[Picture, Sequence[Picture]]
 """One of them, a batch (B, H, W, 3), or a list or tuple of any of these."""
 
 
