@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,7 @@ class OwnModel:
             options.adapter, device=options.device, dtype=options.dtype
         )
         self._encoder = load_encoder(self._adapter, options)
-        self.references = [
-            square(Image.fromarray(read_picture(path, "--image"))) for path in options.images
-        ]
+        self.references = read_references(options.images)
         self.partners = self.references[1:] + self.references[:1]
         self.names = [Path(path).stem for path in options.images]
         features, negative = self._features(self.references)
@@ -178,6 +177,11 @@ def load_encoder(adapter: Any, options: OwnOptions) -> Any:
         raise ValueError(f"--image-encoder: needed, no known encoder gives {takes}")
     encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
     return encoder.to(options.device, options.dtype).eval()
+
+
+def read_references(paths: Sequence[str]) -> list[Image.Image]:
+    """Read pictures, upright, and crop the middle square of each."""
+    return [square(Image.fromarray(read_picture(path, "--image"))) for path in paths]
 
 
 def square(picture: Image.Image) -> Image.Image:

@@ -52,7 +52,7 @@ def to_levels(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     floats = array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32, copy=False)
     _check_range(floats, name)
     # Through float32, as CLIP's reference does: 0.99999999 of a level in float64 is the level.
-    levels = (floats.clip(0, 1) * floats.dtype.type(255)).astype(np.float32)
+    levels = (floats.clip(0, 1) * floats.dtype.type(255)).astype(np.float32, copy=False)
     return levels.astype(np.uint8)
 
 

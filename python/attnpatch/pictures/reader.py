@@ -28,7 +28,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Picture: TypeAlias = Union[str, os.PathLike[str], "Image.Image", npt.NDArray[Any], torch.Tensor]
 """A file, a picture of Pillow, an array or a tensor; see `read_picture`."""
 
-Pictures: TypeAlias = Union[Picture, Sequence[Picture]]
+Pictures: TypeAlias = Picture | Sequence[Picture]
 """One of them, a batch (B, H, W, 3), or a list or tuple of any of these."""
 
 
