@@ -33,9 +33,10 @@ def _show(
         )
     shown = []
     for place, picture in enumerate(image):
+        levels = (picture[..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8)
         drawn = attnpatch.show_attention(
             maps[place % len(maps)],
-            picture=picture[..., :3].clamp(0, 1),
+            picture=levels,
             threshold=threshold if show == _MASK else None,
             opacity=opacity,
         )
