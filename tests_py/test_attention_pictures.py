@@ -46,12 +46,28 @@ def test_column_means_and_batches_stand_side_by_side(tmp_path):
         assert read.size == shown.size
 
 
+def test_pictures_in_any_form(tmp_path):
+    attention = torch.tensor([[0.5, 1.5]])
+    below = torch.linspace(0, 1, 4 * 8 * 3).view(4, 8, 3).mul(255).to(torch.uint8)
+    wanted = pixels(show_attention(attention, picture=Image.fromarray(below.numpy())))
+    Image.fromarray(below.numpy()).save(tmp_path / "below.png")
+    for form in (below, below / 255, below.numpy(), tmp_path / "below.png"):
+        assert torch.equal(pixels(show_attention(attention, picture=form)), wanted)
+    twice = show_attention(attention[None].expand(2, 1, 2), picture=str(tmp_path / "below.png"))
+    assert torch.equal(pixels(twice), torch.cat([wanted, wanted], 1))
+    batch = show_attention(attention[None].expand(2, 1, 2), picture=torch.stack([below, below]))
+    assert torch.equal(pixels(batch), pixels(twice))
+
+
+BOTH = [Image.new("RGB", (8, 4))] * 2
 WRONG = [
     ({"attention": torch.ones(7), "grid": (2, 4)}, "grid: 2×4 tokens, but attention"),
     ({"attention": torch.ones(8)}, "attention: expected"),
     ({"attention": torch.ones(0, 4)}, "attention: expected"),
     ({"attention": torch.ones(2, 2), "opacity": 1.5}, "opacity: expected 0 to 1, got 1.5"),
-    ({"attention": torch.ones(2, 2), "picture": []}, "picture: expected one or 1, got 0"),
+    ({"attention": torch.ones(3, 2, 2), "picture": BOTH}, "picture: expected one or 3, got 2"),
+    ({"attention": torch.ones(3, 2, 2), "picture": BOTH[:1]}, "picture: expected one or 3, got 1"),
+    ({"attention": torch.ones(2, 2), "picture": []}, "picture: expected at least one picture"),
 ]
 
 

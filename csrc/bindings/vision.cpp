@@ -29,9 +29,8 @@ int checked_side(py::ssize_t side) {
   return static_cast<int>(side);
 }
 
-template <typename T>
-py::array_t<float> clip_preprocess_batch(const py::array_t<T, py::array::c_style>& images, int size,
-                                         const std::string& crop, bool normalize) {
+py::array_t<float> clip_preprocess_batch(const py::array_t<uint8_t, py::array::c_style>& images,
+                                         int size, const std::string& crop, bool normalize) {
   if (images.ndim() != 4 || images.shape(3) != 3) {
     throw std::invalid_argument("images: expected the shape (B, H, W, 3)");
   }
@@ -40,7 +39,7 @@ py::array_t<float> clip_preprocess_batch(const py::array_t<T, py::array::c_style
   const int height = checked_side(images.shape(1)), width = checked_side(images.shape(2));
   const py::ssize_t batch = images.shape(0);
   py::array_t<float> pixels({batch, py::ssize_t{3}, py::ssize_t{size}, py::ssize_t{size}});
-  const T* in = images.data();
+  const uint8_t* in = images.data();
   float* out = pixels.mutable_data();
   const py::ssize_t in_step = py::ssize_t{3} * height * width;
   const py::ssize_t out_step = py::ssize_t{3} * size * size;
@@ -48,18 +47,16 @@ py::array_t<float> clip_preprocess_batch(const py::array_t<T, py::array::c_style
     const py::gil_scoped_release release;
     for (py::ssize_t i = 0; i < batch; ++i) {
       // OpenCV has no matrix of constants; this one is only read.
-      const cv::Mat picture(height, width, CV_MAKETYPE(cv::DataType<T>::depth, 3),
-                            const_cast<T*>(in + i * in_step));
+      const cv::Mat picture(height, width, CV_8UC3, const_cast<uint8_t*>(in + i * in_step));
       clip_preprocess(picture, options, out + i * out_step);
     }
   }
   return pixels;
 }
 
-template <typename T>
 void bind_clip_preprocess(py::module_& m) {
-  m.def("clip_preprocess", &clip_preprocess_batch<T>, py::arg("images").noconvert(),
-        py::arg("size"), py::arg("crop"), py::arg("normalize"),
+  m.def("clip_preprocess", &clip_preprocess_batch, py::arg("images").noconvert(), py::arg("size"),
+        py::arg("crop"), py::arg("normalize"),
         "See attnpatch.vision.clip_preprocess; images are contiguous (B, H, W, 3).");
 }
 
@@ -79,9 +76,7 @@ PYBIND11_MODULE(_vision, m) {
   m.doc() = "Pictures: numpy in and out.";
   pybind11::register_local_exception_translator(&attnpatch::translate_opencv_error);
   m.attr("MAX_CLIP_SIZE") = attnpatch::kMaxClipSize;
-  attnpatch::bind_clip_preprocess<uint8_t>(m);
-  attnpatch::bind_clip_preprocess<float>(m);
-  attnpatch::bind_clip_preprocess<double>(m);
+  attnpatch::bind_clip_preprocess(m);
 #ifdef ATTNPATCH_FACES
   attnpatch::bind_faces(m);
 #endif

@@ -5,11 +5,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <opencv2/core/utility.hpp>
-#include <sstream>
 #include <stdexcept>
-#include <type_traits>
 #include <vector>
 
 #include "vision/resample.h"
@@ -20,7 +17,6 @@ namespace {
 constexpr int kChannels = 3;
 constexpr std::array<float, kChannels> kMean = {0.48145466F, 0.4578275F, 0.40821073F};
 constexpr std::array<float, kChannels> kStd = {0.26862954F, 0.26130258F, 0.27577711F};
-constexpr double kRangeTolerance = 1e-3;
 
 // What an axis becomes: resized to `length`, of which `count` pixels from `begin` on are kept and
 // stand at `at` in the output.
@@ -62,46 +58,15 @@ Levels levels_of(int channel, bool normalize) {
   return levels;
 }
 
-template <typename T>
-void check_range(const cv::Mat& picture) {
-  constexpr T kLow = static_cast<T>(-kRangeTolerance);
-  constexpr T kHigh = static_cast<T>(1 + kRangeTolerance);
-  for (int y = 0; y < picture.rows; ++y) {
-    const T* row = picture.ptr<T>(y);
-    const int64_t count = int64_t{picture.cols} * kChannels;
-    int64_t good = 0;
-    for (int64_t i = 0; i < count; ++i)
-      good += static_cast<int64_t>(row[i] >= kLow) & static_cast<int64_t>(row[i] <= kHigh);
-    if (good == count) continue;
-    const T* bad = std::find_if(row, row + count, [](T v) { return !(v >= kLow && v <= kHigh); });
-    std::ostringstream message;
-    message << "images: expected finite values in [0, 1], got " << *bad << " at row " << y
-            << ", column " << (bad - row) / kChannels << ", channel " << (bad - row) % kChannels
-            << "; pictures from 0 to 255 must be uint8";
-    throw std::invalid_argument(message.str());
-  }
-}
-
-int16_t to_level(uint8_t value) { return value; }
-
-template <typename T>
-int16_t to_level(T value) {
-  // Through float, as the reference: 0.99999999 of a level in double counts as the level.
-  const auto level = static_cast<float>(std::clamp(value, T{0}, T{1}) * T{255});
-  return static_cast<int16_t>(level);
-}
-
 // Takes the pixels of a row apart, to the lines `pitch` values apart.
-template <typename T>
-void split_row(const T* row, int64_t count, int16_t* lines, int64_t pitch) {
+void split_row(const uint8_t* row, int64_t count, int16_t* lines, int64_t pitch) {
   for (int64_t x = 0; x < count; ++x) {
-    for (int c = 0; c < kChannels; ++c) lines[c * pitch + x] = to_level(row[x * kChannels + c]);
+    for (int c = 0; c < kChannels; ++c) lines[c * pitch + x] = row[x * kChannels + c];
   }
 }
 
 // Resizes along the rows; the result is transposed, so that the columns are lines in turn: planes
 // (channel, output column, source row), the rows padded as the second pass wants them.
-template <typename T>
 std::vector<int16_t> resize_rows(const cv::Mat& picture, const ResampleTable& first,
                                  const ResampleTable& second) {
   const int64_t columns = first.outputs();
@@ -111,7 +76,7 @@ std::vector<int16_t> resize_rows(const cv::Mat& picture, const ResampleTable& fi
     const int64_t line_pitch = first.padded_count();
     std::vector<int16_t> lines(static_cast<size_t>(kChannels * line_pitch));
     for (int y = range.start; y < range.end; ++y) {
-      split_row(picture.ptr<T>(y), picture.cols, lines.data(), line_pitch);
+      split_row(picture.ptr<uint8_t>(y), picture.cols, lines.data(), line_pitch);
       for (int c = 0; c < kChannels; ++c) {
         for (int64_t x = 0; x < columns; ++x) {
           planes[(c * columns + x) * pitch + y] =
@@ -139,38 +104,6 @@ void resize_columns(const int16_t* lines, int64_t count, const ResampleTable& ta
   }
 }
 
-template <typename T>
-void preprocess(const cv::Mat& picture, const ClipPreprocessOptions& options, float* out) {
-  if constexpr (std::is_floating_point_v<T>) check_range<T>(picture);
-  const int64_t height = picture.rows, width = picture.cols, size = options.size;
-  const AxisPlan x = plan_axis(width, height, options, {Crop::kLeft, Crop::kRight});
-  const AxisPlan y = plan_axis(height, width, options, {Crop::kTop, Crop::kBottom});
-  const auto across = bicubic_table(width, x.length, x.begin, x.begin + x.count);
-  const auto down = bicubic_table(height, y.length, y.begin, y.begin + y.count);
-  cv::Mat part =
-      picture(cv::Rect(static_cast<int>(across.source_begin), static_cast<int>(down.source_begin),
-                       static_cast<int>(across.source_count), static_cast<int>(down.source_count)));
-
-  // Pillow (from 13.0 on) begins with the columns where that is less work. The order shows, as
-  // the values between the passes are cut to 8 bits.
-  const bool columns_first = height > y.length && height - y.length > 2 * (width - x.length);
-  if (columns_first) cv::transpose(part, part);
-  const ResampleTable& first = columns_first ? down : across;
-  const ResampleTable& second = columns_first ? across : down;
-  const std::vector<int16_t> planes = resize_rows<T>(part, first, second);
-  const int64_t plane_size = first.outputs() * second.padded_count();
-  cv::parallel_for_(cv::Range(0, kChannels), [&](const cv::Range& range) {
-    for (int c = range.start; c < range.end; ++c) {
-      const Levels levels = levels_of(c, options.normalize);
-      float* plane = out + c * size * size;
-      if (x.count < size || y.count < size) std::fill_n(plane, size * size, levels[0]);
-      const OutputPlane to{plane + y.at * size + x.at, columns_first ? size : 1,
-                           columns_first ? 1 : size};
-      resize_columns(planes.data() + c * plane_size, first.outputs(), second, levels, to);
-    }
-  });
-}
-
 }  // namespace
 
 Crop parse_crop(const std::string& name) {
@@ -194,16 +127,36 @@ void check_options(const ClipPreprocessOptions& options) {
 void clip_preprocess(const cv::Mat& picture, const ClipPreprocessOptions& options, float* out) {
   check_options(options);
   if (picture.empty()) throw std::invalid_argument("images: expected at least one pixel, got none");
-  switch (picture.type()) {
-    case CV_8UC3:
-      return preprocess<uint8_t>(picture, options, out);
-    case CV_32FC3:
-      return preprocess<float>(picture, options, out);
-    case CV_64FC3:
-      return preprocess<double>(picture, options, out);
-    default:
-      throw std::invalid_argument("images: expected three channels of uint8, float32 or float64");
+  if (picture.type() != CV_8UC3) {
+    throw std::invalid_argument("images: expected three channels of uint8");
   }
+  const int64_t height = picture.rows, width = picture.cols, size = options.size;
+  const AxisPlan x = plan_axis(width, height, options, {Crop::kLeft, Crop::kRight});
+  const AxisPlan y = plan_axis(height, width, options, {Crop::kTop, Crop::kBottom});
+  const auto across = bicubic_table(width, x.length, x.begin, x.begin + x.count);
+  const auto down = bicubic_table(height, y.length, y.begin, y.begin + y.count);
+  cv::Mat part =
+      picture(cv::Rect(static_cast<int>(across.source_begin), static_cast<int>(down.source_begin),
+                       static_cast<int>(across.source_count), static_cast<int>(down.source_count)));
+
+  // Pillow (from 13.0 on) begins with the columns where that is less work. The order shows, as
+  // the values between the passes are cut to 8 bits.
+  const bool columns_first = height > y.length && height - y.length > 2 * (width - x.length);
+  if (columns_first) cv::transpose(part, part);
+  const ResampleTable& first = columns_first ? down : across;
+  const ResampleTable& second = columns_first ? across : down;
+  const std::vector<int16_t> planes = resize_rows(part, first, second);
+  const int64_t plane_size = first.outputs() * second.padded_count();
+  cv::parallel_for_(cv::Range(0, kChannels), [&](const cv::Range& range) {
+    for (int c = range.start; c < range.end; ++c) {
+      const Levels levels = levels_of(c, options.normalize);
+      float* plane = out + c * size * size;
+      if (x.count < size || y.count < size) std::fill_n(plane, size * size, levels[0]);
+      const OutputPlane to{plane + y.at * size + x.at, columns_first ? size : 1,
+                           columns_first ? 1 : size};
+      resize_columns(planes.data() + c * plane_size, first.outputs(), second, levels, to);
+    }
+  });
 }
 
 }  // namespace attnpatch

@@ -31,10 +31,7 @@ struct ClipPreprocessOptions {
 // Throws std::invalid_argument where an option is out of range.
 void check_options(const ClipPreprocessOptions& options);
 
-// picture: RGB, CV_8UC3, or CV_32FC3 / CV_64FC3 in [0, 1], of at least one pixel; out: (3, size,
-// size), written. Floats are cut to 8 bits as the reference does, floor(255 x). Throws
-// std::invalid_argument where a value is not finite or more than 0.001 outside [0, 1]; nearer ones
-// are clamped.
+// picture: RGB, CV_8UC3, of at least one pixel; out: (3, size, size), written.
 void clip_preprocess(const cv::Mat& picture, const ClipPreprocessOptions& options, float* out);
 
 }  // namespace attnpatch

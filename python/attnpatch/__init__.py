@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention patches for diffusion UNets: one C++ engine, every host."""
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
 
 from attnpatch.adapters import (
     ImageAdapter,
@@ -61,3 +63,16 @@ __all__ = [
     "sag_blur",
     "show_attention",
 ]
+
+# Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
+_LAZY = ("faces", "nodes", "vision")
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name in _LAZY:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -68,31 +68,8 @@ def align_face(
     The aligned face (size, size, 3) of an RGB picture (H, W, 3).
     """
 
-@typing.overload
 def clip_preprocess(
     images: numpy.typing.NDArray[numpy.uint8],
-    size: typing.SupportsInt | typing.SupportsIndex,
-    crop: str,
-    normalize: bool,
-) -> numpy.typing.NDArray[numpy.float32]:
-    """
-    See attnpatch.vision.clip_preprocess; images are contiguous (B, H, W, 3).
-    """
-
-@typing.overload
-def clip_preprocess(
-    images: numpy.typing.NDArray[numpy.float32],
-    size: typing.SupportsInt | typing.SupportsIndex,
-    crop: str,
-    normalize: bool,
-) -> numpy.typing.NDArray[numpy.float32]:
-    """
-    See attnpatch.vision.clip_preprocess; images are contiguous (B, H, W, 3).
-    """
-
-@typing.overload
-def clip_preprocess(
-    images: numpy.typing.NDArray[numpy.float64],
     size: typing.SupportsInt | typing.SupportsIndex,
     crop: str,
     normalize: bool,

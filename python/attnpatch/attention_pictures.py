@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from attnpatch.pictures import Pictures, Pixels, read_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +33,7 @@ _MASK = torch.tensor([1.0, 0.69, 0.23])
 def show_attention(
     attention: Tensor,
     grid: tuple[int, int] | None = None,
-    picture: Any = None,
+    picture: Pictures | None = None,
     *,
     threshold: float | None = None,
     opacity: float = 0.6,
@@ -50,8 +51,8 @@ def show_attention(
     grid
         Rows and columns of N tokens.
     picture
-        What to draw over: a PIL image, one for all or a sequence of one for each map. None: only
-        the map.
+        What to draw over, one picture for all or as many as there are maps: files, pictures of
+        Pillow, arrays or tensors; see `attnpatch.pictures.read_pictures`. None: only the map.
     threshold
         None: a heat map, blue where a token gets none, red where it gets twice its share and more.
         A number: the mask instead, tinted where attention is above it, as guidance blurs there.
@@ -75,7 +76,11 @@ def show_attention(
     maps = _maps(attention, grid)
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity: expected 0 to 1, got {opacity}")
-    pictures = list(picture) if isinstance(picture, Sequence) else [picture] * len(maps)
+    pictures: list[Pixels | None] = [None]
+    if picture is not None:
+        pictures = [*read_pictures(picture, "picture")]
+    if not isinstance(picture, list | tuple) and len(pictures) == 1:
+        pictures *= len(maps)
     if len(pictures) != len(maps):
         raise ValueError(f"picture: expected one or {len(maps)}, got {len(pictures)}")
     parts = [
@@ -111,7 +116,7 @@ def _maps(attention: Tensor, grid: tuple[int, int] | None) -> Tensor:
 
 
 def _draw(
-    one: Tensor, below: Any, threshold: float | None, opacity: float, size: int
+    one: Tensor, below: Pixels | None, threshold: float | None, opacity: float, size: int
 ) -> Image.Image:
     from PIL import Image
 
@@ -121,10 +126,8 @@ def _draw(
         base = torch.zeros(*shape, 3)
         opacity = 1.0 if threshold is None else opacity
     else:
-        below = below.convert("RGB")
-        shape = (below.height, below.width)
-        base = torch.frombuffer(bytearray(below.tobytes()), dtype=torch.uint8)
-        base = base.view(*shape, 3).float() / 255
+        shape = below.shape[:2]
+        base = torch.tensor(below).float() / 255  # a copy: it may be the caller's
     one = F.interpolate(one[None, None], shape, mode="nearest")[0, 0]
     if threshold is None:
         share = (one / 2).nan_to_num(0.0).clamp(0, 1) * (len(_COLOURS) - 1)
@@ -138,4 +141,4 @@ def _draw(
         alpha = (one > threshold)[..., None] * opacity
     drawn = base * (1 - alpha) + colour * alpha
     pixels = (drawn * 255).round().to(torch.uint8).contiguous()
-    return Image.frombytes("RGB", (shape[1], shape[0]), bytes(pixels.flatten().tolist()))
+    return Image.fromarray(pixels.numpy())

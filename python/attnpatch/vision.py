@@ -1,30 +1,30 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for the encoders that image prompts need; numpy in and out."""
+"""Pictures for the encoders that image prompts need, as numpy arrays."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from attnpatch.pictures import WHITE, Colour, Pictures, read_pictures
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 Crop = Literal["center", "top", "bottom", "left", "right", "pad"]
 
-_CHANNELS = 3
-
 
 def clip_preprocess(
-    images: npt.ArrayLike | Sequence[npt.ArrayLike],
+    images: Pictures,
     size: int = 224,
     *,
     crop: Crop = "center",
     normalize: bool = True,
+    background: Colour = WHITE,
 ) -> npt.NDArray[np.float32]:
     """Make pictures of any size what a CLIP vision tower takes.
 
@@ -35,10 +35,9 @@ def clip_preprocess(
 
     Parameters
     ----------
-    images : array or sequence of arrays
-        RGB (H, W, 3) or (B, H, W, 3); uint8, or float16, float32 or float64 in [0, 1]; any strides.
-        Whatever numpy makes such an array of will do, as an RGB picture of Pillow or a tensor on
-        the CPU. A list or tuple of pictures may mix sizes and dtypes.
+    images : picture, or list or tuple of pictures
+        Files, pictures of Pillow, arrays or tensors, RGB (H, W, 3) or (B, H, W, 3), in any mode or
+        dtype that `attnpatch.pictures.read_picture` takes. Several may mix kinds and sizes.
     size : int
         Side of the result in pixels, 1 to 8192: 224 for CLIP ViT-L, H and G; 336 for ViT-L-336.
     crop : {"center", "top", "bottom", "left", "right", "pad"}
@@ -47,6 +46,8 @@ def clip_preprocess(
         `size`, the rest is black.
     normalize : bool
         False gives the picture before (x - mean) / std, in [0, 1].
+    background : (int, int, int)
+        What lies behind transparent pixels: red, green and blue, 0 to 255.
 
     Returns
     -------
@@ -57,9 +58,12 @@ def clip_preprocess(
     ------
     ValueError
         For another shape, no pixels, a float that is not finite or more than 0.001 outside [0, 1]
-        (nearer ones are clamped), a `size` out of range or an unknown `crop`.
+        (nearer ones are clamped), a mode of Pillow whose range is not known, a `size` out of range
+        or an unknown `crop`.
     TypeError
         For another dtype, or a `size` that is no integer.
+    OSError
+        For a file that is missing, damaged or no picture.
     ImportError
         When attnpatch was built without OpenCV.
     """
@@ -72,31 +76,10 @@ def clip_preprocess(
         raise ValueError(f"size: expected 1 to {engine.MAX_CLIP_SIZE}, got {size}")
     if not isinstance(crop, str):
         raise TypeError(f"crop: expected a string, got {crop!r}")
-    if isinstance(images, (list, tuple)):
-        if not images:
-            raise ValueError("images: expected at least one picture, got an empty sequence")
-        pictures = [_as_batch(picture, f"images[{i}]") for i, picture in enumerate(images)]
-    else:
-        pictures = [_as_batch(images, "images")]
-    pixels = [engine.clip_preprocess(batch, size, crop, bool(normalize)) for batch in pictures]
-    return pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-
-
-def _as_batch(picture: Any, name: str) -> npt.NDArray[Any]:
-    """Check a picture or a batch; return it contiguous, (B, H, W, 3), in a dtype of the engine."""
-    array = np.asarray(picture)
-    if array.dtype == np.float16:
-        array = array.astype(np.float32)
-    if array.dtype not in (np.uint8, np.float32, np.float64):
-        raise TypeError(f"{name}: expected uint8, float16, float32 or float64, got {array.dtype}")
-    if array.ndim not in (3, 4) or array.shape[-1] != _CHANNELS:
-        raise ValueError(
-            f"{name}: expected RGB of shape (H, W, 3) or (B, H, W, 3), got {array.shape}"
-        )
-    if 0 in array.shape[-3:]:
-        raise ValueError(f"{name}: expected at least one pixel, got the shape {array.shape}")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return np.ascontiguousarray(native[None] if array.ndim == 3 else native)
+    pixels = [np.empty((0, 3, size, size), np.float32)]  # of a batch of none that is all
+    for picture in read_pictures(images, "images", background=background):
+        pixels.append(engine.clip_preprocess(picture[None], size, crop, bool(normalize)))
+    return np.concatenate(pixels)
 
 
 def _engine() -> ModuleType:

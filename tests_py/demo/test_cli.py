@@ -26,7 +26,7 @@ def test_demo_shows_an_effect(tmp_path, capsys):
         assert sheet.width > 800 and sheet.height > 800
         assert sheet.convert("L").getextrema()[1] > 200
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:2] == ["variant", "ms"]
+    assert lines[0].split()[:2] == ["variant", "similarity"]
     assert [line for line in lines if line.startswith("mask both halves")]
     assert [line for line in lines if line.startswith("guidance SAG 2")]
     assert [line for line in lines if line.startswith("tokens Slothful 9")]

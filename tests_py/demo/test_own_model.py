@@ -168,6 +168,20 @@ def test_image_prompts_change_a_users_pictures(own):
     assert change(model.generate(PLAIN, StepClock()), plain) == (0.0, 0.0)
 
 
+def test_references_are_read_upright_and_square(tmp_path):
+    from attnpatch.demo.own_model import read_references
+
+    picture = Image.new("RGB", (50, 40), (0, 90, 160))
+    picture.paste((255, 0, 0), (0, 0, 25, 40))
+    sideways = picture.transpose(Image.Transpose.ROTATE_90)
+    sideways.getexif()[0x0112] = 6  # EXIF's orientation: a quarter to the right
+    sideways.save(tmp_path / "phone.png", exif=sideways.getexif())
+    (read,) = read_references([str(tmp_path / "phone.png")])
+    assert read.size == (40, 40) and read.tobytes() == picture.crop((5, 0, 45, 40)).tobytes()
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_references([str(tmp_path / "none.png")])
+
+
 def make_identity_adapter(path, unet):
     """An adapter of InstantID's structure."""
 

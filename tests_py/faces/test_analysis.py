@@ -70,6 +70,29 @@ def test_pictures_in_any_form_show_the_same_faces(analysis, three):
     assert analysis.get(np.flip(three[:, ::-1], 1)) == wanted
 
 
+def test_phone_pictures_are_taken_upright(analysis, three, tmp_path):
+    """A phone stores pictures as its sensor lay, and writes down how to turn them."""
+    wanted = analysis.get(three)
+    sideways = Image.fromarray(np.rot90(three))
+    sideways.getexif()[0x0112] = 6
+    path = tmp_path / "phone.png"
+    sideways.save(path, exif=sideways.getexif())
+    for form in (path, str(path), sideways, Image.open(path)):
+        assert analysis.get(form) == wanted
+        assert analysis.recognise(form, analysis.detect(form)[0]) == wanted[0]
+        assert np.array_equal(align_face(form, wanted[0]), align_face(three, wanted[0]))
+    assert analysis.pick([path, three]) == analysis.pick(three) * 2
+
+
+def test_faces_on_what_is_transparent(analysis, three):
+    cut = Image.fromarray(three).convert("RGBA")
+    cut.paste((240, 20, 20, 0), (0, 0, 110, 130))  # over the first face
+    shown = three.copy()
+    shown[:, :110] = 255
+    wanted = analysis.get(shown)
+    assert analysis.get(cut) == wanted != analysis.get(three)
+
+
 def test_pictures_that_are_none(analysis):
     for wrong in (np.zeros((4, 4)), np.zeros((0, 4, 3)), np.zeros((2, 4, 4, 3))):
         with pytest.raises(ValueError, match="image"):

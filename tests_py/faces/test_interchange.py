@@ -5,6 +5,7 @@
 import networks
 import numpy as np
 import pytest
+from PIL import Image
 
 from attnpatch.faces import InsightFaceView, as_face_analysis, pick_faces
 from attnpatch.faces.interchange import ForeignAnalysis
@@ -25,6 +26,7 @@ def test_ours_in_their_form(analysis, picture):
     assert faces == list(analysis.get(picture))
     assert faces[0]["embedding"].flags.writeable
     assert len(view.get(picture[..., ::-1], max_num=1)) == 1
+    assert view.get(Image.fromarray(picture)) == faces, "Pillow's order of colours is its own"
     assert as_face_analysis(view) is analysis and isinstance(view, InsightFaceView)
 
 

@@ -75,6 +75,19 @@ def test_page_without_arguments(tmp_path, monkeypatch, mtcnn, astronaut, section
     assert np.array_equal(np.asarray(aligned.picture), wanted)
 
 
+def test_a_sideways_photograph_is_shown_upright(tmp_path, pack, sections):
+    upright = networks.draw_discs(200, 240, [(90, 100, 40)])
+    sideways = Image.fromarray(np.rot90(upright))
+    sideways.getexif()[0x0112] = 6  # EXIF's orientation: a quarter to the right
+    faces = []
+    for name, picture in (("upright.png", Image.fromarray(upright)), ("phone.png", sideways)):
+        picture.save(tmp_path / name, exif=picture.getexif())
+        options = ["--models", str(pack), "--output", str(tmp_path / "page.png")]
+        assert main(["face", str(tmp_path / name), *options]) == 0
+        faces.append([tile.picture.tobytes() for tile in sections[1].rows[0]])
+    assert faces[0] == faces[1]
+
+
 def test_without_what_other_packages_bring(tmp_path, monkeypatch, capsys, pack):
     find = importlib.util.find_spec
     missing = ("skimage", "onnx", "facenet_pytorch")
@@ -94,6 +107,10 @@ def test_errors_say_the_reason(tmp_path, pack, capsys):
     assert "picture 0 (64 × 48) shows no face" in capsys.readouterr().err
     assert main(["face", str(tmp_path / "none.png"), "--models", str(pack)]) == 1
     assert "none.png" in capsys.readouterr().err
+    (tmp_path / "cut.png").write_bytes((tmp_path / "dark.png").read_bytes()[:60])
+    assert main(["face", str(tmp_path / "cut.png"), "--models", str(pack)]) == 1
+    assert "PICTURE: expected a whole picture, got " in (error := capsys.readouterr().err)
+    assert str(tmp_path / "cut.png") in error
     assert main(["face", str(tmp_path / "dark.png"), "--model", "x"]) == 1
     assert "--model, --adapter: each is needed with the other" in capsys.readouterr().err
 

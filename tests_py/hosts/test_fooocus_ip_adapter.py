@@ -218,8 +218,8 @@ def test_random_state_is_left_alone(host, picture, tmp_path):
     ("size", "message"),
     [
         ((225, 224, 3), r"image: expected \(B, 224, 224, 3\), given \(1, 225, 224, 3\)"),
-        ((224, 224, 4), r"img: expected a uint8 array"),
-        ((224, 224), r"img: expected a uint8 array"),
+        ((224, 224, 4), r"img: expected RGB of shape"),
+        ((224, 224), r"img: expected RGB of shape"),
     ],
 )
 def test_pictures_of_other_sizes_are_refused(host, tmp_path, size, message):

@@ -28,10 +28,10 @@ from attnpatch.faces import (
     pick_faces,
 )
 from attnpatch.faces.face import Order
+from attnpatch.pictures import Pixels, read_picture
 
 __all__ = ["run"]
 
-_Picture = npt.NDArray[np.uint8]
 _MTCNN_THRESHOLD = 0.9  # the last of three networks, alone: two others would tell it where to look
 _SMALL = 28  # pixels a side of what the stand-in for a recogniser looks at
 
@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _photograph(path: Path | None) -> tuple[_Picture, str]:
+def _photograph(path: Path | None) -> tuple[Pixels, str]:
     """Read a photograph, or take the one that scikit-image brings; with its name."""
     if path is not None:
-        return np.asarray(Image.open(path).convert("RGB")), path.name
+        return read_picture(path, "PICTURE"), path.name
     if importlib.util.find_spec("skimage") is None:
         raise ValueError("PICTURE: give one, or install scikit-image, which brings a photograph")
     from skimage.data import astronaut
@@ -83,7 +83,7 @@ def _analysis(models: str | None) -> FaceAnalysis:
     return FaceAnalysis(FaceFiles(detector, None, source), threshold=_MTCNN_THRESHOLD)
 
 
-def _stand_in(crop: _Picture) -> npt.NDArray[np.float32]:
+def _stand_in(crop: Pixels) -> npt.NDArray[np.float32]:
     """Make 512 values of an aligned face that follow from it, and say nothing about who it is."""
     small = np.asarray(Image.fromarray(crop).resize((_SMALL, _SMALL)), np.float32) / 127.5 - 1
     generator = torch.Generator().manual_seed(3)
@@ -91,9 +91,7 @@ def _stand_in(crop: _Picture) -> npt.NDArray[np.float32]:
     return (torch.from_numpy(small.reshape(-1)) @ matrix).numpy()
 
 
-def _face_section(
-    photograph: _Picture, faces: tuple[Face, ...], face: Face, spent: float
-) -> Section:
+def _face_section(photograph: Pixels, faces: tuple[Face, ...], face: Face, spent: float) -> Section:
     found = Image.fromarray(photograph)
     pen = ImageDraw.Draw(found)
     width = max(2, max(found.size) // 200)

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 import attnpatch as ap
 from attnpatch.demo.runner import StepClock
 from attnpatch.demo.variants import Variant, make_patches
+from attnpatch.pictures import read_picture
 from attnpatch.vision import clip_preprocess
 
 # Where published image encoders are, by what an adapter takes: (form, size of a feature).
@@ -54,7 +55,7 @@ class OwnModel:
             options.adapter, device=options.device, dtype=options.dtype
         )
         self._encoder = load_encoder(self._adapter, options)
-        self.references = [square(Image.open(path).convert("RGB")) for path in options.images]
+        self.references = read_references(options.images)
         self.partners = self.references[1:] + self.references[:1]
         self.names = [Path(path).stem for path in options.images]
         features, negative = self._features(self.references)
@@ -113,9 +114,9 @@ class OwnModel:
     @torch.inference_mode()
     def _encode(self, pictures: list[Image.Image]) -> Any:
         size = self._encoder.config.image_size
-        arrays = [np.asarray(p.convert("RGB"), np.float32) / 255.0 for p in pictures]
-        pixels = np.concatenate([clip_preprocess(array[None], size) for array in arrays])
-        tensor = torch.from_numpy(pixels).to(self._options.device, self._options.dtype)
+        tensor = torch.from_numpy(clip_preprocess(pictures, size)).to(
+            self._options.device, self._options.dtype
+        )
         return self._encoder(tensor, output_hidden_states=True)
 
     @torch.inference_mode()
@@ -176,6 +177,11 @@ def load_encoder(adapter: Any, options: OwnOptions) -> Any:
         raise ValueError(f"--image-encoder: needed, no known encoder gives {takes}")
     encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
     return encoder.to(options.device, options.dtype).eval()
+
+
+def read_references(paths: Sequence[str]) -> list[Image.Image]:
+    """Read pictures, upright, and crop the middle square of each."""
+    return [square(Image.fromarray(read_picture(path, "--image"))) for path in paths]
 
 
 def square(picture: Image.Image) -> Image.Image:

@@ -28,16 +28,13 @@ def had_effect(outcomes: Sequence[Outcome]) -> bool:
 
 def make_table(outcomes: Sequence[Outcome]) -> str:
     """Format a line per variant."""
-    plain = outcomes[0].seconds_per_step
     judged = any(o.share_right is not None for o in outcomes)
-    head = ["variant", "ms a step", "time", "similarity", "without", "moved"]
+    head = ["variant", "similarity", "without", "moved"]
     head += ["change left", "right"] + (["same class"] if judged else [])
     rows = []
     for outcome in outcomes:
         row = [
             _title(outcome),
-            f"{outcome.seconds_per_step * 1e3:.1f}",
-            f"{outcome.seconds_per_step / plain:.2f}×",
             f"{fmean(outcome.similarity):.2f}",
             f"{fmean(outcome.plain_similarity):.2f}",
             f"{outcome.moved:+.2f}",

@@ -67,7 +67,6 @@ class Outcome:
 
     Attributes
     ----------
-    seconds_per_step : float
     similarity, plain_similarity : list of float
         Of its pictures, and of those without an image prompt, to what it aims at.
     share_right : float or None
@@ -80,7 +79,6 @@ class Outcome:
 
     variant: Variant
     pictures: list[Image.Image]
-    seconds_per_step: float
     similarity: list[float]
     plain_similarity: list[float]
     share_right: float | None
@@ -96,12 +94,10 @@ class Outcome:
 def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:
     """Run every variant; the first has to be the plain one."""
     outcomes: list[Outcome] = []
-    model.generate(variants[0], StepClock())  # warm up: the first call allocates and loads
     with tqdm(total=len(variants) * model.steps, unit="step", dynamic_ncols=True) as bar:
         for variant in variants:
             bar.set_description(variant.name)
-            clock = StepClock(bar)
-            pictures = model.generate(variant, clock)
+            pictures = model.generate(variant, StepClock(bar))
             plain = outcomes[0].pictures if outcomes else pictures
             targets = aims(variant, model, plain)
             masked = variant.region != "all"
@@ -109,7 +105,6 @@ def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:
                 Outcome(
                     variant,
                     pictures,
-                    clock.seconds_per_step,
                     model.similarity(pictures, targets),
                     model.similarity(plain, targets),
                     None if masked else model.share_right(pictures),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from attnpatch.faces.engine import engine
 from attnpatch.faces.face import Face, Order, check_order, choose_face
 from attnpatch.faces.files import FaceFiles, find_face_files
-from attnpatch.faces.pictures import as_picture, as_pictures
+from attnpatch.pictures import Picture, Pictures, read_picture, read_pictures
 
 __all__ = [
     "SIZES",
@@ -44,11 +44,11 @@ class FaceNotFoundError(ValueError):
 class Analysis(Protocol):
     """What finds and recognises faces: `FaceAnalysis`, or another package's object in its form."""
 
-    def detect(self, image: Any) -> tuple[Face, ...]:
+    def detect(self, image: Picture) -> tuple[Face, ...]:
         """Find all faces of a picture, best score first."""
         ...
 
-    def recognise(self, image: Any, face: Face) -> Face:
+    def recognise(self, image: Picture, face: Face) -> Face:
         """Give the same face with its embedding."""
         ...
 
@@ -103,13 +103,14 @@ class FaceAnalysis:
         except ValueError as error:
             raise ValueError(f"{files.source}: {error}") from None
 
-    def detect(self, image: Any) -> tuple[Face, ...]:
+    def detect(self, image: Picture) -> tuple[Face, ...]:
         """Find all faces of a picture.
 
         Parameters
         ----------
         image
-            RGB (H, W, 3), uint8 or floats in [0, 1]: an array, a tensor, a picture of Pillow.
+            A file, a picture of Pillow, an array or a tensor; see
+            `attnpatch.pictures.read_picture`. What is transparent counts as white.
 
         Returns
         -------
@@ -117,7 +118,7 @@ class FaceAnalysis:
             Without embeddings, best score first; empty where there is none. Each says at which size
             and padding it was found.
         """
-        found = self._detector.find(as_picture(image), self.sizes, self.paddings, self.threshold)
+        found = self._detector.find(read_picture(image), self.sizes, self.paddings, self.threshold)
         boxes, scores, keypoints, size, padding = found
         if len(boxes) and (size, padding) != (self.sizes[0], self.paddings[0]):
             logger.info("face detection: found at size %d, padding %g", size, padding)
@@ -126,7 +127,7 @@ class FaceAnalysis:
             for box, score, points in zip(boxes, scores.tolist(), keypoints, strict=True)
         )
 
-    def recognise(self, image: Any, face: Face) -> Face:
+    def recognise(self, image: Picture, face: Face) -> Face:
         """Give a face of the picture `image` with its embedding.
 
         Raises
@@ -138,20 +139,20 @@ class FaceAnalysis:
             raise ValueError(
                 f"{self.source}: no recogniser is there (such as glintr100.onnx or w600k_r50.onnx)"
             )
-        picture = as_picture(image)
+        picture = read_picture(image)
         return replace(face, embedding=self._recogniser.embed(picture, face.keypoints))
 
-    def get(self, image: Any) -> tuple[Face, ...]:
+    def get(self, image: Picture) -> tuple[Face, ...]:
         """Find and recognise all faces of a picture, as `detect` and `recognise` do.
 
         The colours are RGB. Code made for insightface, which takes BGR, is given `insightface`.
         """
-        picture = as_picture(image)
+        picture = read_picture(image)
         return tuple(self.recognise(picture, face) for face in self.detect(picture))
 
     def pick(
         self,
-        images: Any,
+        images: Pictures,
         *,
         order: Order = "largest",
         index: int = 0,
@@ -173,7 +174,7 @@ class FaceAnalysis:
 
 def pick_faces(
     analysis: Analysis,
-    images: Any,
+    images: Pictures,
     *,
     order: Order = "largest",
     index: int = 0,
@@ -187,7 +188,8 @@ def pick_faces(
     analysis
         Who finds and recognises them.
     images
-        A picture (H, W, 3), a batch (B, H, W, 3) or a sequence of pictures; RGB.
+        A picture (a file, one of Pillow, an RGB array or tensor), a batch (B, H, W, 3), or a list
+        or tuple of pictures; see `attnpatch.pictures.read_pictures`.
     order, index
         Which face; see `choose_face`.
     on_no_face
@@ -209,7 +211,9 @@ def pick_faces(
     if on_no_face not in _ON_NO_FACE:
         known = ", ".join(map(repr, _ON_NO_FACE))
         raise ValueError(f"on_no_face: expected one of {known}, got {on_no_face!r}")
-    pictures = as_pictures(images)
+    pictures = read_pictures(images)
+    if not pictures:
+        raise ValueError("images: expected at least one picture, got a batch of none")
     picked: list[Face | None] = []
     problems: list[str] = []
     for number, picture in enumerate(pictures):
@@ -237,13 +241,13 @@ def _describe(number: int, picture: npt.NDArray[Any], faces: int, order: str, in
     return f"picture {number} ({width} × {height}) {found}{dark}"
 
 
-def align_face(image: Any, face: Face, size: int = 112) -> npt.NDArray[np.uint8]:
+def align_face(image: Picture, face: Face, size: int = 112) -> npt.NDArray[np.uint8]:
     """Cut a face out, upright and at the place where recognisers expect it.
 
     Parameters
     ----------
     image
-        The picture that shows it, RGB (H, W, 3).
+        The picture that shows it; see `attnpatch.pictures.read_picture`.
     face
         One of its faces.
     size
@@ -254,7 +258,7 @@ def align_face(image: Any, face: Face, size: int = 112) -> npt.NDArray[np.uint8]
     ndarray
         uint8 (size, size, 3).
     """
-    return engine().align_face(as_picture(image), face.keypoints, size)
+    return engine().align_face(read_picture(image), face.keypoints, size)
 
 
 def draw_keypoints(

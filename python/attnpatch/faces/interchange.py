@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from attnpatch.faces.analysis import SIZES, Analysis, FaceAnalysis
 from attnpatch.faces.face import Face
-from attnpatch.faces.pictures import as_picture
+from attnpatch.pictures import Picture, read_picture
 
 __all__ = ["ForeignAnalysis", "InsightFaceView", "as_face_analysis"]
 
@@ -48,19 +48,19 @@ class InsightFaceView:
     def prepare(self, ctx_id: int = 0, **options: Any) -> None:
         """Nothing to do: all is ready."""
 
-    def get(self, img: Any, max_num: int = 0, **options: Any) -> list[Face]:
-        """Find and recognise all faces of a BGR picture (H, W, 3), uint8; best score first.
+    def get(self, img: Picture, max_num: int = 0, **options: Any) -> list[Face]:
+        """Find and recognise all faces of a picture, best score first.
 
         Parameters
         ----------
         img
-            The picture.
+            BGR (H, W, 3); or a file or a picture of Pillow, which know the order of their colours.
         max_num
             How many at most, the largest first; 0: all.
         **options
             Of other releases; they change nothing.
         """
-        picture = np.ascontiguousarray(np.asarray(img)[..., ::-1])
+        picture = read_picture(img, "img", bgr=True)
         faces = list(self.analysis.detect(picture))
         if max_num > 0:
             faces = sorted(faces, key=lambda face: -face.area)[:max_num]
@@ -87,13 +87,13 @@ class ForeignAnalysis:
         self.foreign = foreign
         self._lock = _lock_of(foreign)
 
-    def detect(self, image: Any) -> tuple[Face, ...]:
+    def detect(self, image: Picture) -> tuple[Face, ...]:
         """Find all faces of an RGB picture, best score first, with their embeddings."""
-        bgr = np.ascontiguousarray(as_picture(image)[..., ::-1])
+        bgr = np.ascontiguousarray(read_picture(image)[..., ::-1])
         with self._lock:
             return self._search(bgr)
 
-    def recognise(self, image: Any, face: Face) -> Face:
+    def recognise(self, image: Picture, face: Face) -> Face:
         """Return the face: it has its embedding already."""
         if face.embedding is None:
             raise ValueError("insightface: it gives faces without an embedding")

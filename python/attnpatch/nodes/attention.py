@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,6 @@ _HEAT, _MASK = "heat map", "mask of the blur"
 def _show(
     *, model: Any, image: Tensor, show: str, threshold: float, opacity: float
 ) -> tuple[Tensor]:
-    from PIL import Image
-
     maps = attnpatch.recorded_attention(model)
     if maps is None:
         raise ValueError(
@@ -34,17 +33,14 @@ def _show(
         )
     shown = []
     for place, picture in enumerate(image):
-        colours = (picture[..., :3].cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-        height, width = colours.shape[:2]
-        below = Image.frombytes("RGB", (width, height), bytes(colours.flatten().tolist()))
+        levels = (picture[..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8)
         drawn = attnpatch.show_attention(
             maps[place % len(maps)],
-            picture=below,
+            picture=levels,
             threshold=threshold if show == _MASK else None,
             opacity=opacity,
         )
-        pixels = torch.frombuffer(bytearray(drawn.tobytes()), dtype=torch.uint8)
-        shown.append(pixels.view(height, width, 3).float() / 255)
+        shown.append(torch.from_numpy(np.array(drawn)).float() / 255)
     return (torch.stack(shown),)
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from attnpatch.faces import FaceAnalysis, align_face, as_face_analysis, pick_faces
-from attnpatch.faces.pictures import as_pictures
 from attnpatch.nodes import host
+from attnpatch.pictures import read_pictures
 
 __all__ = ["Faces", "find_faces", "load_analyser"]
 
@@ -51,7 +51,7 @@ def find_faces(analyser: Any, image: Tensor, *, raw: bool, size: int) -> Faces:
             "insightface: this adapter takes faces and needs a face analyser; connect an "
             "IPAdapter InsightFace Loader, or use the Unified Loader FaceID"
         )
-    pictures = as_pictures(image[..., :3].clamp(0, 1))
+    pictures = read_pictures(image[..., :3].clamp(0, 1))
     found = pick_faces(as_face_analysis(analyser), pictures, order="score")
     faces = [face for face in found if face is not None]
     embeddings = [face.embedding if raw else face.normed_embedding for face in faces]

@@ -6,31 +6,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attnpatch.hosts.fooocus.networks import IPAdapterModel
+from attnpatch.pictures import Picture, read_picture
 
 _SIDE = 224
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def to_pixels(img: Any) -> Tensor:
-    """Turn a picture, uint8 array (H, W, 3), into a tensor (1, H, W, 3) in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If it is not such an array.
-    """
-    array = np.asarray(img)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(
-            f"img: expected a uint8 array (H, W, 3), given {array.dtype} {array.shape}"
-        )
-    return torch.tensor(array, dtype=torch.float32)[None] / 255
+def to_pixels(img: Picture) -> Tensor:
+    """Turn a picture, RGB (H, W, 3) as `read_picture` takes it, into (1, H, W, 3) in [0, 1]."""
+    return torch.tensor(read_picture(img, "img"), dtype=torch.float32)[None] / 255
 
 
 @torch.no_grad()
