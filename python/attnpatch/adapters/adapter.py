@@ -15,7 +15,7 @@ from attnpatch import _core
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import Features, check_features
-from attnpatch.adapters.files import Tensors
+from attnpatch.adapters.state_dicts import Tensors
 from attnpatch.adapters.inputs import (
     FLOATS,
     Image,
