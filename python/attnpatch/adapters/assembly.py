@@ -132,8 +132,9 @@ def _order_layers(
     parts: Parts, index: int | None, adapter: int | None
 ) -> tuple[list[Pair], Tensors]:
     """Pairs of weights in checkpoint order and LoRA tensors, from either kind of names."""
-    named = _order_named(parts.named[index], parts) if index in parts.named else None
-    if index in parts.numbered:
+    if index not in parts.numbered:
+        sites = _order_named(parts.named[index], parts)
+    else:
         sites = _order_numbered(parts.numbered[index])
         attending = _attending(parts, sites[0][0].shape[1])
         if attending and len(sites) != len(attending):
@@ -141,13 +142,17 @@ def _order_layers(
                 f"ip_adapter: missing layers: {len(sites)} are there, the UNet beside them has "
                 f"{len(attending)}"
             )
-        if named is not None and not _same_sites(sites, named):
+        if index in parts.named and not _same_sites(
+            sites, _order_named(parts.named[index], parts)
+        ):
             raise ValueError(
                 "ip_adapter: the numbered weights and those by the UNet's names are not the same"
             )
-    else:
-        assert named is not None
-        sites = named
+    return sites, _join_lora(parts, index, adapter)
+
+
+def _join_lora(parts: Parts, index: int | None, adapter: int | None) -> Tensors:
+    """LoRA tensors of either kind of names; every product needs both its factors."""
     lora = dict(parts.numbered_lora)
     for name, tensor in _order_lora(parts, index, adapter).items():
         if name in lora and not same_values(lora[name], tensor):
@@ -157,7 +162,7 @@ def _order_layers(
     others = [re.sub(r"(?<=_lora\.)(up|down)", lambda m: halves[m[0]], name) for name in lora]
     if lacking := [name for name in others if name not in lora]:
         raise ValueError(f"ip_adapter: missing {_first(lacking)}")
-    return sites, lora
+    return lora
 
 
 def _same_sites(a: list[Pair], b: list[Pair]) -> bool:

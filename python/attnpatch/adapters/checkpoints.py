@@ -103,11 +103,7 @@ def read_checkpoints(
     """Read all adapters of a source; see `read_checkpoint`."""
     location = location or Location()
     if isinstance(source, Mapping):
-        if location.given():
-            raise ValueError(
-                f"{location.given()[0]}: expected only with a folder or a hub's repository, got a "
-                "state dict"
-            )
+        location.check_unused("a state dict", "subfolder", "weight_name", "revision")
         return _assemble(source, "")
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"source: expected a path or a state dict; given {type(source).__name__}")
@@ -164,9 +160,7 @@ def _assemble(content: Mapping[str, object], name: str) -> list[Checkpoint]:
         adapters = assemble_adapters(sort_tensors(content), list_contents(content))
     except ValueError as error:
         raise type(error)(f"{name or 'state dict'}: {error}") from None
-    return [
-        Checkpoint(a.image_proj, a.sites, a.lora, name, a.form, a.choice) for a in adapters
-    ]
+    return [Checkpoint(a.image_proj, a.sites, a.lora, name, a.form, a.choice) for a in adapters]
 
 
 def _quoted(choices: list[str]) -> str:

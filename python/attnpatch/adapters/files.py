@@ -20,7 +20,9 @@ INDEX_SUFFIX = ".index.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 # Tensors of a model that lies beside the adapter, of which only the shapes are of use.
 _OF_ADAPTER = re.compile(r"_ip\.|lora|hid_proj|image_proj|adapter")
-_OF_MODEL = re.compile(r"(^|\.)(unet|vae|text_encoder\w*|image_encoder|(down|up)_blocks|mid_block)\.")
+_OF_MODEL = re.compile(
+    r"(^|\.)(unet|vae|text_encoder\w*|image_encoder|(down|up)_blocks|mid_block)\."
+)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -92,7 +94,9 @@ def read_shards(path: Path, *, shapes_only: bool = False) -> Tensors:
         content = read_file(path.parent / name, shapes_only=shapes_only)
         if not isinstance(content, Mapping):
             raise ValueError(f"{name}: expected a dict of tensors, found {type(content).__name__}")
-        lacking = [tensor for tensor, file in files.items() if file == name if tensor not in content]
+        lacking = [
+            tensor for tensor, file in files.items() if file == name if tensor not in content
+        ]
         if lacking:
             raise ValueError(
                 f"{name}: {len(lacking)} tensors that {path.name} names are missing: "

@@ -67,7 +67,7 @@ def _gaps(names: Iterable[str]) -> set[str]:
 
 
 def _missing_of_family(names: set[str], context: int) -> set[str]:
-    """What a file lacks that holds a part of a known UNet's layers.
+    """List what a file lacks that holds a part of a known UNet's layers.
 
     Smaller UNets exist that have a part of these layers by design. They mirror: as many down blocks
     with attention as up blocks, which have one attention more, and equal depths within a block.

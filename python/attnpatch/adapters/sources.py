@@ -33,9 +33,21 @@ class Location:
     local_files_only: bool = False
     token: str | bool | None = None
 
-    def given(self) -> list[str]:
-        """Names of what is not left at its default."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+    def given(self, *names: str) -> list[str]:
+        """Names of what is not left at its default, among all or some."""
+        wanted = [f for f in fields(self) if not names or f.name in names]
+        return [f.name for f in wanted if getattr(self, f.name) != f.default]
+
+    def check_unused(self, source: str, *names: str) -> None:
+        """Refuse arguments that would do nothing with this source.
+
+        Raises
+        ------
+        ValueError
+            One of `names` is given.
+        """
+        for name in self.given(*names):
+            raise ValueError(f"{name}: expected None with {source}, got {getattr(self, name)!r}")
 
 
 def find_file(
@@ -60,13 +72,10 @@ def find_file(
     """
     path = Path(source)
     if path.is_file():
-        if location.given():
-            raise ValueError(
-                f"{location.given()[0]}: expected only with a folder or a hub's repository, got "
-                f"the file {path}"
-            )
+        location.check_unused(f"the file {path}", "subfolder", "weight_name", "revision")
         return path
     if path.is_dir():
+        location.check_unused(f"the folder {path}", "revision")
         path = path / (location.subfolder or "") / (location.weight_name or "")
         if path.is_dir():
             return _find_in_folder(path, check)
@@ -117,7 +126,7 @@ def _find_in_folder(folder: Path, check: Callable[[Path], None]) -> Path:
         except NoAdapterError:
             others.append(name)
         except ValueError as error:
-            broken.append(f"{name} ({error})")
+            broken.append(f"{name.removesuffix(path.name)}{error}")
         else:
             adapters.append(name)
     if len(adapters) == 1 and not broken:

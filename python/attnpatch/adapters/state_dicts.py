@@ -30,11 +30,12 @@ _HOLDERS = {
     *("model", "state_dict", "model_state_dict", "network", "net", "pipeline", "pipe"),
     *("unet", "ip_adapter", "adapter", "weights"),
 }
-# What training checkpoints carry along.
+# What training checkpoints carry along: entries with tensors in them, and small tensors.
 _TRAINER = re.compile(
     r"(^|[._])(optim|optimi[sz]ers?|(lr_)?schedulers?|(grad_)?scalers?|\w*rng|random_states?"
-    r"|callbacks|loops|(global_)?steps?|epochs?|iterations?|loss(es)?)([._]|$)"
+    r"|callbacks|loops)([._]|$)"
 )
+_COUNTERS = re.compile(r"(^|[._])((global_)?steps?|epochs?|iterations?|loss(es)?)([._]|$)")
 COMPANIONS = {
     *("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "controlnet"),
     *("conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding"),
@@ -160,7 +161,8 @@ def _flatten(content: Mapping[object, object], prefix: str = "") -> Iterator[tup
 
 
 def _is_companion(segments: list[str]) -> bool:
-    if _TRAINER.search(".".join(segments)) or "unet" in segments:
+    name = ".".join(segments)
+    if _TRAINER.search(name) or _COUNTERS.search(name) or "unet" in segments:
         return True
     named = [segment for segment in segments if segment not in _HOLDERS]
     return bool(named) and named[0] in COMPANIONS
