@@ -164,7 +164,8 @@ class TestSeveralInOneFile:
     def file(self, tmp_path):
         unet = make_unet("sd1")
         self.states = [
-            make_state(unet, projections()[kind], seed) for seed, kind in enumerate(["plus", "linear"])
+            make_state(unet, projections()[kind], seed)
+            for seed, kind in enumerate(["plus", "linear"])
         ]
         unet._load_ip_adapter_weights(self.states, low_cpu_mem_usage=False)
         unet.save_pretrained(tmp_path)
@@ -252,7 +253,9 @@ class TestIncomplete:
     def test_a_small_unet_is_no_part_of_a_known_one(self):
         maker = Maker(device="meta")
         down = [f"down_blocks.{b}.attentions.0.transformer_blocks.0" for b in range(3)]
-        up = [f"up_blocks.{b}.attentions.{a}.transformer_blocks.0" for b in (1, 2, 3) for a in (0, 1)]
+        up = [
+            f"up_blocks.{b}.attentions.{a}.transformer_blocks.0" for b in (1, 2, 3) for a in (0, 1)
+        ]
         layers = {
             f"{name}.attn2.processor.to_{letter}_ip.weight": maker.randn(8, 768)
             for name in up + down

@@ -95,5 +95,3 @@ def trained(unet, state):
 def backwards(tensors):
     """The same entries in reverse, since order in a file means nothing."""
     return dict(reversed(list(tensors.items())))
-
-

@@ -142,9 +142,7 @@ def _order_layers(
                 f"ip_adapter: missing layers: {len(sites)} are there, the UNet beside them has "
                 f"{len(attending)}"
             )
-        if index in parts.named and not _same_sites(
-            sites, _order_named(parts.named[index], parts)
-        ):
+        if index in parts.named and not _same_sites(sites, _order_named(parts.named[index], parts)):
             raise ValueError(
                 "ip_adapter: the numbered weights and those by the UNet's names are not the same"
             )

@@ -129,7 +129,9 @@ def detect_layout(checkpoint: Checkpoint, kind: str | None, shortcut: bool | Non
 
     try:
         if kind is None and shortcut is None and checkpoint.kind is not None:
-            return replace(look(checkpoint.kind), note="by the file's metadata")
+            layout = look(checkpoint.kind)
+            note = "by the file's metadata" if look(None).note else ""
+            return replace(layout, note=note)
         return look(kind)
     except ValueError as error:
         raise ValueError(f"{checkpoint.name or 'state dict'}: {error}") from None

@@ -85,7 +85,7 @@ def _published_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def _metadata(layout: Layout) -> dict[str, str]:
     metadata = {"format": "pt", FORMAT_KEY: FORMAT, "attnpatch.family": layout.family}
-    if not layout.note.startswith("assumed"):  # what was assumed may be said later
+    if "has this form too" not in layout.note:  # what was assumed may be said later
         metadata[KIND_KEY] = layout.kind
     return metadata
 
