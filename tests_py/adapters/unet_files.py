@@ -39,7 +39,7 @@ SHAPES = {
 }
 
 
-def make_unet(shape):
+def make_unet(shape, **changes):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return UNet2DConditionModel(
@@ -48,6 +48,7 @@ def make_unet(shape):
             attention_head_dim=4,
             cross_attention_dim=CONTEXT,
             **SHAPES[shape],
+            **changes,
         )
 
 
