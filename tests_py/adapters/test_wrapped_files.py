@@ -189,6 +189,15 @@ class TestFolders:
         ):
             load_image_adapter(tmp_path)
 
+    @pytest.mark.parametrize("group", STATE)
+    def test_half_of_one_is_not_passed_over(self, group, tmp_path):
+        save_state(STATE, tmp_path / "whole.bin")
+        save_state({group: STATE[group]}, tmp_path / "half.bin")
+        with pytest.raises(
+            ValueError, match=r"beside whole\.bin .*: half\.bin: not an image adapter"
+        ):
+            load_image_adapter(tmp_path)
+
     def test_arguments_that_would_do_nothing(self, tmp_path):
         path = save_state(STATE, tmp_path / "a.bin")
         with pytest.raises(

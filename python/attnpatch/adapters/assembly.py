@@ -12,7 +12,7 @@ import torch
 
 from attnpatch.adapters.diffusers_names import has_diffusers_names, to_published_names
 from attnpatch.adapters.layer_names import missing_layers, sort_layers
-from attnpatch.adapters.state_dicts import NoAdapterError, Parts, Tensors, same_values
+from attnpatch.adapters.state_dicts import Parts, Tensors, same_values
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,8 +40,6 @@ def assemble_adapters(holders: dict[str, Parts], contents: str) -> list[Assemble
 
     Raises
     ------
-    NoAdapterError
-        There is no part of layers, or none of a projection.
     ValueError
         An incomplete adapter, or parts that do not go together.
     """
@@ -72,7 +70,7 @@ def _join_halves(part: dict[str, Parts], contents: str) -> dict[str, Parts]:
     pairs = (("image_proj", projections), ("ip_adapter", layers))
     missing = [name for name, found in pairs if not found]
     if missing:
-        raise NoAdapterError(
+        raise ValueError(
             f"not an image adapter: no tensors of {' and '.join(missing)}; it holds {contents}"
         )
     raise ValueError(
