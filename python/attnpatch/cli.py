@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``attnpatch face``, ``attnpatch inspect FILE``."""
+"""The command line: ``attnpatch demo``, ``face``, ``inspect FILE`` and ``convert IN OUT``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,37 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         print(describe(path))
     return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from attnpatch.adapters import convert_adapter, describe
+
+    convert_adapter(
+        arguments.source,
+        arguments.target,
+        kind=arguments.kind,
+        which=arguments.which,
+        overwrite=arguments.force,
+    )
+    print(describe(arguments.target))
+    return 0
+
+
+def _add_convert(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Write an adapter as one file in the published form: image_proj.NAME and "
+        "ip_adapter.N.to_k_ip.weight, with what it is in the metadata. All tensors keep their "
+        "values and dtypes."
+    )
+    verb.add_argument(
+        "source",
+        metavar="IN",
+        help="file of an adapter in any form, index of one in shards, or folder with one in it",
+    )
+    verb.add_argument("target", metavar="OUT", help="file to write, .safetensors")
+    verb.add_argument("--which", help="adapter to take, where the file holds several")
+    verb.add_argument("--kind", help="kind of the adapter, where tensors leave it open")
+    verb.add_argument("--force", action="store_true", help="overwrite OUT if it exists")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,8 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(run=face.run)
 
     verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
-    verb.add_argument("files", nargs="+", metavar="FILE", help=".safetensors, .bin or .pt")
+    verb.add_argument("files", nargs="+", metavar="FILE", help="file, index or folder")
     verb.set_defaults(run=_inspect)
+
+    verb = verbs.add_parser("convert", help="write an adapter of any form in the published form")
+    _add_convert(verb)
+    verb.set_defaults(run=_convert)
     return parser
 
 

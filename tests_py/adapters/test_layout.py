@@ -228,8 +228,8 @@ BROKEN = {
     ),
     "a LoRA": (lambda: {"lora_unet_down.alpha": torch.ones(1)}, "this is a LoRA"),
     "a foreign group": (
-        lambda: {**_state("linear"), "optimizer": {}},
-        "unexpected beside image_proj and ip_adapter: optimizer",
+        lambda: {**_state("linear"), "optimised": torch.ones(1)},
+        "unexpected beside image_proj and ip_adapter: optimised",
     ),
     "no tensor": (
         lambda: _with("linear", "image_proj", step=3),

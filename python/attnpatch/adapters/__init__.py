@@ -3,6 +3,7 @@
 """Image adapters: reading checkpoints of every kind, and making image tokens of features."""
 
 from attnpatch.adapters.adapter import ImageAdapter
+from attnpatch.adapters.convert import convert_adapter
 from attnpatch.adapters.describe import describe
 from attnpatch.adapters.embeds import (
     ImageEmbeds,
@@ -17,6 +18,7 @@ __all__ = [
     "ImageAdapter",
     "ImageEmbeds",
     "as_identity_adapter",
+    "convert_adapter",
     "describe",
     "get_identity_embeds",
     "load_embeds",

@@ -15,7 +15,6 @@ from attnpatch import _core
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import Features, check_features
-from attnpatch.adapters.files import Tensors
 from attnpatch.adapters.inputs import (
     FLOATS,
     Image,
@@ -25,6 +24,7 @@ from attnpatch.adapters.inputs import (
     hash_tensors,
 )
 from attnpatch.adapters.layout import Layout
+from attnpatch.adapters.state_dicts import Tensors
 
 logger = logging.getLogger("attnpatch")
 

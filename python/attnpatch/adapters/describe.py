@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from attnpatch.adapters.checkpoints import Checkpoint, detect_layout, read_checkpoints
 from attnpatch.adapters.embeds import read_metadata
-from attnpatch.adapters.files import detect_layout, read_checkpoint
 from attnpatch.adapters.layout import Layout
 
 _STRUCTURES = {
@@ -38,7 +38,8 @@ def describe(path: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     path : path
-        A `.safetensors`, `.bin` or `.pt` file of an adapter, or one of `ImageEmbeds.save`.
+        A file of one or several adapters, the index of one in shards, a folder with one such file,
+        or a file of `ImageEmbeds.save`.
 
     Returns
     -------
@@ -51,10 +52,14 @@ def describe(path: str | os.PathLike[str]) -> str:
         Neither, or an incomplete adapter; the message says why.
     """
     path = Path(path)
-    if metadata := read_metadata(path):
+    metadata = read_metadata(path) if path.is_file() else {}
+    if metadata:
         rows = [(key.replace("_", " "), metadata[key]) for key in sorted(metadata)]
         return _lay_out(f"{path.name}: image tokens", rows)
-    checkpoint = read_checkpoint(path, shapes_only=True)
+    return "\n".join(map(_describe_adapter, read_checkpoints(path, shapes_only=True)))
+
+
+def _describe_adapter(checkpoint: Checkpoint) -> str:
     layout = detect_layout(checkpoint, None, None)
     network = _STRUCTURES[layout.structure]
     if layout.depth:
@@ -63,6 +68,7 @@ def describe(path: str | os.PathLike[str]) -> str:
     lora = checkpoint.lora.values()
     rows = [
         ("kind", f"{layout.kind} ({layout.note})" if layout.note else layout.kind),
+        ("form", checkpoint.form),
         ("model", f"{_MODELS[layout.family]}, context {layout.context_dim}"),
         ("layers", f"{len(layout.channels)}, {_weigh(sites)}"),
         ("network", f"{network}, {_weigh(checkpoint.image_proj.values())}"),
@@ -70,7 +76,8 @@ def describe(path: str | os.PathLike[str]) -> str:
         ("tokens", f"{layout.tokens} a picture{_through(layout)}"),
         ("lora", f"{len(checkpoint.lora)} tensors, {_weigh(lora)}" if lora else "none"),
     ]
-    return _lay_out(path.name, rows)
+    choice = f" ({checkpoint.choice})" if checkpoint.choice else ""
+    return _lay_out(f"{checkpoint.name}{choice}", rows)
 
 
 def _through(layout: Layout) -> str:

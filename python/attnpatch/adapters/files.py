@@ -1,43 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading adapter checkpoints: which tensors a file holds, in whatever form it comes."""
+"""What files hold: safetensors, torch's own, and checkpoints in shards. Code is never run."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file
 
-from attnpatch.adapters.layout import Layout, detect
+from attnpatch.adapters.state_dicts import Tensors
 
-Source = str | os.PathLike[str] | Mapping[str, object]
-Tensors = dict[str, torch.Tensor]
-
-# Names of the two groups: as published, and as the original training scripts save them.
-_GROUPS = {
-    "image_proj": "image_proj",
-    "image_proj_model": "image_proj",
-    "ip_adapter": "ip_adapter",
-    "adapter_modules": "ip_adapter",
-}
-_FOREIGN = {
-    "double_blocks.": "an adapter for Flux",
-    "id_adapter": "a PuLID checkpoint",
-    "id_encoder": "a PhotoMaker checkpoint",
-    "model.diffusion_model.": "a whole Stable Diffusion checkpoint",
-    "down_blocks.": "a diffusers UNet or ControlNet",
-    "lora_unet_": "a LoRA",
-    "vision_model.": "a CLIP vision encoder",
-}
+INDEX_SUFFIX = ".index.json"
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+# Tensors of a model that lies beside the adapter, of which only the shapes are of use.
+_OF_ADAPTER = re.compile(r"_ip\.|lora|hid_proj|image_proj|adapter")
+_OF_MODEL = re.compile(
+    r"(^|\.)(unet|vae|text_encoder\w*|image_encoder|(down|up)_blocks|mid_block)\."
+)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -46,66 +31,6 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_SITE = re.compile(r"(\d+)\.to_([kv])_ip\.weight")
-_LORA = re.compile(r"\d+\.to_(q|k|v|out)_lora\.(up|down)\.weight")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The tensors of an adapter: `sites` are pairs of weights of keys and values, in order."""
-
-    image_proj: Tensors
-    sites: list[tuple[torch.Tensor, torch.Tensor]]
-    lora: Tensors
-    name: str
-
-
-def read_checkpoint(source: Source, *, shapes_only: bool = False) -> Checkpoint:
-    """Read an adapter's tensors.
-
-    Parameters
-    ----------
-    source : path or mapping
-        A `.safetensors`, `.bin` or `.pt` file, told apart by content, or a state dict: nested
-        (`image_proj` and `ip_adapter`) or flat (`image_proj.NAME`).
-    shapes_only : bool
-        Give tensors without data, on torch's meta device.
-
-    Raises
-    ------
-    ValueError
-        The file is not readable, holds code, or is no adapter; the message says which.
-    """
-    if isinstance(source, Mapping):
-        name, content = "state dict", source
-    elif isinstance(source, str | os.PathLike):
-        path = Path(source)
-        name, content = path.name, read_file(path, shapes_only=shapes_only)
-    else:
-        raise TypeError(f"source: expected a path or a state dict; given {type(source).__name__}")
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{name}: expected a dict of tensors, found {type(content).__name__}")
-    try:
-        image_proj, ip_adapter = _split_groups(content)
-        sites, lora = _split_sites(ip_adapter)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    return Checkpoint(image_proj, sites, lora, "" if isinstance(source, Mapping) else name)
-
-
-def detect_layout(checkpoint: Checkpoint, kind: str | None, shortcut: bool | None) -> Layout:
-    """Tell what adapter a checkpoint holds; errors name the file."""
-    try:
-        return detect(
-            {name: tuple(tensor.shape) for name, tensor in checkpoint.image_proj.items()},
-            [(tuple(key.shape), tuple(value.shape)) for key, value in checkpoint.sites],
-            lora=bool(checkpoint.lora),
-            kind=kind,
-            shortcut=shortcut,
-            name=checkpoint.name,
-        )
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.name or 'state dict'}: {error}") from None
 
 
 def read_file(path: Path, *, shapes_only: bool = False) -> object:
@@ -127,26 +52,96 @@ def read_file(path: Path, *, shapes_only: bool = False) -> object:
     raise ValueError(f"{path.name}: it is {what} ({size} bytes)")
 
 
-def _read_safetensors(path: Path, shapes_only: bool) -> Mapping[str, object]:
+def read_index(path: Path) -> dict[str, str]:
+    """Read which file holds which tensor, from the index of a checkpoint in shards.
+
+    Raises
+    ------
+    ValueError
+        No such index, or one that points out of its folder.
+    """
     try:
-        if not shapes_only:
-            return load_file(path)
-        with safetensors.safe_open(path, framework="pt"):  # checks the header and the size
-            pass
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path.name}: no index of a checkpoint in shards: not JSON") from None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"{path.name}: no index of a checkpoint in shards: it has no weight_map")
+    for tensor, file in files.items():
+        if not isinstance(file, str) or PurePath(file).name != file or "\\" in file:
+            raise ValueError(f"{path.name}: {tensor}: expected a file's name, got {file!r}")
+    return files
+
+
+def read_shards(path: Path, *, shapes_only: bool = False) -> Tensors:
+    """Read all shards that an index names.
+
+    Raises
+    ------
+    ValueError
+        A shard, or a tensor that the index names, is missing.
+    """
+    files = read_index(path)
+    names = sorted(set(files.values()))
+    absent = [name for name in names if not (path.parent / name).is_file()]
+    if absent:
+        raise ValueError(
+            f"{path.name}: {len(absent)} of its {len(names)} shards are missing: "
+            f"{', '.join(absent[:5])}"
+        )
+    tensors: Tensors = {}
+    for name in names:
+        content = read_file(path.parent / name, shapes_only=shapes_only)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{name}: expected a dict of tensors, found {type(content).__name__}")
+        lacking = [
+            tensor for tensor, file in files.items() if file == name if tensor not in content
+        ]
+        if lacking:
+            raise ValueError(
+                f"{name}: {len(lacking)} tensors that {path.name} names are missing: "
+                f"{', '.join(lacking[:5])}"
+            )
+        tensors.update(content)
+    return tensors
+
+
+def read_file_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file; of any other file none."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError:
+        return {}
+
+
+def _read_safetensors(path: Path, shapes_only: bool) -> Mapping[str, object]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # checks header and size
+            entries = json.loads(header)
+            return {
+                name: _describe_tensor(entries[name])
+                if shapes_only or _is_of_model(name)
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118  (no mapping)
+            }
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path.name}: not a whole safetensors file ({path.stat().st_size} bytes), perhaps an "
             f"incomplete download: {error}"
         ) from None
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {
-        name: torch.empty(
-            entry["shape"], dtype=_DTYPES.get(entry["dtype"], torch.uint8), device="meta"
-        )
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+
+
+def _is_of_model(name: str) -> bool:
+    return bool(_OF_MODEL.search(name)) and not _OF_ADAPTER.search(name)
+
+
+def _describe_tensor(entry: Mapping[str, Any]) -> torch.Tensor:
+    dtype = _DTYPES.get(entry["dtype"], torch.uint8)
+    return torch.empty(entry["shape"], dtype=dtype, device="meta")
 
 
 def _read_torch(path: Path, shapes_only: bool) -> object:
@@ -169,77 +164,3 @@ def _read_torch(path: Path, shapes_only: bool) -> object:
             f"incomplete download: {reason}"
         ) from None
     return content
-
-
-def _split_groups(content: Mapping[str, object]) -> tuple[Tensors, Tensors]:
-    if len(content) == 1 and isinstance(inner := content.get("state_dict"), Mapping):
-        content = inner
-    groups: dict[str, Tensors] = {"image_proj": {}, "ip_adapter": {}}
-    strange = []
-    for key, value in content.items():
-        group, _, rest = key.partition(".")
-        if group in _GROUPS and isinstance(value, Mapping) and not rest:
-            entries = dict(value)
-        elif group in _GROUPS and rest:
-            entries = {rest: value}
-        elif group == "unet":  # training checkpoints carry the frozen UNet along
-            continue
-        else:
-            strange.append(key)
-            continue
-        for name, tensor in entries.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise ValueError(
-                    f"{group}.{name}: expected a tensor, found {type(tensor).__name__}"
-                )
-            groups[_GROUPS[group]][name] = tensor.detach()
-    missing = [name for name, tensors in groups.items() if not tensors]
-    if missing:
-        for mark, what in _FOREIGN.items():
-            if any(key.startswith(mark) for key in content):
-                raise ValueError(f"this is {what}, not an image adapter")
-        found = ", ".join(list(content)[:5]) or "nothing"
-        raise ValueError(
-            f"not an image adapter: no tensors of {' and '.join(missing)}; it holds {found}"
-        )
-    if strange:
-        raise ValueError(f"unexpected beside image_proj and ip_adapter: {', '.join(strange[:5])}")
-    return groups["image_proj"], groups["ip_adapter"]
-
-
-def _split_sites(tensors: Tensors) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Tensors]:
-    """Pairs of weights of keys and values by their number, and the LoRA tensors."""
-    found: dict[int, Tensors] = {}
-    lora: Tensors = {}
-    strange = []
-    for name, tensor in tensors.items():
-        if site := _SITE.fullmatch(name):
-            found.setdefault(int(site[1]), {})[site[2]] = tensor
-        elif _LORA.fullmatch(name):
-            lora[name] = tensor
-        else:
-            strange.append(name)
-    if strange:
-        raise ValueError(f"ip_adapter: unexpected {', '.join(strange[:5])}")
-    if not found:
-        raise ValueError("ip_adapter: no weights of keys and values ({number}.to_k_ip.weight)")
-    numbers = sorted(found)
-    step = min((b - a for a, b in itertools.pairwise(numbers)), default=numbers[0] + 1)
-    wanted = set(range(numbers[0] % step, numbers[-1] + 1, step))
-    missing = [
-        f"{n}.to_{letter}_ip.weight"
-        for n in sorted(wanted | set(numbers))
-        for letter in "kv"
-        if letter not in found.get(n, {})
-    ]
-    if missing:
-        raise ValueError(f"ip_adapter: missing {', '.join(missing[:5])}")
-    sites = [(found[n]["k"], found[n]["v"]) for n in numbers]
-    context = sites[0][0].shape[-1] if sites[0][0].dim() == 2 else -1
-    for n, (key, value) in zip(numbers, sites, strict=True):
-        if key.dim() != 2 or key.shape != value.shape or key.shape[1] != context:
-            raise ValueError(
-                f"ip_adapter: {n}.to_k_ip.weight is {tuple(key.shape)} and {n}.to_v_ip.weight "
-                f"{tuple(value.shape)}; both must be (channels, {max(context, 0) or 'context'})"
-            )
-    return sites, lora

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attnpatch.adapters.encoders import FACE_SIZE, Features
 
@@ -65,7 +65,7 @@ class Layout:
     dim: int = 0
     depth: int = 0
     heads: int = 0
-    note: str = ""
+    note: str = field(default="", compare=False)  # the same adapter, whatever told its kind
     token_dim: int = 0
 
     def __post_init__(self) -> None:

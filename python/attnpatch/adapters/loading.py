@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
 from attnpatch.adapters.adapter import ImageAdapter
-from attnpatch.adapters.files import Source, detect_layout, read_checkpoint
+from attnpatch.adapters.checkpoints import Source, detect_layout, read_checkpoint
 from attnpatch.adapters.inputs import common_dtype
+from attnpatch.adapters.sources import Location
 
 logger = logging.getLogger("attnpatch")
 
@@ -22,20 +24,36 @@ def load_image_adapter(
     shortcut: bool | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    which: int | str | None = None,
+    subfolder: str | None = None,
+    weight_name: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
 ) -> ImageAdapter:
     """Read an image adapter of any kind; which one it is shows from its tensors' shapes.
 
     Parameters
     ----------
     source : path or mapping
-        A `.safetensors`, `.bin` or `.pt` file, or a state dict: nested (`image_proj`,
-        `ip_adapter`) or flat (`image_proj.NAME`). Code in files is never run.
+        A `.safetensors`, `.bin` or `.pt` file as published, as training scripts leave it behind, or
+        of a diffusers UNet saved with its adapter; the `.index.json` of one in shards; a folder
+        with one such file in it; a repository of the Hugging Face hub ("h94/IP-Adapter", with
+        `weight_name`); or a state dict of any of these. Code in files is never run.
     kind, shortcut : optional
         Settle what shapes leave open: FaceID plus with its `shortcut` (version 2) or without, and
         "instantid" or "portrait_unnorm". Otherwise the file's name, then the more likely.
     device, dtype : optional
         Default: the CPU, and what the file has. On CPUs half precision is stored, but computed with
         in fp32.
+    which : optional
+        Which adapter of a file that holds several: the number in diffusers' lists, or the name of
+        the entry ("ema").
+    subfolder, weight_name : optional
+        Where in the folder or the repository the file is.
+    revision, cache_dir, local_files_only, token : optional
+        How the repository is reached, as in `huggingface_hub.hf_hub_download`.
 
     Returns
     -------
@@ -45,9 +63,14 @@ def load_image_adapter(
     ------
     ValueError
         No adapter, an incomplete one, or one for another kind of model; said before anything is
-        built.
+        built. Also a file or folder with several adapters.
+    FileNotFoundError
+        No such file, here or on the hub.
+    ImportError
+        A repository is named, but huggingface_hub is not installed.
     """
-    checkpoint = read_checkpoint(source)
+    location = Location(subfolder, weight_name, revision, cache_dir, local_files_only, token)
+    checkpoint = read_checkpoint(source, which=which, location=location)
     layout = detect_layout(checkpoint, kind, shortcut)
     if layout.note.startswith("assumed"):
         logger.warning(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnpatch._core import LinearProjection, MlpProjection, Resampler
-from attnpatch.adapters.files import read_checkpoint
+from attnpatch.adapters.checkpoints import read_checkpoint
 from attnpatch.adapters.layout import Layout, detect
 from attnpatch.patches import layer_table
 
