@@ -101,18 +101,25 @@ def test_a_schedule_that_another_node_sets_later_counts():
     model = Sigmas()
     clock = SigmaClock(model, [0.5])
     at = {"sigmas": torch.tensor([0.7, 0.7])}
-    before = clock(at).progress
+    before = clock(at)[0].progress
     model.model_sampling = FlowSampling()
-    assert clock(at).progress == pytest.approx(0.5625)
-    assert abs(clock(at).progress - before) > 0.1
+    assert clock(at)[0].progress == pytest.approx(0.5625)
+    assert abs(clock(at)[0].progress - before) > 0.1
 
 
 def test_sigmas_that_change_in_place_are_seen():
     clock = SigmaClock(Sigmas())
     sigmas = torch.tensor([2.0])
-    assert clock({"sigmas": sigmas}).sigma == 2.0
+    assert clock({"sigmas": sigmas})[0].sigma == 2.0
     sigmas.mul_(2)
-    assert clock({"sigmas": sigmas}).sigma == 4.0
+    assert clock({"sigmas": sigmas})[0].sigma == 4.0
+
+
+def test_pictures_may_be_at_sigmas_of_their_own():
+    clock = SigmaClock(Sigmas())
+    found = clock({"sigmas": torch.tensor([2.0, 4.0])})
+    assert [point.sigma for point in found] == [2.0, 4.0]
+    assert found == tuple(clock({"sigmas": torch.tensor([s])})[0] for s in (2.0, 4.0))
 
 
 def test_a_moment_is_worked_out_once():
@@ -126,17 +133,17 @@ def test_a_moment_is_worked_out_once():
     model = SimpleNamespace(model_sampling=Counted())
     clock = SigmaClock(model)
     for _ in range(5):
-        moment = clock({"sigmas": torch.full((2,), 3.0)})
+        (moment,) = clock({"sigmas": torch.full((2,), 3.0)})
     assert len(asked) == 1 and moment.sigma == 3.0
 
 
 def test_hosts_that_tell_less():
-    assert SigmaClock(Sigmas())({}).progress is None
+    assert SigmaClock(Sigmas())({})[0].progress is None
     old = SimpleNamespace(timestep=lambda sigma: sigma * 100)
-    moment = SigmaClock(SimpleNamespace(model_sampling=old))({"sigmas": torch.tensor([4.995])})
+    (moment,) = SigmaClock(SimpleNamespace(model_sampling=old))({"sigmas": torch.tensor([4.995])})
     assert moment.progress == pytest.approx(0.5)
     forge = SimpleNamespace(predictor=DiscreteSampling())
-    assert SigmaClock(forge)({"sigmas": 1.0}).sigma == 1.0
+    assert SigmaClock(forge)({"sigmas": 1.0})[0].sigma == 1.0
 
 
 def test_modules_are_asked_on_the_cpu_and_stay_as_they_are():
@@ -170,7 +177,7 @@ def test_time_is_found_out_only_where_a_patch_asks_for_it(patch, monkeypatch):
     model.model_options.pop("sampler_post_cfg_function", None)  # it asks once a step
     asked = []
     monkeypatch.setattr(
-        SigmaClock, "_sigma", lambda self, sigmas: asked.append(1) or float(sigmas[0])
+        SigmaClock, "_sigmas", lambda self, sigmas: asked.append(1) or (float(sigmas[0]),)
     )
     x, conds = make_conds()
     sample(model, x, conds, steps=2)
