@@ -219,7 +219,7 @@ def joined_rows(
         Where rows were not cut out of the batch; the message names ``cond_or_uncond``.
     """
     same = x.shape == batch.input.shape
-    if same and (x is batch.input or not _moved(batch, x)):
+    if same and not _moved(batch, x, conditioning):
         return None if not any(batch.areas) else _of_batch(batch)
     found = _find_rows(batch, x, conditioning)
     if found is None:
@@ -242,9 +242,21 @@ class _Place(NamedTuple):
     left: int
 
 
-def _moved(batch: HostBatch, x: Tensor) -> bool:
-    """Whether rows of the same shape stand in another order than the host's."""
-    return not torch.equal(x, batch.input)
+def _moved(batch: HostBatch, x: Tensor, conditioning: Mapping[str, Any]) -> bool:
+    """Whether rows of the same shape may stand in another order than the host's.
+
+    Most wrappers hand over the very same tensors: then no device is waited for.
+    """
+    pairs = [(x, batch.input)]
+    pairs += [(conditioning.get(name), theirs) for name, theirs in batch.conditioning.items()]
+    return any(
+        ours is not theirs
+        and isinstance(ours, Tensor)
+        and isinstance(theirs, Tensor)
+        and ours.shape == theirs.shape
+        and not torch.equal(ours, theirs)
+        for ours, theirs in pairs
+    )
 
 
 def _of_batch(batch: HostBatch) -> JoinedRows:
