@@ -7,6 +7,7 @@ It plays the modules ``comfy.samplers`` and ``comfy.conds`` for the small host.
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -71,6 +72,10 @@ class Sampler:
             monkeypatch.setitem(sys.modules, name, module)
 
     def calc_cond_batch(self, model, conds, x, sigma, model_options):
+        run = wrapped(self._batch, model_options["transformer_options"], "calc_cond_batch")
+        return run(model, conds, x, sigma, model_options)
+
+    def _batch(self, model, conds, x, sigma, model_options):
         todo = [(i, entry) for i, entries in enumerate(conds) for entry in entries or ()]
         if self.first:
             todo.reverse()
@@ -108,13 +113,17 @@ class Sampler:
             self.controlled.append(inputs)
         timestep = torch.cat([sigma] * len(conds))
 
-        def apply_model(x, t, c_crossattn, transformer_options):
+        def run_model(x, t, c_concat, c_crossattn, control, transformer_options):
             shape = (-1,) + (1,) * 3
             scaled = x / (1 + t.view(shape) ** 2) ** 0.5
             steps = model.model_sampling.timestep(t)
             options = dict(transformer_options)
             noise = model.diffusion_model(scaled, steps, c_crossattn, transformer_options=options)
             return x - t.view(shape) * noise
+
+        def apply_model(x, t, c_crossattn, transformer_options):
+            run = wrapped(run_model, transformer_options, "apply_model")
+            return run(x, t, None, c_crossattn, None, transformer_options)
 
         wrapper = model_options.get("model_function_wrapper")
         if wrapper is None:
@@ -148,6 +157,14 @@ class Sampler:
                 }
             )
         return result
+
+
+def wrapped(function, options, place):
+    """Put the wrappers of a place around a function, the first outermost."""
+    found = options.get("wrappers", {}).get(place, {})
+    for wrapper in reversed([w for ws in found.values() for w in ws]):
+        function = functools.partial(wrapper, function)
+    return function
 
 
 def entry(context, uuid, **more):
