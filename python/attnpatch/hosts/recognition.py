@@ -40,7 +40,7 @@ def wrapping(module: Any) -> Iterator[Any]:
 
 
 def is_kind_of(module: Any, *names: str) -> bool:
-    """Whether a class of one of these names is among those that the type of `module` derives from."""
+    """Whether the type of `module`, or one that it derives from, has one of these names."""
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 

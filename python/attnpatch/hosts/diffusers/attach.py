@@ -151,7 +151,7 @@ def attached(model: Any) -> PatchStack:
 def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
     unet = _unet_of(model)
-    twin = share_weights(unet) if unwrapped(model) is unet else copy_pipeline(model)
+    twin = share_weights(model) if unwrapped(model) is unet else copy_pipeline(model)
     attach(twin, patches, cond_or_uncond=cond_or_uncond)
     return twin
 

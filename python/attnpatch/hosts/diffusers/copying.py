@@ -10,7 +10,6 @@ from typing import Any
 from attnpatch.hosts.diffusers.identity_hook import has_identity
 from attnpatch.hosts.diffusers.patching import Patching
 from attnpatch.hosts.diffusers.sharing import share_weights
-from attnpatch.hosts.recognition import diffusers_unet, unwrapped
 
 __all__ = ["copy_controlnet", "copy_pipeline"]
 
@@ -23,7 +22,7 @@ def copy_pipeline(model: Any) -> Any:
     """
     pipeline = copy.copy(model)
     # Hooks that know the pipeline know the copy.
-    pipeline.unet = share_weights(diffusers_unet(model), {id(model): pipeline})
+    pipeline.unet = share_weights(model.unet, {id(model): pipeline})
     if getattr(model, "scheduler", None) is not None:
         # Schedulers count steps: each pipeline needs its own.
         pipeline.scheduler = copy.deepcopy(model.scheduler)
@@ -37,4 +36,4 @@ def copy_pipeline(model: Any) -> Any:
 
 def copy_controlnet(model: Any, twin: Any) -> None:
     """Give `twin`, a copy of the pipeline `model`, a ControlNet of its own that shares weights."""
-    twin.controlnet = share_weights(unwrapped(model.controlnet), {id(model): twin})
+    twin.controlnet = share_weights(model.controlnet, {id(model): twin})

@@ -188,8 +188,8 @@ class Patching:
         """Learn about the call of the UNet that begins: its forward pre-hook."""
         if unet.__dict__.get("_is_replica"):
             raise TypeError(
-                "model: expected a UNet that is given whole batches, but DataParallel scatters their "
-                "rows over several devices, so that it cannot be known which are cond and which "
+                "model: expected a UNet that is given whole batches, but DataParallel scatters "
+                "their rows over devices, so that it cannot be known which are cond and which "
                 "uncond; use one device, or DistributedDataParallel"
             )
         host_call = _host_call(args, kwargs)

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnpatch.hosts.recognition import is_kind_of
+from attnpatch.hosts.recognition import is_kind_of, unwrapped, wrapping
 
 __all__ = ["share_weights"]
 
-_SHARDED = ("FullyShardedDataParallel", "FSDPModule")
+_SHARDED = {
+    "FullyShardedDataParallel": "FullyShardedDataParallel",
+    "FSDPModule": "fully_shard",
+}
 # There is one of each of these, or a copy would not do what it is for.
 _SHARED = (
     Tensor,
@@ -43,7 +46,7 @@ def share_weights(module: Any, memo: dict[int, Any] | None = None) -> Any:
     Parameters
     ----------
     module
-        A module.
+        A module; the copy is in no wrapper, whatever it is in.
     memo
         As of ``copy.deepcopy``: by their ids, objects that the copy knows in the place of others.
 
@@ -52,14 +55,14 @@ def share_weights(module: Any, memo: dict[int, Any] | None = None) -> Any:
     TypeError
         If weights of the tree are sharded, so that its modules do not hold them.
     """
-    parts = list(module.modules())
-    for part in parts:
-        if is_kind_of(part, *_SHARDED):
-            raise TypeError(
-                f"model: expected a model whose weights can be shared, got one sharded by "
-                f"{'FullyShardedDataParallel' if hasattr(part, 'module') else 'fully_shard'}; "
-                "attach patches it in place"
-            )
+    parts = list(unwrapped(module).modules())
+    for part in (*wrapping(module), *parts):
+        for name, function in _SHARDED.items():
+            if is_kind_of(part, name):
+                raise TypeError(
+                    "model: expected a model whose weights can be shared, got one sharded by "
+                    f"{function}; attach patches it in place"
+                )
     tree = {id(part) for part in parts}
     memo = {} if memo is None else memo
     for part in parts:
