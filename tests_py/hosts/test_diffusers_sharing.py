@@ -3,6 +3,7 @@
 """Copies share every tensor and have hooks of their own, whoever put those there."""
 
 import functools
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -155,12 +156,12 @@ def test_a_hook_in_the_registry_keeps_a_state_of_its_own_and_can_be_removed():
     for name in ("first", "second"):
         assert block._diffusers_hook.get_hook(name).calls == 2
         hook = copied._diffusers_hook.get_hook(name)
-        assert hook.calls == 5
+        assert hook.calls == 4  # one of them before the copy was made
         assert hook.module is copied
     copied._diffusers_hook.remove_hook("first")
     copied._diffusers_hook.remove_hook("second")
     assert torch.equal(run(twin), expected)
-    assert hook.calls == 5
+    assert hook.calls == 4
     assert torch.equal(run(unet), plain)
 
 
@@ -252,7 +253,7 @@ def test_tensors_are_the_very_same_and_all_else_is_not():
 def test_long_chains_of_hooks_are_copied():
     """As offloading ahead of time links them: each group knows the next one's modules."""
     module = nn.Sequential(*[nn.Linear(1, 1) for _ in range(1500)])
-    for part, following in zip(module, module[1:], strict=False):
+    for part, following in itertools.pairwise(module):
         part.hook = SimpleNamespace(following=following)
     twin = share_weights(module)
     assert all(part.hook.following is twin[i + 1] for i, part in enumerate(twin[:-1]))
