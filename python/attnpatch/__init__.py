@@ -14,7 +14,15 @@ from attnpatch.adapters import (
     load_image_adapter,
 )
 from attnpatch.attention_pictures import show_attention
-from attnpatch.hosts import attach, identity_control, patch_model, recorded_attention, report
+from attnpatch.hosts import (
+    attach,
+    attached,
+    detach,
+    identity_control,
+    patch_model,
+    recorded_attention,
+    report,
+)
 from attnpatch.patches import (
     HyperTile,
     Identity,
@@ -51,6 +59,8 @@ __all__ = [
     "TokenMerging",
     "Weight",
     "attach",
+    "attached",
+    "detach",
     "get_identity_embeds",
     "identity_control",
     "load_embeds",

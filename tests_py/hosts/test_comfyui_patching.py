@@ -247,6 +247,19 @@ def test_threads_do_not_disturb_each_other(model):
         assert len(many) == 3 and all(torch.equal(result, one) for result in many)
 
 
+def test_a_clone_says_what_it_has_and_is_never_changed_in_place(model):
+    first, second = make_prompt(), make_prompt(seed=2)
+    once = ap.patch_model(model, first)
+    assert ap.attached(model) == ap.PatchStack()
+    assert ap.attached(once) == ap.PatchStack([first])
+    assert ap.attached(ap.patch_model(once, second)) == ap.PatchStack([first, second])
+    with pytest.raises(
+        TypeError, match=r"ComfyPatcher of ComfyUI .* nothing to detach; patch_model"
+    ):
+        ap.detach(once)
+    assert ap.attached(once) == ap.PatchStack([first])
+
+
 def test_other_networks_and_orders_are_refused(model):
     class Flux(torch.nn.Module):
         pass

@@ -85,6 +85,15 @@ def test_only_the_layers_that_a_weight_names_are_touched():
     assert hosts.report(model).matched == ()
 
 
+def test_a_clone_says_what_it_has():
+    model, image = make_fooocus(), make_prompt()
+    patched = hosts.patch_model(model, image)
+    assert list(hosts.attached(model)) == []
+    assert list(hosts.attached(patched)) == [image]
+    with pytest.raises(TypeError, match=r"of Fooocus .* nothing to detach; patch_model"):
+        hosts.detach(patched)
+
+
 def test_patching_in_place_and_unknown_models_are_refused():
     prompt = make_prompt()
     with pytest.raises(TypeError, match="FooocusPatcher of Fooocus is not patched in place"):

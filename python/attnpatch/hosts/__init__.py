@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 from attnpatch.adapters import ImageEmbeds
 from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.host_call import CondOrUncond
-from attnpatch.hosts.recognition import diffusers_unet
-from attnpatch.patches import Patch, Report
+from attnpatch.hosts.recognition import described, diffusers_unet
+from attnpatch.patches import Patch, PatchStack, Report
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attnpatch.hosts.diffusers import Attachment
 
-__all__ = ["attach", "identity_control", "patch_model", "recorded_attention", "report"]
+__all__ = [
+    "attach",
+    "attached",
+    "detach",
+    "identity_control",
+    "patch_model",
+    "recorded_attention",
+    "report",
+]
 
 
 def attach(
@@ -27,10 +35,12 @@ def attach(
     patches: Patch | Sequence[Patch],
     *,
     cond_or_uncond: CondOrUncond | None = None,
+    replace: bool = False,
 ) -> Attachment:
     """Attach patches to a model in place, until they are detached.
 
-    Attaching to a model that has patches adds to them. What the model has beside (LoRA,
+    Attaching to a model that has patches adds to them, unless `replace` is given; it warns where an
+    equal patch is there already. What the model has beside (LoRA,
     ControlNet, an IP-Adapter of its own, other attention processors) keeps working: terms are
     added to it.
 
@@ -38,23 +48,28 @@ def attach(
     ----------
     model
         A pipeline or UNet of diffusers. Whichever pipeline runs the UNet then says which rows of a
-        batch are uncond, and where sampling stands.
+        batch are uncond, and where sampling stands. The UNet may be in wrappers (compiled,
+        DistributedDataParallel, FSDP), and attached before or after it is wrapped.
     patches
         One patch, a sequence of patches, or a `PatchStack`.
     cond_or_uncond
         The kind of each equal chunk of a batch, or of each row, 0 cond and 1 uncond; ``(1, 0)`` for
         the batches [uncond, cond] of classifier-free guidance. Or a callable that gives this for a
         call: it is handed a ``HostCall``. By default the pipeline that runs tells.
+    replace
+        Take off all that was attached before, whoever attached it: the cell of a notebook may then
+        be run again. Where the new patches do not fit, the old ones stay.
 
     Returns
     -------
     Attachment
-        With `detach`, `report` and `stack`; a context manager that detaches at its end.
+        With `detach`, `report` and `stack`; a context manager that detaches at its end. It belongs
+        to the UNet: `in_use` says whether the pipeline has that one still.
 
     Raises
     ------
     TypeError
-        If `model` is of no known kind.
+        If `model` is of no known kind, or DataParallel scatters its batches over devices.
     ValueError
         If the patches are made for other layers than the model has. When the model runs: where
         nobody tells which rows are cond and which uncond, and the patches tell them apart.
@@ -65,7 +80,44 @@ def attach(
     ...     print(attached.report)
     ...     image = pipeline("a cat").images[0]
     """
-    return _host_of(model).attach(model, patches, cond_or_uncond=cond_or_uncond)
+    return _host_of(model).attach(model, patches, cond_or_uncond=cond_or_uncond, replace=replace)
+
+
+def detach(model: Any) -> None:
+    """Take off all that was attached to a model, whoever attached it.
+
+    The model is then as it was before. Where nothing is attached, nothing happens. The handles
+    that `attach` gave say that they are detached.
+
+    Parameters
+    ----------
+    model
+        A pipeline or UNet of diffusers, also one that `patch_model` gave. Of a pipeline the UNet
+        that it has now.
+
+    Raises
+    ------
+    TypeError
+        If `model` is of no known kind, or a model of ComfyUI or Fooocus, which are not changed in
+        place: the model that was given to `patch_model` has no patches.
+    """
+    _host_of(model).detach(model)
+
+
+def attached(model: Any) -> PatchStack:
+    """Return all patches that a model has, in order; an empty stack where there are none.
+
+    Parameters
+    ----------
+    model
+        As for `patch_model`; of a pipeline the UNet that it has now.
+
+    Raises
+    ------
+    TypeError
+        If `model` is of no known kind.
+    """
+    return _host_of(model).attached(model)
 
 
 def patch_model(
@@ -82,17 +134,18 @@ def patch_model(
     ----------
     model, patches, cond_or_uncond
         As for :func:`attach`. The copy of a pipeline has a scheduler of its own, so that both can
-        run at the same time. `model` may also be a ``ModelPatcher`` of ComfyUI or Fooocus.
+        run at the same time; by turns where hooks move or cast the weights that they share, as
+        offloading does. `model` may also be a ``ModelPatcher`` of ComfyUI or Fooocus.
 
     Returns
     -------
     pipeline or UNet
-        Of the type of `model`; the very same parameters and buffers in another tree of modules.
+        The very same parameters and buffers in another tree of modules; the UNet in no wrapper.
 
     Raises
     ------
     TypeError, ValueError
-        As for :func:`attach`.
+        As for :func:`attach`; and TypeError where FSDP has sharded the weights.
     """
     return _host_of(model).patch_model(model, patches, cond_or_uncond=cond_or_uncond)
 
@@ -169,5 +222,5 @@ def _host_of(model: Any) -> Any:
     raise TypeError(
         "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
         "(SD1.x, SD2.x, SDXL), or a ModelPatcher of ComfyUI or Fooocus, "
-        f"got {type(model).__module__}.{type(model).__qualname__}"
+        f"got {described(model)}"
     )

@@ -95,7 +95,7 @@ def branch_attention_reference(
 
     def share(i: int) -> Tensor:
         """Weight times mask of branch i, (batch, 1, queries, 1)."""
-        on = (branch_rows[i] >= 0).to(weights.dtype)
+        on = (branch_rows[i] >= 0).to(out.dtype)
         factor = (weights[i] * on)[:, None, None, None].expand(batch, 1, queries, 1)
         return factor if masks is None else factor * masks[i][:, None, :, None]
 

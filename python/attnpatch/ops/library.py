@@ -72,8 +72,12 @@ _BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
 
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an operator; or its reference, where that is forced or the kernel takes less."""
-    if _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
+    """Call an operator; or its reference, where that is forced or the kernel takes less.
+
+    No kernel computes in float64.
+    """
+    wide = arguments[0].dtype is torch.float64
+    if wide or _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
         return reference(*arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)

@@ -3,6 +3,6 @@
 """ComfyUI, and what took over its model patcher: `patch_model` for any patch."""
 
 from attnpatch.hosts.comfyui.guidance import recorded_attention
-from attnpatch.hosts.comfyui.host import attach, is_host, patch_model, report
+from attnpatch.hosts.comfyui.host import attach, attached, detach, is_host, patch_model, report
 
-__all__ = ["attach", "is_host", "patch_model", "recorded_attention", "report"]
+__all__ = ["attach", "attached", "detach", "is_host", "patch_model", "recorded_attention", "report"]

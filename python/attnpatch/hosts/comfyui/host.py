@@ -82,6 +82,20 @@ def attach(model: Any, *_: Any, **__: Any) -> NoReturn:
     )
 
 
+def detach(model: Any) -> NoReturn:
+    """Raise TypeError: models of this host are cloned, not changed."""
+    raise TypeError(
+        f"model: a {type(model).__qualname__} of ComfyUI is not patched in place, so that there is "
+        "nothing to detach; patch_model left the model that it was given as it was: use that one"
+    )
+
+
+def attached(model: Any) -> PatchStack:
+    """Return the patches that a clone has, in order."""
+    group = find_group(model)
+    return PatchStack() if group is None else group.run.stack
+
+
 def report(model: Any) -> Report:
     """Return which layers of a model are patched, and which are not and why."""
     group = find_group(model)

@@ -5,17 +5,21 @@
 from attnpatch.hosts.diffusers.attach import (
     Attachment,
     attach,
+    attached,
+    detach,
     patch_model,
     recorded_attention,
     report,
-    share_weights,
 )
 from attnpatch.hosts.diffusers.identity_control import identity_control
 from attnpatch.hosts.diffusers.layers import read_layer_table
+from attnpatch.hosts.diffusers.sharing import share_weights
 
 __all__ = [
     "Attachment",
     "attach",
+    "attached",
+    "detach",
     "identity_control",
     "patch_model",
     "read_layer_table",

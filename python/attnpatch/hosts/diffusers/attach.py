@@ -4,16 +4,23 @@
 
 from __future__ import annotations
 
-import copy
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.identity_control import follow, has_identity
+from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.sharing import share_weights
 from attnpatch.hosts.host_call import CondOrUncond
-from attnpatch.hosts.recognition import diffusers_unet, unwrapped
+from attnpatch.hosts.recognition import (
+    described,
+    diffusers_unet,
+    is_kind_of,
+    unwrapped,
+    wrapping,
+)
 from attnpatch.patches import Patch, PatchStack, Report
 
 Patches = Patch | Sequence[Patch]
@@ -21,6 +28,9 @@ Patches = Patch | Sequence[Patch]
 
 class Attachment:
     """Patches that are attached to a UNet, until `detach` or the end of a ``with`` block.
+
+    They belong to the UNet. A pipeline that is given another one (``pipeline.unet = other``) runs
+    without them, which `in_use` and `repr` say; the first UNet keeps them.
 
     Attributes
     ----------
@@ -31,15 +41,24 @@ class Attachment:
     """
 
     def __init__(
-        self, unet: Any, pipeline: Any, stack: PatchStack, cond_or_uncond: CondOrUncond | None
+        self,
+        unet: Any,
+        pipeline: Any,
+        stack: PatchStack,
+        cond_or_uncond: CondOrUncond | None,
+        replace: bool = False,
     ) -> None:
         patching = Patching.of(unet) or Patching(unet)
         self.stack = stack
         self.report: Report = stack.bind(patching.table).report()
         self._unet = unet
+        self._pipeline = None if pipeline is None else weakref.ref(pipeline)
         self._patching: Patching | None = patching
         self._attention: Tensor | None = None
-        patching.add(self, stack, unet, pipeline, cond_or_uncond)
+        before = list(patching.stacks) if replace else []
+        patching.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
+        for key in before:
+            _forget(key)
 
     @property
     def attention(self) -> Tensor | None:
@@ -52,19 +71,36 @@ class Attachment:
 
     @property
     def attached(self) -> bool:
-        """Whether `detach` was not called yet."""
+        """Whether the UNet has these patches: neither this `detach` nor anything else took them."""
         return self._patching is not None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether what was given to `attach` runs with these patches.
+
+        False once they are detached, and while the pipeline has another UNet.
+        """
+        return self.attached and not self._elsewhere
+
+    @property
+    def _elsewhere(self) -> bool:
+        pipeline = self._pipeline and self._pipeline()
+        return pipeline is not None and diffusers_unet(pipeline) is not self._unet
 
     def detach(self) -> None:
         """Take these patches off. With the last ones the UNet's own processors are put back.
 
         Patches attached at other times stay, in whatever order they are detached. A second call
-        does nothing.
+        does nothing, nor does one after :func:`attnpatch.detach` or ``attach(…, replace=True)``.
         """
-        patching, self._patching = self._patching, None
+        patching = self._patching
         if patching is not None:
-            self._attention = patching.attention
             patching.remove(self, self._unet)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Know that the patches are gone from the UNet."""
+        self._attention, self._patching = self.attention, None
 
     def __enter__(self) -> Attachment:
         return self
@@ -74,40 +110,50 @@ class Attachment:
 
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
-        return f"<Attachment {self.stack!r}, {state} {type(self._unet).__name__}>"
+        state = f"{state} {type(self._unet).__name__}"
+        pipeline = self._pipeline and self._pipeline()
+        if self.attached and self._elsewhere:
+            state += f"; not in use, since the {type(pipeline).__name__} has another UNet now"
+        return f"<Attachment {self.stack!r}, {state}>"
 
 
 def attach(
-    model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None
+    model: Any,
+    patches: Patches,
+    *,
+    cond_or_uncond: CondOrUncond | None = None,
+    replace: bool = False,
 ) -> Attachment:
     """Attach patches to `model` in place; see :func:`attnpatch.attach`."""
     unet = _unet_of(model)
+    _check_whole_batches(model)
     pipeline = None if unwrapped(model) is unet else model
-    return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond)
+    return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond, replace)
+
+
+def detach(model: Any) -> None:
+    """Take everything off that is attached to `model`; see :func:`attnpatch.detach`."""
+    unet = _unet_of(model)
+    patching = Patching.of(unet)
+    if patching is not None:
+        before = list(patching.stacks)
+        patching.clear(unet)
+        for key in before:
+            _forget(key)
+
+
+def attached(model: Any) -> PatchStack:
+    """Return what is attached to `model`; see :func:`attnpatch.attached`."""
+    patching = Patching.of(_unet_of(model))
+    return PatchStack() if patching is None else patching.stack
 
 
 def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
     unet = _unet_of(model)
-    twin = share_weights(unet) if unwrapped(model) is unet else copy_pipeline(model)
+    twin = share_weights(model) if unwrapped(model) is unet else copy_pipeline(model)
     attach(twin, patches, cond_or_uncond=cond_or_uncond)
     return twin
-
-
-def copy_pipeline(model: Any) -> Any:
-    """Copy a pipeline, patched or not: both share all weights, and can run at the same time."""
-    pipeline = copy.copy(model)
-    pipeline.unet = share_weights(_unet_of(model))
-    if getattr(model, "scheduler", None) is not None:
-        # Schedulers count steps: each pipeline needs its own.
-        pipeline.scheduler = copy.deepcopy(model.scheduler)
-    patching = Patching.of(_unet_of(pipeline))
-    if patching is not None:
-        patching.follow(pipeline)
-    if has_identity(model):
-        pipeline.controlnet = share_weights(model.controlnet)
-        follow(pipeline)
-    return pipeline
 
 
 def report(model: Any) -> Report:
@@ -122,20 +168,28 @@ def recorded_attention(model: Any) -> Tensor | None:
     return None if patching is None else patching.attention
 
 
-def share_weights(module: Any) -> Any:
-    """Copy the tree of modules of `module`: other modules, the very same parameters and buffers."""
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        kept = [*part._parameters.values(), *part._buffers.values()]
-        kept.append(part.__dict__.get("_hf_hook"))  # accelerate's: they know no module
-        memo.update((id(value), value) for value in kept if value is not None)
-    return copy.deepcopy(module, memo)
+def _forget(key: object) -> None:
+    """Tell the handle of patches that are gone, if there is one: copies have none."""
+    if isinstance(key, Attachment):
+        key._forget()
+
+
+def _check_whole_batches(model: Any) -> None:
+    """Raise TypeError where a call of the UNet is given some rows of a batch alone."""
+    for wrapper in (*wrapping(model), *wrapping(getattr(model, "unet", None))):
+        devices = getattr(wrapper, "device_ids", None) or ()
+        if is_kind_of(wrapper, "DataParallel") and len(devices) > 1:
+            raise TypeError(
+                f"model: expected a UNet that is given whole batches, got DataParallel over "
+                f"{len(devices)} devices, which scatters their rows, so that it cannot be known "
+                "which are cond and which uncond; use one device, or DistributedDataParallel"
+            )
 
 
 def _unet_of(model: Any) -> Any:
     unet = diffusers_unet(model)
     if unet is None:
         raise TypeError(
-            f"model: expected a pipeline with a UNet, or a UNet, got {type(model).__name__}"
+            f"model: expected a pipeline with a UNet, or a UNet, got {described(model)}"
         )
     return unet

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from attnpatch.hosts.diffusers.branching import EagerBranching
 from attnpatch.hosts.diffusers.processor import StandIn, layer_of, make_stand_in
@@ -92,7 +93,8 @@ class CrossLayer(PatchedLayer):
         if stand_in is not self.stand_in:
             return None
         shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
-        if torch.is_autocast_enabled(device.type):
+        # The meta device, for one, has no autocast, and must not be asked.
+        if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         return self.branching(_tokens(shape), dtype, device)
 

@@ -24,7 +24,6 @@ from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, check_kinds, told_rows
-from attnpatch.hosts.recognition import unwrapped
 from attnpatch.patches import (
     COND,
     AttentionRecord,
@@ -105,17 +104,19 @@ class Patching:
         unet: Any,
         pipeline: Any,
         cond_or_uncond: CondOrUncond | None,
+        *,
+        replace: bool = False,
     ) -> None:
-        """Attach the patches of `stack`; raises before anything changes."""
+        """Attach the patches of `stack`, beside or instead of others; raises before any change."""
         told = cond_or_uncond
         if told is not None and not callable(told):
             told = check_kinds(told)
-        if told is not None and self.cond_or_uncond not in (None, told):
-            raise ValueError(
-                f"cond_or_uncond: what is attached already has {self.cond_or_uncond}, got {told}"
-            )
-        self._bind({**self.stacks, key: stack})
-        self.cond_or_uncond = told or self.cond_or_uncond
+        kept, known = ({}, None) if replace else (self.stacks, self.cond_or_uncond)
+        if told is not None and known not in (None, told):
+            raise ValueError(f"cond_or_uncond: what is attached already has {known}, got {told}")
+        before = PatchStack() if replace else self.stack
+        self._bind({**kept, key: stack})
+        self.cond_or_uncond = told or known
         if pipeline is not None:
             self.follow(pipeline)
         if not self._hooks:
@@ -125,6 +126,13 @@ class Patching:
             )
             setattr(unet, _ATTRIBUTE, self)
         self._settle()
+        again = sorted({type(patch).__name__ for patch in stack if patch in before})
+        if again:
+            self._tell(
+                f"attach: an equal {' and '.join(again)} is attached already, and now acts twice; "
+                "detach(model) takes off all that is attached, attach(…, replace=True) what was "
+                "attached before"
+            )
 
     def follow(self, pipeline: Any) -> None:
         """Take it for the pipeline whose schedule counts where none is running."""
@@ -132,7 +140,13 @@ class Patching:
 
     def remove(self, key: object, unet: Any) -> None:
         """Detach what `key` attached; with the last one the UNet is as it was before."""
-        left = {k: stack for k, stack in self.stacks.items() if k is not key}
+        self._keep({k: stack for k, stack in self.stacks.items() if k is not key}, unet)
+
+    def clear(self, unet: Any) -> None:
+        """Detach all: the UNet is as it was before."""
+        self._keep({}, unet)
+
+    def _keep(self, left: Mapping[object, PatchStack], unet: Any) -> None:
         if len(left) == len(self.stacks):
             return
         self._bind(left)
@@ -172,6 +186,12 @@ class Patching:
     @torch.compiler.disable
     def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Learn about the call of the UNet that begins: its forward pre-hook."""
+        if unet.__dict__.get("_is_replica"):
+            raise TypeError(
+                "model: expected a UNet that is given whole batches, but DataParallel scatters "
+                "their rows over devices, so that it cannot be known which are cond and which "
+                "uncond; use one device, or DistributedDataParallel"
+            )
         host_call = _host_call(args, kwargs)
         run, running = self._run, self.running
         if any(layer.replaced for layer in self.layers):
@@ -270,9 +290,10 @@ class Patching:
         cfg_scale = cfg_scale if isinstance(cfg_scale, float | int) else 1.0
         skipped = None if deepcache_of(unet) is None else self.attention
         guided = GuidedCall(call, rows, passes, prediction, cfg_scale, skipped)
-        # What torch.compile made of the UNet, where the pipeline has that.
+        # What torch.compile made of the UNet, where the pipeline has that: no other wrapper, whose
+        # own call has not ended yet.
         compiled = getattr(pipeline.pipeline, "unet", None) if pipeline else None
-        target = compiled if unwrapped(compiled) is unet else unet
+        target = compiled if getattr(compiled, "_orig_mod", None) is unet else unet
 
         def run_unet(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             self.running.degraded = guided.degraded

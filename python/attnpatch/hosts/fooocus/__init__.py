@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fooocus: `patch_model` for any patch; `ip_adapter` stands in for ``extras/ip_adapter.py``."""
 
-from attnpatch.hosts.fooocus.host import attach, is_host, patch_model, report
+from attnpatch.hosts.fooocus.host import attach, attached, detach, is_host, patch_model, report
 
-__all__ = ["attach", "is_host", "patch_model", "report"]
+__all__ = ["attach", "attached", "detach", "is_host", "patch_model", "report"]
