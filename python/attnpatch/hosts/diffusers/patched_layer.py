@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.branching import EagerBranching
+from attnpatch.hosts.diffusers.branching import EagerBranching, register
 from attnpatch.hosts.diffusers.processor import StandIn, layer_of, make_stand_in
 from attnpatch.hosts.diffusers.self_processor import EagerStaging, SelfStandIn
 from attnpatch.patches import Call, Layer, Run, Site
@@ -29,6 +29,14 @@ class PatchedLayer:
         self.layer = layer
         self.module = module
         self.stand_in: Any = None
+        self.handle = register(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "handle"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = register(self)  # graphs find copies by handles of their own
 
     @property
     def replaced(self) -> bool:

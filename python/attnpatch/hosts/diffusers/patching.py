@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.branching import register
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
@@ -68,7 +67,6 @@ class Patching:
             SelfLayer(self, layer, self_attention(unet, layer.name)) for layer in self.table
         )
         self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
-        self.number = register(self)
         self.running = _Running()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self.cond_or_uncond: CondOrUncond | None = None
@@ -339,7 +337,6 @@ class Patching:
     def __deepcopy__(self, memo: dict[int, Any]) -> Patching:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.number = register(twin)
         twin.running = _Running()
         twin._lock = threading.Lock()
         twin._read_timestep = TimestepReader()

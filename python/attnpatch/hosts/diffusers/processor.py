@@ -62,7 +62,7 @@ class StandIn:
         layer = self.attnpatch_layer
         branching: Branching | None
         if torch.compiler.is_compiling():
-            branching = GraphBranching(layer.patching.number, layer.layer.index, layer.joint)
+            branching = GraphBranching(layer.handle, layer.joint)
         else:
             branching = layer.begin(self, hidden_states)
         if branching is None:

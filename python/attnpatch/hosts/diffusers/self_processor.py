@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from attnpatch.hosts.diffusers.arithmetic import (
     project_query,
     project_value,
 )
-from attnpatch.hosts.diffusers.branching import TAGS, patching_of
+from attnpatch.hosts.diffusers.branching import TAGS, registered
 from attnpatch.hosts.diffusers.processor import StandIn
 from attnpatch.patches import SelfAttention, Site
 from attnpatch.patches.heads import join_heads, split_heads
@@ -58,7 +58,7 @@ class SelfStandIn(StandIn):
         if encoder_hidden_states is None and not self.attnpatch_perturbed:
             layer = self.attnpatch_layer
             if torch.compiler.is_compiling():
-                staging = GraphStaging(layer.patching.number, layer.layer.index, layer.reduces)
+                staging = GraphStaging(layer.handle, layer.reduces)
             else:
                 staging = layer.begin(self, hidden_states)
         if staging is None:
@@ -140,34 +140,32 @@ class Projected:
 class GraphStaging:
     """The same as operators in a graph that is being compiled; see `GraphBranching`."""
 
-    __slots__ = ("_layer", "_patching", "_reduces")
+    __slots__ = ("_handle", "_reduces")
 
-    def __init__(self, patching: int, layer: int, reduces: bool) -> None:
-        self._patching = patching
-        self._layer = layer
+    def __init__(self, handle: Tensor, reduces: bool) -> None:
+        self._handle = handle
         self._reduces = reduces
 
     def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Staging`."""
         if not self._reduces:
             return states, states
-        return torch.ops.attnpatch_diffusers.reduce(states, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.reduce(states, self._handle)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See :class:`Staging`."""
-        operators = torch.ops.attnpatch_diffusers
-        return operators.self_attend(q, k, v, mask, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.self_attend(q, k, v, mask, self._handle)
 
 
 @torch.library.custom_op("attnpatch_diffusers::reduce", mutates_args=(), tags=TAGS)
-def _reduce(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
-    staging = _layer_of(patching, layer).staging(states.shape[1])
+def _reduce(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
+    staging = _layer_of(handle).staging(states.shape[1])
     k, v = (states, states) if staging is None else staging.reduce(states)
     return _fresh(k, states), _fresh(v, states, k)
 
 
 @_reduce.register_fake
-def _(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
+def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
     batch, _, channels = states.shape
     tokens = torch.library.get_ctx().new_dynamic_size()
     return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore
@@ -175,24 +173,24 @@ def _(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("attnpatch_diffusers::self_attend", mutates_args=(), tags=TAGS)
 def _self_attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, patching: int, layer: int
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor
 ) -> Tensor:
-    found = _layer_of(patching, layer)
+    found = _layer_of(handle)
     staging = found.staging(q.shape[1])
     out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
     return _fresh(out, q, k, v)
 
 
 @_self_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: object, patching: int, layer: int) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, mask: object, handle: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _layer_of(patching: int, layer: int) -> SelfLayer:
-    found = patching_of(patching)
-    if found is None:
+def _layer_of(handle: Tensor) -> SelfLayer:
+    layer = registered(handle)
+    if layer is None:
         raise RuntimeError("attach: a compiled UNet outlived its patches; compile it anew")
-    return found.self_layers[layer]
+    return cast("SelfLayer", layer)
 
 
 def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
