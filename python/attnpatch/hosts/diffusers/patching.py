@@ -40,6 +40,7 @@ from attnpatch.patches import (
 logger = logging.getLogger("attnpatch")
 
 _ATTRIBUTE = "_attnpatch_patching"
+_OF_THIS_PROCESS = ("running", "_lock", "_read_timestep", "_pipeline", "_schedules", "_told")
 
 
 class _Running(threading.local):
@@ -67,7 +68,7 @@ class Patching:
             SelfLayer(self, layer, self_attention(unet, layer.name)) for layer in self.table
         )
         self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
-        self.running = _Running()
+        self._renew()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self.cond_or_uncond: CondOrUncond | None = None
         self.joint = False
@@ -75,12 +76,16 @@ class Patching:
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self._run: Run | None = None
         self._pipeline: weakref.ref[Any] | None = None
-        self._read_timestep = TimestepReader()
-        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
         self._hooks: tuple[Any, ...] = ()
-        self._lock = threading.Lock()
         self._checked = False
         self._told: set[str] = set()
+
+    def _renew(self) -> None:
+        """Make what no two copies share."""
+        self.running = _Running()
+        self._lock = threading.Lock()
+        self._read_timestep = TimestepReader()
+        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
 
     @staticmethod
     def of(unet: Any) -> Patching | None:
@@ -334,14 +339,23 @@ class Patching:
             self._told.add(message)
             logger.warning(message)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Neither what `_renew` makes nor what is of this process: a pipeline, its schedule.
+        state = {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
+        state["stacks"] = list(self.stacks.values())  # what attached them does not come along
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew()
+        self.stacks = {object(): stack for stack in state["stacks"]}
+        self._pipeline, self._told = None, set()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Patching:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.running = _Running()
-        twin._lock = threading.Lock()
-        twin._read_timestep = TimestepReader()
+        twin._renew()
         twin._told = set(self._told)
-        twin._schedules = weakref.WeakKeyDictionary(self._schedules)
         twin.stacks = {object(): stack for stack in self.stacks.values()}
         for name in ("cross_layers", "self_layers", "layers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))

@@ -89,7 +89,19 @@ class StandIn:
             known = project_context(attn, queries.states, text)
         return add_terms(attn, base, branching.terms(q, known), queries)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        layer = layer_of(self)
+        if layer is None:
+            return _itself, (_without_leftovers(self),)
+        # The layer is state, for it holds the stand-in: a circle that pickle closes.
+        return _bare_stand_in, (self.attnpatch_original, type(self).__bases__[0]), layer
+
+    def __setstate__(self, layer: PatchedLayer) -> None:
+        object.__setattr__(self, "attnpatch_layer", layer)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if layer_of(self) is None:
+            return copy.deepcopy(_without_leftovers(self), memo)
         twin = _bare_stand_in(copy.deepcopy(self.attnpatch_original, memo), type(self).__bases__[0])
         memo[id(self)] = twin
         object.__setattr__(twin, "attnpatch_layer", copy.deepcopy(self.attnpatch_layer, memo))
@@ -122,6 +134,10 @@ def _without_leftovers(processor: Any) -> Any:
         if layer.stand_in is not None:
             break
         processor = processor.attnpatch_original
+    return processor
+
+
+def _itself(processor: Any) -> Any:
     return processor
 
 
