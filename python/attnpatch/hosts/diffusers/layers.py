@@ -38,17 +38,13 @@ def read_layer_table(unet: Any) -> LayerTable:
     )
     if len(table) == 0:
         raise ValueError("model: none of its UNet's layers attends to a context (a text, an image)")
-    return table.with_heads([self_attention(unet, layer.name).heads for layer in table])
+    return table.with_heads([unet.get_submodule(layer.name).attn1.heads for layer in table])
 
 
-def cross_attention(unet: Any, name: str) -> Any:
-    """Return the `Attention` module of the layer that the table names `name`."""
-    return unet.get_submodule(name).attn2
-
-
-def self_attention(unet: Any, name: str) -> Any:
-    """Return the `Attention` module of self-attention in the block that the table names `name`."""
-    return unet.get_submodule(name).attn1
+def spatial_transformers(unet: Any, table: LayerTable) -> dict[int, Any]:
+    """Return the spatial transformers of a UNet by the number that its layers have for them."""
+    names = {layer.spatial: layer.name.rpartition(".transformer_blocks.")[0] for layer in table}
+    return {spatial: unet.get_submodule(name) for spatial, name in names.items()}
 
 
 def _shape(block: Any) -> _BlockShape:

@@ -17,8 +17,13 @@ from torch import Tensor
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
-from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table, self_attention
-from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer, SelfLayer
+from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
+from attnpatch.hosts.diffusers.patched_layer import (
+    CrossLayer,
+    FeatureShape,
+    PatchedLayer,
+    SelfLayer,
+)
 from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
@@ -55,17 +60,20 @@ class _Running(threading.local):
     degraded: tuple[Rows, tuple[int, ...]] | None = None
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
 
+    def __init__(self) -> None:
+        # Height and width of what each spatial transformer is given, as far as the call came.
+        self.features: dict[int, tuple[int, int]] = {}
+
 
 class Patching:
     """All that is attached to one UNet."""
 
     def __init__(self, unet: Any) -> None:
         self.table = read_layer_table(unet)
-        self.cross_layers = tuple(
-            CrossLayer(self, layer, cross_attention(unet, layer.name)) for layer in self.table
-        )
-        self.self_layers = tuple(
-            SelfLayer(self, layer, self_attention(unet, layer.name)) for layer in self.table
+        blocks = [unet.get_submodule(layer.name) for layer in self.table]
+        self.cross_layers, self.self_layers = (
+            tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
+            for kind in (CrossLayer, SelfLayer)
         )
         self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
         self._renew()
@@ -125,6 +133,10 @@ class Patching:
             self._hooks = (
                 unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
                 unet.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
+                *(
+                    module.register_forward_pre_hook(FeatureShape(self, spatial), with_kwargs=True)
+                    for spatial, module in spatial_transformers(unet, self.table).items()
+                ),
             )
             setattr(unet, _ATTRIBUTE, self)
         self._settle()
@@ -184,6 +196,7 @@ class Patching:
         rows = degraded or self._rows_of(pipeline, host_call)
         guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
         running.run, running.reached, running.rows = run, False, rows
+        running.features = {}
         running.call = self._call(run, pipeline, host_call, rows, places)
         if guides and not degraded:
             check_caches(unet)

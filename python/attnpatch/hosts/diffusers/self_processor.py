@@ -172,9 +172,7 @@ def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("attnpatch_diffusers::self_attend", mutates_args=(), tags=TAGS)
-def _self_attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor
-) -> Tensor:
+def _self_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
     found = _layer_of(handle)
     staging = found.staging(q.shape[1])
     out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
