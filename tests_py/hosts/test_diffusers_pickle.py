@@ -11,8 +11,8 @@ import pytest
 import torch
 from attach_case import GUIDED, original, prompt, run
 from diffusers import UNet2DConditionModel
-from diffusers_models import CONTEXT, is_original, make_unet
 from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers_models import CONTEXT, is_original, make_unet
 
 from attnpatch import PerturbedAttentionGuidance, SlothfulAttention
 from attnpatch.hosts import attach, patch_model, report

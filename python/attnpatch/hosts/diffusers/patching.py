@@ -25,6 +25,7 @@ from attnpatch.hosts.diffusers.patched_layer import (
     SelfLayer,
 )
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.processor import put_originals_back
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, check_kinds, told_rows
@@ -158,6 +159,7 @@ class Patching:
             hook.remove()
         self._hooks = ()
         delattr(unet, _ATTRIBUTE)
+        put_originals_back(getattr(unet, "original_attn_processors", None) or {})
 
     def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])

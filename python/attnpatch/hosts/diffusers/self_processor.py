@@ -13,9 +13,7 @@ from attnpatch.hosts.diffusers.arithmetic import (
     attend_to_text,
     finish,
     prepare,
-    project_key,
-    project_query,
-    project_value,
+    project_self,
 )
 from attnpatch.hosts.diffusers.branching import TAGS, registered
 from attnpatch.hosts.diffusers.processor import StandIn
@@ -58,7 +56,8 @@ class SelfStandIn(StandIn):
         if encoder_hidden_states is None and not self.attnpatch_perturbed:
             layer = self.attnpatch_layer
             if torch.compiler.is_compiling():
-                staging = GraphStaging(layer.handle, layer.reduces)
+                if layer.stand_in is not None:  # else it was detached
+                    staging = GraphStaging(layer.handle, layer.reduces)
             else:
                 staging = layer.begin(self, hidden_states)
         if staging is None:
@@ -71,9 +70,8 @@ class SelfStandIn(StandIn):
         k_input, v_input = (
             (states, states) if attention_mask is not None else staging.reduce(states)
         )
-        q = join_heads(project_query(attn, states))
-        k = join_heads(project_key(attn, k_input))
-        v = join_heads(project_value(attn, v_input))
+        projected = project_self(attn, states, k_input, v_input, self.attnpatch_fused)
+        q, k, v = (join_heads(x) for x in projected)
         return finish(attn, staging.attend(q, k, v, attention_mask), queries)
 
 
@@ -131,7 +129,15 @@ class Projected:
         self.to_q = lambda *_, **__: q
         self.to_k = lambda *_, **__: k
         self.to_v = lambda *_, **__: v
-        self.to_qkv = lambda *_, **__: torch.cat([q, k, v], dim=-1)
+        self.to_qkv = lambda *_, **__: self._at_once(q, k, v)
+
+    def _at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if k.shape[1] != q.shape[1]:
+            raise ValueError(
+                f"processor: expected one that projects q, k and v apart where tokens are reduced "
+                f"({k.shape[1]} keys for {q.shape[1]} queries), got a fused one; unfuse it"
+            )
+        return torch.cat([q, k, v], dim=-1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attn, name)
