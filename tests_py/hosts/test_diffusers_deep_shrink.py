@@ -132,13 +132,13 @@ def test_masks_lie_on_the_true_grid(latent, at, scale):
     unet = make_unet()
     resizing = shrink(unet, at, scale)
     plain = run(unet, latent)
-    with attach(unet, prompt):
+    with attach(unet, prompt, cond_or_uncond=(0,)):
         found = run(unet, latent)
         resizing.remove()  # as such UNets do in later steps
         whole = run(unet, latent)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (found - plain).abs().max() > 1e-2
-    with attach(original(), prompt):
+    with attach(original(), prompt, cond_or_uncond=(0,)):
         torch.testing.assert_close(whole, run(original(), latent), rtol=1e-4, atol=1e-4)
 
 
@@ -146,7 +146,7 @@ def test_masks_lie_on_the_true_grid(latent, at, scale):
 def test_recorded_attention_is_of_the_true_grid(latent, at, scale):
     unet = shrinking(make_unet(), at, scale)
     middle = read_layer_table(unet).find("middle", 0, 0)
-    with attach(unet, SelfAttentionGuidance(1.0)) as attached:
+    with attach(unet, SelfAttentionGuidance(1.0), cond_or_uncond=(0,)) as attached:
         assert torch.isfinite(run(unet, latent, timestep=torch.tensor(500))).all()
         assert attached.attention.shape[1:] == true_grid(middle, latent, at, scale)
         torch.testing.assert_close(attached.attention.mean((1, 2)), torch.ones(2))
@@ -186,7 +186,7 @@ def test_a_whole_graph_tells_the_grid_by_the_count():
     unet = shrinking(make_unet(**small), 0, 0.5)
     torch._dynamo.reset()
     compiled = torch.compile(unet, backend="eager", fullgraph=True)
-    with attach(unet, make_prompt(unet, mask=half_mask(latent))):
+    with attach(unet, make_prompt(unet, mask=half_mask(latent)), cond_or_uncond=(0,)):
         expected = run(unet, latent)
         torch.testing.assert_close(run(compiled, latent), expected)
     torch._dynamo.reset()
@@ -216,11 +216,11 @@ def test_merged_tokens_have_no_grid():
     latent = (16, 24)
     unet = make_unet()
     prompt = make_prompt(unet, mask=half_mask(latent))
-    with attach(unet, prompt):
+    with attach(unet, prompt, cond_or_uncond=(0,)):
         merged(unet, "attn2")
         with pytest.raises(ValueError, match=r"mask: expected 16 × 24 tokens at down_blocks.0"):
             run(unet, latent)
-    with attach(unet := make_unet(), make_prompt(unet)):
+    with attach(unet := make_unet(), make_prompt(unet), cond_or_uncond=(0,)):
         merged(unet, "attn2")
         assert torch.isfinite(run(unet, latent)).all()
 
