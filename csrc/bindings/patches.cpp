@@ -142,10 +142,10 @@ void bind_layer_table(py::module_& m) {
           "The channels of every layer.")
       .def_property_readonly(
           "heads", [](const LayerTable& table) { return py::tuple(py::cast(table.heads())); },
-          "How many heads attention has at each layer; empty where nobody has said. Tables compare "
-          "equal whatever their heads.")
+          "How many heads self-attention has at each layer, 0 where there is none; empty where "
+          "nobody has said. Tables compare equal whatever their heads.")
       .def("with_heads", &LayerTable::with_heads, py::arg("heads"),
-           "The same layers, with so many heads at each of them.")
+           "The same layers, with so many heads of self-attention at each; 0: there is none.")
       .def(
           "find",
           [](const LayerTable& table, const std::string& block, int number, int transformer) {

@@ -134,8 +134,8 @@ LayerTable LayerTable::with_heads(std::vector<int> heads) const {
                                 std::to_string(heads.size()));
   }
   for (int count : heads) {
-    if (count < 1) {
-      throw std::invalid_argument("heads: expected at least 1, got " + std::to_string(count));
+    if (count < 0) {
+      throw std::invalid_argument("heads: expected at least 0, got " + std::to_string(count));
     }
   }
   LayerTable table = *this;

@@ -33,12 +33,13 @@ class LayerTable {
   /// Throws std::invalid_argument unless the layers' indices count 0, 1, 2, ….
   explicit LayerTable(std::vector<Layer> layers);
 
-  /// The same layers in a model whose attention has so many heads at each of them. Throws
-  /// std::invalid_argument unless that is one number of at least 1 a layer.
+  /// The same layers in a model whose self-attention has so many heads at each of them; 0: there is
+  /// none. Throws std::invalid_argument unless that is one number of at least 0 a layer.
   LayerTable with_heads(std::vector<int> heads) const;
 
   const std::vector<Layer>& layers() const { return layers_; }
-  /// How many heads attention has at each layer; empty where nobody has said.
+  /// How many heads self-attention has at each layer, 0 where there is none; empty where nobody has
+  /// said.
   const std::vector<int>& heads() const { return heads_; }
   int size() const { return static_cast<int>(layers_.size()); }
   /// How many spatial transformers there are: 16 in SD1.x and SD2.x, 11 in SDXL.

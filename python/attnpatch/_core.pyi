@@ -170,7 +170,7 @@ class LayerTable:
         self, heads: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> LayerTable:
         """
-        The same layers, with so many heads at each of them.
+        The same layers, with so many heads of self-attention at each; 0: there is none.
         """
     @property
     def channels(self) -> tuple:
@@ -185,7 +185,7 @@ class LayerTable:
     @property
     def heads(self) -> tuple:
         """
-        How many heads attention has at each layer; empty where nobody has said. Tables compare equal whatever their heads.
+        How many heads self-attention has at each layer, 0 where there is none; empty where nobody has said. Tables compare equal whatever their heads.
         """
     @property
     def spatial_count(self) -> int:

@@ -64,7 +64,8 @@ TEST(LayerTable, TellsHeads) {
   EXPECT_TRUE(plain.heads().empty());
   EXPECT_EQ(plain.with_heads(std::vector<int>(16, 3)).heads(), std::vector<int>(16, 3));
   EXPECT_THROW(plain.with_heads({8, 8}), std::invalid_argument);
-  EXPECT_THROW(plain.with_heads(std::vector<int>(16, 0)), std::invalid_argument);
+  EXPECT_EQ(plain.with_heads(std::vector<int>(16, 0)).heads(), std::vector<int>(16, 0));
+  EXPECT_THROW(plain.with_heads(std::vector<int>(16, -1)), std::invalid_argument);
 }
 
 TEST(LayerTable, HasTheSitesOfSd1) {

@@ -21,8 +21,8 @@ def test_every_size_of_the_lattice(level):
     for height in SIDES:
         for width in range(64, 257, 1 if height % 16 == 1 else 7):
             grid = grid_at((height, width), level)
-            options = {"original_shape": [2, 4, height, width]}
-            assert grid_of(LAYERS[level], grid[0] * grid[1], options) == grid
+            latent = [2, 4, height, width]
+            assert grid_of(LAYERS[level], grid[0] * grid[1], latent) == grid
 
 
 @given(
@@ -36,39 +36,35 @@ def test_resized_features_are_told_or_nothing_is(latent, level, factor, at):
     at = min(at, level)
     shrunk = tuple(max(1, round(side / factor)) for side in grid_at(latent, at))
     grid = grid_at(shrunk, level - at)
-    tokens, options = grid[0] * grid[1], {"original_shape": [1, 4, *latent]}
-    found = grid_of(LAYERS[level], tokens, options)
+    tokens = grid[0] * grid[1]
+    found = grid_of(LAYERS[level], tokens, latent)
     assert found == grid or found == grid_at(latent, level) != grid, "a mask would be shifted"
-    told = options | {"activations_shape": [1, 8, *grid]}
     for guess in (True, False):
-        assert grid_of(LAYERS[level], tokens, told, guess=guess) == grid
+        assert grid_of(LAYERS[level], tokens, latent, [1, 8, *grid], guess=guess) == grid
 
 
 def test_most_resized_features_are_told():
     told = 0
     for height in range(32, 160, 3):
         grid = round(height / 1.7), round(1.5 * height / 1.7)
-        options = {"original_shape": [1, 4, height, 3 * height // 2]}
-        told += grid_of(LAYERS[0], grid[0] * grid[1], options) == grid
+        latent = [1, 4, height, 3 * height // 2]
+        told += grid_of(LAYERS[0], grid[0] * grid[1], latent) == grid
     assert told >= 40  # of 43
 
 
 def test_merged_tokens_are_no_resized_features():
     """Nothing is guessed where the host tells the features' shape, or others may merge tokens."""
-    options = {"original_shape": [1, 4, 24, 16]}
-    shown = options | {"activations_shape": [1, 8, 24, 16]}
+    latent = [1, 4, 24, 16]
     merged = 12 * 8  # every fourth token, or a grid of half the size
-    assert grid_of(LAYERS[0], merged, options) == (12, 8)
-    assert grid_of(LAYERS[0], merged, shown) == (24, 16)
-    assert grid_of(LAYERS[0], merged, options, guess=False) == (24, 16)
+    assert grid_of(LAYERS[0], merged, latent) == (12, 8)
+    assert grid_of(LAYERS[0], merged, latent, [1, 8, 24, 16]) == (24, 16)
+    assert grid_of(LAYERS[0], merged, latent, guess=False) == (24, 16)
 
 
 def test_a_stale_shape_is_not_believed():
-    options = {"original_shape": [1, 4, 64, 96], "activations_shape": [1, 8, 32, 48]}
-    assert grid_of(LAYERS[0], 64 * 96, options) == (64, 96)
+    assert grid_of(LAYERS[0], 64 * 96, [1, 4, 64, 96], [1, 8, 32, 48]) == (64, 96)
 
 
 def test_what_can_not_be_told():
-    options = {"original_shape": [1, 4, 64, 64]}
-    assert grid_of(LAYERS[0], 4099, options) == (64, 64)  # a prime number of tokens
-    assert grid_of(LAYERS[0], 72, options) == (64, 64)  # 8 × 9 or 9 × 8
+    assert grid_of(LAYERS[0], 4099, (64, 64)) == (64, 64)  # a prime number of tokens
+    assert grid_of(LAYERS[0], 72, (64, 64)) == (64, 64)  # 8 × 9 or 9 × 8

@@ -49,8 +49,9 @@ def test_heads():
     assert told.heads == (2, 4) and told == table and table.heads == ()
     with pytest.raises(ValueError, match="heads: expected one number for each of 2 layers, got 1"):
         table.with_heads([2])
-    with pytest.raises(ValueError, match="heads: expected at least 1, got 0"):
-        table.with_heads([2, 0])
+    assert table.with_heads([2, 0]).heads == (2, 0)  # no self-attention there
+    with pytest.raises(ValueError, match="heads: expected at least 0, got -1"):
+        table.with_heads([2, -1])
 
 
 def test_layer_is_a_value():

@@ -63,6 +63,7 @@ class BoundMark(BoundPatch):
 class MarkStage:
     def __init__(self, patch):
         self.name, self.reduces, self.whole = patch.name, patch.reduces, patch.whole
+        self.needs_grid = False
 
     def reduce(self, site, k_input, v_input):
         return k_input[:, ::2], v_input[:, ::2]

@@ -181,7 +181,8 @@ class Running:
         """
         if states.shape[0] != self.call.batch:
             return None
-        grid = grid_of(layer, states.shape[1], options, guess=guess)
+        latent, features = options["original_shape"], options.get("activations_shape")
+        grid = grid_of(layer, states.shape[1], latent, features, guess=guess)
         return Site(layer, self.call, grid, attention)
 
 

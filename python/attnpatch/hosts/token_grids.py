@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The token grid (rows, columns) of a layer, for hosts that hand over the latent's shape."""
+"""The token grid (rows, columns) of a layer, for all hosts whose UNets may resize features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from attnpatch.patches import Layer, token_grid
 
@@ -17,7 +16,12 @@ _ROUNDING = (
 
 
 def grid_of(
-    layer: Layer, tokens: int, options: Mapping[str, Any], *, guess: bool = True
+    layer: Layer,
+    tokens: int,
+    latent: Sequence[int],
+    features: Sequence[int] | None = None,
+    *,
+    guess: bool = True,
 ) -> tuple[int, int]:
     """Return the token grid of a layer.
 
@@ -27,9 +31,10 @@ def grid_of(
         Its level says how often the grid was halved.
     tokens
         How many the layer has.
-    options
-        The host's ``extra_options``: ``original_shape`` (B, C, H, W) is the latent's, of the part
-        that is shown; newer hosts give the features' own as ``activations_shape``.
+    latent
+        The shape (…, H, W) of the latent, of the part that is shown.
+    features
+        The features' own shape (…, h, w) where the host tells it.
     guess
         Whether a host that does not tell may have resized the features: then the grid follows from
         the count. Where others may have merged tokens instead, nothing can be told from that.
@@ -40,11 +45,10 @@ def grid_of(
         Of ``tokens`` tokens. Where no such grid can be told for certain, the one to expect: then
         what needs the grid fails or stays away, and all else works.
     """
-    activations = options.get("activations_shape")
-    if activations is not None and activations[-2] * activations[-1] == tokens:
-        return activations[-2], activations[-1]
-    height, width = options["original_shape"][-2:]
-    return _grid_of(height, width, layer.level, tokens, guess and activations is None)
+    if features is not None and features[-2] * features[-1] == tokens:
+        return features[-2], features[-1]
+    height, width = latent[-2:]
+    return _grid_of(height, width, layer.level, tokens, guess and features is None)
 
 
 @lru_cache(maxsize=256)

@@ -164,6 +164,7 @@ class _DegradingStage(ABC):
 
     reduces = False
     whole = False
+    needs_grid = False
 
     def __init__(self, rows: tuple[bool, ...]) -> None:
         self._rows = rows
@@ -206,6 +207,7 @@ class SmoothedStage(_DegradingStage):
     def __init__(self, rows: tuple[bool, ...], sigma: float) -> None:
         super().__init__(rows)
         self._sigma = sigma
+        self.needs_grid = sigma != math.inf  # the mean of all asks for none
 
     def attend(
         self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner

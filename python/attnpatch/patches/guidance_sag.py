@@ -120,6 +120,7 @@ class RecordStage:
 
     reduces = False
     whole = True  # the map is over all tokens
+    needs_grid = True
 
     def __init__(self, rows: Sequence[int]) -> None:
         self._rows = list(rows)

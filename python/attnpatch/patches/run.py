@@ -15,7 +15,7 @@ from attnpatch._core import Layer, LayerTable
 from attnpatch.patches.branches import Branches
 from attnpatch.patches.cache import Cache, upload, where
 from attnpatch.patches.heads import join_heads, split_heads
-from attnpatch.patches.patch import BoundPatch, Branch
+from attnpatch.patches.patch import BoundPatch, Branch, Patch
 from attnpatch.patches.report import Report, Skip
 from attnpatch.patches.self_attention import SelfAttention
 from attnpatch.patches.site import Call, Crop, Site
@@ -39,6 +39,9 @@ class Run:
         self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
         for place, bound in enumerate(self._bound):
             bound.place = place
+        self._skipped = tuple(
+            _skipped(patch, bound, table) for patch, bound in zip(stack, self._bound, strict=True)
+        )
         self._cross_patches = tuple(b for b in self._bound if b.attention == "cross")
         self._self_patches = tuple(b for b in self._bound if b.attention == "self")
         self._plans = Cache(size=4)
@@ -199,7 +202,7 @@ class Run:
         return any(bound.tells_kinds_apart for bound in self._bound)
 
     def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
-        skips = [bound.skipped for bound in bounds]
+        skips = [self._skipped[bound.place] for bound in bounds]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
 
     def report(self) -> Report:
@@ -210,7 +213,7 @@ class Run:
             skipped=tuple(
                 Skip(layer, place, reason)
                 for place, bound in enumerate(self._bound)
-                for layer, reason in zip(self.table, bound.skipped, strict=True)
+                for layer, reason in zip(self.table, self._skipped[bound.place], strict=True)
                 if reason is not None
             ),
             nbytes=self.stack.nbytes,
@@ -238,7 +241,7 @@ class Run:
             found = [
                 bound.stage(layer, call, phase)
                 for bound, phase in acting
-                if bound.skipped[layer.index] is None
+                if self._skipped[bound.place][layer.index] is None
             ]
             plan.append(SelfAttention(s for s in found if s is not None) or None)
         return tuple(plan)
@@ -254,6 +257,29 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run of {self.stack!r} in {self.table!r}>"
+
+
+def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str | None]:
+    """For each layer why a patch never acts there: it says so, or the UNet lacks what it acts on.
+
+    Raises ValueError where there is nothing left, but for the UNet.
+    """
+    skipped = bound.skipped
+    if bound.attention != "self" or all(table.heads):
+        return skipped
+    there = [heads > 0 for heads in table.heads]
+    if None in skipped and not any(
+        has and reason is None for has, reason in zip(there, skipped, strict=True)
+    ):
+        first = table[skipped.index(None)].name
+        raise ValueError(
+            f"model: expected self-attention where {type(patch).__name__} acts, such as {first}, "
+            "but this UNet has none there"
+        )
+    return tuple(
+        reason or (None if has else "this UNet has no self-attention there")
+        for has, reason in zip(there, skipped, strict=True)
+    )
 
 
 _SelfPlan = tuple[SelfAttention | None, ...]

@@ -41,6 +41,8 @@ class Stage(Protocol):
     """Whether it changes what keys and values are projected from."""
     whole: bool
     """Whether it needs every token's own key and value: nothing is reduced where it acts."""
+    needs_grid: bool
+    """Whether it asks for the site's grid, and trusts that the tokens fill it."""
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from.
@@ -112,6 +114,11 @@ class SelfAttention:
     def only_reduces(self) -> bool:
         """Whether it does nothing else."""
         return self._reducing is not None and len(self._stages) == 1
+
+    @property
+    def needs_grid(self) -> bool:
+        """Whether a stage trusts that the tokens fill the site's grid."""
+        return any(stage.needs_grid for stage in self._stages)
 
     def __bool__(self) -> bool:
         return bool(self._stages)

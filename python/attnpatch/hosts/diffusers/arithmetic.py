@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,49 @@ def prepare(attn: Any, hidden_states: Tensor, temb: Tensor | None) -> Queries:
     return Queries(states, hidden_states, hidden_states.shape)
 
 
+def project_self(
+    attn: Any, states: Tensor, k_input: Tensor, v_input: Tensor, fused: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q (B, H, N, D), k and v (B, H, M, D) of self-attention.
+
+    Parameters
+    ----------
+    attn
+        The `Attention` layer.
+    states, k_input, v_input
+        What they are projected from, (B, N, C) and twice (B, M, C).
+    fused
+        Whether one linear map projects all three, as after ``fuse_qkv_projections``.
+    """
+    if not fused:
+        q, k, v = attn.to_q(states), attn.to_k(k_input), attn.to_v(v_input)
+    elif k_input is states and v_input is states:
+        q, k, v = attn.to_qkv(states).chunk(3, dim=-1)
+    else:
+        inputs = (states, k_input, v_input)
+        q, k, v = (_part_of(attn.to_qkv, x, part, 3) for part, x in enumerate(inputs))
+    return _query(attn, q), _key(attn, k), split_heads(v, attn.heads)
+
+
+def _part_of(projection: nn.Module, states: Tensor, part: int, parts: int) -> Tensor:
+    """Return one of the equal parts of what a linear map gives."""
+    if not _is_plain_linear(projection):
+        return projection(states).chunk(parts, dim=-1)[part]
+    bias = projection.bias
+    return F.linear(
+        states,
+        projection.weight.chunk(parts)[part],
+        None if bias is None else bias.chunk(parts)[part],
+    )
+
+
 def project_query(attn: Any, states: Tensor) -> Tensor:
     """Return q (B, H, N, D), for which softmax's scale is 1 / sqrt(D)."""
-    query = split_heads(attn.to_q(states), attn.heads)
+    return _query(attn, attn.to_q(states))
+
+
+def _query(attn: Any, query: Tensor) -> Tensor:
+    query = split_heads(query, attn.heads)
     if attn.norm_q is not None:
         query = attn.norm_q(query)
     # Only old models have another scale: theirs goes into the query.
@@ -43,24 +83,26 @@ def project_query(attn: Any, states: Tensor) -> Tensor:
     return query if abs(factor - 1.0) < 1e-6 else query * factor
 
 
-def project_context(attn: Any, states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return k and v (B, H, T, D) of the context, or of the states where there is none."""
+def project_context(
+    attn: Any, states: Tensor, context: Tensor | None, fused: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return k and v (B, H, T, D) of the context, or of the states where there is none.
+
+    `fused`: whether one linear map projects both, as after ``fuse_qkv_projections``.
+    """
     if context is None:
         context = states
     elif attn.norm_cross is not None:
         context = attn.norm_encoder_hidden_states(context)
-    return project_key(attn, context), project_value(attn, context)
+    k, v = (
+        attn.to_kv(context).chunk(2, dim=-1) if fused else (attn.to_k(context), attn.to_v(context))
+    )
+    return _key(attn, k), split_heads(v, attn.heads)
 
 
-def project_key(attn: Any, states: Tensor) -> Tensor:
-    """Return k (B, H, T, D)."""
-    key = split_heads(attn.to_k(states), attn.heads)
+def _key(attn: Any, key: Tensor) -> Tensor:
+    key = split_heads(key, attn.heads)
     return key if attn.norm_k is None else attn.norm_k(key)
-
-
-def project_value(attn: Any, states: Tensor) -> Tensor:
-    """Return v (B, H, T, D)."""
-    return split_heads(attn.to_v(states), attn.heads)
 
 
 def attend_to_text(
@@ -95,10 +137,14 @@ def add_terms(attn: Any, base: Tensor, terms: Tensor, queries: Queries) -> Tenso
 
 
 def _project_without_bias(projection: nn.Module, terms: Tensor) -> Tensor:
-    if projection.__dict__.get("forward") is None and type(projection) is nn.Linear:
+    if _is_plain_linear(projection):
         return F.linear(terms, projection.weight)
-    # A LoRA layer, or one whose weights come to the device only when it is called.
     return projection(terms) - projection(terms.new_zeros(1, 1, terms.shape[-1]))
+
+
+def _is_plain_linear(projection: nn.Module) -> TypeGuard[nn.Linear]:
+    # Else it is a LoRA layer, or one whose weights come to the device only when it is called.
+    return projection.__dict__.get("forward") is None and type(projection) is nn.Linear
 
 
 def _shape_as_input(out: Tensor, queries: Queries) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from attnpatch.patches import Branches, Run, Site
 from attnpatch.patches.heads import join_heads
 
 if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patching import Patching
+    from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer
 
 
 class Branching(Protocol):
@@ -77,25 +77,25 @@ class EagerBranching:
 class GraphBranching:
     """The same as operators in a graph that is being compiled.
 
-    They look up the running call when they run: neither weights, windows, masks nor the images are
-    part of the graph, so that changing them compiles nothing anew.
+    They look up the layer and the running call when they run: neither weights, windows, masks nor
+    the images are part of the graph, so that changing them compiles nothing anew. Nor is the layer:
+    its handle is an input of the graph, so that one graph serves all blocks that are alike.
     """
 
-    __slots__ = ("_layer", "_patching", "joint")
+    __slots__ = ("_handle", "joint")
 
-    def __init__(self, patching: int, layer: int, joint: bool) -> None:
-        self._patching = patching
-        self._layer = layer
+    def __init__(self, handle: Tensor, joint: bool) -> None:
+        self._handle = handle
         self.joint = joint
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :class:`Branching`."""
-        return torch.ops.attnpatch_diffusers.attend(q, k, v, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.attend(q, k, v, self._handle)
 
     def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """See :class:`Branching`."""
         k, v = (None, None) if text is None else text
-        return torch.ops.attnpatch_diffusers.terms(q, k, v, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.terms(q, k, v, self._handle)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -103,28 +103,29 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
-# The operators find a UNet's patches by a number, for a graph holds no Python objects.
-_patchings: weakref.WeakValueDictionary[int, Patching] = weakref.WeakValueDictionary()
+# The operators find a layer by a number, for a graph holds no Python objects.
+_layers: weakref.WeakValueDictionary[int, PatchedLayer] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
-def register(patching: Patching) -> int:
-    """Give `patching` the number by which graphs find it while it lives."""
+def register(layer: PatchedLayer) -> Tensor:
+    """Return the handle by which graphs find `layer` while it lives: int64, of no dimensions.
+
+    A number in a tensor, for torch.compile makes a graph for each plain number of a module.
+    """
     number = next(_numbers)
-    _patchings[number] = patching
-    return number
+    _layers[number] = layer
+    return torch.tensor(number, device="cpu")
 
 
-def patching_of(number: int) -> Patching | None:
-    """Return what `register` gave this number, if it lives."""
-    return _patchings.get(number)
+def registered(handle: Tensor) -> PatchedLayer | None:
+    """Return the layer that `register` gave this handle, if it lives."""
+    return _layers.get(int(handle))
 
 
-def _running(number: int, layer: int, q: Tensor) -> EagerBranching | None:
-    patching = patching_of(number)
-    if patching is None:
-        return None
-    return patching.cross_layers[layer].branching(q.shape[2], q.dtype, q.device)
+def _running(handle: Tensor, q: Tensor) -> EagerBranching | None:
+    layer = cast("CrossLayer | None", registered(handle))
+    return None if layer is None else layer.branching(q.shape[2], q.dtype, q.device)
 
 
 # Read at run time, so a recorded CUDA graph may not hold them.
@@ -132,15 +133,15 @@ TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") e
 
 
 @torch.library.custom_op("attnpatch_diffusers::attend", mutates_args=(), tags=TAGS)
-def _attend(q: Tensor, k: Tensor, v: Tensor, patching: int, layer: int) -> Tensor:
-    running = _running(patching, layer, q)
+def _attend(q: Tensor, k: Tensor, v: Tensor, handle: Tensor) -> Tensor:
+    running = _running(handle, q)
     out = plain_attention(q, k, v) if running is None else running.attend(q, k, v)
     return out.contiguous()
 
 
 @torch.library.custom_op("attnpatch_diffusers::terms", mutates_args=(), tags=TAGS)
-def _terms(q: Tensor, k: Tensor | None, v: Tensor | None, patching: int, layer: int) -> Tensor:
-    running = _running(patching, layer, q)
+def _terms(q: Tensor, k: Tensor | None, v: Tensor | None, handle: Tensor) -> Tensor:
+    running = _running(handle, q)
     if running is None:
         return _new_output(q).zero_()
     text = None if k is None or v is None else (k, v)
@@ -154,5 +155,5 @@ def _new_output(q: Tensor) -> Tensor:
 
 @_attend.register_fake
 @_terms.register_fake
-def _(q: Tensor, k: object, v: object, patching: int, layer: int) -> Tensor:
+def _(q: Tensor, k: object, v: object, handle: Tensor) -> Tensor:
     return _new_output(q)

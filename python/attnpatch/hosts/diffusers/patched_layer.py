@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.amp import is_autocast_available
 
-from attnpatch.hosts.diffusers.branching import EagerBranching
+from attnpatch.hosts.diffusers.branching import EagerBranching, register
 from attnpatch.hosts.diffusers.processor import StandIn, layer_of, make_stand_in
 from attnpatch.hosts.diffusers.self_processor import EagerStaging, SelfStandIn
+from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Call, Layer, Run, Site
 
 if TYPE_CHECKING:
@@ -24,12 +26,22 @@ class PatchedLayer:
 
     stand_in_kind: type[Any]
     attention: str
+    attribute: str  # of the transformer block
 
-    def __init__(self, patching: Patching, layer: Layer, module: Any) -> None:
+    def __init__(self, patching: Patching, layer: Layer, block: Any) -> None:
         self.patching = patching
         self.layer = layer
-        self.module = module
+        self.block = block
+        self.module = getattr(block, self.attribute)
         self.stand_in: Any = None
+        self.handle = register(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "handle"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = register(self)  # graphs find copies by handles of their own
 
     @property
     def replaced(self) -> bool:
@@ -58,14 +70,22 @@ class PatchedLayer:
         self.module.set_processor(processor.attnpatch_original)
         return None
 
-    def site(self) -> tuple[Run, Site] | None:
-        """Return the run and the site in the call that is running; None: none is."""
+    def site(self, tokens: int) -> tuple[Run, Site] | None:
+        """Return the run and the site in the call that is running; None: none is.
+
+        A UNet may resize its features on the way: the grid is that of the features where these
+        were seen, else it follows from the count of tokens.
+        """
         running = self.patching.running
         call: Call | None = running.call
         if call is None or running.run is None:
             return None
         running.reached = True
-        return running.run, Site(self.layer, call, attention=self.attention)
+        features = running.features.get(self.layer.spatial)
+        # Blocks that others have put in may merge tokens, of which no count tells a grid.
+        guess = type(self.block).__module__.startswith("diffusers.")
+        grid = grid_of(self.layer, tokens, call.latent, features, guess=guess)
+        return running.run, Site(self.layer, call, grid, self.attention)
 
     def check_grid(self, site: Site, tokens: int, what: str) -> None:
         """Raise ValueError where the layer has other tokens than its grid."""
@@ -82,6 +102,7 @@ class CrossLayer(PatchedLayer):
 
     stand_in_kind = StandIn
     attention = "cross"
+    attribute = "attn2"
 
     @property
     def joint(self) -> bool:
@@ -102,7 +123,7 @@ class CrossLayer(PatchedLayer):
         self, tokens: int, dtype: torch.dtype, device: torch.device
     ) -> EagerBranching | None:
         """Return what the patches do for so many query tokens in the call that is running."""
-        found = self.site()
+        found = self.site(tokens)
         if found is None:
             return None
         run, site = found
@@ -119,6 +140,7 @@ class SelfLayer(PatchedLayer):
 
     stand_in_kind = SelfStandIn
     attention = "self"
+    attribute = "attn1"
 
     @property
     def reduces(self) -> bool:
@@ -131,7 +153,7 @@ class SelfLayer(PatchedLayer):
 
     def staging(self, tokens: int) -> EagerStaging | None:
         """Return what the patches do for so many tokens in the call that is running."""
-        found = self.site()
+        found = self.site(tokens)
         if found is None:
             return None
         run, site = found
@@ -140,8 +162,25 @@ class SelfLayer(PatchedLayer):
             return None
         if acting.only_reduces and not acting.fits(site, tokens):
             return None  # another patch has reduced them
-        self.check_grid(site, tokens, "self-attention")
+        if acting.needs_grid:
+            self.check_grid(site, tokens, "self-attention")
         return EagerStaging(acting, site, self)
+
+
+class FeatureShape:
+    """Notes height and width of what a spatial transformer is given: its forward pre-hook."""
+
+    def __init__(self, patching: Patching, spatial: int) -> None:
+        self.patching = patching
+        self.spatial = spatial
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note it in the call that is running."""
+        if torch.compiler.is_compiling():  # what a graph notes, it would note once
+            return
+        features = args[0] if args else kwargs["hidden_states"]
+        if features.ndim == 4:
+            self.patching.running.features[self.spatial] = (features.shape[2], features.shape[3])
 
 
 def _tokens(shape: torch.Size) -> int:

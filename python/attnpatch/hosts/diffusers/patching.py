@@ -14,13 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.branching import register
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
-from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table, self_attention
-from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer, SelfLayer
+from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
+from attnpatch.hosts.diffusers.patched_layer import (
+    CrossLayer,
+    FeatureShape,
+    PatchedLayer,
+    SelfLayer,
+)
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.processor import put_originals_back
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, check_kinds, told_rows
@@ -40,6 +45,7 @@ from attnpatch.patches import (
 logger = logging.getLogger("attnpatch")
 
 _ATTRIBUTE = "_attnpatch_patching"
+_OF_THIS_PROCESS = ("running", "_lock", "_read_timestep", "_pipeline", "_schedules", "_told")
 
 
 class _Running(threading.local):
@@ -54,21 +60,23 @@ class _Running(threading.local):
     degraded: tuple[Rows, tuple[int, ...]] | None = None
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
 
+    def __init__(self) -> None:
+        # Height and width of what each spatial transformer is given, as far as the call came.
+        self.features: dict[int, tuple[int, int]] = {}
+
 
 class Patching:
     """All that is attached to one UNet."""
 
     def __init__(self, unet: Any) -> None:
         self.table = read_layer_table(unet)
-        self.cross_layers = tuple(
-            CrossLayer(self, layer, cross_attention(unet, layer.name)) for layer in self.table
-        )
-        self.self_layers = tuple(
-            SelfLayer(self, layer, self_attention(unet, layer.name)) for layer in self.table
+        blocks = [unet.get_submodule(layer.name) for layer in self.table]
+        self.cross_layers, self.self_layers = (
+            tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
+            for kind in (CrossLayer, SelfLayer)
         )
         self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
-        self.number = register(self)
-        self.running = _Running()
+        self._renew()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self.cond_or_uncond: CondOrUncond | None = None
         self.joint = False
@@ -76,12 +84,16 @@ class Patching:
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self._run: Run | None = None
         self._pipeline: weakref.ref[Any] | None = None
-        self._read_timestep = TimestepReader()
-        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
         self._hooks: tuple[Any, ...] = ()
-        self._lock = threading.Lock()
         self._checked = False
         self._told: set[str] = set()
+
+    def _renew(self) -> None:
+        """Make what no two copies share."""
+        self.running = _Running()
+        self._lock = threading.Lock()
+        self._read_timestep = TimestepReader()
+        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
 
     @staticmethod
     def of(unet: Any) -> Patching | None:
@@ -123,6 +135,10 @@ class Patching:
             self._hooks = (
                 unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
                 unet.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
+                *(
+                    module.register_forward_pre_hook(FeatureShape(self, spatial), with_kwargs=True)
+                    for spatial, module in spatial_transformers(unet, self.table).items()
+                ),
             )
             setattr(unet, _ATTRIBUTE, self)
         self._settle()
@@ -157,6 +173,7 @@ class Patching:
             hook.remove()
         self._hooks = ()
         delattr(unet, _ATTRIBUTE)
+        put_originals_back(getattr(unet, "original_attn_processors", None) or {})
 
     def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
@@ -201,6 +218,7 @@ class Patching:
         rows = degraded or self._rows_of(pipeline, host_call)
         guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
         running.run, running.reached, running.rows = run, False, rows
+        running.features = {}
         running.call = self._call(run, pipeline, host_call, rows, places)
         if guides and not degraded:
             check_caches(unet)
@@ -357,15 +375,23 @@ class Patching:
             self._told.add(message)
             logger.warning(message)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Neither what `_renew` makes nor what is of this process: a pipeline, its schedule.
+        state = {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
+        state["stacks"] = list(self.stacks.values())  # what attached them does not come along
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew()
+        self.stacks = {object(): stack for stack in state["stacks"]}
+        self._pipeline, self._told = None, set()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Patching:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
-        twin.number = register(twin)
-        twin.running = _Running()
-        twin._lock = threading.Lock()
-        twin._read_timestep = TimestepReader()
+        twin._renew()
         twin._told = set(self._told)
-        twin._schedules = weakref.WeakKeyDictionary(self._schedules)
         twin.stacks = {object(): stack for stack in self.stacks.values()}
         for name in ("cross_layers", "self_layers", "layers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
 # fused pass with the patches'.
-_PLAIN = ("AttnProcessor", "AttnProcessor2_0")
+_FUSED = ("FusedAttnProcessor2_0",)  # the same, by one projection of q, k and v, or of k and v
+_PLAIN = ("AttnProcessor", "AttnProcessor2_0", *_FUSED)
 # diffusers' processors of perturbed attention: some rows of the batch attend, in the others each
 # token keeps its own value.
 _PERTURBED = ("PAGIdentitySelfAttnProcessor2_0", "PAGCFGIdentitySelfAttnProcessor2_0")
@@ -44,6 +45,7 @@ class StandIn:
     attnpatch_layer: CrossLayer
     attnpatch_original: Any
     attnpatch_plain: bool
+    attnpatch_fused: bool
     attnpatch_perturbed: bool
 
     # diffusers' `set_attention_backend` looks for this attribute.
@@ -60,9 +62,10 @@ class StandIn:
     ) -> Tensor:
         """Attend as the layer's own processor does, plus the patches' terms."""
         layer = self.attnpatch_layer
-        branching: Branching | None
+        branching: Branching | None = None
         if torch.compiler.is_compiling():
-            branching = GraphBranching(layer.patching.number, layer.layer.index, layer.joint)
+            if layer.stand_in is not None:  # else it was detached
+                branching = GraphBranching(layer.handle, layer.joint)
         else:
             branching = layer.begin(self, hidden_states)
         if branching is None:
@@ -75,7 +78,7 @@ class StandIn:
         context = encoder_hidden_states
         text = context[0] if isinstance(context, tuple) else context
         if self.attnpatch_plain:
-            k, v = project_context(attn, queries.states, text)
+            k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
             backend = self._attention_backend
             if attention_mask is None and backend is None:
                 return finish(attn, branching.attend(q, k, v), queries)
@@ -89,7 +92,19 @@ class StandIn:
             known = project_context(attn, queries.states, text)
         return add_terms(attn, base, branching.terms(q, known), queries)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        layer = layer_of(self)
+        if layer is None:
+            return _itself, (_without_leftovers(self),)
+        # The layer is state, for it holds the stand-in: a circle that pickle closes.
+        return _bare_stand_in, (self.attnpatch_original, type(self).__bases__[0]), layer
+
+    def __setstate__(self, layer: PatchedLayer) -> None:
+        object.__setattr__(self, "attnpatch_layer", layer)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if layer_of(self) is None:
+            return copy.deepcopy(_without_leftovers(self), memo)
         twin = _bare_stand_in(copy.deepcopy(self.attnpatch_original, memo), type(self).__bases__[0])
         memo[id(self)] = twin
         object.__setattr__(twin, "attnpatch_layer", copy.deepcopy(self.attnpatch_layer, memo))
@@ -99,6 +114,13 @@ class StandIn:
 def layer_of(processor: object) -> PatchedLayer | None:
     """Return the layer that a stand-in was made for; None for all other processors."""
     return getattr(processor, "attnpatch_layer", None)
+
+
+def put_originals_back(processors: dict[str, Any]) -> None:
+    """Replace stand-ins that a UNet put away, among `processors`, by what they stand in for."""
+    for name, processor in processors.items():
+        if isinstance(processor, StandIn):
+            processors[name] = _without_leftovers(processor)
 
 
 def make_stand_in(original: Any, layer: PatchedLayer, kind: type[Any]) -> Any:
@@ -125,6 +147,10 @@ def _without_leftovers(processor: Any) -> Any:
     return processor
 
 
+def _itself(processor: Any) -> Any:
+    return processor
+
+
 def _bare_stand_in(original: Any, kind: type[Any]) -> Any:
     stand_in = object.__new__(_stand_in_class(type(original), kind))
     # Set past nn.Module, which would take the original for a child.
@@ -145,6 +171,7 @@ def _stand_in_class(original: type, kind: type[Any]) -> type:
         "__slots__": (),
         "__call__": call,
         "attnpatch_plain": name in _PLAIN,
+        "attnpatch_fused": name in _FUSED,
         "attnpatch_perturbed": name in _PERTURBED,
     }
     return type(f"Patched{original.__name__}", (kind, original), members)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ from attnpatch.hosts.diffusers.arithmetic import (
     attend_to_text,
     finish,
     prepare,
-    project_key,
-    project_query,
-    project_value,
+    project_self,
 )
-from attnpatch.hosts.diffusers.branching import TAGS, patching_of
+from attnpatch.hosts.diffusers.branching import TAGS, registered
 from attnpatch.hosts.diffusers.processor import StandIn
 from attnpatch.patches import SelfAttention, Site
 from attnpatch.patches.heads import join_heads, split_heads
@@ -58,7 +56,8 @@ class SelfStandIn(StandIn):
         if encoder_hidden_states is None and not self.attnpatch_perturbed:
             layer = self.attnpatch_layer
             if torch.compiler.is_compiling():
-                staging = GraphStaging(layer.patching.number, layer.layer.index, layer.reduces)
+                if layer.stand_in is not None:  # else it was detached
+                    staging = GraphStaging(layer.handle, layer.reduces)
             else:
                 staging = layer.begin(self, hidden_states)
         if staging is None:
@@ -71,9 +70,8 @@ class SelfStandIn(StandIn):
         k_input, v_input = (
             (states, states) if attention_mask is not None else staging.reduce(states)
         )
-        q = join_heads(project_query(attn, states))
-        k = join_heads(project_key(attn, k_input))
-        v = join_heads(project_value(attn, v_input))
+        projected = project_self(attn, states, k_input, v_input, self.attnpatch_fused)
+        q, k, v = (join_heads(x) for x in projected)
         return finish(attn, staging.attend(q, k, v, attention_mask), queries)
 
 
@@ -131,7 +129,15 @@ class Projected:
         self.to_q = lambda *_, **__: q
         self.to_k = lambda *_, **__: k
         self.to_v = lambda *_, **__: v
-        self.to_qkv = lambda *_, **__: torch.cat([q, k, v], dim=-1)
+        self.to_qkv = lambda *_, **__: self._at_once(q, k, v)
+
+    def _at_once(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if k.shape[1] != q.shape[1]:
+            raise ValueError(
+                f"processor: expected one that projects q, k and v apart where tokens are reduced "
+                f"({k.shape[1]} keys for {q.shape[1]} queries), got a fused one; unfuse it"
+            )
+        return torch.cat([q, k, v], dim=-1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attn, name)
@@ -140,59 +146,55 @@ class Projected:
 class GraphStaging:
     """The same as operators in a graph that is being compiled; see `GraphBranching`."""
 
-    __slots__ = ("_layer", "_patching", "_reduces")
+    __slots__ = ("_handle", "_reduces")
 
-    def __init__(self, patching: int, layer: int, reduces: bool) -> None:
-        self._patching = patching
-        self._layer = layer
+    def __init__(self, handle: Tensor, reduces: bool) -> None:
+        self._handle = handle
         self._reduces = reduces
 
     def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Staging`."""
         if not self._reduces:
             return states, states
-        return torch.ops.attnpatch_diffusers.reduce(states, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.reduce(states, self._handle)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See :class:`Staging`."""
-        operators = torch.ops.attnpatch_diffusers
-        return operators.self_attend(q, k, v, mask, self._patching, self._layer)
+        return torch.ops.attnpatch_diffusers.self_attend(q, k, v, mask, self._handle)
 
 
 @torch.library.custom_op("attnpatch_diffusers::reduce", mutates_args=(), tags=TAGS)
-def _reduce(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
-    staging = _layer_of(patching, layer).staging(states.shape[1])
+def _reduce(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
+    staging = _layer_of(handle).staging(states.shape[1])
     k, v = (states, states) if staging is None else staging.reduce(states)
     return _fresh(k, states), _fresh(v, states, k)
 
 
 @_reduce.register_fake
-def _(states: Tensor, patching: int, layer: int) -> tuple[Tensor, Tensor]:
+def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
     batch, _, channels = states.shape
     tokens = torch.library.get_ctx().new_dynamic_size()
     return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore
 
 
 @torch.library.custom_op("attnpatch_diffusers::self_attend", mutates_args=(), tags=TAGS)
-def _self_attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, patching: int, layer: int
-) -> Tensor:
-    found = _layer_of(patching, layer)
+def _self_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    found = _layer_of(handle)
     staging = found.staging(q.shape[1])
     out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
     return _fresh(out, q, k, v)
 
 
 @_self_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: object, patching: int, layer: int) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, mask: object, handle: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _layer_of(patching: int, layer: int) -> SelfLayer:
-    found = patching_of(patching)
-    if found is None:
+def _layer_of(handle: Tensor) -> SelfLayer:
+    layer = registered(handle)
+    if layer is None:
         raise RuntimeError("attach: a compiled UNet outlived its patches; compile it anew")
-    return found.self_layers[layer]
+    return cast("SelfLayer", layer)
 
 
 def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class ReductionStage:
     __slots__ = ("_grid", "_make", "_plan", "_warn")
     reduces = True
     whole = False
+    needs_grid = False  # it sees for itself whether tokens fill it
 
     def __init__(
         self,
