@@ -53,6 +53,8 @@ class AttentionRecord:
         Which rows are recorded: 1 (uncond), or 0 where a host has cond alone.
     """
 
+    rows: tuple[int, ...] | None = None
+
     def __init__(self, kind: int = 1) -> None:
         self.kind = kind
         self.entries: list[Recorded] = []
@@ -158,6 +160,8 @@ class CallRecord:
     areas
         For each row of the batch the part of the latent that it shows; None in the place of one:
         what its conditioning acts on. Empty: that for all.
+    rows
+        Which rows of the batch are recorded, if they are of the record's kind; None: all.
     """
 
     def __init__(
@@ -166,8 +170,10 @@ class CallRecord:
         sources: Sequence[Hashable] = (),
         places: Sequence[int] | None = None,
         areas: Sequence[Area | None] = (),
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.record = record
+        self.rows = None if rows is None else tuple(rows)
         self.sources = tuple(sources)
         self.places = None if places is None else tuple(places)
         self.areas = tuple(areas) if any(areas) else ()

@@ -100,17 +100,17 @@ class BoundSelfAttentionGuidance(BoundGuidance):
         if call.record is None:
             return None
         acts = tuple(self.guidance.acts(call.latent, point.progress) for point in call.points)
-        return (int(call.record.kind), acts) if any(acts) else None
+        return (int(call.record.kind), acts, call.record.rows) if any(acts) else None
 
     def stage(self, layer: Layer, call: Call, phase: Any) -> RecordStage | None:
         """Record the ordinary rows of one kind."""
-        recorded, acts = phase
+        recorded, acts, wanted = phase
         acts = acts * (call.batch // len(acts))
         degraded = call.by_row(call.degraded or (-1,) * len(call.chunks))
         rows = [
             row
             for row, (kind, place, on) in enumerate(zip(call.kinds, degraded, acts, strict=True))
-            if kind == recorded and place < 0 and on
+            if kind == recorded and place < 0 and on and (wanted is None or row in wanted)
         ]
         return RecordStage(rows) if rows else None
 

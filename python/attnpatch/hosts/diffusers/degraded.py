@@ -29,6 +29,21 @@ def recorded_kind(kinds: Sequence[int]) -> int:
     return UNCOND if UNCOND in kinds else COND
 
 
+def source_rows(rows: Rows, kind: int) -> list[int]:
+    """Return for each latent its row of a kind; where it has none, of the other.
+
+    The first of cond rows: those after it may be degraded by the pipeline itself. The last of
+    uncond rows: those before it may be given a picture that the last one is not.
+    """
+    found: dict[int, int] = {}
+    pairs = list(enumerate(zip(rows.kinds, rows.slots, strict=True)))
+    first = [(row, slot) for row, (own, slot) in reversed(pairs) if own == COND]
+    last = [(row, slot) for row, (own, slot) in pairs if own != COND]
+    for row, slot in (*last, *first) if kind == COND else (*first, *last):
+        found[slot] = row
+    return [found[slot] for slot in range(len(found))]
+
+
 def kept(value: Any) -> Any:
     """Copy what holds tensors, but no tensors: some layers empty the lists that they are given."""
     if isinstance(value, dict):
@@ -80,7 +95,7 @@ class GuidedCall:
         self.attention: Tensor | None = None
         """What was recorded, (B, h, w), once `output` needed it."""
         self._slots = range(max(rows.slots) + 1)
-        self._sources = [self._rows_of(one.kind) for one in passes]
+        self._sources = [source_rows(rows, one.kind) for one in passes]
 
     @property
     def degraded(self) -> tuple[Rows, tuple[int, ...]]:
@@ -129,8 +144,8 @@ class GuidedCall:
             kwargs = {**kwargs, "sample": sample}
         degraded = prediction.clean(sample[:, :channels], run_unet(args, kwargs)[0])
 
-        cond = take_rows(clean, self._rows_of(COND))
-        uncond = take_rows(clean, self._rows_of(UNCOND))
+        cond = take_rows(clean, source_rows(self._rows, COND))
+        uncond = take_rows(clean, source_rows(self._rows, UNCOND))
         cfg = uncond + self._cfg_scale * (cond - uncond)
         both = cond, uncond if UNCOND in self._rows.kinds else None
         predictions = degraded.split(len(self._slots))
@@ -144,19 +159,6 @@ class GuidedCall:
     @property
     def _all_sources(self) -> list[int]:
         return [row for sources in self._sources for row in sources]
-
-    def _rows_of(self, kind: int) -> list[int]:
-        """For each latent its row of a kind; where it has none, its last one.
-
-        The first of cond rows: those after it may be degraded by the pipeline itself. The last of
-        uncond rows: those before it may be given a picture that the last one is not.
-        """
-        found: dict[int, int] = {}
-        for row, (own, slot) in enumerate(zip(self._rows.kinds, self._rows.slots, strict=True)):
-            right = slot in found and self._rows.kinds[found[slot]] == kind
-            if not right or (own == kind and kind != COND):
-                found[slot] = row
-        return [found[slot] for slot in self._slots]
 
     def _samples(self) -> tuple[int, ...]:
         """Which picture each latent, or each frame, is."""

@@ -15,7 +15,7 @@ from attnpatch.hosts.diffusers.branching import EagerBranching, register
 from attnpatch.hosts.diffusers.processor import StandIn, layer_of, make_stand_in
 from attnpatch.hosts.diffusers.self_processor import EagerStaging, SelfStandIn
 from attnpatch.hosts.token_grids import grid_of
-from attnpatch.patches import Call, Layer, Run, Site
+from attnpatch.patches import Call, Layer, Run, SelfAttention, Site
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.patching import Patching
@@ -143,6 +143,11 @@ class SelfLayer(PatchedLayer):
     attribute = "attn1"
 
     @property
+    def degraded(self) -> bool:
+        """Whether a degraded pass of ours is running."""
+        return self.patching.running.degraded is not None
+
+    @property
     def reduces(self) -> bool:
         """Whether a patch may give keys and values fewer tokens."""
         return self.patching.reduces
@@ -158,6 +163,8 @@ class SelfLayer(PatchedLayer):
             return None
         run, site = found
         acting = run.self_attention(site)
+        if self.stand_in.attnpatch_perturbed:
+            acting = (acting and acting.whole) or (SelfAttention(()) if self.degraded else None)
         if acting is None:
             return None
         if acting.only_reduces and not acting.fits(site, tokens):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
+from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind, source_rows
 from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
 from attnpatch.hosts.diffusers.patched_layer import (
     CrossLayer,
@@ -25,7 +25,7 @@ from attnpatch.hosts.diffusers.patched_layer import (
     SelfLayer,
 )
 from attnpatch.hosts.diffusers.prediction import Prediction
-from attnpatch.hosts.diffusers.processor import put_originals_back
+from attnpatch.hosts.diffusers.processor import is_perturbed, put_originals_back
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, check_kinds, told_rows
@@ -59,6 +59,7 @@ class _Running(threading.local):
     # Rows and guidance of each row, in a call that runs degraded passes.
     degraded: tuple[Rows, tuple[int, ...]] | None = None
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
+    perturbed: tuple[PatchedLayer, ...] = ()  # taken over for this call alone
 
     def __init__(self) -> None:
         # Height and width of what each spatial transformer is given, as far as the call came.
@@ -222,6 +223,7 @@ class Patching:
         running.call = self._call(run, pipeline, host_call, rows, places)
         if guides and not degraded:
             check_caches(unet)
+            running.perturbed = self._take_over_perturbed()
             running.given = kept(args), kept(dict(kwargs))
 
     def _call(
@@ -240,7 +242,11 @@ class Patching:
         if len(points) not in (1, len(rows.kinds)):
             points = points[:1]
         slots = tuple(slot * frames + f for slot in rows.slots for f in range(frames))
-        record = None if places else AttentionRecord(recorded_kind(rows.kinds))
+        record = None
+        if not places:
+            kind = recorded_kind(rows.kinds)
+            sources = [row * frames + f for row in source_rows(rows, kind) for f in range(frames)]
+            record = CallRecord(AttentionRecord(kind), places=slots, rows=sources)
         times = [_by_frame(values, frames) for values in zip(*points, strict=True)]
         return Call(
             latent=(sample.shape[-2], sample.shape[-1]),
@@ -253,7 +259,7 @@ class Patching:
             sigma=times[1] if len(points) > 1 else points[0].sigma,
             timestep=times[2] if len(points) > 1 else points[0].timestep,
             degraded=_by_frame(places, frames),
-            record=None if record is None else CallRecord(record, places=slots),
+            record=record,
         )
 
     @torch.compiler.disable
@@ -261,6 +267,15 @@ class Patching:
         self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         """Forget the call, see once that it came by our layers, and guide: the forward hook."""
+        try:
+            return self._end_call(unet, output)
+        finally:
+            if not self.running.degraded:
+                for layer in self.running.perturbed:
+                    layer.restore()
+                self.running.perturbed = ()
+
+    def _end_call(self, unet: Any, output: Any) -> Any:
         running = self.running
         run, call, reached = running.run, running.call, running.reached
         rows, given, running.given = running.rows, running.given, None
@@ -326,6 +341,17 @@ class Patching:
         if guided.attention is not None:
             self.attention = guided.attention
         return result
+
+    def _take_over_perturbed(self) -> tuple[PatchedLayer, ...]:
+        """Take over, for one call, what a pipeline perturbs itself: degraded passes must not be."""
+        found = [
+            layer
+            for layer in self.self_layers
+            if layer.stand_in is None and is_perturbed(getattr(layer.module, "processor", None))
+        ]
+        for layer in found:
+            layer.take_over()
+        return tuple(found)
 
     def _take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""

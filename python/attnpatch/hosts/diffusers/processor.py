@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # fused pass with the patches'.
 _FUSED = ("FusedAttnProcessor2_0",)  # the same, by one projection of q, k and v, or of k and v
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0", *_FUSED)
-# diffusers' processors of perturbed attention: some rows of the batch attend, in the others each
-# token keeps its own value.
-_PERTURBED = ("PAGIdentitySelfAttnProcessor2_0", "PAGCFGIdentitySelfAttnProcessor2_0")
+# diffusers' processors of perturbed attention: of so many equal parts of the batch all but the last
+# attend; in that each token keeps its own value.
+_PERTURBED = {"PAGIdentitySelfAttnProcessor2_0": 2, "PAGCFGIdentitySelfAttnProcessor2_0": 3}
 
 
 class StandIn:
@@ -46,7 +46,7 @@ class StandIn:
     attnpatch_original: Any
     attnpatch_plain: bool
     attnpatch_fused: bool
-    attnpatch_perturbed: bool
+    attnpatch_perturbed: int
 
     # diffusers' `set_attention_backend` looks for this attribute.
     _attention_backend: Any = None
@@ -111,6 +111,11 @@ class StandIn:
         return twin
 
 
+def is_perturbed(processor: object) -> bool:
+    """Whether a processor of diffusers' own perturbs some rows of a batch."""
+    return type(processor).__name__ in _PERTURBED
+
+
 def layer_of(processor: object) -> PatchedLayer | None:
     """Return the layer that a stand-in was made for; None for all other processors."""
     return getattr(processor, "attnpatch_layer", None)
@@ -172,6 +177,6 @@ def _stand_in_class(original: type, kind: type[Any]) -> type:
         "__call__": call,
         "attnpatch_plain": name in _PLAIN,
         "attnpatch_fused": name in _FUSED,
-        "attnpatch_perturbed": name in _PERTURBED,
+        "attnpatch_perturbed": _PERTURBED.get(name, 0),
     }
     return type(f"Patched{original.__name__}", (kind, original), members)

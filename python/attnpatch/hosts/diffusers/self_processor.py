@@ -53,11 +53,12 @@ class SelfStandIn(StandIn):
     ) -> Tensor:
         """Attend as the layer's own processor does, by the patches' stages."""
         staging: Staging | None = None
-        if encoder_hidden_states is None and not self.attnpatch_perturbed:
+        if encoder_hidden_states is None:
             layer = self.attnpatch_layer
             if torch.compiler.is_compiling():
                 if layer.stand_in is not None:  # else it was detached
-                    staging = GraphStaging(layer.handle, layer.reduces)
+                    reduces = layer.reduces and not self.attnpatch_perturbed
+                    staging = GraphStaging(layer.handle, reduces)
             else:
                 staging = layer.begin(self, hidden_states)
         if staging is None:
@@ -104,6 +105,13 @@ class EagerStaging:
 def _attention(layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attend from q (B, N, C) as the layer's own processor does."""
     stand_in, attn = layer.stand_in, layer.module
+    if stand_in.attnpatch_perturbed:
+        # Our own degraded passes have other rows than the pipeline's: none of those is perturbed.
+        kept = 0 if layer.degraded else len(q) // stand_in.attnpatch_perturbed
+        attends = slice(len(q) - kept)
+        heads = (split_heads(x[attends], attn.heads) for x in (q, k, v))
+        out = attend_to_text(attn, *heads, mask, stand_in._attention_backend)
+        return torch.cat([out, v[len(q) - kept :]]) if kept else out
     if not stand_in.attnpatch_plain:
         return stand_in.attnpatch_original(Projected(attn, q, k, v), q, None, mask)
     q, k, v = (split_heads(x, attn.heads) for x in (q, k, v))
