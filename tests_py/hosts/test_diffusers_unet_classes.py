@@ -275,10 +275,9 @@ def test_a_picture_reaches_its_rows(name):
     assert torch.equal(call(unet, inputs), plain)
 
 
-@pytest.mark.parametrize("name", WORKING)
+# DreamLite normalises its queries, which the specification does not.
+@pytest.mark.parametrize("name", sorted(set(WORKING) - {"DreamLiteUNetModel"}))
 def test_self_attention_of_each_frame_is_reduced(name):
-    if name == "DreamLiteUNetModel":
-        pytest.skip("normalises its queries, which the specification does not")
     unet, expected = (make(name, WORKING[name]) for _ in range(2))
     inputs = inputs_of(unet)
     patch = SlothfulAttention(in_slothful=3.0, in_depth_decay=0.0)
