@@ -157,7 +157,7 @@ def _flatten(content: Mapping[object, object], prefix: str = "") -> Iterator[tup
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{name}.")
         else:
-            yield name, value.detach() if isinstance(value, torch.Tensor) else value
+            yield name, value  # a parameter stays one, for its gradient
 
 
 def _is_companion(segments: list[str]) -> bool:

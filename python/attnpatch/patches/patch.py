@@ -119,6 +119,8 @@ class Branch(Protocol):
     """Which tokens it reaches; None: all."""
     mask_rows: tuple[int, ...]
     """For each row of the batch the picture of the mask."""
+    requires_grad: bool
+    """Whether keys, values or mask do: then they are made anew at each call."""
 
     def weights(self, layer: int) -> tuple[float, ...] | None:
         """For each row of the batch the factor of the branch's output; None: not at this layer."""
