@@ -240,6 +240,11 @@ class ImagePrompt(Patch):
         return max(counts.values())
 
     @property
+    def requires_grad(self) -> bool:
+        """Whether tokens, the adapter's weights or the mask do: see the notes."""
+        return self.trained_mask is not None or self.keys_values.requires_grad
+
+    @property
     def window(self) -> Window:
         """The part of sampling in which it is active."""
         return Window(self.start, self.end, self.end_exclusive)

@@ -177,6 +177,11 @@ class KeysValues:
         """The dtype in which they are kept."""
         return self.parts[0].dtype
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any come from tensors that do."""
+        return any(part.requires_grad for part in self.parts)
+
     def check(self, table: LayerTable) -> None:
         """Raise ValueError, naming both, unless the layers are those of the table."""
         if self.channels == table.channels:

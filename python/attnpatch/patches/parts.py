@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image keys and values of some rows: kept, or made at each call so that a gradient reaches them."""
+"""Image keys and values of some rows: kept, or made at each call for gradients to flow."""
 
 from __future__ import annotations
 

@@ -66,6 +66,11 @@ class Patch(ABC):
         """How many pictures of a batch it tells apart; 1: all get the same."""
         return 1
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any of its tensors does."""
+        return False
+
     def __copy__(self) -> Self:
         return self
 

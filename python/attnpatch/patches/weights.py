@@ -160,7 +160,7 @@ def number(what: str, value: Any) -> float:
 def _refuse_gradient(what: str, value: Any) -> None:
     if isinstance(value, torch.Tensor) and value.requires_grad:
         raise ValueError(
-            f"{what}: expected a number, got a tensor that requires a gradient, which would be cut; "
+            f"{what}: expected a number, got a tensor whose gradient would be cut; "
             "to learn an image prompt's weight, multiply its mask by it, such as "
             "weight * torch.ones(1, 1), or give weight.detach()"
         )

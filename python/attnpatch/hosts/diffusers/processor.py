@@ -65,7 +65,7 @@ class StandIn:
         branching: Branching | None = None
         if torch.compiler.is_compiling():
             if layer.stand_in is not None:  # else it was detached
-                branching = GraphBranching(layer.handle, layer.joint)
+                branching = GraphBranching(layer.handle, layer.joint, layer.trained)
         else:
             branching = layer.begin(self, hidden_states)
         if branching is None:
