@@ -369,7 +369,7 @@ class TestValue:
         with pytest.raises(ValueError, match=r"dtype: expected cpu and torch.float32, .* gradient"):
             load_image_adapter(state, dtype=torch.float16)
         adapter = load_image_adapter(state, dtype=torch.float32)
-        with pytest.raises(ValueError, match="got cpu and torch.float64"):
+        with pytest.raises(ValueError, match=r"got cpu and torch\.float64"):
             adapter.to(dtype=torch.float64)
         with torch.no_grad():
             weights = adapter.to(dtype=torch.float64).state_dict()["ip_adapter"].values()
