@@ -99,6 +99,7 @@ def test_foreign_processors_compile_as_well():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("trained", ["tokens", "latent"])
 def test_gradients_break_the_graph_or_say_so(trained):
     unet = make_unet(**SMALL)

@@ -42,8 +42,9 @@ class SelfStandIn(StandIn):
     __slots__ = ()
     attnpatch_layer: SelfLayer  # type: ignore[assignment]
 
-    def attnpatch_call(
+    def attnpatch_attend(
         self,
+        in_graph: bool,
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Any = None,
@@ -55,7 +56,7 @@ class SelfStandIn(StandIn):
         staging: Staging | None = None
         if encoder_hidden_states is None and not self.attnpatch_perturbed:
             layer = self.attnpatch_layer
-            if torch.compiler.is_compiling():
+            if in_graph:
                 if layer.stand_in is not None:  # else it was detached
                     staging = GraphStaging(layer.handle, layer.reduces)
             else:
