@@ -247,7 +247,7 @@ def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.is_meta or b.is_meta:
         return True
-    left, right = (tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (a, b))
+    left, right = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (a, b))
     return torch.equal(left, right)
 
 
