@@ -357,10 +357,23 @@ class TestValue:
         for tensors in state.values():
             for tensor in tensors.values():
                 tensor.requires_grad_()
-        adapter = load_image_adapter(state, dtype=torch.float16)
+        with torch.no_grad():  # copies of the values
+            adapter = load_image_adapter(state, dtype=torch.float16)
         embeds = adapter.get_image_embeds(features(adapter, 2))
         assert not embeds.cond.requires_grad
         assert all(torch.equal(t, before[n]) for g in state.values() for n, t in g.items())
+
+    def test_copies_of_parameters_would_not_follow_an_optimiser(self):
+        state = make_state(KINDS["linear"])
+        state["ip_adapter"]["1.to_k_ip.weight"].requires_grad_()
+        with pytest.raises(ValueError, match=r"dtype: expected cpu and torch.float32, .* gradient"):
+            load_image_adapter(state, dtype=torch.float16)
+        adapter = load_image_adapter(state, dtype=torch.float32)
+        with pytest.raises(ValueError, match=r"got cpu and torch\.float64"):
+            adapter.to(dtype=torch.float64)
+        with torch.no_grad():
+            weights = adapter.to(dtype=torch.float64).state_dict()["ip_adapter"].values()
+        assert not any(weight.requires_grad for weight in weights)
 
     def test_equality_and_digest(self):
         state = make_state(KINDS["linear"])

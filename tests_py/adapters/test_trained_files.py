@@ -127,6 +127,25 @@ def test_a_unet_saved_with_its_adapter(kind, tmp_path):
     assert digest({**state, "image_proj": layer.state_dict()}, kind=kind) == adapter.digest
 
 
+@pytest.mark.parametrize("kind", ["linear", "plus"])
+def test_parameters_of_a_projection_of_diffusers(kind):
+    """They are the adapter's own; where two are joined, the copy would not follow an optimiser."""
+    unet = make_unet("sd1")
+    state = make_state(unet, projections()[kind])
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    layer = unet.encoder_hid_proj.image_projection_layers[0].requires_grad_()
+    given = {**state, "image_proj": dict(layer.named_parameters())}
+    if kind == "plus":
+        with pytest.raises(ValueError, match=r"image_proj: expected .*to_kv\.weight .* gradient"):
+            load_image_adapter(given, kind=kind)
+        with torch.no_grad():
+            assert digest(given, kind=kind) == digest(state, kind=kind)
+        return
+    embeds = load_image_adapter(given, kind=kind).get_image_embeds(torch.ones(1, 20))
+    embeds.cond.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
 def test_a_pipeline_saved_with_an_adapter_for_faces(tmp_path):
     pytest.importorskip("peft")
     unet = make_unet("sd1")

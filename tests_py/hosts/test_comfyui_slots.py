@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_oracle import make_prompt, relative
+from comfyui_oracle import make_pairs, make_prompt, relative
 from protocol_sampling import make_comfy, make_conds, sample
 from protocol_unet import UNet, attention, optimized_attention
 
@@ -52,6 +52,24 @@ def test_a_patch_of_another_pack_counts_before_and_after_ours(key, rule):
         again = ap.patch_model(after, make_prompt(weight=0.25, seed=5))
         both = ap.patch_model(before, [prompt, make_prompt(weight=0.25, seed=5)])
         assert relative(sample(again.clone(), x, conds), sample(both, x, conds)) < 1e-5
+
+
+def test_a_slot_reads_what_is_trained_at_each_call(model):
+    """A second backward pass needs a graph of its own, and a step between them counts."""
+    cond, uncond = make_pairs()
+    leaf = cond[0][1].requires_grad_()
+    patched = ap.patch_model(model, ap.ImagePrompt.from_keys_values(cond, uncond))
+    slot = patched.model_options["transformer_options"]["patches_replace"]["attn2"]["input", 1, 0]
+    generator = torch.Generator().manual_seed(3)
+    q, text = (torch.randn(1, n, 16, generator=generator) for n in (4, 7))
+    options = {"n_heads": 2, "cond_or_uncond": [0], "original_shape": [1, 4, 2, 2]}
+    before = slot(q, text, text, options)
+    (first,) = torch.autograd.grad(before.sum(), leaf)
+    leaf.data.mul_(2.0)
+    after = slot(q, text, text, options)
+    (second,) = torch.autograd.grad(after.sum(), leaf)
+    assert first.abs().max() > 0 and torch.equal(first, second)
+    assert not torch.equal(after, before)
 
 
 @pytest.mark.parametrize("rule", ["deepcopy", "shared"])

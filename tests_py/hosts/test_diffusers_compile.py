@@ -9,9 +9,10 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers_models import make_prompt, make_unet, unet_inputs
 from one_graph import assert_one_graph, eager
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
-from attnpatch import NearSightedAttention, SlothfulAttention
+from attnpatch import ImagePrompt, NearSightedAttention, SlothfulAttention
 from attnpatch.hosts import attach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +97,32 @@ def test_foreign_processors_compile_as_well():
         expected = run(unet, inputs)
         found = run(compile_blocks(unet), inputs)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("trained", ["tokens", "latent"])
+def test_gradients_break_the_graph_or_say_so(trained):
+    unet = make_unet(**SMALL)
+    prompt, inputs = make_prompt(unet), unet_inputs(unet)
+    if trained == "latent":
+        leaf = inputs["sample"].requires_grad_()
+    else:
+        layers = prompt.keys_values.parts[0].layers
+        cond, uncond = ([(k[row], v[row]) for k, v in layers] for row in ([0], [1]))
+        leaf = cond[0][1].requires_grad_()
+        prompt = ImagePrompt.from_keys_values(cond, uncond)
+    patches = [prompt, SlothfulAttention()]
+
+    def gradient(net):
+        return torch.autograd.grad(net(**inputs).sample.square().sum(), leaf)[0]
+
+    with attach(unet, patches, cond_or_uncond=(1, 0)):
+        expected = gradient(unet)
+        found = gradient(torch.compile(unet, backend="aot_eager"))
+        torch._dynamo.reset()  # else it takes the code that it has
+        with pytest.raises(Unsupported, match="without fullgraph=True"):
+            gradient(compile_whole(unet))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_operators_are_what_the_compiler_expects():

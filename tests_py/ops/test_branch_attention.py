@@ -215,6 +215,49 @@ def test_gradients_are_those_of_the_reference(device):
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("joint", [0, 1, 2])
+def test_gradients_are_the_derivatives(joint):
+    """In float64, where weights and masks are 0 as well."""
+    inputs = exact(make_inputs(queries=3, size=4, text=2, branches=(2, 3)))
+    masks = exact(random_masks(inputs, 2))
+    masks[0, 1, 1] = masks[1, 0, 2] = inputs[6][1, 1] = 0.0
+    inputs[5][0][0] = -1
+    q, k, v, (k0, k1), (v0, v1), rows, weights = inputs
+    leaves = [leaf.requires_grad_() for leaf in (q, k, v, k0, k1, v0, v1, weights, masks)]
+
+    def function(q, k, v, k0, k1, v0, v1, weights, masks):
+        if joint:  # differences from below 0 are none of a share
+            weights, masks = weights.abs(), masks.abs()
+        return branch_attention_reference(q, k, v, [k0, k1], [v0, v1], rows, weights, masks, joint)
+
+    if joint:
+        masks.data.clamp_(min=0.1)
+        weights.data.clamp_(min=0.1)
+    torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("joint", [0, 1])
+def test_a_share_of_zero_has_the_gradient_of_a_small_one(joint, device):
+    def gradients(share):
+        inputs = make_inputs(queries=5, size=8, device=device)
+        masks = random_masks(inputs, 2)
+        masks[0, :, 2] = share
+        inputs[6][0, 1] = share
+        leaves = [inputs[6].requires_grad_(), masks.requires_grad_()]
+        return torch.autograd.grad(OPERATOR(*inputs, masks, joint).square().sum(), leaves)
+
+    for ours, near in zip(gradients(0.0), gradients(1e-6), strict=True):
+        torch.testing.assert_close(ours, near, rtol=1e-3, atol=1e-4)
+
+
+def test_a_write_between_forward_and_backward_is_seen():
+    inputs = make_inputs(queries=5, size=8)
+    out = OPERATOR(inputs[0].requires_grad_(), *inputs[1:])
+    inputs[3][1].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_gradients_without_branches():
     inputs = make_inputs(queries=5, size=8, branches=())
     inputs[0].requires_grad_()

@@ -360,6 +360,7 @@ class ShoutBranch:
         self.table = table
         self.rows = (0,) * batch
         self.mask_rows = (0,) * batch
+        self.requires_grad = False
 
     def weights(self, layer):
         return (2.0,) * len(self.rows)

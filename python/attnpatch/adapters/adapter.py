@@ -19,6 +19,7 @@ from attnpatch.adapters.inputs import (
     FLOATS,
     Image,
     as_tensor,
+    check_tokens,
     check_values,
     count_rows,
     hash_tensors,
@@ -42,6 +43,9 @@ class ImageAdapter:
 
     Made by `load_image_adapter`. Immutable: copies share it, and `to` makes a new one. It pickles
     with all its weights.
+
+    It holds the tensors that it was made of, not copies: parameters can be trained, and are read
+    whenever something is projected. Files, pickles and `digest` have values alone.
 
     Attributes
     ----------
@@ -248,21 +252,21 @@ class ImageAdapter:
         ValueError
             Tokens of another size than the adapter's.
         """
-        if not isinstance(tokens, torch.Tensor):
-            raise TypeError(f"tokens: expected a tensor; given {type(tokens).__name__}")
-        if tokens.dim() != 3 or tokens.shape[2] != self.context_dim:
-            if self.token_dim != self.context_dim and tokens.shape[-1:] == (self.token_dim,):
-                raise ValueError(
-                    "tokens: those of this adapter first go through the projection that the model "
-                    "has for its text (encoder_hid_proj); use ImageEmbeds.through"
-                )
-            models = {768: " (SD1.x)", 1024: " (SD2.x)", 2048: " (SDXL)"}
-            raise ValueError(
-                f"tokens: this {self.family} adapter takes (R, M, {self.context_dim})"
-                f"{models.get(self.context_dim, '')}; given {tuple(tokens.shape)}"
-                f"{models.get(tokens.shape[-1] if tokens.dim() else 0, '')}"
-            )
+        check_tokens(tokens, self._layout)
         return self._project(tokens.to(self.device))
+
+    def project_site(self, site: int, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of image tokens for one layer, as `project_sites` gives them.
+
+        Parameters
+        ----------
+        site : int
+            Which layer, in checkpoint order.
+        tokens : torch.Tensor
+            (R, M, context), any float dtype.
+        """
+        check_tokens(tokens, self._layout)
+        return _core.SiteProjections([self._sites[site]])(tokens.to(self.device))[0]
 
     def to(
         self,
@@ -274,7 +278,8 @@ class ImageAdapter:
         Raises
         ------
         ValueError
-            A dtype in which nothing can be computed.
+            A dtype in which nothing can be computed; or weights that require a gradient would have
+            to be copied, while gradients are enabled: the copies would not follow an optimiser.
         """
         if dtype is not None and dtype not in FLOATS:
             raise ValueError(
@@ -282,9 +287,16 @@ class ImageAdapter:
             )
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device=device, dtype=dtype)
+            moved = tensor.to(device=device, dtype=dtype)
+            if moved is not tensor and moved.requires_grad:
+                raise ValueError(
+                    f"device, dtype: expected {tensor.device} and {tensor.dtype}, where weights "
+                    f"are that require a gradient, got {moved.device} and {moved.dtype}; convert "
+                    "the parameters first, or copy their values in torch.no_grad()"
+                )
+            return moved
 
-        digest = self.digest
+        digest = self._digest_now()
         return ImageAdapter(
             {name: move(tensor) for name, tensor in self._image_proj.items()},
             [(move(key), move(value)) for key, value in self._sites],
@@ -357,7 +369,13 @@ class ImageAdapter:
         if self is other or not isinstance(other, ImageAdapter):
             return self is other or NotImplemented
         mine, theirs = ((a._layout, a.dtype, a.device) for a in (self, other))
-        return mine == theirs and self.digest == other.digest
+        return mine == theirs and self._digest_now() == other._digest_now()
+
+    def _digest_now(self) -> str:
+        """Hash the tensors as they are now, where they may change."""
+        tensors = self._all_tensors()
+        trained = any(tensor.requires_grad for tensor in tensors.values())
+        return hash_tensors(tensors) if trained else self.digest
 
     def __hash__(self) -> int:
         return hash((self._layout, self.dtype, self.device))
@@ -372,8 +390,10 @@ class ImageAdapter:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = (self._image_proj, self._sites, dict(self.lora), self._layout, self._digest)
-        return ImageAdapter, state
+        image_proj = {name: tensor.detach() for name, tensor in self._image_proj.items()}
+        sites = [(key.detach(), value.detach()) for key, value in self._sites]
+        lora = {name: tensor.detach() for name, tensor in self.lora.items()}
+        return ImageAdapter, (image_proj, sites, lora, self._layout, self._digest_now())
 
     def __repr__(self) -> str:
         return (

@@ -80,7 +80,7 @@ def _published_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
             tensors[f"ip_adapter.{2 * index + 1}.to_{letter}_ip.weight"] = weight
     tensors |= {f"ip_adapter.{name}": tensor for name, tensor in checkpoint.lora.items()}
     # Tensors of torch's files may share memory, which safetensors do not.
-    return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
 def _metadata(layout: Layout) -> dict[str, str]:

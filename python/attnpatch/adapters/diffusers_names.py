@@ -34,7 +34,8 @@ def to_published_names(tensors: Tensors) -> Tensors:
     Raises
     ------
     ValueError
-        Keys without values, values without keys, or both of different shapes.
+        Keys without values, values without keys, both of different shapes; or such as require a
+        gradient, while gradients are enabled.
     """
     renamed: Tensors = {}
     halves: dict[str, Tensors] = {}
@@ -56,7 +57,14 @@ def to_published_names(tensors: Tensors) -> Tensors:
                 f"image_proj: {attention}.to_k.weight is {tuple(pair['k'].shape)}, "
                 f"to_v.weight {tuple(pair['v'].shape)}; both must be the same"
             )
-        renamed[f"{attention}.to_kv.weight"] = torch.cat([pair["k"], pair["v"]])
+        joined = torch.cat([pair["k"], pair["v"]])
+        if joined.requires_grad:
+            raise ValueError(
+                f"image_proj: expected {attention}.to_kv.weight where weights require a gradient, "
+                "got to_k and to_v, of which a joined copy would not follow an optimiser; join the "
+                "parameters first, or copy their values in torch.no_grad()"
+            )
+        renamed[f"{attention}.to_kv.weight"] = joined
     return renamed
 
 

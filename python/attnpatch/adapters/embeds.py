@@ -168,7 +168,7 @@ class ImageEmbeds:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ImageEmbeds, (self.cond, self.uncond, dict(self.metadata))
+        return ImageEmbeds, (self.cond.detach(), self.uncond.detach(), dict(self.metadata))
 
     def __repr__(self) -> str:
         kind = self.metadata.get("kind", "unknown adapter")

@@ -149,7 +149,7 @@ def get_identity_embeds(
 def _embeddings(faces: Any, adapter: ImageAdapter) -> Tensor:
     """Read the embeddings of faces as float32 (faces, size)."""
     if isinstance(faces, Tensor | numpy.ndarray):
-        tensor = torch.as_tensor(faces).detach().cpu().float()
+        tensor = torch.as_tensor(faces).cpu().float()
         if tensor.dim() == 3 and tensor.shape[1] == 1:
             tensor = tensor[:, 0]
         return tensor[None] if tensor.dim() == 1 else tensor

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from attnpatch.adapters.encoders import Features
+from attnpatch.adapters.layout import Layout
 
 logger = logging.getLogger("attnpatch")
 
@@ -66,6 +67,25 @@ def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected floating-point values; given {value.dtype}")
     return value
+
+
+def check_tokens(tokens: torch.Tensor, layout: Layout) -> None:
+    """Raise unless an adapter of this layout projects such tokens to keys and values."""
+    if not isinstance(tokens, torch.Tensor):
+        raise TypeError(f"tokens: expected a tensor; given {type(tokens).__name__}")
+    if tokens.dim() == 3 and tokens.shape[2] == layout.context_dim:
+        return
+    if layout.token_dim != layout.context_dim and tokens.shape[-1:] == (layout.token_dim,):
+        raise ValueError(
+            "tokens: those of this adapter first go through the projection that the model "
+            "has for its text (encoder_hid_proj); use ImageEmbeds.through"
+        )
+    models = {768: " (SD1.x)", 1024: " (SD2.x)", 2048: " (SDXL)"}
+    raise ValueError(
+        f"tokens: this {layout.family} adapter takes (R, M, {layout.context_dim})"
+        f"{models.get(layout.context_dim, '')}; given {tuple(tokens.shape)}"
+        f"{models.get(tokens.shape[-1] if tokens.dim() else 0, '')}"
+    )
 
 
 def check_values(name: str, tensor: torch.Tensor, takes: Features) -> None:

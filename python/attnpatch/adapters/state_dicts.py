@@ -157,7 +157,7 @@ def _flatten(content: Mapping[object, object], prefix: str = "") -> Iterator[tup
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{name}.")
         else:
-            yield name, value.detach() if isinstance(value, torch.Tensor) else value
+            yield name, value  # a parameter stays one, for its gradient
 
 
 def _is_companion(segments: list[str]) -> bool:
@@ -247,7 +247,7 @@ def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.is_meta or b.is_meta:
         return True
-    left, right = (tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (a, b))
+    left, right = (t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (a, b))
     return torch.equal(left, right)
 
 

@@ -139,7 +139,8 @@ class CrossSlot(ReplaceSlot):
         branches = None if site is None else plan.at(site, q.dtype, q.device)
         if branches is not None and site is not None:
             branches.check(site, shape[0], shape[1])
-        self._ready = plan, shape, q.dtype, call.latent, call.crops, branches
+        ready = plan, shape, q.dtype, call.latent, call.crops, branches
+        self._ready = None if branches is not None and branches.requires_grad else ready
         return branches
 
     def _attend(

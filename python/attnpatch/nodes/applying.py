@@ -131,6 +131,8 @@ def _project(
         tensors = {"cond": reference.cond, "uncond": reference.uncond}
     else:
         tensors = reference.tensors()
+    if any(tensor.requires_grad for tensor in tensors.values()):
+        return make()  # of values that change
     inputs = hash_tensors(tensors | through)
     key = (adapter.digest, device, dtype, options, settings.through_model, inputs)
     return _kept.get(key, make)

@@ -101,13 +101,12 @@ def branch_attention_reference(
 
     out = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if joint > 0:
-        # A factor on an exponential is its logarithm on the score.
-        bias = [torch.zeros_like(share(0)).expand(-1, -1, -1, k.shape[2])]
-        bias += [share(i).log().expand(-1, -1, -1, branch_k[i].shape[2]) for i in range(joint)]
+        whole = torch.ones_like(share(0))
+        shares = [whole.expand(-1, -1, -1, k.shape[2])]
+        shares += [share(i).expand(-1, -1, -1, branch_k[i].shape[2]) for i in range(joint)]
         keys = torch.cat([k, *(rows_of(branch_k[i], i) for i in range(joint))], dim=2)
         values = torch.cat([v, *(rows_of(branch_v[i], i) for i in range(joint))], dim=2)
-        mask = torch.cat(bias, dim=3).to(q.dtype)
-        out = out + F.scaled_dot_product_attention(q, keys, values, mask, scale=scale)
+        out = out + _joint_attention(q, keys, values, torch.cat(shares, dim=3), scale)
     elif k.shape[2] > 0:
         out = out + F.scaled_dot_product_attention(q, k, v, scale=scale)
     for i in range(joint, len(branch_k)):
@@ -115,11 +114,29 @@ def branch_attention_reference(
             term = F.scaled_dot_product_attention(
                 q, rows_of(branch_k[i], i), rows_of(branch_v[i], i), scale=scale
             )
-            # A branch that is off adds nothing, whatever stands in its tensors.
             factor = share(i)
-            out = out + torch.where(factor == 0, 0.0, factor * term)
+            # A branch that is off adds nothing, whatever stands in its tensors; a weight or a mask
+            # of 0 that is to be learned is not off: its gradient is not 0.
+            off = (branch_rows[i] < 0)[:, None, None, None] if factor.requires_grad else factor == 0
+            out = out + torch.where(off, 0.0, factor * term)
     # Joining the heads of the result is a view.
     return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _joint_attention(
+    q: Tensor, k: Tensor, v: Tensor, shares: Tensor, scale: float | None
+) -> Tensor:
+    """Attend with exponentials times shares (batch, 1, queries, tokens), all at least 0."""
+    if not shares.requires_grad:
+        # A factor on an exponential is its logarithm on the score.
+        return F.scaled_dot_product_attention(q, k, v, shares.log().to(q.dtype), scale=scale)
+    # The logarithm has no gradient at 0; the factor has.
+    q, k, v = (tensor.to(shares.dtype) for tensor in (q, k, v))
+    scores = q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)
+    top = scores.detach().masked_fill(shares <= 0, -torch.inf).amax(dim=3, keepdim=True)
+    # Only where a share is 0 a score may be above the top: 0 times an infinity would be no number.
+    weights = (scores - top).clamp(max=80.0).exp() * shares
+    return weights @ v / weights.sum(dim=3, keepdim=True)
 
 
 # Autocast casts the attention inputs, never the weights, rows and masks.

@@ -144,7 +144,11 @@ def _autocast(name: str, device: str, cast: frozenset[int]) -> None:
 
 
 def _keep_inputs(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Any) -> None:
-    ctx.inputs = inputs
+    # Saved as torch wants it, so that it sees writes into them and checkpointing can drop them.
+    tensors = [value for value in _flat(inputs) if isinstance(value, Tensor)]
+    ctx.save_for_backward(*tensors)
+    ctx.inputs = _rebuilt(inputs, lambda value: None if isinstance(value, Tensor) else value)
+    ctx.is_tensor = _rebuilt(inputs, lambda value: isinstance(value, Tensor))
 
 
 def _flat(values: Any) -> list[Any]:
@@ -153,17 +157,24 @@ def _flat(values: Any) -> list[Any]:
     return [values]
 
 
+def _rebuilt(values: Any, change: Callable[..., Any], *others: Any) -> Any:
+    """Change each value that is no list or tuple, with those in its place in structures alike."""
+    if isinstance(values, (list, tuple)):
+        rows = zip(values, *others, strict=True)
+        return type(values)(_rebuilt(value, change, *rest) for value, *rest in rows)
+    return change(values, *others)
+
+
 def _backward(
     reference: Callable[..., Any], ctx: torch.autograd.function.FunctionCtx, gradients: tuple
 ) -> tuple:
     """Differentiate the reference: the kernels keep nothing for a backward pass."""
-
-    def leaf(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.detach().requires_grad_(value.requires_grad)
-        return [leaf(item) for item in value] if isinstance(value, list) else value
-
-    leaves = [leaf(value) for value in ctx.inputs]
+    saved = iter(ctx.saved_tensors)
+    leaves = _rebuilt(
+        ctx.inputs,
+        lambda value, is_tensor: _leaf(next(saved)) if is_tensor else value,
+        ctx.is_tensor,
+    )
     wanted = [t for t in _flat(leaves) if isinstance(t, Tensor) and t.requires_grad]
     with torch.enable_grad():
         outputs = _flat(reference(*leaves))
@@ -184,5 +195,9 @@ def _backward(
             return list(map(gradient, value, needed))
         return next(found) if isinstance(value, Tensor) and value.requires_grad else None
 
-    # Arguments left at their defaults may be missing from the second.
-    return tuple(map(gradient, leaves, [*ctx.needs_input_grad, *[False] * len(leaves)]))
+    # Arguments left at their defaults may be missing from the second: no torch wants more.
+    return tuple(map(gradient, leaves, ctx.needs_input_grad))
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.requires_grad)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.patches.cache import Cache, upload, where
-from attnpatch.patches.keys_values import SCALINGS, LayerTensors, Part, move
+from attnpatch.patches.keys_values import SCALINGS, move
 from attnpatch.patches.masks import MaskPyramid
+from attnpatch.patches.parts import LayerTensors, Part, TrainablePart
 from attnpatch.patches.patch import BoundPatch
 from attnpatch.patches.rows import key_rows, picture_rows, role_of
 from attnpatch.patches.site import COND, UNCOND, Call
@@ -49,7 +50,10 @@ class BoundImagePrompt(BoundPatch):
             raise ValueError(
                 f"weight: {prompt.weight!r} names no layer of this UNet ({table.family})"
             )
-        self.mask = None if prompt.mask is None else MaskPyramid(prompt.mask, prompt.mask_resize)
+        mask = prompt.mask if prompt.trained_mask is None else prompt.trained_mask
+        if mask is not None:
+            mask = MaskPyramid(mask, prompt.mask_resize, joint=prompt.joint)
+        self.mask = mask
         self.sources = tuple(PartTensors(part) for part in prompt.keys_values.parts)
         # Keys and values with a weight folded in: cond and uncond may come in calls of their own.
         self.folded = Cache(size=4 * len(table) * len(self.sources))
@@ -63,7 +67,8 @@ class BoundImagePrompt(BoundPatch):
         zero = weight == 0 or (prompt.weight.pictures != () and not any(prompt.weight.pictures))
         if zero and not self.zero_counts:
             return "weight 0"
-        if prompt.mask is not None and not prompt.mask.any():
+        trained = prompt.trained_mask is not None
+        if prompt.mask is not None and not trained and not prompt.mask.any():
             return "the mask is empty"
         if self.window.empty:
             return f"no time between start {prompt.start} and end {prompt.end}"
@@ -127,15 +132,22 @@ class BoundImagePrompt(BoundPatch):
 class PartTensors:
     """Keys and values of one part on the devices and in the dtypes that are asked for."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part | TrainablePart) -> None:
         self.part = part
         self._moved = Cache(size=2)
 
-    def on(self, dtype: torch.dtype | None, device: torch.device) -> LayerTensors:
-        """Give all layers' keys and values; dtype None: as they are."""
-        layers = self.part.layers
-        dtype = dtype or layers[0][0].dtype
-        return self._moved.get((dtype, device), lambda: move(layers, dtype, device))
+    def layer(
+        self, index: int, dtype: torch.dtype | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Give keys and values of one layer; dtype None: as they are."""
+        part, dtype = self.part, dtype or self.part.dtype
+        if isinstance(part, TrainablePart):
+            k, v = part.make_layer(index)
+            return k.to(device, dtype), v.to(device, dtype)
+        layers: LayerTensors = self._moved.get(
+            (dtype, device), lambda: move(part.layers, dtype, device)
+        )
+        return layers[index]
 
 
 class ImageBranch:
@@ -153,6 +165,8 @@ class ImageBranch:
         self.joint = bound.prompt.joint
         self.mask = bound.mask
         self.mask_rows = mask_rows
+        masked = bound.mask is not None and bound.mask.requires_grad
+        self.requires_grad = source.part.requires_grad or masked
         self._bound = bound
         self._source = source
         self._phase = phase
@@ -190,15 +204,17 @@ class ImageBranch:
     ) -> tuple[Tensor, Tensor]:
         """Keys and values (rows, tokens, channels) of the layer."""
         if not self._bound.folds:
-            return self._source.on(dtype, device)[layer]
+            return self._source.layer(layer, dtype, device)
         weight = self._effective(layer)
+        if self._source.part.requires_grad:
+            return self._fold(layer, weight, dtype, device)
         key = (layer, self._source.part.first, weight, self._pairs, dtype, where(device))
         return self._bound.folded.get(key, lambda: self._fold(layer, weight, dtype, device))
 
     def _fold(
         self, layer: int, weight: float, dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        k, v = self._source.on(None, device)[layer]
+        k, v = self._source.layer(layer, None, device)
         rows = [row for row, _ in self._pairs]
         if rows != list(range(len(k))):
             index = upload(torch.tensor(rows), device)

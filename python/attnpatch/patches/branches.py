@@ -16,7 +16,7 @@ __all__ = ["Branches"]
 class Branches:
     """The image branches at one site: what ``ops.branch_attention`` takes."""
 
-    __slots__ = ("_split", "joint", "k", "masks", "rows", "v", "weights")
+    __slots__ = ("_split", "joint", "k", "masks", "requires_grad", "rows", "v", "weights")
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Branches:
         weights: Tensor,
         masks: Tensor | None,
         joint: int,
+        requires_grad: bool = False,
     ) -> None:
         self.k = k
         """For each branch its keys (rows, tokens, channels)."""
@@ -39,6 +40,8 @@ class Branches:
         """float32 (branches, 1 or batch, tokens of the grid), or None."""
         self.joint = joint
         """How many, from the first, share the text's softmax."""
+        self.requires_grad = requires_grad
+        """Whether keys, values or masks do: then they serve one call alone."""
         self._split: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def split(self, heads: int) -> tuple[list[Tensor], list[Tensor]]:

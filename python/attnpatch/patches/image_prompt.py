@@ -17,8 +17,9 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable, Window
 from attnpatch.patches.bound_image_prompt import BoundImagePrompt
-from attnpatch.patches.keys_values import SCALINGS, KeysValues, Part, family_of
-from attnpatch.patches.masks import MASK_RESIZE_MODES, to_mask
+from attnpatch.patches.keys_values import SCALINGS, KeysValues, family_of
+from attnpatch.patches.masks import MASK_RESIZE_MODES, as_pictures, check_joint, to_mask
+from attnpatch.patches.parts import Part
 from attnpatch.patches.patch import Patch
 from attnpatch.patches.rows import ROLES
 from attnpatch.patches.weights import Weight, WeightLike
@@ -33,7 +34,9 @@ __all__ = ["ImagePrompt"]
 class ImagePrompt(Patch):
     """A picture that a UNet attends to beside its text.
 
-    Keys and values of every layer are projected once, here; the adapter can then be dropped.
+    Keys and values of every layer are projected once, here; the adapter can then be dropped. Where
+    tokens or the adapter's weights require a gradient they are projected at each call instead; see
+    the notes.
 
     Parameters
     ----------
@@ -79,11 +82,22 @@ class ImagePrompt(Patch):
     ------
     ValueError
         For what does not fit together, naming both sides.
+
+    Notes
+    -----
+    Gradients reach image tokens, the adapter's weights of keys and values, and the mask, where
+    these require one when the prompt is made. Each call then reads them anew, so that it sees an
+    optimiser's steps. What parameters are first computed into (tokens by ``get_image_embeds``, a
+    mask by a sigmoid) belongs to one graph: make the prompt anew for each step. Files, pickles and
+    ``state`` hold the values of their moment, which require no gradient; so does a prompt that is
+    made of them. Weights are numbers; to learn one, multiply a mask by it.
     """
 
     keys_values: KeysValues
     weight: Weight
     mask: Tensor | None
+    trained_mask: Tensor | None
+    """The mask itself as it was given, where it requires a gradient; ``mask`` is a view of it."""
     start: float
     end: float
     scaling: str
@@ -160,7 +174,8 @@ class ImagePrompt(Patch):
 
     def replace(self, **changes: Any) -> Self:
         """Make one with other options (``weight=…``, ``mask=…``) that shares the tensors."""
-        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trained_mask"}
+        options["mask"] = self.mask if self.trained_mask is None else self.trained_mask
         unknown = changes.keys() - (options.keys() - {"keys_values"})
         if unknown:
             raise TypeError(
@@ -184,7 +199,7 @@ class ImagePrompt(Patch):
             "keys_values": keys_values,
             "source": source,
             "weight": Weight.of(given["weight"]),
-            "mask": None if mask is None else to_mask(mask),
+            **_masks(mask),
             "start": float(given["start"]),
             "end": float(given["end"]),
             "scaling": _one_of("scaling", scaling, tuple(SCALINGS)),
@@ -200,8 +215,8 @@ class ImagePrompt(Patch):
         for name in ("start", "end"):
             if not math.isfinite(values[name]):
                 raise ValueError(f"{name}: expected a finite number, got {values[name]}")
-        if joint and self.mask is not None and bool((self.mask < 0).any()):
-            raise ValueError("mask: the joint form takes no values below 0")
+        if joint and self.mask is not None:
+            check_joint(self.mask)
         self.pictures  # noqa: B018 (says what does not fit together)
 
     @property
@@ -223,6 +238,11 @@ class ImagePrompt(Patch):
             given = ", ".join(f"{count} in {name}" for name, count in several.items())
             raise ValueError(f"image prompt: expected 1 picture or equally many, got {given}")
         return max(counts.values())
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether tokens, the adapter's weights or the mask do: see the notes."""
+        return self.trained_mask is not None or self.keys_values.requires_grad
 
     @property
     def window(self) -> Window:
@@ -257,7 +277,8 @@ class ImagePrompt(Patch):
             {"first": part.first, "rows": part.rows, "layers": len(part.layers)}
             for part in self.keys_values.parts
         ]
-        tensors = {} if self.mask is None else {"mask": self.mask}
+        mask = self.mask if self.trained_mask is None else to_mask(self.trained_mask)
+        tensors = {} if mask is None else {"mask": mask}
         for number, part in enumerate(self.keys_values.parts):
             for index, (k, v) in enumerate(part.layers):
                 tensors[f"{number}.{index}.keys"] = k
@@ -291,12 +312,13 @@ class ImagePrompt(Patch):
             return NotImplemented
         if self is other:
             return True
-        names = [f.name for f in fields(self) if f.name != "mask"]
+        names = [f.name for f in fields(self) if f.name not in ("mask", "trained_mask")]
         if any(getattr(self, name) != getattr(other, name) for name in names):
             return False
         if self.mask is None or other.mask is None:
             return self.mask is other.mask
-        return self.mask.shape == other.mask.shape and torch.equal(self.mask, other.mask)
+        mine, theirs = (to_mask(prompt.mask) for prompt in (self, other))
+        return mine.shape == theirs.shape and torch.equal(mine, theirs)
 
     def __hash__(self) -> int:
         return hash((self.keys_values, self.weight, self.start, self.end, self.scaling))
@@ -333,7 +355,17 @@ def _scaling(joint: bool) -> str:
     return "K+mean(V) w/ C penalty" if joint else "V only"
 
 
-_NOT_PLAIN = ("keys_values", "mask")
+def _masks(mask: Any) -> dict[str, Tensor | None]:
+    """Read a mask; one that requires a gradient is not copied."""
+    if mask is None:
+        return {"mask": None, "trained_mask": None}
+    values = to_mask(mask)
+    if isinstance(mask, Tensor) and mask.requires_grad:
+        return {"mask": as_pictures(mask.detach()), "trained_mask": mask}
+    return {"mask": values, "trained_mask": None}
+
+
+_NOT_PLAIN = ("keys_values", "mask", "trained_mask")
 
 # What every option is where it is not given: the constructor's own signature says it.
 _DEFAULTS: dict[str, Any] = {

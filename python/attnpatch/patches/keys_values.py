@@ -6,17 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import LayerTable, layer_table
+from attnpatch.patches.parts import (
+    LayerTensors,
+    MakeLayer,
+    Part,
+    TrainablePart,
+    make_part,
+    own_copies,
+)
 
-__all__ = ["SCALINGS", "KeysValues", "Part", "Scaling", "family_of", "move"]
-
-LayerTensors = tuple[tuple[Tensor, Tensor], ...]
+__all__ = ["SCALINGS", "KeysValues", "Scaling", "family_of", "move"]
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,18 @@ class Scaling:
         A row may hold several reference pictures of `own_tokens` each; 0: it holds one.
         """
         if self.keys:
-            k = k.float() * weight
+            k = _at_least_float(k) * weight
         if self.mean:
-            each = v.float().unflatten(1, (-1, own_tokens or v.shape[1]))
+            each = _at_least_float(v).unflatten(1, (-1, own_tokens or v.shape[1]))
             mean = each.mean(dim=2, keepdim=True)
             v = ((each - mean) + mean * weight[..., None]).flatten(1, 2)
         elif joint:  # in a joint softmax nothing multiplies one branch's output
-            v = v.float() * weight
+            v = _at_least_float(v) * weight
         return k, v
+
+
+def _at_least_float(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 SCALINGS = {
@@ -65,29 +75,21 @@ SCALINGS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Keys and values of rows that have equally many tokens."""
-
-    first: int
-    """The first of these rows, counted over all: pictures, then negatives."""
-    rows: int
-    layers: LayerTensors
-    """For each layer keys and values (rows, tokens, channels)."""
-
-
-@dataclass(frozen=True, eq=False)
 class KeysValues:
     """The image keys and values of every layer: rows for pictures, then rows for negatives."""
 
     pictures: int
     negatives: int
-    parts: tuple[Part, ...]
+    parts: tuple[Part | TrainablePart, ...]
     own_tokens: int = 0
     """Tokens of each of the reference pictures that a row joins; 0: a row is one of them."""
 
     @classmethod
     def project(cls, adapter: Any, embeds: Any) -> KeysValues:
-        """Project image tokens by the adapter's weights, once for all layers and steps."""
+        """Project image tokens by the adapter's weights.
+
+        Once for all steps; at each call where tokens or weights require a gradient.
+        """
         cond, uncond = _tokens(embeds)
         made_by = getattr(embeds, "metadata", {}).get("digest")
         if made_by and made_by != getattr(adapter, "digest", made_by):
@@ -98,39 +100,59 @@ class KeysValues:
         own = getattr(adapter, "tokens", 0)
         if own and any(t is not None and t.shape[1] % own for t in (cond, uncond)):
             own = 0
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            # What is not to be trained stays as it is, whatever becomes of the caller's tensor.
+            cond, uncond = (
+                t if t is None or t.requires_grad else t.clone() for t in (cond, uncond)
+            )
             if uncond is None or cond.shape[1] != uncond.shape[1]:
-                split = [None if t is None else adapter.project_sites(t) for t in (cond, uncond)]
-                return replace(cls.from_lists(*split), own_tokens=own)
+                rows = [
+                    None if t is None else _Rows(adapter.project_sites(t), _projecting(adapter, t))
+                    for t in (cond, uncond)
+                ]
+                return replace(cls._of(*rows), own_tokens=own)
             both = adapter.project_sites(torch.cat([cond, uncond]))
-        part = Part(0, len(cond) + len(uncond), _checked("adapter", both))
+        make_layer = _projecting(adapter, cond, uncond) if _trainable(both) else None
+        part = make_part(0, own_copies("adapter", both), make_layer)
         return cls(len(cond), len(uncond), (part,), own)._valid()
 
     @classmethod
     def from_lists(cls, cond: Sequence[Any], uncond: Sequence[Any] | None) -> KeysValues:
         """Take ready keys and values: for each layer a pair of (rows, tokens, channels)."""
-        positive = _checked("cond", cond)
+        rows = [None if pairs is None else _Rows(pairs, _taking(pairs)) for pairs in (cond, uncond)]
+        return cls._of(*rows)
+
+    @classmethod
+    def _of(cls, cond: _Rows, uncond: _Rows | None) -> KeysValues:
+        positive = own_copies("cond", cond.layers)
         pictures = len(positive[0][0])
+        make_cond = cond.make_layer if _trainable(cond.layers) else None
         if uncond is None:
-            return cls(pictures, 0, (Part(0, pictures, positive),))._valid()
-        negative = _checked("uncond", uncond)
+            return cls(pictures, 0, (make_part(0, positive, make_cond),))._valid()
+        negative = own_copies("uncond", uncond.layers)
         negatives = len(negative[0][0])
         if [k.shape[2] for k, _ in positive] != [k.shape[2] for k, _ in negative]:
             raise ValueError(
                 f"uncond: expected {len(positive)} layers of the same channels as cond, "
                 f"got {len(negative)} layers"
             )
+        make_uncond = uncond.make_layer if _trainable(uncond.layers) else None
         same = all(p[0].shape[1] == n[0].shape[1] for p, n in zip(positive, negative, strict=True))
         if not same:
-            parts = (Part(0, pictures, positive), Part(pictures, negatives, negative))
-            return cls(pictures, negatives, parts)._valid()
-        with torch.inference_mode(False), torch.no_grad():
-            layers = tuple(
-                (torch.cat([pk, nk.to(pk)]), torch.cat([pv, nv.to(pv)]))
-                for (pk, pv), (nk, nv) in zip(positive, negative, strict=True)
+            parts = (
+                make_part(0, positive, make_cond),
+                make_part(pictures, negative, make_uncond),
             )
-        part = Part(0, pictures + negatives, layers)
-        return cls(pictures, negatives, (part,))._valid()
+            return cls(pictures, negatives, parts)._valid()
+        make_both = None
+        if make_cond or make_uncond:
+            make_both = _joining(
+                make_cond or positive.__getitem__, make_uncond or negative.__getitem__
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            join = _joining(positive.__getitem__, negative.__getitem__)
+            layers = tuple(join(index) for index in range(len(positive)))
+        return cls(pictures, negatives, (make_part(0, layers, make_both),))._valid()
 
     def _valid(self) -> KeysValues:
         if self.negatives not in (0, 1, self.pictures):
@@ -143,17 +165,22 @@ class KeysValues:
     @property
     def channels(self) -> tuple[int, ...]:
         """The channels of every layer."""
-        return tuple(k.shape[2] for k, _ in self.parts[0].layers)
+        return self.parts[0].channels
 
     @property
     def tokens(self) -> int:
         """Image tokens of a picture."""
-        return self.parts[0].layers[0][0].shape[1]
+        return self.parts[0].tokens
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which they are kept."""
-        return self.parts[0].layers[0][0].dtype
+        return self.parts[0].dtype
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any come from tensors that do."""
+        return any(part.requires_grad for part in self.parts)
 
     def check(self, table: LayerTable) -> None:
         """Raise ValueError, naming both, unless the layers are those of the table."""
@@ -227,36 +254,47 @@ def _tokens(embeds: Any) -> tuple[Tensor, Tensor | None]:
     return cond, uncond
 
 
-def _checked(name: str, layers: Sequence[Any]) -> LayerTensors:
-    """Own copies of one pair (rows, tokens, channels) a layer, all of as many rows."""
-    if len(layers) == 0:
-        raise ValueError(f"{name}: expected keys and values of at least one layer, got none")
-    result = []
-    with torch.inference_mode(False), torch.no_grad():
-        for index, (k, v) in enumerate(layers):
-            fits = k.dim() == 3 and k.shape == v.shape and 0 not in k.shape
-            if not fits or not k.is_floating_point() or not v.is_floating_point():
-                raise ValueError(
-                    f"{name}: layer {index}: expected keys and values of one floating-point shape "
-                    f"(rows, tokens, channels), got {tuple(k.shape)} {k.dtype} and "
-                    f"{tuple(v.shape)} {v.dtype}"
-                )
-            if len(k) != len(layers[0][0]):
-                raise ValueError(
-                    f"{name}: layer {index}: expected {len(layers[0][0])} rows as layer 0 has, "
-                    f"got {len(k)}"
-                )
-            first = layers[0][0]
-            result.append(
-                tuple(
-                    t.detach().to(first.device, first.dtype, copy=True).contiguous() for t in (k, v)
-                )
-            )
-    return tuple(result)
+class _Rows(NamedTuple):
+    """Keys and values of some rows as they came, and what makes those of one layer anew."""
+
+    layers: Sequence[Any]
+    make_layer: MakeLayer
 
 
-def _equal(a: Part, b: Part) -> bool:
-    if (a.first, a.rows, len(a.layers)) != (b.first, b.rows, len(b.layers)):
+def _trainable(layers: Sequence[Any]) -> bool:
+    return any(tensor.requires_grad for pair in layers for tensor in pair)
+
+
+def _projecting(adapter: Any, *tokens: Tensor) -> MakeLayer:
+    def make_layer(index: int) -> tuple[Tensor, Tensor]:
+        rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+        if hasattr(adapter, "project_site"):
+            return adapter.project_site(index, rows)
+        return adapter.project_sites(rows)[index]
+
+    return make_layer
+
+
+def _taking(pairs: Sequence[Any]) -> MakeLayer:
+    pairs = tuple(pairs)
+
+    def make_layer(index: int) -> tuple[Tensor, Tensor]:
+        (k, v), (first, _) = pairs[index], pairs[0]
+        return k.to(first.device, first.dtype), v.to(first.device, first.dtype)
+
+    return make_layer
+
+
+def _joining(first: MakeLayer, second: MakeLayer) -> MakeLayer:
+    def make_layer(index: int) -> tuple[Tensor, Tensor]:
+        k, v = (torch.cat([p, n.to(p)]) for p, n in zip(first(index), second(index), strict=True))
+        return k, v
+
+    return make_layer
+
+
+def _equal(a: Part | TrainablePart, b: Part | TrainablePart) -> bool:
+    if (a.first, a.rows, a.channels) != (b.first, b.rows, b.channels):
         return False
     pairs = zip(a.layers, b.layers, strict=True)
     return all(

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from attnpatch.patches.cache import Cache
 from attnpatch.patches.site import Crop
 
-__all__ = ["MASK_RESIZE_MODES", "MaskPyramid", "resize_mask", "to_mask"]
+__all__ = [
+    "MASK_RESIZE_MODES",
+    "MaskPyramid",
+    "as_pictures",
+    "check_joint",
+    "resize_mask",
+    "to_mask",
+]
 
 MASK_RESIZE_MODES = ("bilinear", "area", "bicubic", "nearest")
 
@@ -102,12 +109,22 @@ def crop_mask(
     return mask[:, top:bottom, left:right]
 
 
-class MaskPyramid:
-    """A mask at every token grid that a model asks for; each is made once."""
+def as_pictures(mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask (H, W) or (pictures, H, W) as (pictures, H, W), a view of it."""
+    return mask[None] if mask.dim() == 2 else mask
 
-    def __init__(self, mask: torch.Tensor, mode: str) -> None:
+
+class MaskPyramid:
+    """A mask at every token grid that a model asks for.
+
+    Each is made once; anew at every call where the mask requires a gradient.
+    """
+
+    def __init__(self, mask: torch.Tensor, mode: str, *, joint: bool = False) -> None:
+        self.requires_grad = mask.requires_grad
         self._mask = mask
         self._mode = mode
+        self._joint = joint
         self._grids = Cache(size=32)
 
     def at(
@@ -120,12 +137,27 @@ class MaskPyramid:
 
         Of the part of the picture that a row shows, where `crop` and `latent` name one.
         """
-        return self._grids.get((grid, crop, latent), lambda: self._make(grid, crop, latent))
+        if self.requires_grad:
+            mask = as_pictures(self._mask).float()
+            if self._joint:
+                check_joint(mask)
+            return self._make(mask, grid, crop, latent)
+        key = (grid, crop, latent)
+        return self._grids.get(key, lambda: self._make(self._mask, grid, crop, latent))
 
     def _make(
-        self, grid: tuple[int, int], crop: Crop | None, latent: tuple[int, int] | None
+        self,
+        mask: torch.Tensor,
+        grid: tuple[int, int],
+        crop: Crop | None,
+        latent: tuple[int, int] | None,
     ) -> torch.Tensor:
-        mask = self._mask
         if crop is not None and latent is not None:
             mask = crop_mask(mask, crop, latent, self._mode)
         return resize_mask(mask, grid, self._mode)
+
+
+def check_joint(mask: torch.Tensor) -> None:
+    """Raise ValueError unless the joint form takes the mask."""
+    if bool((mask < 0).any()):
+        raise ValueError("mask: the joint form takes no values below 0")

@@ -66,6 +66,11 @@ class Patch(ABC):
         """How many pictures of a batch it tells apart; 1: all get the same."""
         return 1
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether any of its tensors does."""
+        return False
+
     def __copy__(self) -> Self:
         return self
 
@@ -119,6 +124,8 @@ class Branch(Protocol):
     """Which tokens it reaches; None: all."""
     mask_rows: tuple[int, ...]
     """For each row of the batch the picture of the mask."""
+    requires_grad: bool
+    """Whether keys, values or mask do: then they are made anew at each call."""
 
     def weights(self, layer: int) -> tuple[float, ...] | None:
         """For each row of the batch the factor of the branch's output; None: not at this layer."""

@@ -315,12 +315,17 @@ class CrossPlan:
         self._masked = [
             any(self._branches[i].mask is not None for i in active) for active in self._active
         ]
+        self._trained = [
+            any(self._branches[i].requires_grad for i in active) for active in self._active
+        ]
 
     def at(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
         """Give the branches at a site; see ``Run.branches``."""
         index = site.layer.index
         if not self._active[index]:
             return None
+        if self._trained[index]:  # in each call of its values and its graph
+            return self._make(site, dtype, device)
         grid, parts = (site.grid, _parts(site.call)) if self._masked[index] else (None, None)
         key = (index, dtype, where(device), grid, parts)
         return self._sites.get(key, lambda: self._make(site, dtype, device))
@@ -344,11 +349,14 @@ class CrossPlan:
             weights=weights[first : first + len(active)],
             masks=self._mask(branches, site, device) if self._masked[index] else None,
             joint=sum(branch.joint for branch in branches),
+            requires_grad=self._trained[index],
         )
 
     def _mask(self, branches: Sequence[Branch], site: Site, device: torch.device) -> Tensor:
         masks = tuple((branch.mask, branch.mask_rows) for branch in branches)
         grid, parts = site.grid, _parts(site.call)
+        if any(mask is not None and mask.requires_grad for mask, _ in masks):
+            return _stack_masks(masks, grid, parts, device)
         key = (masks, grid, parts, where(device))
         return self._masks.get(key, lambda: upload(_stack_masks(masks, grid, parts), device))
 
@@ -366,6 +374,7 @@ def _stack_masks(
     masks: Sequence[tuple[Any, tuple[int, ...]]],
     grid: tuple[int, int],
     parts: Sequence[_Part] | None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Masks (branches, 1 or batch, tokens): 1 where all rows of the batch share theirs."""
     tokens = grid[0] * grid[1]
@@ -379,7 +388,7 @@ def _stack_masks(
             rows = rows[:1]
         found.append(torch.stack([mask.at(grid, *(part or ()))[picture] for picture, part in rows]))
     batch = max(len(mask) for mask in found)
-    return torch.stack([mask.expand(batch, tokens) for mask in found])
+    return torch.stack([mask.to(device).expand(batch, tokens) for mask in found])
 
 
 def _attend(

@@ -68,6 +68,7 @@ class Weight:
                 raise ValueError(
                     f"weight: expected a tensor of shape (pictures,), got {tuple(pictures.shape)}"
                 )
+            _refuse_gradient("weight", pictures)
             pictures = pictures.reshape(-1).tolist()
         object.__setattr__(self, "pictures", tuple(number("weight", p) for p in pictures))
 
@@ -77,7 +78,7 @@ class Weight:
         if isinstance(value, Weight):
             return value
         if isinstance(value, torch.Tensor):
-            return cls(float(value)) if value.dim() == 0 else cls(pictures=value)
+            return cls(value) if value.dim() == 0 else cls(pictures=value)
         if isinstance(value, str | Mapping | Sequence):
             return cls(layers=value)
         return cls(value)
@@ -149,10 +150,20 @@ def number(what: str, value: Any) -> float:
     """Return a finite number as a float; errors name `what`."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{what}: expected a number, got {value!r}")
+    _refuse_gradient(what, value)
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"{what}: expected a finite number, got {value}")
     return value
+
+
+def _refuse_gradient(what: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise ValueError(
+            f"{what}: expected a number, got a tensor whose gradient would be cut; "
+            "to learn an image prompt's weight, multiply its mask by it, such as "
+            "weight * torch.ones(1, 1), or give weight.detach()"
+        )
 
 
 def _freeze_layers(layers: Any) -> Any:

@@ -79,23 +79,40 @@ class GraphBranching:
 
     They look up the layer and the running call when they run: neither weights, windows, masks nor
     the images are part of the graph, so that changing them compiles nothing anew. Nor is the layer:
-    its handle is an input of the graph, so that one graph serves all blocks that are alike.
+    its handle is an input of the graph, so that one graph serves all blocks that are alike. So no
+    gradient gets through them: where one must, the graph breaks and the same runs eagerly.
     """
 
-    __slots__ = ("_handle", "joint")
+    __slots__ = ("_handle", "_trained", "joint")
 
-    def __init__(self, handle: Tensor, joint: bool) -> None:
+    def __init__(self, handle: Tensor, joint: bool, trained: bool = False) -> None:
         self._handle = handle
+        self._trained = trained
         self.joint = joint
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :class:`Branching`."""
+        if self._trained or learns(q, k, v):
+            return _attend_eagerly(q, k, v, self._handle)
         return torch.ops.attnpatch_diffusers.attend(q, k, v, self._handle)
 
     def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """See :class:`Branching`."""
         k, v = (None, None) if text is None else text
+        if self._trained or learns(q, k, v):
+            return _terms_eagerly(q, k, v, self._handle)
         return torch.ops.attnpatch_diffusers.terms(q, k, v, self._handle)
+
+
+WHY_EAGER = (
+    "attach: a gradient goes through the patches' part of attention, which runs eagerly; compile "
+    "without fullgraph=True, or run in torch.no_grad()"
+)
+
+
+def learns(*tensors: Tensor | None) -> bool:
+    """Whether a gradient may be asked for by way of any of these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -132,20 +149,28 @@ def _running(handle: Tensor, q: Tensor) -> EagerBranching | None:
 TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
 
 
-@torch.library.custom_op("attnpatch_diffusers::attend", mutates_args=(), tags=TAGS)
-def _attend(q: Tensor, k: Tensor, v: Tensor, handle: Tensor) -> Tensor:
+def _attend_now(q: Tensor, k: Tensor, v: Tensor, handle: Tensor) -> Tensor:
     running = _running(handle, q)
     out = plain_attention(q, k, v) if running is None else running.attend(q, k, v)
     return out.contiguous()
 
 
-@torch.library.custom_op("attnpatch_diffusers::terms", mutates_args=(), tags=TAGS)
-def _terms(q: Tensor, k: Tensor | None, v: Tensor | None, handle: Tensor) -> Tensor:
+def _terms_now(q: Tensor, k: Tensor | None, v: Tensor | None, handle: Tensor) -> Tensor:
     running = _running(handle, q)
     if running is None:
         return _new_output(q).zero_()
     text = None if k is None or v is None else (k, v)
     return running.terms(q, text).contiguous()
+
+
+_attend = torch.library.custom_op(
+    "attnpatch_diffusers::attend", _attend_now, mutates_args=(), tags=TAGS
+)
+_terms = torch.library.custom_op(
+    "attnpatch_diffusers::terms", _terms_now, mutates_args=(), tags=TAGS
+)
+_attend_eagerly = torch.compiler.disable(_attend_now, reason=WHY_EAGER)
+_terms_eagerly = torch.compiler.disable(_terms_now, reason=WHY_EAGER)
 
 
 def _new_output(q: Tensor) -> Tensor:

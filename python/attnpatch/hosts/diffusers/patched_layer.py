@@ -109,6 +109,11 @@ class CrossLayer(PatchedLayer):
         """Whether a patch shares the text's softmax."""
         return self.patching.joint
 
+    @property
+    def trained(self) -> bool:
+        """Whether tensors of a patch require a gradient, and one may be asked for."""
+        return self.patching.trained and torch.is_grad_enabled()
+
     def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerBranching | None:
         """Return what the patches do for these states; None: nothing, or not by this stand-in."""
         if stand_in is not self.stand_in:

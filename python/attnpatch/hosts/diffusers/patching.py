@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
+from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind, source_rows
 from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
@@ -56,6 +57,7 @@ class _Running(threading.local):
     rows: Rows | None = None
     given: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments, for guidance
     reached: bool = False  # whether it came to a patched layer
+    checkpointing: Checkpointing | None = None
     # Rows and guidance of each row, in a call that runs degraded passes.
     degraded: tuple[Rows, tuple[int, ...]] | None = None
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
@@ -81,6 +83,7 @@ class Patching:
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self.cond_or_uncond: CondOrUncond | None = None
         self.joint = False
+        self.trained = False
         self.reduces = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self._run: Run | None = None
@@ -180,6 +183,7 @@ class Patching:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
         run = stack.bind(self.table)
         self.joint = any(getattr(patch, "joint", False) for patch in stack)
+        self.trained = any(patch.requires_grad for patch in stack)
         self.reduces = run.reduces
         self.stacks, self._run, self._checked = dict(stacks), run, False
 
@@ -225,6 +229,7 @@ class Patching:
             check_caches(unet)
             running.perturbed = self._take_over_perturbed()
             running.given = kept(args), kept(dict(kwargs))
+        running.checkpointing = Checkpointing(unet, self)
 
     def _call(
         self,
@@ -279,9 +284,10 @@ class Patching:
         running = self.running
         run, call, reached = running.run, running.call, running.reached
         rows, given, running.given = running.rows, running.given, None
-        # Checkpointing computes the layers a second time, after the call.
-        if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
-            running.run = running.call = None
+        running.run = running.call = None
+        if running.checkpointing is not None:
+            running.checkpointing.restore()
+            running.checkpointing = None
         if output is None:  # it raised
             return None
         if not (reached or self._checked) and self.layers:

@@ -51,8 +51,18 @@ class StandIn:
     # diffusers' `set_attention_backend` looks for this attribute.
     _attention_backend: Any = None
 
-    def attnpatch_call(
+    def attnpatch_call(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Attend in a graph that is being compiled, or eagerly.
+
+        Eagerly beside a graph too, where that broke: no compiler need try what stands in for it.
+        """
+        if torch.compiler.is_compiling():
+            return self.attnpatch_attend(True, *args, **kwargs)
+        return _attend_eagerly(self, *args, **kwargs)
+
+    def attnpatch_attend(
         self,
+        in_graph: bool,
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Any = None,
@@ -63,9 +73,9 @@ class StandIn:
         """Attend as the layer's own processor does, plus the patches' terms."""
         layer = self.attnpatch_layer
         branching: Branching | None = None
-        if torch.compiler.is_compiling():
+        if in_graph:
             if layer.stand_in is not None:  # else it was detached
-                branching = GraphBranching(layer.handle, layer.joint)
+                branching = GraphBranching(layer.handle, layer.joint, layer.trained)
         else:
             branching = layer.begin(self, hidden_states)
         if branching is None:
@@ -114,6 +124,11 @@ class StandIn:
 def is_perturbed(processor: object) -> bool:
     """Whether a processor of diffusers' own perturbs some rows of a batch."""
     return type(processor).__name__ in _PERTURBED
+
+
+@torch.compiler.disable
+def _attend_eagerly(stand_in: StandIn, *args: Any, **kwargs: Any) -> Tensor:
+    return stand_in.attnpatch_attend(False, *args, **kwargs)
 
 
 def layer_of(processor: object) -> PatchedLayer | None:

@@ -15,7 +15,7 @@ from attnpatch.hosts.diffusers.arithmetic import (
     prepare,
     project_self,
 )
-from attnpatch.hosts.diffusers.branching import TAGS, registered
+from attnpatch.hosts.diffusers.branching import TAGS, WHY_EAGER, learns, registered
 from attnpatch.hosts.diffusers.processor import StandIn
 from attnpatch.patches import SelfAttention, Site
 from attnpatch.patches.heads import join_heads, split_heads
@@ -42,8 +42,9 @@ class SelfStandIn(StandIn):
     __slots__ = ()
     attnpatch_layer: SelfLayer  # type: ignore[assignment]
 
-    def attnpatch_call(
+    def attnpatch_attend(
         self,
+        in_graph: bool,
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Any = None,
@@ -55,7 +56,7 @@ class SelfStandIn(StandIn):
         staging: Staging | None = None
         if encoder_hidden_states is None:
             layer = self.attnpatch_layer
-            if torch.compiler.is_compiling():
+            if in_graph:
                 if layer.stand_in is not None:  # else it was detached
                     reduces = layer.reduces and not self.attnpatch_perturbed
                     staging = GraphStaging(layer.handle, reduces)
@@ -164,18 +165,27 @@ class GraphStaging:
         """See :class:`Staging`."""
         if not self._reduces:
             return states, states
+        if learns(states):
+            return _reduce_eagerly(states, self._handle)
         return torch.ops.attnpatch_diffusers.reduce(states, self._handle)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """See :class:`Staging`."""
+        if learns(q, k, v, mask):
+            return _self_attend_eagerly(q, k, v, mask, self._handle)
         return torch.ops.attnpatch_diffusers.self_attend(q, k, v, mask, self._handle)
 
 
-@torch.library.custom_op("attnpatch_diffusers::reduce", mutates_args=(), tags=TAGS)
-def _reduce(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
+def _reduce_now(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
     staging = _layer_of(handle).staging(states.shape[1])
     k, v = (states, states) if staging is None else staging.reduce(states)
     return _fresh(k, states), _fresh(v, states, k)
+
+
+_reduce = torch.library.custom_op(
+    "attnpatch_diffusers::reduce", _reduce_now, mutates_args=(), tags=TAGS
+)
+_reduce_eagerly = torch.compiler.disable(_reduce_now, reason=WHY_EAGER)
 
 
 @_reduce.register_fake
@@ -185,12 +195,19 @@ def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore
 
 
-@torch.library.custom_op("attnpatch_diffusers::self_attend", mutates_args=(), tags=TAGS)
-def _self_attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+def _self_attend_now(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor
+) -> Tensor:
     found = _layer_of(handle)
     staging = found.staging(q.shape[1])
     out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
     return _fresh(out, q, k, v)
+
+
+_self_attend = torch.library.custom_op(
+    "attnpatch_diffusers::self_attend", _self_attend_now, mutates_args=(), tags=TAGS
+)
+_self_attend_eagerly = torch.compiler.disable(_self_attend_now, reason=WHY_EAGER)
 
 
 @_self_attend.register_fake
