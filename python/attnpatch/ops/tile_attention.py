@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 from attnpatch.ops.tiling import Tiling, join_grid, split_grid, split_pooled
 
@@ -67,6 +68,7 @@ def tile_attention(
     )
 
 
+@checked("tile_attention")
 def tile_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -104,15 +106,15 @@ def tile_attention_reference(
     return join_grid(out, tiling).transpose(1, 2)
 
 
+def _fake(q: Tensor, *_: object) -> Tensor:
+    batch, heads, queries, size = q.shape
+    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
+
+
 register(
     "tile_attention",
     tile_attention_reference,
+    _fake,
     cast=(0, 1, 2, 7, 8),
     beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
 )
-
-
-@torch.library.register_fake("attnpatch::tile_attention")
-def _(q: Tensor, *_: object) -> Tensor:
-    batch, heads, queries, size = q.shape
-    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
