@@ -306,7 +306,7 @@ def damaged_tensors(draw, tensor):
     return tensor
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data())
 @pytest.mark.parametrize("name", CALLS)
 def test_a_damaged_call_is_the_same_everywhere(name, data):

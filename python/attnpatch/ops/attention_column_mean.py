@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
@@ -98,10 +98,7 @@ def attention_column_mean_reference(
 
     means = [column_mean(row) for row in (range(batch) if rows is None else rows)]
     column_means = torch.stack(means) if means else q.new_empty((0, tokens), dtype=accumulator)
-    if tokens == 0:
-        out = torch.zeros_like(q)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    out = torch.zeros_like(q) if tokens == 0 else attention(q, k, v, scale)
     # Joining the heads of the result is a view.
     return out.transpose(1, 2).contiguous().transpose(1, 2), column_means
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
@@ -106,10 +106,10 @@ def branch_attention_reference(
         shares = [_Factor(*whole), *factors[:joint]]
         out = out + _joint_attention(q, [k, *keys[:joint]], [v, *values[:joint]], shares, scale)
     elif k.shape[2] > 0:
-        out = out + F.scaled_dot_product_attention(q, k, v, scale=scale)
+        out = out + attention(q, k, v, scale)
     for i in range(joint, len(keys)):
         if keys[i].shape[2] > 0:
-            term = F.scaled_dot_product_attention(q, keys[i], values[i], scale=scale)
+            term = attention(q, keys[i], values[i], scale)
             out = out + torch.where(factors[i].off, 0.0, factors[i].value * term)
     for tensor, rows in zip(branch_k, branch_rows, strict=True):
         # To be seen: who looks at the rows of a GPU waits for it.

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 from attnpatch.ops.tiling import Tiling, join_grid, split_grid, split_pooled
@@ -98,7 +98,7 @@ def tile_attention_reference(
         """Tiles of one shape, (B, rows, columns, tokens, heads, size), as one batch."""
         keys, values = with_shared(keys, shared_k), with_shared(values, shared_v)
         batch = [tokens.flatten(0, 2).transpose(1, 2) for tokens in (queries, keys, values)]
-        out = F.scaled_dot_product_attention(*batch, scale=scale)
+        out = attention(*batch, scale)
         return out.transpose(1, 2).unflatten(0, queries.shape[:3])
 
     lines = zip(tiles_of(q, ()), tiles_of(k, stride), tiles_of(v, stride), strict=True)
