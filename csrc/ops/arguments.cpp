@@ -60,8 +60,6 @@ bool has_sizes(const Tensor& t, std::initializer_list<Size> sizes) {
   return true;
 }
 
-bool is_beside(const Tensor& t, const Tensor& first) { return t.device() == first.device(); }
-
 }  // namespace
 
 void check_first(const First& first, std::initializer_list<Size> sizes) {
@@ -75,21 +73,22 @@ void check_first(const First& first, std::initializer_list<Size> sizes) {
 
 void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
                   std::initializer_list<Size> sizes) {
-  const bool beside = is_beside(t, first.tensor);
+  const bool beside = t.device() == first.device;
   if (beside && t.scalar_type() == dtype && has_sizes(t, sizes)) return;
   fail(name, ": expected ", name_of(dtype), " ", text_of(sizes), " on the device of ", first.name,
        ", got ", text_of(t), beside ? "" : " on another device");
 }
 
-void check_queries(const Tensor& q, Size queries) {
-  check_first({"q", q}, {{-1, "batch"}, {-1, "heads"}, queries, {-1, "head size"}});
+void check_queries(const First& q, Size queries) {
+  check_first(q, {{-1, "batch"}, {-1, "heads"}, queries, {-1, "head size"}});
 }
 
-void check_keys(const std::string& name, const Tensor& k, const Tensor& q, Size rows, Size tokens) {
-  check_tensor(name, k, {"q", q}, q.scalar_type(), {rows, {q.size(1)}, tokens, {q.size(3)}});
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens) {
+  const Tensor& t = q.tensor;
+  check_tensor(name, k, q, t.scalar_type(), {rows, {t.size(1)}, tokens, {t.size(3)}});
 }
 
-void check_values(const std::string& name, const Tensor& v, const Tensor& k, const Tensor& q) {
+void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q) {
   check_keys(name, v, q, {k.size(0)}, {k.size(2)});
 }
 

@@ -42,6 +42,7 @@ struct Size {
 struct First {
   const char* name;
   const Tensor& tensor;
+  torch::stable::Device device = tensor.device();
 };
 
 // float32, float16 or bfloat16, of these sizes.
@@ -51,12 +52,12 @@ void check_first(const First& first, std::initializer_list<Size> sizes);
 void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
                   std::initializer_list<Size> sizes);
 
-// A tensor (batch, heads, queries, head size) and one that it attends to.
-void check_queries(const Tensor& q, Size queries = {-1, "queries"});
-void check_keys(const std::string& name, const Tensor& k, const Tensor& q, Size rows, Size tokens);
+// Queries (batch, heads, queries, head size), and keys that they attend to.
+void check_queries(const First& q, Size queries = {-1, "queries"});
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens);
 
 // Values: as many as keys that were checked.
-void check_values(const std::string& name, const Tensor& v, const Tensor& k, const Tensor& q);
+void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q);
 
 // The dtype of a checked first tensor.
 ScalarKind kind_of(const Tensor& t);

@@ -26,9 +26,8 @@ struct BranchArguments {
   int64_t count() const { return static_cast<int64_t>(k.size()); }
 };
 
-void check_branches(const BranchArguments& a, const Tensor& q, int64_t joint) {
-  const First first{"q", q};
-  const int64_t batch = q.size(0), count = a.count();
+void check_branches(const BranchArguments& a, const First& q, int64_t joint) {
+  const int64_t batch = q.tensor.size(0), count = a.count();
   if (a.v.size() != a.k.size() || a.rows.size() != a.k.size()) {
     fail("branch_k, branch_v, branch_rows: expected the same count of branches, got ", a.k.size(),
          ", ", a.v.size(), " and ", a.rows.size());
@@ -37,13 +36,13 @@ void check_branches(const BranchArguments& a, const Tensor& q, int64_t joint) {
     const std::string number = "[" + std::to_string(i) + "]";
     check_keys("branch_k" + number, a.k[i], q, {-1, "rows"}, {-1, "tokens"});
     check_values("branch_v" + number, a.v[i], a.k[i], q);
-    check_tensor("branch_rows" + number, a.rows[i], first, ScalarType::Long, {{batch}});
+    check_tensor("branch_rows" + number, a.rows[i], q, ScalarType::Long, {{batch}});
   }
-  check_tensor("weights", a.weights, first, ScalarType::Float, {{count}, {batch}});
+  check_tensor("weights", a.weights, q, ScalarType::Float, {{count}, {batch}});
   if (a.masks) {
     const bool one = a.masks->dim() == 3 && a.masks->size(1) == 1;
-    check_tensor("masks", *a.masks, first, ScalarType::Float,
-                 {{count}, {one ? 1 : batch, "1 or batch"}, {q.size(2)}});
+    check_tensor("masks", *a.masks, q, ScalarType::Float,
+                 {{count}, {one ? 1 : batch, "1 or batch"}, {q.tensor.size(2)}});
   }
   if (joint < 0 || joint > count) fail("joint: expected 0 to ", count, ", got ", joint);
 }
@@ -55,10 +54,11 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
                             const std::optional<Tensor>& masks, int64_t joint,
                             std::optional<double> /*scale*/) {
-  check_queries(q);
-  check_keys("k", k, q, {q.size(0)}, {-1, "tokens"});
-  check_values("v", v, k, q);
-  check_branches({branch_k, branch_v, branch_rows, weights, masks}, q, joint);
+  const First first{"q", q};
+  check_queries(first);
+  check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
+  check_values("v", v, k, first);
+  check_branches({branch_k, branch_v, branch_rows, weights, masks}, first, joint);
   if (joint > 0 && k.size(2) == 0) {
     fail("joint: expected 0 where there are no text tokens to share a softmax with, got ", joint);
   }

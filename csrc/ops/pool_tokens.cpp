@@ -17,14 +17,20 @@
 namespace attnpatch {
 namespace {
 
-void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
-                       const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
-                       const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
-                       const std::string& mode, const std::vector<double>& blends) {
+// How the grid is cut and pooled.
+struct Pooling {
+  Tiling tiling;
+  PoolStride window, stride;
+};
+
+// The same, of arguments that fit each other.
+Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
+                        const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
+                        const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
+                        const std::string& mode, const std::vector<double>& blends) {
   const Tiling tiling = tiling_of(grid, tile, offset);
   check_first({"x", x}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
-  pool_stride_of("window", window);
-  pool_stride_of("stride", stride);
+  const Pooling pooling{tiling, pool_stride_of("window", window), pool_stride_of("stride", stride)};
   if (stride.size() != window.size()) {
     fail("stride: expected as many numbers as window ", text_of(window), ", got ", text_of(stride));
   }
@@ -34,7 +40,17 @@ void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
   for (const double blend : blends) {
     if (!(blend >= 0.0 && blend <= 1.0)) fail("blends: expected 0 to 1 each, got ", blend);
   }
+  return pooling;
 }
+
+#ifndef ATTNPATCH_OPS_ON_CUDA
+void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
+                       const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
+                       const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
+                       const std::string& mode, const std::vector<double>& blends) {
+  checked_pooling(x, grid, tile, offset, window, stride, mode, blends);
+}
+#endif
 
 std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
                                 const std::vector<int64_t>& tile,
@@ -42,20 +58,19 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
                                 const std::vector<int64_t>& window,
                                 const std::vector<int64_t>& stride, const std::string& mode,
                                 const std::vector<double>& blends) {
-  check_pool_tokens(x, grid, tile, offset, window, stride, mode, blends);
+  const Pooling pooling = checked_pooling(x, grid, tile, offset, window, stride, mode, blends);
   PoolTokensParams params;
-  params.tiling = tiling_of(grid, tile, offset);
+  params.tiling = pooling.tiling;
+  params.stride = pooling.stride;
   params.kind = kind_of(x);
-  const PoolStride extent = pool_stride_of("window", window);
-  params.stride = pool_stride_of("stride", stride);
   params.batch = x.size(0);
   params.channels = x.size(2);
   params.x = x.const_data_ptr();
   params.batch_stride = x.stride(0);
   params.token_stride = x.stride(1);
   params.channel_stride = x.stride(2);
-  params.window_down = extent.down;
-  params.window_across = extent.across;
+  params.window_down = pooling.window.down;
+  params.window_across = pooling.window.across;
   params.largest = mode == "max";
   params.blends = {blends.begin(), blends.end()};
   params.parallel_for = parallel_for;

@@ -35,15 +35,16 @@ struct Layout {
 
 void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
                    const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v) {
-  check_queries(q, {layout.queries()});
-  check_keys("k", k, q, {q.size(0)}, {layout.keys()});
-  check_values("v", v, k, q);
+  const First first{"q", q};
+  check_queries(first, {layout.queries()});
+  check_keys("k", k, first, {q.size(0)}, {layout.keys()});
+  check_values("v", v, k, first);
   if (shared_k.has_value() != shared_v.has_value()) {
     fail("shared_k, shared_v: expected both or none, got one");
   }
   if (!shared_k) return;
-  check_keys("shared_k", *shared_k, q, {q.size(0)}, {-1, "tokens"});
-  check_values("shared_v", *shared_v, *shared_k, q);
+  check_keys("shared_k", *shared_k, first, {q.size(0)}, {-1, "tokens"});
+  check_values("shared_v", *shared_v, *shared_k, first);
 }
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
