@@ -64,8 +64,8 @@ bool has_sizes(const Tensor& t, std::initializer_list<Size> sizes) {
 
 void check_first(const First& first, std::initializer_list<Size> sizes) {
   const ScalarType dtype = first.tensor.scalar_type();
-  const bool known =
-      dtype == ScalarType::Float || dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+  const bool known = dtype == ScalarType::Float || dtype == ScalarType::Half ||
+                     dtype == ScalarType::BFloat16 || (first.wide && dtype == ScalarType::Double);
   if (known && has_sizes(first.tensor, sizes)) return;
   fail(first.name, ": expected float32, float16 or bfloat16 ", text_of(sizes), ", got ",
        text_of(first.tensor));

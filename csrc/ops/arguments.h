@@ -38,14 +38,15 @@ struct Size {
   const char* word = nullptr;
 };
 
-// The tensor beside which others have to be.
+// The tensor beside which others have to be. No kernel computes in float64: `wide` is for what may.
 struct First {
   const char* name;
   const Tensor& tensor;
+  bool wide = false;
   torch::stable::Device device = tensor.device();
 };
 
-// float32, float16 or bfloat16, of these sizes.
+// float32, float16 or bfloat16, or float64 where it is wide; of these sizes.
 void check_first(const First& first, std::initializer_list<Size> sizes);
 
 // Another tensor: of a dtype and sizes, on the device of the first.

@@ -29,8 +29,8 @@ std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& ro
 
 void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const std::optional<std::vector<int64_t>>& rows,
-                                 std::optional<double> /*scale*/) {
-  const First first{"q", q};
+                                 std::optional<double> /*scale*/, bool wide) {
+  const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
   check_values("v", v, k, first);
@@ -60,7 +60,7 @@ void run(const AttentionColumnMeanParams& params, Tensor& out, Tensor& column_me
 std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const std::optional<std::vector<int64_t>>& rows,
                                                  std::optional<double> scale) {
-  check_attention_column_mean(q, k, v, rows, scale);
+  check_attention_column_mean(q, k, v, rows, scale, false);
 
   AttentionColumnMeanParams params;
   params.kind = kind_of(q);
@@ -96,7 +96,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "(Tensor out, Tensor column_mean)");
   m.def(
       "_check_attention_column_mean(Tensor q, Tensor k, Tensor v, int[]? rows=None, float? "
-      "scale=None) -> ()");
+      "scale=None, *, bool wide=False) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {

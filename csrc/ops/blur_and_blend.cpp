@@ -13,8 +13,8 @@ namespace attnpatch {
 namespace {
 
 void check_blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma,
-                          double /*threshold*/, int64_t kernel_size) {
-  check_first({"x0", x0}, {{-1, "batch"}, {-1, "channels"}, {-1, "height"}, {-1, "width"}});
+                          double /*threshold*/, int64_t kernel_size, bool wide) {
+  check_first({"x0", x0, wide}, {{-1, "batch"}, {-1, "channels"}, {-1, "height"}, {-1, "width"}});
   check_tensor("saliency", saliency, {"x0", x0}, ScalarType::Float,
                {{x0.size(0)}, {-1, "rows"}, {-1, "columns"}});
   if (x0.numel() > 0 && saliency.numel() == 0) {
@@ -29,7 +29,7 @@ void check_blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma
 
 Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, double threshold,
                       int64_t kernel_size) {
-  check_blur_and_blend(x0, saliency, sigma, threshold, kernel_size);
+  check_blur_and_blend(x0, saliency, sigma, threshold, kernel_size, false);
   const Tensor coarse = torch::stable::contiguous(saliency);
   BlurAndBlendParams params;
   params.kind = kind_of(x0);
@@ -70,7 +70,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "int kernel_size=9) -> Tensor");
   m.def(
       "_check_blur_and_blend(Tensor x0, Tensor saliency, float sigma, float threshold=1.0, int "
-      "kernel_size=9) -> ()");
+      "kernel_size=9, *, bool wide=False) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {

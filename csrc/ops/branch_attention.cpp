@@ -53,8 +53,8 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
                             const std::optional<Tensor>& masks, int64_t joint,
-                            std::optional<double> /*scale*/) {
-  const First first{"q", q};
+                            std::optional<double> /*scale*/, bool wide) {
+  const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
   check_values("v", v, k, first);
@@ -100,8 +100,9 @@ void check_branch_attention_on_cpu(const Tensor& q, const Tensor& k, const Tenso
                                    const std::vector<Tensor>& branch_v,
                                    const std::vector<Tensor>& branch_rows, const Tensor& weights,
                                    const std::optional<Tensor>& masks, int64_t joint,
-                                   std::optional<double> scale) {
-  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale);
+                                   std::optional<double> scale, bool wide) {
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
+                         wide);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
   check_rows(arguments, Contiguous(arguments));
 }
@@ -135,7 +136,8 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         const std::vector<Tensor>& branch_rows, const Tensor& weights,
                         const std::optional<Tensor>& masks, int64_t joint,
                         std::optional<double> scale) {
-  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale);
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
+                         false);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
   const Contiguous read(arguments);
 #ifndef ATTNPATCH_OPS_ON_CUDA
@@ -178,9 +180,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? scale=None) "
       "-> Tensor");
   m.def(
-      "_check_branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] branch_v, "
-      "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? scale=None) "
-      "-> ()");
+      "_check_branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] "
+      "branch_v, Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? "
+      "scale=None, *, bool wide=False) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {

@@ -27,9 +27,9 @@ struct Pooling {
 Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
                         const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
                         const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
-                        const std::string& mode, const std::vector<double>& blends) {
+                        const std::string& mode, const std::vector<double>& blends, bool wide) {
   const Tiling tiling = tiling_of(grid, tile, offset);
-  check_first({"x", x}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
+  check_first({"x", x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
   const Pooling pooling{tiling, pool_stride_of("window", window), pool_stride_of("stride", stride)};
   if (stride.size() != window.size()) {
     fail("stride: expected as many numbers as window ", text_of(window), ", got ", text_of(stride));
@@ -47,8 +47,8 @@ Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
 void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
                        const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
                        const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
-                       const std::string& mode, const std::vector<double>& blends) {
-  checked_pooling(x, grid, tile, offset, window, stride, mode, blends);
+                       const std::string& mode, const std::vector<double>& blends, bool wide) {
+  checked_pooling(x, grid, tile, offset, window, stride, mode, blends, wide);
 }
 #endif
 
@@ -58,7 +58,8 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
                                 const std::vector<int64_t>& window,
                                 const std::vector<int64_t>& stride, const std::string& mode,
                                 const std::vector<double>& blends) {
-  const Pooling pooling = checked_pooling(x, grid, tile, offset, window, stride, mode, blends);
+  const Pooling pooling =
+      checked_pooling(x, grid, tile, offset, window, stride, mode, blends, false);
   PoolTokensParams params;
   params.tiling = pooling.tiling;
   params.stride = pooling.stride;
@@ -101,7 +102,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "str mode, float[] blends) -> Tensor[]");
   m.def(
       "_check_pool_tokens(Tensor x, int[2] grid, int[2] tile, int[2] offset, int[] window, int[] "
-      "stride, str mode, float[] blends) -> ()");
+      "stride, str mode, float[] blends, *, bool wide=False) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {

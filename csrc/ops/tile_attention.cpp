@@ -34,8 +34,9 @@ struct Layout {
 };
 
 void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
-                   const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v) {
-  const First first{"q", q};
+                   const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
+                   bool wide) {
+  const First first{"q", q, wide};
   check_queries(first, {layout.queries()});
   check_keys("k", k, first, {q.size(0)}, {layout.keys()});
   check_values("v", v, k, first);
@@ -52,8 +53,9 @@ void check_tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                           const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
                           const std::vector<int64_t>& offset, const std::vector<int64_t>& stride,
                           const std::optional<Tensor>& shared_k,
-                          const std::optional<Tensor>& shared_v, std::optional<double> /*scale*/) {
-  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v);
+                          const std::optional<Tensor>& shared_v, std::optional<double> /*scale*/,
+                          bool wide) {
+  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v, wide);
 }
 #endif
 
@@ -63,7 +65,7 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                       const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
                       std::optional<double> scale) {
   const Layout layout(grid, tile, offset, stride);
-  check_tensors(layout, q, k, v, shared_k, shared_v);
+  check_tensors(layout, q, k, v, shared_k, shared_v, false);
   TileAttentionParams params;
   params.kind = kind_of(q);
   params.tiling = layout.tiling;
@@ -104,8 +106,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None) -> Tensor");
   m.def(
       "_check_tile_attention(Tensor q, Tensor k, Tensor v, int[2] grid, int[2] tile, int[2] "
-      "offset, int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None) -> "
-      "()");
+      "offset, int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None, *, "
+      "bool wide=False) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {

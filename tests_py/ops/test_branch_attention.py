@@ -320,7 +320,10 @@ def replaced(index, value, inner=None):
             replaced(6, torch.rand(2, 3)),
             r"weights: expected float32 \(2, 2\) .*, got float32 \(2, 3\)",
         ),
-        (replaced(5, [torch.tensor([0, 1])]), r"expected the same count of branches, got 2, 2 and 1"),
+        (
+            replaced(5, [torch.tensor([0, 1])]),
+            r"expected the same count of branches, got 2, 2 and 1",
+        ),
         ([t.double() if torch.is_tensor(t) else t for t in make_inputs(branches=())], "float32"),
     ],
     ids=str,

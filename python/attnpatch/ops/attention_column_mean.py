@@ -69,7 +69,7 @@ def attention_column_mean(
     )
 
 
-@checked("attention_column_mean")
+@checked("attention_column_mean", wide=True)
 def attention_column_mean_reference(
     q: Tensor,
     k: Tensor,

@@ -58,7 +58,7 @@ def blur_and_blend(
     )
 
 
-@checked("blur_and_blend")
+@checked("blur_and_blend", wide=True)
 def blur_and_blend_reference(
     x0: Tensor, saliency: Tensor, sigma: float, threshold: float = 1.0, kernel_size: int = 9
 ) -> Tensor:

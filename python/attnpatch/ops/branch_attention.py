@@ -78,7 +78,7 @@ def branch_attention(
     )
 
 
-@checked("branch_attention")
+@checked("branch_attention", wide=True)
 def branch_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -95,10 +95,10 @@ def branch_attention_reference(
     if q.numel() == 0:
         return _heads_side_by_side(torch.empty_like(q))
     factors = [
-        _factor(rows, weights[i], None if masks is None else masks[i], q.shape[2])
+        _factor(rows, weights[i], None if masks is None else masks[i], q)
         for i, rows in enumerate(branch_rows)
     ]
-    out = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    out = torch.zeros(q.shape, dtype=_accumulator(q), device=q.device)
     keys = [_rows_of(tensor, rows) for tensor, rows in zip(branch_k, branch_rows, strict=True)]
     values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
     if joint > 0:
@@ -124,9 +124,13 @@ class _Factor(NamedTuple):
     off: Tensor
 
 
-def _factor(rows: Tensor, weight: Tensor, mask: Tensor | None, queries: int) -> _Factor:
-    weight = weight[:, None, None, None].expand(-1, 1, queries, 1)
-    mask = torch.ones_like(weight) if mask is None else mask[:, None, :, None]
+def _accumulator(q: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
+
+
+def _factor(rows: Tensor, weight: Tensor, mask: Tensor | None, q: Tensor) -> _Factor:
+    weight = weight.to(_accumulator(q))[:, None, None, None].expand(-1, 1, q.shape[2], 1)
+    mask = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)[:, None, :, None]
     value = weight * mask
     off = (rows < 0)[:, None, None, None].expand_as(value)
     if not value.requires_grad:
@@ -151,7 +155,7 @@ def _joint_attention(
     scale: float | None,
 ) -> Tensor:
     """Attend to several groups in one softmax, the exponentials of each times its factor."""
-    dtype = torch.promote_types(q.dtype, torch.float32)
+    dtype = _accumulator(q)
     queries = q.to(dtype) * (q.shape[3] ** -0.5 if scale is None else scale)
     scores = [
         (queries @ k.to(dtype).mT).masked_fill(factor.off, -torch.inf)

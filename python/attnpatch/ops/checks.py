@@ -21,15 +21,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def checked(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Put an operator's checks before a function of the same arguments."""
-    check = getattr(torch.ops.attnpatch, f"_check_{name}").default
-    torch.library.register_fake(f"attnpatch::_check_{name}", functools.partial(_on_fakes, check))
+def checked(name: str, wide: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Put an operator's checks before a function of the same arguments.
+
+    Parameters
+    ----------
+    name : str
+        The operator's.
+    wide : bool
+        Whether the function takes float64 as well.
+    """
+    check = _check_of(name)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def after_checks(*args: P.args, **kwargs: P.kwargs) -> R:
-            check(*args, **kwargs)
+            check(*args, wide=wide, **kwargs)
             return function(*args, **kwargs)
 
         return after_checks
@@ -37,18 +44,37 @@ def checked(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def check_fakes(name: str, *arguments: Any) -> None:
-    """Make an operator's checks on fake tensors or those of the meta device."""
-    _on_fakes(getattr(torch.ops.attnpatch, f"_check_{name}").default, *arguments)
+def register_fakes(name: str, fake: Callable[..., Any]) -> None:
+    """Register what an operator and its checks do on fake tensors and those of the meta device.
+
+    Parameters
+    ----------
+    name : str
+        The operator's.
+    fake : callable
+        Makes an empty result, of arguments that are checked.
+    """
+    check = functools.partial(_check_fakes, _check_of(name))
+
+    def checked_fake(*arguments: Any) -> Any:
+        check(*arguments)
+        return fake(*arguments)
+
+    torch.library.register_fake(f"attnpatch::_check_{name}", check)
+    torch.library.register_fake(f"attnpatch::{name}", checked_fake)
 
 
-def _on_fakes(check: torch._ops.OpOverload, *arguments: Any) -> None:
+def _check_of(name: str) -> torch._ops.OpOverload:
+    return getattr(torch.ops.attnpatch, f"_check_{name}").default
+
+
+def _check_fakes(check: torch._ops.OpOverload, *arguments: Any, wide: bool = False) -> None:
     """Make the checks that look at no value.
 
     Straight in C++: through the dispatcher it would see all fakes on the meta device.
     """
     key = torch._C.DispatchKey.CompositeExplicitAutograd
-    check._op_dk(key, *[_with_numbers(value) for value in arguments])
+    check._op_dk(key, *[_with_numbers(value) for value in arguments], wide=wide)
 
 
 def _with_numbers(value: Any) -> Any:
@@ -64,5 +90,4 @@ def _with_numbers(value: Any) -> Any:
 
 
 def _number(size: int | SymInt) -> int:
-    hint = size.node.hint if isinstance(size, SymInt) else size
-    return int(hint)
+    return int(size.node.hint if isinstance(size, SymInt) else size)

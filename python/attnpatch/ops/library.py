@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
-from attnpatch.ops.checks import check_fakes
+from attnpatch.ops.checks import checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
@@ -102,8 +103,9 @@ def _with_autocast(reference: Callable[..., Any], arguments: Sequence[Any]) -> A
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:
+    """Cast as autocast does, which leaves float64 alone."""
     if isinstance(value, Tensor):
-        return value.to(dtype)
+        return value if value.dtype is torch.float64 else value.to(dtype)
     return [_to(item, dtype) for item in value] if isinstance(value, list) else value
 
 
@@ -127,8 +129,8 @@ def register(
     name : str
         The operator's name; its schema has one overload and no keyword-only arguments.
     reference : callable
-        Checks and computes the same on any device, differentiably. It serves the devices without a
-        kernel of ours, and its gradients are the operator's.
+        Computes the same on any device, differentiably, behind the checks; it alone takes float64.
+        It serves the devices without a kernel of ours, and its gradients are the operator's.
     fake : callable
         Makes an empty result, of arguments that are checked.
     cast : sequence of int
@@ -141,12 +143,8 @@ def register(
         _BEYOND[reference] = beyond
     _CAST[reference] = frozenset(cast)
 
-    def checked_fake(*arguments: Any) -> Any:
-        check_fakes(name, *arguments)
-        return fake(*arguments)
-
-    torch.library.register_fake(f"attnpatch::{name}", checked_fake)
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    register_fakes(name, fake)
+    LIBRARY.impl(name, checked(name)(inspect.unwrap(reference)), "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))
     torch.library.register_autograd(

@@ -64,7 +64,7 @@ def pool_tokens(
     )
 
 
-@checked("pool_tokens")
+@checked("pool_tokens", wide=True)
 def pool_tokens_reference(
     x: Tensor,
     grid: Sequence[int],

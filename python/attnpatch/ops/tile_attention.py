@@ -68,7 +68,7 @@ def tile_attention(
     )
 
 
-@checked("tile_attention")
+@checked("tile_attention", wide=True)
 def tile_attention_reference(
     q: Tensor,
     k: Tensor,
