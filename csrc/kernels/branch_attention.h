@@ -6,8 +6,9 @@
 //   out[b,h,n] = softmax_T(s q·k) v  +  sum_i w[i,b] m[i,b,n] softmax_Mi(s q·k_i) v_i
 //
 // with row r = rows_i[b] of k_i and v_i. The first `joint` branches share the text's softmax
-// instead: their exponentials, times w·m, enter its numerator and its sum. A branch with w = 0 or r
-// < 0 is skipped for that b. No text tokens: the text's term is zero.
+// instead: their exponentials, times w·m, enter its numerator and its sum. Where w = 0, m = 0 or r
+// < 0 nothing of the branch arrives, whatever stands in its tensors: not as the largest score of a
+// shared softmax either, nor as a NaN. No text tokens: the text's term is zero.
 
 #pragma once
 
@@ -47,7 +48,7 @@ void branch_attention_cpu(const BranchAttentionParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
 // before the work is done. Throws where a launch fails, and for more than 16 branches or head size
-// 160. A row that k and v do not have makes that part of the result not a number.
+// 160. A row that k and v do not have makes that row of the result not a number.
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream);
 
 }  // namespace attnpatch

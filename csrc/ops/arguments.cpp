@@ -9,54 +9,102 @@
 #include <algorithm>
 #include <cmath>
 
-#include "ops/backend.h"
-
 namespace attnpatch {
+namespace {
 
-using torch::headeronly::ScalarType;
-
-void check_device(const std::string& name, const Tensor& t) {
-  STD_TORCH_CHECK(kOnCuda ? t.is_cuda() : t.is_cpu(), name, ": expected on ",
-                  kOnCuda ? "a CUDA device" : "the CPU", ", as others are");
+// As torch calls it in Python.
+std::string name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
 }
 
-bool is_beside(const Tensor& t, const Tensor& first) { return t.device() == first.device(); }
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "(";
+// "float32 (2, 3)".
+std::string text_of(const Tensor& t) {
+  std::string text = name_of(t.scalar_type()) + " (";
   for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
   return text + ")";
 }
 
-ScalarKind kind_of(const std::string& name, const Tensor& t) {
+std::string text_of(std::initializer_list<Size> sizes) {
+  std::string text;
+  for (const Size& s : sizes) {
+    text += text.empty() ? "(" : ", ";
+    text += s.word ? s.word : std::to_string(s.size);
+  }
+  return text + ")";
+}
+
+bool has_sizes(const Tensor& t, std::initializer_list<Size> sizes) {
+  if (t.dim() != static_cast<int64_t>(sizes.size())) return false;
+  int64_t i = 0;
+  for (const Size& s : sizes) {
+    const int64_t size = t.size(i++);
+    if (s.size >= 0 && size != s.size) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void check_first(const First& first, std::initializer_list<Size> sizes) {
+  const ScalarType dtype = first.tensor.scalar_type();
+  const bool known = dtype == ScalarType::Float || dtype == ScalarType::Half ||
+                     dtype == ScalarType::BFloat16 || (first.wide && dtype == ScalarType::Double);
+  if (known && has_sizes(first.tensor, sizes)) return;
+  fail(first.name, ": expected float32, float16 or bfloat16 ", text_of(sizes), ", got ",
+       text_of(first.tensor));
+}
+
+void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
+                  std::initializer_list<Size> sizes) {
+  const bool beside = t.device() == first.device;
+  if (beside && t.scalar_type() == dtype && has_sizes(t, sizes)) return;
+  fail(name, ": expected ", name_of(dtype), " ", text_of(sizes), " on the device of ", first.name,
+       ", got ", text_of(t), beside ? "" : " on another device");
+}
+
+void check_queries(const First& q, Size queries) {
+  check_first(q, {{-1, "batch"}, {-1, "heads"}, queries, {-1, "head size"}});
+}
+
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens) {
+  const Tensor& t = q.tensor;
+  check_tensor(name, k, q, t.scalar_type(), {rows, {t.size(1)}, tokens, {t.size(3)}});
+}
+
+void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q) {
+  check_keys(name, v, q, {k.size(0)}, {k.size(2)});
+}
+
+ScalarKind kind_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return ScalarKind::kFloat32;
     case ScalarType::Half:
       return ScalarKind::kFloat16;
     case ScalarType::BFloat16:
       return ScalarKind::kBFloat16;
     default:
-      STD_TORCH_CHECK(false, name, ": expected float32, float16 or bfloat16");
+      return ScalarKind::kFloat32;
   }
 }
 
 AttentionView view_of(const Tensor& t) {
   return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-void check_keys(const std::string& name, const Tensor& t, const Tensor& q) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.size(1) == q.size(1) && t.size(3) == q.size(3), name, ": got ",
-                  shape_of(t),
-                  ", expected (rows, heads, tokens, head size) with the heads and head",
-                  " size of q ", shape_of(q));
-  STD_TORCH_CHECK(t.scalar_type() == q.scalar_type(), name, ": its dtype differs from that of q");
-  STD_TORCH_CHECK(is_beside(t, q), name, ": expected on the device of q");
-}
-
-void check_pair(const std::string& name, const Tensor& k, const Tensor& v) {
-  STD_TORCH_CHECK(k.size(0) == v.size(0) && k.size(2) == v.size(2), name,
-                  ": keys and values differ, ", shape_of(k), " and ", shape_of(v));
 }
 
 float attention_scale(const Tensor& q, std::optional<double> scale) {

@@ -9,28 +9,62 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 
 #include "kernels/views.h"
 
 namespace attnpatch {
 
+using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// "(2, 3)", for messages.
-std::string shape_of(const Tensor& t);
+// An error in an argument, RuntimeError in Python: "argument: expected ..., got ...". The parts are
+// written one after another; only a call that fails makes them.
+template <typename... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
 
-// Its dtype; an error names the argument.
-ScalarKind kind_of(const std::string& name, const Tensor& t);
+// A size that a tensor should have, -1 for any; in messages the word stands for it, if there is
+// one.
+struct Size {
+  int64_t size;
+  const char* word = nullptr;
+};
+
+// The tensor beside which others have to be. No kernel computes in float64: `wide` is for what may.
+struct First {
+  const char* name;
+  const Tensor& tensor;
+  bool wide = false;
+  torch::stable::Device device = tensor.device();
+};
+
+// float32, float16 or bfloat16, or float64 where it is wide; of these sizes.
+void check_first(const First& first, std::initializer_list<Size> sizes);
+
+// Another tensor: of a dtype and sizes, on the device of the first.
+void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
+                  std::initializer_list<Size> sizes);
+
+// Queries (batch, heads, queries, head size), and keys that they attend to.
+void check_queries(const First& q, Size queries = {-1, "queries"});
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens);
+
+// Values: as many as keys that were checked.
+void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q);
+
+// The dtype of a checked first tensor.
+ScalarKind kind_of(const Tensor& t);
 
 // Of a tensor (batch, heads, tokens, head size).
 AttentionView view_of(const Tensor& t);
-
-// One of the tensors (rows, heads, tokens, head size) that q attends to.
-void check_keys(const std::string& name, const Tensor& t, const Tensor& q);
-
-void check_pair(const std::string& name, const Tensor& k, const Tensor& v);
 
 // The factor on the scores: 1 / sqrt(head size) by default.
 float attention_scale(const Tensor& q, std::optional<double> scale);

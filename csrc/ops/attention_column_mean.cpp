@@ -17,8 +17,6 @@
 namespace attnpatch {
 namespace {
 
-using torch::headeronly::ScalarType;
-
 // The rows of the batch to record: all by default.
 std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& rows, int64_t batch) {
   if (!rows) {
@@ -26,11 +24,22 @@ std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& ro
     std::iota(all.begin(), all.end(), 0);
     return all;
   }
-  for (const int64_t row : *rows) {
-    STD_TORCH_CHECK(row >= 0 && row < batch, "rows: got ", row, ", expected 0 to ", batch - 1,
-                    ", a row of q");
-  }
   return *rows;
+}
+
+void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const std::optional<std::vector<int64_t>>& rows,
+                                 std::optional<double> /*scale*/, bool wide) {
+  const First first{"q", q, wide};
+  check_queries(first);
+  check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
+  check_values("v", v, k, first);
+  if (!rows) return;
+  for (const int64_t row : *rows) {
+    if (row < 0 || row >= q.size(0)) {
+      fail("rows: expected at least 0 and below ", q.size(0), ", the batch of q, got ", row);
+    }
+  }
 }
 
 void run(const AttentionColumnMeanParams& params, Tensor& out, Tensor& column_mean) {
@@ -51,17 +60,10 @@ void run(const AttentionColumnMeanParams& params, Tensor& out, Tensor& column_me
 std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                                  const std::optional<std::vector<int64_t>>& rows,
                                                  std::optional<double> scale) {
-  STD_TORCH_CHECK(q.dim() == 4, "q: got ", shape_of(q),
-                  ", expected (batch, heads, queries, head size)");
-  check_device("q", q);
-  check_keys("k", k, q);
-  check_keys("v", v, q);
-  check_pair("k, v", k, v);
-  STD_TORCH_CHECK(k.size(0) == q.size(0), "k: got ", shape_of(k), ", expected the batch of q, ",
-                  shape_of(q));
+  check_attention_column_mean(q, k, v, rows, scale, false);
 
   AttentionColumnMeanParams params;
-  params.kind = kind_of("q", q);
+  params.kind = kind_of(q);
   const std::vector<int64_t> recorded = recorded_rows(rows, q.size(0));
   params.rows = recorded.data();
   params.recorded = static_cast<int64_t>(recorded.size());
@@ -92,6 +94,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "attention_column_mean(Tensor q, Tensor k, Tensor v, int[]? rows=None, float? scale=None) -> "
       "(Tensor out, Tensor column_mean)");
+  m.def(
+      "_check_attention_column_mean(Tensor q, Tensor k, Tensor v, int[]? rows=None, float? "
+      "scale=None, *, bool wide=False) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
+  m.impl("_check_attention_column_mean", TORCH_BOX(&attnpatch::check_attention_column_mean));
 }
 #endif
 

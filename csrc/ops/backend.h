@@ -37,10 +37,4 @@ class OnDevice {
   void* stream_ = nullptr;
 };
 
-// The tensor whose device counts: it must be on the one that these kernels serve.
-void check_device(const std::string& name, const Tensor& t);
-
-// Another tensor: on the same device.
-bool is_beside(const Tensor& t, const Tensor& first);
-
 }  // namespace attnpatch

@@ -12,30 +12,27 @@
 namespace attnpatch {
 namespace {
 
-using torch::headeronly::ScalarType;
-
-void check_saliency(const Tensor& saliency, const Tensor& x0) {
-  const bool empty = x0.numel() == 0;
-  STD_TORCH_CHECK(
-      saliency.dim() == 3 && saliency.size(0) == x0.size(0) && (empty || saliency.numel() > 0) &&
-          saliency.scalar_type() == ScalarType::Float && is_beside(saliency, x0),
-      "saliency: got ", shape_of(saliency), ", expected float32 (", x0.size(0),
-      ", rows, columns) on the device of x0, at least one of each, for x0 ", shape_of(x0));
+void check_blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma,
+                          double /*threshold*/, int64_t kernel_size, bool wide) {
+  check_first({"x0", x0, wide}, {{-1, "batch"}, {-1, "channels"}, {-1, "height"}, {-1, "width"}});
+  check_tensor("saliency", saliency, {"x0", x0}, ScalarType::Float,
+               {{x0.size(0)}, {-1, "rows"}, {-1, "columns"}});
+  if (x0.numel() > 0 && saliency.numel() == 0) {
+    fail("saliency: expected at least one row and column, got (", saliency.size(0), ", ",
+         saliency.size(1), ", ", saliency.size(2), ")");
+  }
+  if (!(sigma >= 0.0)) fail("sigma: expected a number of at least 0, got ", sigma);
+  if (kernel_size < 1 || kernel_size % 2 == 0) {
+    fail("kernel_size: expected an odd number of at least 1, got ", kernel_size);
+  }
 }
 
 Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, double threshold,
                       int64_t kernel_size) {
-  STD_TORCH_CHECK(x0.dim() == 4, "x0: got ", shape_of(x0),
-                  ", expected (batch, channels, height, width)");
-  check_device("x0", x0);
-  check_saliency(saliency, x0);
-  STD_TORCH_CHECK(sigma >= 0.0, "sigma: got ", sigma, ", expected a number of at least 0");
-  STD_TORCH_CHECK(kernel_size >= 1 && kernel_size % 2 == 1, "kernel_size: got ", kernel_size,
-                  ", expected an odd number of at least 1");
-
+  check_blur_and_blend(x0, saliency, sigma, threshold, kernel_size, false);
   const Tensor coarse = torch::stable::contiguous(saliency);
   BlurAndBlendParams params;
-  params.kind = kind_of("x0", x0);
+  params.kind = kind_of(x0);
   Tensor out = torch::stable::empty({x0.size(0), x0.size(1), x0.size(2), x0.size(3)},
                                     x0.scalar_type(), std::nullopt, x0.device());
   params.batch = x0.size(0);
@@ -71,6 +68,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "blur_and_blend(Tensor x0, Tensor saliency, float sigma, float threshold=1.0, "
       "int kernel_size=9) -> Tensor");
+  m.def(
+      "_check_blur_and_blend(Tensor x0, Tensor saliency, float sigma, float threshold=1.0, int "
+      "kernel_size=9, *, bool wide=False) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
+  m.impl("_check_blur_and_blend", TORCH_BOX(&attnpatch::check_blur_and_blend));
 }
 #endif
 

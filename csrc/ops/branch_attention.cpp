@@ -4,6 +4,7 @@
 #include "kernels/branch_attention.h"
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <optional>
 #include <string>
@@ -15,71 +16,114 @@
 namespace attnpatch {
 namespace {
 
-using torch::headeronly::ScalarType;
-
-// The rows of k that serve the batch, each below their count.
-void check_rows(const std::string& name, const Tensor& rows, const Tensor& q, int64_t count) {
-  const int64_t batch = q.size(0);
-  STD_TORCH_CHECK(rows.dim() == 1 && rows.size(0) == batch && rows.is_contiguous() &&
-                      rows.scalar_type() == ScalarType::Long && is_beside(rows, q),
-                  name, ": got ", shape_of(rows), ", expected contiguous int64 (", batch,
-                  ") on the device of q, one row for each row of q");
-  if constexpr (kOnCuda) return;  // reading them would wait for the device: the kernel looks
-  const auto* data = static_cast<const int64_t*>(rows.const_data_ptr());
-  for (int64_t b = 0; b < batch; ++b) {
-    STD_TORCH_CHECK(data[b] < count, name, ": row ", data[b], " asked for, branch_k has ", count);
-  }
-}
-
 struct BranchArguments {
   const std::vector<Tensor>& k;
   const std::vector<Tensor>& v;
   const std::vector<Tensor>& rows;
   const Tensor& weights;
   const std::optional<Tensor>& masks;
+
+  int64_t count() const { return static_cast<int64_t>(k.size()); }
 };
 
-void check_branch_counts(const BranchArguments& a, const Tensor& q, int64_t joint) {
-  const auto count = static_cast<int64_t>(a.k.size());
-  const int64_t batch = q.size(0);
-  STD_TORCH_CHECK(a.v.size() == a.k.size() && a.rows.size() == a.k.size(),
-                  "branch_k, branch_v, branch_rows: got ", a.k.size(), ", ", a.v.size(), " and ",
-                  a.rows.size(), " branches, expected the same count");
-  STD_TORCH_CHECK(a.weights.dim() == 2 && a.weights.size(0) == count &&
-                      a.weights.size(1) == batch && a.weights.is_contiguous() &&
-                      a.weights.scalar_type() == ScalarType::Float && is_beside(a.weights, q),
-                  "weights: got ", shape_of(a.weights), ", expected contiguous float32 (", count,
-                  ", ", batch, ") on the device of q: branches, batch");
-  STD_TORCH_CHECK(joint >= 0 && joint <= count, "joint: got ", joint, ", expected 0 to ", count);
-  if (!a.masks) return;
-  const Tensor& m = *a.masks;
-  STD_TORCH_CHECK(m.dim() == 3 && m.size(0) == count && (m.size(1) == 1 || m.size(1) == batch) &&
-                      m.size(2) == q.size(2) && m.is_contiguous() &&
-                      m.scalar_type() == ScalarType::Float && is_beside(m, q),
-                  "masks: got ", shape_of(m), ", expected contiguous float32 (", count, ", 1 or ",
-                  batch, ", ", q.size(2), ") on the device of q: branches, batch, queries");
+void check_branches(const BranchArguments& a, const First& q, int64_t joint) {
+  const int64_t batch = q.tensor.size(0), count = a.count();
+  if (a.v.size() != a.k.size() || a.rows.size() != a.k.size()) {
+    fail("branch_k, branch_v, branch_rows: expected the same count of branches, got ", a.k.size(),
+         ", ", a.v.size(), " and ", a.rows.size());
+  }
+  for (size_t i = 0; i < a.k.size(); ++i) {
+    const std::string number = "[" + std::to_string(i) + "]";
+    check_keys("branch_k" + number, a.k[i], q, {-1, "rows"}, {-1, "tokens"});
+    check_values("branch_v" + number, a.v[i], a.k[i], q);
+    check_tensor("branch_rows" + number, a.rows[i], q, ScalarType::Long, {{batch}});
+  }
+  check_tensor("weights", a.weights, q, ScalarType::Float, {{count}, {batch}});
+  if (a.masks) {
+    const bool one = a.masks->dim() == 3 && a.masks->size(1) == 1;
+    check_tensor("masks", *a.masks, q, ScalarType::Float,
+                 {{count}, {one ? 1 : batch, "1 or batch"}, {q.tensor.size(2)}});
+  }
+  if (joint < 0 || joint > count) fail("joint: expected 0 to ", count, ", got ", joint);
 }
 
-std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Tensor& q) {
+// All that can be said without the tensors' values.
+void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                            const std::vector<Tensor>& branch_k,
+                            const std::vector<Tensor>& branch_v,
+                            const std::vector<Tensor>& branch_rows, const Tensor& weights,
+                            const std::optional<Tensor>& masks, int64_t joint,
+                            std::optional<double> /*scale*/, bool wide) {
+  const First first{"q", q, wide};
+  check_queries(first);
+  check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
+  check_values("v", v, k, first);
+  check_branches({branch_k, branch_v, branch_rows, weights, masks}, first, joint);
+  if (joint > 0 && k.size(2) == 0) {
+    fail("joint: expected 0 where there are no text tokens to share a softmax with, got ", joint);
+  }
+}
+
+Tensor contiguous_of(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+// What the kernel reads side by side; copies where it is not.
+struct Contiguous {
+  std::vector<Tensor> rows;
+  Tensor weights;
+  std::optional<Tensor> masks;
+
+  explicit Contiguous(const BranchArguments& a) : weights(contiguous_of(a.weights)) {
+    rows.reserve(a.rows.size());
+    for (const Tensor& t : a.rows) rows.push_back(contiguous_of(t));
+    if (a.masks) masks = contiguous_of(*a.masks);
+  }
+};
+
+#ifndef ATTNPATCH_OPS_ON_CUDA
+// Reading rows on a GPU would wait for it: the kernel looks there.
+void check_rows(const BranchArguments& a, const Contiguous& c) {
+  for (size_t i = 0; i < a.rows.size(); ++i) {
+    const auto* rows = static_cast<const int64_t*>(c.rows[i].const_data_ptr());
+    const int64_t count = a.k[i].size(0);
+    for (int64_t b = 0; b < c.rows[i].size(0); ++b) {
+      if (rows[b] < count) continue;
+      fail("branch_rows[", i, "]: expected rows below ", count, ", those of branch_k[", i,
+           "], got ", rows[b]);
+    }
+  }
+}
+
+void check_branch_attention_on_cpu(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const std::vector<Tensor>& branch_k,
+                                   const std::vector<Tensor>& branch_v,
+                                   const std::vector<Tensor>& branch_rows, const Tensor& weights,
+                                   const std::optional<Tensor>& masks, int64_t joint,
+                                   std::optional<double> scale, bool wide) {
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
+                         wide);
+  const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
+  check_rows(arguments, Contiguous(arguments));
+}
+#endif
+
+std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Contiguous& c,
+                                         const Tensor& q) {
   const int64_t batch = q.size(0);
   std::vector<AttentionBranch> branches;
   for (size_t i = 0; i < a.k.size(); ++i) {
-    const std::string number = "[" + std::to_string(i) + "]";
-    check_keys("branch_k" + number, a.k[i], q);
-    check_keys("branch_v" + number, a.v[i], q);
-    check_pair("branch_k" + number, a.k[i], a.v[i]);
-    check_rows("branch_rows" + number, a.rows[i], q, a.k[i].size(0));
     AttentionBranch branch{.k = view_of(a.k[i]),
                            .v = view_of(a.v[i]),
                            .row_count = a.k[i].size(0),
                            .tokens = a.k[i].size(2)};
     const auto index = static_cast<int64_t>(i);
-    branch.rows = static_cast<const int64_t*>(a.rows[i].const_data_ptr());
-    branch.weights = static_cast<const float*>(a.weights.const_data_ptr()) + index * batch;
-    if (a.masks) {
-      const int64_t masks = a.masks->size(1);
+    branch.rows = static_cast<const int64_t*>(c.rows[i].const_data_ptr());
+    branch.weights = static_cast<const float*>(c.weights.const_data_ptr()) + index * batch;
+    if (c.masks) {
+      const int64_t masks = c.masks->size(1);
       branch.mask =
-          static_cast<const float*>(a.masks->const_data_ptr()) + index * masks * q.size(2);
+          static_cast<const float*>(c.masks->const_data_ptr()) + index * masks * q.size(2);
       branch.mask_batch_stride = masks == 1 ? 0 : q.size(2);
     }
     branches.push_back(branch);
@@ -92,22 +136,17 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         const std::vector<Tensor>& branch_rows, const Tensor& weights,
                         const std::optional<Tensor>& masks, int64_t joint,
                         std::optional<double> scale) {
-  STD_TORCH_CHECK(q.dim() == 4, "q: got ", shape_of(q),
-                  ", expected (batch, heads, queries, head size)");
-  check_device("q", q);
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
+                         false);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
-  check_keys("k", k, q);
-  check_keys("v", v, q);
-  check_pair("k, v", k, v);
-  STD_TORCH_CHECK(k.size(0) == q.size(0), "k: got ", shape_of(k), ", expected the batch of q, ",
-                  shape_of(q));
-  check_branch_counts(arguments, q, joint);
-  STD_TORCH_CHECK(joint == 0 || k.size(2) > 0, "joint: got ", joint,
-                  ", but there are no text tokens to share a softmax with");
+  const Contiguous read(arguments);
+#ifndef ATTNPATCH_OPS_ON_CUDA
+  check_rows(arguments, read);
+#endif
 
   Tensor out = allocate_attention(q);
   BranchAttentionParams params;
-  params.kind = kind_of("q", q);
+  params.kind = kind_of(q);
   params.batch = q.size(0);
   params.heads = q.size(1);
   params.queries = q.size(2);
@@ -118,7 +157,7 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.k = view_of(k);
   params.v = view_of(v);
   params.out = view_of(out);
-  params.branches = branches_of(arguments, q);
+  params.branches = branches_of(arguments, read, q);
   params.joint = joint;
   params.threads = threads();
   params.parallel_for = parallel_for;
@@ -140,6 +179,18 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] branch_v, "
       "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? scale=None) "
       "-> Tensor");
+  m.def(
+      "_check_branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] "
+      "branch_v, Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? "
+      "scale=None, *, bool wide=False) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
+  m.impl("_check_branch_attention", TORCH_BOX(&attnpatch::check_branch_attention));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+  m.impl("_check_branch_attention", TORCH_BOX(&attnpatch::check_branch_attention_on_cpu));
 }
 #endif
 

@@ -17,12 +17,40 @@
 namespace attnpatch {
 namespace {
 
-std::vector<float> blends_of(const std::vector<double>& blends) {
-  for (const double blend : blends) {
-    STD_TORCH_CHECK(blend >= 0.0 && blend <= 1.0, "blends: got ", blend, ", expected 0 to 1");
+// How the grid is cut and pooled.
+struct Pooling {
+  Tiling tiling;
+  PoolStride window, stride;
+};
+
+// The same, of arguments that fit each other.
+Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
+                        const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
+                        const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
+                        const std::string& mode, const std::vector<double>& blends, bool wide) {
+  const Tiling tiling = tiling_of(grid, tile, offset);
+  check_first({"x", x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
+  const Pooling pooling{tiling, pool_stride_of("window", window), pool_stride_of("stride", stride)};
+  if (stride.size() != window.size()) {
+    fail("stride: expected as many numbers as window ", text_of(window), ", got ", text_of(stride));
   }
-  return {blends.begin(), blends.end()};
+  if (mode != "avg" && mode != "max") {
+    fail("mode: expected \"avg\" or \"max\", got \"", mode, "\"");
+  }
+  for (const double blend : blends) {
+    if (!(blend >= 0.0 && blend <= 1.0)) fail("blends: expected 0 to 1 each, got ", blend);
+  }
+  return pooling;
 }
+
+#ifndef ATTNPATCH_OPS_ON_CUDA
+void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
+                       const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
+                       const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
+                       const std::string& mode, const std::vector<double>& blends, bool wide) {
+  checked_pooling(x, grid, tile, offset, window, stride, mode, blends, wide);
+}
+#endif
 
 std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
                                 const std::vector<int64_t>& tile,
@@ -30,29 +58,22 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
                                 const std::vector<int64_t>& window,
                                 const std::vector<int64_t>& stride, const std::string& mode,
                                 const std::vector<double>& blends) {
+  const Pooling pooling =
+      checked_pooling(x, grid, tile, offset, window, stride, mode, blends, false);
   PoolTokensParams params;
-  params.tiling = tiling_of(grid, tile, offset);
-  STD_TORCH_CHECK(x.dim() == 3 && x.size(1) == params.tiling.height * params.tiling.width,
-                  "x: got ", shape_of(x), ", expected (batch, ", text_of(params.tiling),
-                  ", channels)");
-  check_device("x", x);
-  params.kind = kind_of("x", x);
-  const PoolStride extent = pool_stride_of("window", window);
-  params.stride = pool_stride_of("stride", stride);
-  STD_TORCH_CHECK(stride.size() == window.size(), "stride: got ", text_of(stride),
-                  ", expected as many numbers as window ", text_of(window));
-  STD_TORCH_CHECK(mode == "avg" || mode == "max", "mode: got \"", mode,
-                  "\", expected \"avg\" or \"max\"");
+  params.tiling = pooling.tiling;
+  params.stride = pooling.stride;
+  params.kind = kind_of(x);
   params.batch = x.size(0);
   params.channels = x.size(2);
   params.x = x.const_data_ptr();
   params.batch_stride = x.stride(0);
   params.token_stride = x.stride(1);
   params.channel_stride = x.stride(2);
-  params.window_down = extent.down;
-  params.window_across = extent.across;
+  params.window_down = pooling.window.down;
+  params.window_across = pooling.window.across;
   params.largest = mode == "max";
-  params.blends = blends_of(blends);
+  params.blends = {blends.begin(), blends.end()};
   params.parallel_for = parallel_for;
 
   const int64_t tokens = pooled_starts(params.tiling, params.stride).back();
@@ -79,6 +100,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "pool_tokens(Tensor x, int[2] grid, int[2] tile, int[2] offset, int[] window, int[] stride, "
       "str mode, float[] blends) -> Tensor[]");
+  m.def(
+      "_check_pool_tokens(Tensor x, int[2] grid, int[2] tile, int[2] offset, int[] window, int[] "
+      "stride, str mode, float[] blends, *, bool wide=False) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
+  m.impl("_check_pool_tokens", TORCH_BOX(&attnpatch::check_pool_tokens));
 }
 #endif
 

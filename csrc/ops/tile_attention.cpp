@@ -15,47 +15,63 @@
 namespace attnpatch {
 namespace {
 
-// The tiles' own keys: on the grid of q, or tile after tile.
-void check_own_keys(const Tensor& q, const Tensor& k, const Tensor& v, int64_t expected,
-                    const std::vector<int64_t>& stride) {
-  check_keys("k", k, q);
-  check_keys("v", v, q);
-  STD_TORCH_CHECK(k.size(0) == q.size(0), "k: got ", shape_of(k), ", expected the batch of q, ",
-                  shape_of(q));
-  STD_TORCH_CHECK(k.size(2) == expected, "k: got ", k.size(2), " tokens, expected ", expected,
-                  " for stride ", text_of(stride));
-  check_pair("k, v", k, v);
+// Where tokens lie, from arguments that are checked.
+struct Layout {
+  Tiling tiling;
+  PoolStride stride;
+  std::vector<int64_t> starts;  // of the tiles' own keys, where they lie tile after tile
+
+  Layout(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
+         const std::vector<int64_t>& offset, const std::vector<int64_t>& pooled)
+      : tiling(tiling_of(grid, tile, offset)) {
+    if (pooled.empty()) return;
+    stride = pool_stride_of("stride", pooled);
+    starts = pooled_starts(tiling, stride);
+  }
+
+  int64_t queries() const { return tiling.height * tiling.width; }
+  int64_t keys() const { return starts.empty() ? queries() : starts.back(); }
+};
+
+void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
+                   const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
+                   bool wide) {
+  const First first{"q", q, wide};
+  check_queries(first, {layout.queries()});
+  check_keys("k", k, first, {q.size(0)}, {layout.keys()});
+  check_values("v", v, k, first);
+  if (shared_k.has_value() != shared_v.has_value()) {
+    fail("shared_k, shared_v: expected both or none, got one");
+  }
+  if (!shared_k) return;
+  check_keys("shared_k", *shared_k, first, {q.size(0)}, {-1, "tokens"});
+  check_values("shared_v", *shared_v, *shared_k, first);
 }
 
-void check_shared_keys(const Tensor& q, const Tensor& k, const Tensor& v) {
-  check_keys("shared_k", k, q);
-  check_keys("shared_v", v, q);
-  check_pair("shared_k, shared_v", k, v);
-  STD_TORCH_CHECK(k.size(0) == q.size(0), "shared_k: got ", shape_of(k),
-                  ", expected the batch of q, ", shape_of(q));
+#ifndef ATTNPATCH_OPS_ON_CUDA
+void check_tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                          const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
+                          const std::vector<int64_t>& offset, const std::vector<int64_t>& stride,
+                          const std::optional<Tensor>& shared_k,
+                          const std::optional<Tensor>& shared_v, std::optional<double> /*scale*/,
+                          bool wide) {
+  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v, wide);
 }
+#endif
 
 Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                       const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
                       const std::vector<int64_t>& offset, const std::vector<int64_t>& stride,
                       const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
                       std::optional<double> scale) {
+  const Layout layout(grid, tile, offset, stride);
+  check_tensors(layout, q, k, v, shared_k, shared_v, false);
   TileAttentionParams params;
-  params.tiling = tiling_of(grid, tile, offset);
-  const int64_t tokens = params.tiling.height * params.tiling.width;
-  STD_TORCH_CHECK(q.dim() == 4 && q.size(2) == tokens, "q: got ", shape_of(q),
-                  ", expected (batch, heads, ", text_of(params.tiling), ", head size)");
-  check_device("q", q);
-  params.kind = kind_of("q", q);
-  if (!stride.empty()) {
-    params.stride = pool_stride_of("stride", stride);
-    params.starts = pooled_starts(params.tiling, params.stride);
-  }
-  check_own_keys(q, k, v, stride.empty() ? tokens : params.starts.back(), stride);
-  STD_TORCH_CHECK(shared_k.has_value() == shared_v.has_value(),
-                  "shared_k, shared_v: expected both or none, got one");
+  params.kind = kind_of(q);
+  params.tiling = layout.tiling;
+  params.stride = layout.stride;
+  params.starts = layout.starts;
   if (shared_k) {
-    check_shared_keys(q, *shared_k, *shared_v);
     params.shared_tokens = shared_k->size(2);
     params.shared_k = view_of(*shared_k);
     params.shared_v = view_of(*shared_v);
@@ -88,6 +104,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "tile_attention(Tensor q, Tensor k, Tensor v, int[2] grid, int[2] tile, int[2] offset, "
       "int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None) -> Tensor");
+  m.def(
+      "_check_tile_attention(Tensor q, Tensor k, Tensor v, int[2] grid, int[2] tile, int[2] "
+      "offset, int[] stride, Tensor? shared_k=None, Tensor? shared_v=None, float? scale=None, *, "
+      "bool wide=False) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
+  m.impl("_check_tile_attention", TORCH_BOX(&attnpatch::check_tile_attention));
 }
 #endif
 

@@ -16,9 +16,6 @@ namespace attnpatch {
 // "(2, 3)", for messages.
 std::string text_of(const std::vector<int64_t>& numbers);
 
-// As in "10 x 13 tokens".
-std::string text_of(const Tiling& tiling);
-
 // Each two numbers, down and across; an error names the argument.
 Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
                  const std::vector<int64_t>& offset);

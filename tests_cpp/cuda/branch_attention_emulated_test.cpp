@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <tuple>
 
@@ -99,6 +101,49 @@ TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
     EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
   }
 }
+
+// Nor does a row of a branch that has none become one that is there.
+TEST(BranchAttentionMissingRow, OfABranchWithoutAny) {
+  Problem problem({"a branch", 2, 1, 5, 8, 3, {4}});
+  problem.rows[0] = {0, -1};
+  Converted<float, HostMemory> converted(problem, ScalarKind::kFloat32);
+  BranchAttentionParams params = converted.params();
+  params.branches[0].row_count = 0;
+  run<float>(device::plan_branch_attention(params, 99 << 10, 1));
+  converted.finish();
+  for (size_t i = 0; i < problem.out.size(); ++i) {
+    EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
+  }
+}
+
+class MaskedBranchAttentionDevice : public testing::TestWithParam<Case> {};
+
+template <typename T>
+void expect_nothing_where_masked(const Case& shape, ScalarKind kind, double bound) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool keys : {true, false}) {
+    for (const float factor : {nan, 16.0f}) {
+      Problem problem(shape);
+      problem.spoil_masked(keys ? problem.branch_k : problem.branch_v, factor);
+      round_inputs<T>(problem);
+      Converted<T, HostMemory> converted(problem, kind);
+      run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
+      converted.finish();
+      EXPECT_LT(largest_error(problem), bound)
+          << (keys ? "keys times " : "values times ") << factor;
+    }
+  }
+}
+
+TEST_P(MaskedBranchAttentionDevice, Float16) {
+  expect_nothing_where_masked<__half>(GetParam(), ScalarKind::kFloat16, 4e-2);
+}
+
+TEST_P(MaskedBranchAttentionDevice, Float32) {
+  expect_nothing_where_masked<float>(GetParam(), ScalarKind::kFloat32, 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, MaskedBranchAttentionDevice, testing::ValuesIn(kMaskedCases));
 
 TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});

@@ -53,6 +53,36 @@ INSTANTIATE_TEST_SUITE_P(Targets, BranchAttention,
                                           testing::ValuesIn(kCases)),
                          name_of);
 
+class MaskedBranchAttention : public BranchAttention {};
+
+TEST_P(MaskedBranchAttention, NothingArrivesWhereAMaskIsZero) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float factor : {nan, 40.0f}) {
+    Problem keys(shape());
+    keys.spoil_masked(keys.branch_k, factor);
+    branch_attention_cpu(keys.params());
+    EXPECT_LT(largest_error(keys), 1e-4) << "keys times " << factor;
+    Problem values(shape());
+    values.spoil_masked(values.branch_v, factor);
+    branch_attention_cpu(values.params());
+    EXPECT_LT(largest_error(values), 1e-4) << "values times " << factor;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, MaskedBranchAttention,
+                         testing::Combine(testing::ValuesIn(cpu_targets()),
+                                          testing::ValuesIn(kMaskedCases)),
+                         name_of);
+
+TEST(BranchAttentionEdges, AWeightThatIsNoNumberDoesNotArriveWhereAMaskIsZero) {
+  Problem problem({"two queries", 1, 1, 2, 8, 5, {2}, 0, true});
+  problem.weights[0][0] = std::numeric_limits<float>::quiet_NaN();
+  problem.masks[0] = {0.0f, 1.0f};
+  branch_attention_cpu(problem.params());
+  EXPECT_FALSE(std::isnan(problem.out[0]));
+  EXPECT_TRUE(std::isnan(problem.out[8]));
+}
+
 TEST(BranchAttentionEdges, NaNInAQueryStaysInItsRow) {
   Problem problem({"two queries", 1, 1, 2, 8, 5, {2}});
   problem.q[0] = std::numeric_limits<float>::quiet_NaN();

@@ -220,10 +220,10 @@ def test_empty_inputs_have_defined_results(function, device):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((-1.0,), "sigma: got -1"),
-        ((math.nan,), "sigma: got nan"),
-        ((2.0, 1.0, 8), "kernel_size: got 8, expected an odd number"),
-        ((2.0, 1.0, -1), "kernel_size: got -1, expected an odd number"),
+        ((-1.0,), "sigma: expected a number of at least 0, got -1"),
+        ((math.nan,), "sigma: expected a number of at least 0, got nan"),
+        ((2.0, 1.0, 8), "kernel_size: expected an odd number of at least 1, got 8"),
+        ((2.0, 1.0, -1), "kernel_size: expected an odd number of at least 1, got -1"),
     ],
 )
 def test_wrong_numbers_are_errors(function, numbers, message, device):
@@ -234,11 +234,26 @@ def test_wrong_numbers_are_errors(function, numbers, message, device):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ((torch.rand(3, 8, 8), torch.rand(1, 2, 2)), r"x0: got \(3, 8, 8\), expected \(batch"),
-        ((torch.rand(2, 3, 8, 8), torch.rand(1, 2, 2)), r"saliency: got \(1, 2, 2\), .* \(2,"),
-        ((torch.rand(2, 3, 8, 8), torch.rand(2, 4)), r"saliency: got \(2, 4\)"),
-        ((torch.rand(2, 3, 8, 8), torch.rand(2, 0, 4)), r"saliency: got \(2, 0, 4\)"),
-        ((torch.rand(2, 3, 8, 8), torch.rand(2, 2, 2).half()), "saliency: got .* float32"),
+        (
+            (torch.rand(3, 8, 8), torch.rand(1, 2, 2)),
+            r"x0: expected .* \(batch, .*\), got float32 \(3, 8, 8\)",
+        ),
+        (
+            (torch.rand(2, 3, 8, 8), torch.rand(1, 2, 2)),
+            r"saliency: expected float32 \(2, rows, columns\) .*\(1, 2, 2\)",
+        ),
+        (
+            (torch.rand(2, 3, 8, 8), torch.rand(2, 4)),
+            r"saliency: expected float32 .*, got float32 \(2, 4\)",
+        ),
+        (
+            (torch.rand(2, 3, 8, 8), torch.rand(2, 0, 4)),
+            r"saliency: expected at least one row .*, got \(2, 0, 4\)",
+        ),
+        (
+            (torch.rand(2, 3, 8, 8), torch.rand(2, 2, 2).half()),
+            "saliency: expected float32 .*, got float16",
+        ),
         ((torch.rand(2, 3, 8, 8).double(), torch.rand(2, 2, 2)), "x0: expected float32"),
     ],
     ids=str,

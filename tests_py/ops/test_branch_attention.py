@@ -182,6 +182,39 @@ def test_a_branch_of_weight_zero_changes_no_bit(device):
     assert torch.equal(OPERATOR(*inputs), OPERATOR(*without))
 
 
+@settings(max_examples=60)
+@given(
+    function=st.sampled_from([OPERATOR, branch_attention_reference]),
+    joint=st.integers(0, 2),
+    kind=st.sampled_from(["mask", "weight", "row"]),
+    index=st.sampled_from([3, 4]),
+    value=st.sampled_from([float("nan"), float("inf"), -float("inf"), 300.0]),
+    place=st.integers(0, 10_000),
+    dtype=st.sampled_from(list(BOUNDS)),
+)
+def test_nothing_of_a_branch_arrives_where_it_is_off(
+    device, function, joint, kind, index, value, place, dtype
+):
+    """Neither as a number nor as one that is none, nor as the largest score of a softmax."""
+    inputs = make_inputs(dtype=dtype, device=device)
+    inputs[5][0][:] = 1
+    masks = random_masks(inputs, 2) + 0.1
+    off = torch.ones(2, 37, dtype=torch.bool, device=device)
+    if kind == "mask":
+        off = random_masks(inputs, 2, seed=place)[0] < 0.5
+        masks[0][off] = 0.0
+    elif kind == "weight":
+        inputs[6][0] = 0.0
+    else:
+        inputs[5][0][:] = -1
+    expected = function(*inputs, masks, joint).transpose(1, 2)[off]
+    branch = inputs[index][0].clone(memory_format=torch.contiguous_format)
+    branch.view(-1)[place % branch.numel()] = value
+    inputs[index][0] = branch
+    found = function(*inputs, masks, joint).transpose(1, 2)[off]
+    torch.testing.assert_close(found, expected, rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
+
+
 def test_inputs_and_random_state_stay_as_they_were(device):
     inputs = make_inputs(device=device)
     before = [t.clone() for t in inputs if torch.is_tensor(t)]
@@ -302,14 +335,38 @@ def replaced(index, value, inner=None):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (replaced(0, torch.rand(2, 37, 120)), r"q: got \(2, 37, 120\), expected \(batch, heads"),
-        (replaced(1, torch.rand(2, 3, 7, 41)), r"k: got \(2, 3, 7, 41\)"),
-        (replaced(1, torch.rand(2, 3, 8, 40)), r"keys and values differ, \(2, 3, 8, 40\)"),
-        (replaced(3, torch.rand(3, 2, 4, 40), 0), r"branch_k\[0\]: got \(3, 2, 4, 40\)"),
-        (replaced(4, torch.rand(3, 3, 4, 40).half(), 0), r"branch_v\[0\]: its dtype differs"),
-        (replaced(5, torch.tensor([0]), 1), r"branch_rows\[1\]: got \(1\), expected .* \(2\)"),
-        (replaced(6, torch.rand(2, 3)), r"weights: got \(2, 3\), expected contiguous float32"),
-        (replaced(5, [torch.tensor([0, 1])]), r"got 2, 2 and 1 branches"),
+        (
+            replaced(0, torch.rand(2, 37, 120)),
+            r"q: expected .* \(batch, heads, .*\), got float32 \(2, 37, 120\)",
+        ),
+        (
+            replaced(1, torch.rand(2, 3, 7, 41)),
+            r"^k: expected float32 \(2, 3, tokens, 40\) .*, got float32 \(2, 3, 7, 41\)",
+        ),
+        (
+            replaced(1, torch.rand(2, 3, 8, 40)),
+            r"^v: expected float32 \(2, 3, 8, 40\) .*, got float32 \(2, 3, 7, 40\)",
+        ),
+        (
+            replaced(3, torch.rand(3, 2, 4, 40), 0),
+            r"branch_k\[0\]: expected .* \(rows, 3, tokens, 40\) .*, got float32 \(3, 2, 4, 40\)",
+        ),
+        (
+            replaced(4, torch.rand(3, 3, 4, 40).half(), 0),
+            r"branch_v\[0\]: expected float32 .*, got float16",
+        ),
+        (
+            replaced(5, torch.tensor([0]), 1),
+            r"branch_rows\[1\]: expected int64 \(2\) .*, got int64 \(1\)",
+        ),
+        (
+            replaced(6, torch.rand(2, 3)),
+            r"weights: expected float32 \(2, 2\) .*, got float32 \(2, 3\)",
+        ),
+        (
+            replaced(5, [torch.tensor([0, 1])]),
+            r"expected the same count of branches, got 2, 2 and 1",
+        ),
         ([t.double() if torch.is_tensor(t) else t for t in make_inputs(branches=())], "float32"),
     ],
     ids=str,
@@ -322,17 +379,24 @@ def test_errors_name_the_argument(inputs, message, device):
 def test_a_row_that_is_not_there_is_seen(device):
     inputs = on(device, replaced(5, torch.tensor([0, 3]), 1))
     if device.type == "cpu":
-        with pytest.raises(RuntimeError, match=r"branch_rows\[1\]: row 3 asked for, .* has 3"):
+        with pytest.raises(
+            RuntimeError, match=r"branch_rows\[1\]: expected rows below 3, .*, got 3"
+        ):
             OPERATOR(*inputs)
     else:
         assert OPERATOR(*inputs).isnan().flatten(1).all(dim=1).tolist() == [False, True]
 
 
 def test_joint_without_text_is_an_error(device):
-    with pytest.raises(RuntimeError, match="joint: got 1, but there are no text tokens"):
+    with pytest.raises(
+        RuntimeError, match=r"joint: expected 0 where there are no text tokens .*, got 1"
+    ):
         OPERATOR(*make_inputs(text=0, device=device), None, 1)
 
 
 def test_masks_of_another_size_are_an_error(device):
-    with pytest.raises(RuntimeError, match=r"masks: got \(2, 1, 36\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"masks: expected float32 \(2, 1 or batch, 37\) .*, got float32 \(2, 1, 36\)",
+    ):
         OPERATOR(*make_inputs(device=device), torch.ones(2, 1, 36, device=device))

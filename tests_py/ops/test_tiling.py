@@ -48,11 +48,11 @@ def test_pooled_tokens_lie_tile_after_tile(tiling, stride):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((0, 4), (2, 2)), r"grid: got \(0, 4\), expected two numbers of at least 1"),
-        (((4, 4), (2, 0)), r"tile: got \(2, 0\), expected two numbers of at least 1"),
-        (((4, 4), (2,)), r"tile: got \(2,\), expected two numbers"),
-        (((4, 4), (2, 2), (0, -1)), r"offset: got \(0, -1\), expected two numbers of at least 0"),
-        (((4, 4), (2, 2), (0, 2)), r"offset: got \(0, 2\), expected less than the tile \(2, 2\)"),
+        (((0, 4), (2, 2)), r"grid: expected two numbers of at least 1, got \(0, 4\)"),
+        (((4, 4), (2, 0)), r"tile: expected two numbers of at least 1, got \(2, 0\)"),
+        (((4, 4), (2,)), r"tile: expected two numbers of at least 1, got \(2,\)"),
+        (((4, 4), (2, 2), (0, -1)), r"offset: expected two numbers of at least 0, got \(0, -1\)"),
+        (((4, 4), (2, 2), (0, 2)), r"offset: expected less than the tile \(2, 2\), got \(0, 2\)"),
     ],
 )
 def test_errors_name_the_argument(arguments, message):

@@ -19,7 +19,10 @@
 // The order matters: the line above includes this file once per instruction set.
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "kernels/branch_attention.h"
@@ -68,6 +71,35 @@ HWY_INLINE FloatVec load_mask(const float* mask, const Place& place, int64_t v) 
   return hn::Load(d, part);
 }
 
+// Weight times mask, for vector v of the tile's queries: 0 where the mask is, whatever the weight.
+HWY_INLINE FloatVec factor_of(const Segment& s, const Place& place, int64_t v) {
+  const FloatTag d;
+  const FloatVec weight = hn::Set(d, s.weight);
+  if (s.mask == nullptr) return weight;
+  const FloatVec mask = load_mask(s.mask, place, v);
+  return hn::IfThenZeroElse(hn::Eq(mask, hn::Zero(d)), hn::Mul(weight, mask));
+}
+
+// Scores of a segment where its factor is 0: nothing of its keys is to arrive there, neither as the
+// largest score of a group nor as a NaN.
+template <int V>
+void replace_masked(const Segment& s, const Place& place, float score, float* row) {
+  const FloatTag d;
+  hn::Mask<FloatTag> off[V];
+  bool any = false;
+  for (int v = 0; v < V; ++v) {
+    off[v] = hn::Eq(factor_of(s, place, v), hn::Zero(d));
+    any = any || !hn::AllFalse(d, off[v]);
+  }
+  if (!any) return;
+  const FloatVec instead = hn::Set(d, score);
+  for (int64_t t = 0; t < s.tokens; ++t) {
+    for (int v = 0; v < V; ++v, row += kLanes) {
+      hn::Store(hn::IfThenElse(off[v], instead, hn::Load(d, row)), d, row);
+    }
+  }
+}
+
 // The softmax of V vectors of queries over the keys of segments [begin, end), in place. Weight and
 // mask multiply the exponentials in a group of several, and the whole result of a branch on its
 // own.
@@ -78,7 +110,12 @@ void softmax_group(const Segments& segments, int64_t begin, int64_t end, const P
   constexpr int64_t n = kLanes;
   const bool own = end - begin == 1;
   int64_t keys = 0;
-  for (int64_t i = begin; i < end; ++i) keys += segments.list[i].tokens;
+  for (int64_t i = begin; i < end; ++i) {
+    const Segment& s = segments.list[i];
+    const float instead = own ? 0.0f : -std::numeric_limits<float>::infinity();
+    if (s.mask != nullptr) replace_masked<V>(s, place, instead, scores + keys * V * n);
+    keys += s.tokens;
+  }
 
   FloatVec top[V], sum[V], factor[V];
   for (int v = 0; v < V; ++v) {
@@ -93,8 +130,7 @@ void softmax_group(const Segments& segments, int64_t begin, int64_t end, const P
   float* row = scores;
   for (int64_t i = begin; i < end; ++i) {
     const Segment& s = segments.list[i];
-    const FloatVec weight = hn::Set(d, s.weight);
-    for (int v = 0; v < V; ++v) factor[v] = hn::Mul(weight, load_mask(s.mask, place, v));
+    for (int v = 0; v < V; ++v) factor[v] = factor_of(s, place, v);
     for (int64_t t = 0; t < s.tokens; ++t, row += V * n) {
       for (int v = 0; v < V; ++v) {
         FloatVec e = exp_nonpositive(hn::Sub(hn::Load(d, row + v * n), top[v]));
@@ -124,15 +160,43 @@ void softmaxes(const Segments& segments, const Place& place, float* scores) {
   }
 }
 
+// The product with the values, segment by segment: where some under a mask are not finite, 0 times
+// them is not 0.
 template <int V>
-void tile(const Segments& segments, const PackedHead& head, int64_t size, const Place& place,
-          Scratch& scratch) {
+void add_values_apart(const Segments& segments, const PackedHead& head, int64_t size,
+                      const Place& place, Scratch& scratch) {
+  const FloatTag d;
+  constexpr int64_t n = kLanes, width = V * kLanes;
+  for (int64_t c = 0; c < size; c += 4) {
+    float* out = scratch.out + c * width;
+    std::fill_n(out, 4 * width, 0.0f);
+    int64_t first = 0;
+    for (const Segment& s : segments.list) {
+      outer_product_sums<V>(head.values + c * head.panel + 4 * first,
+                            scratch.scores + first * width, s.tokens,
+                            [&](int row, const FloatVec* sum) HWY_ATTR {
+                              float* to = out + row * width;
+                              for (int v = 0; v < V; ++v, to += n) {
+                                const auto off = hn::Eq(factor_of(s, place, v), hn::Zero(d));
+                                const FloatVec term = hn::IfThenZeroElse(off, sum[v]);
+                                hn::Store(hn::Add(hn::Load(d, to), term), d, to);
+                              }
+                            });
+      first += s.tokens;
+    }
+  }
+}
+
+template <int V>
+void tile(const Segments& segments, const PackedHead& head, bool finite, int64_t size,
+          const Place& place, Scratch& scratch) {
   const int64_t width = V * kLanes;
   const int64_t keys = segments.keys;
   for (int64_t key = 0; key < keys; key += 4) {
     outer_product<V>(head.keys + key * size, scratch.queries, size, scratch.scores + key * width);
   }
   softmaxes<V>(segments, place, scratch.scores);
+  if (!finite) return add_values_apart<V>(segments, head, size, place, scratch);
   for (int64_t c = 0; c < size; c += 4) {
     outer_product<V>(head.values + c * head.panel, scratch.scores, keys, scratch.out + c * width);
   }
@@ -141,11 +205,13 @@ void tile(const Segments& segments, const PackedHead& head, int64_t size, const 
 // The packed heads of the whole batch, row after row.
 struct PackedBatch {
   std::vector<Segments> rows;
-  std::vector<int64_t> first;  // float of each row's first head
+  std::vector<int64_t> first;   // float of each row's first head
+  std::vector<uint8_t> finite;  // of each row's heads: all values that stand under a mask
   float* memory = nullptr;
   int64_t size, longest = 0;
 
-  PackedBatch(const BranchAttentionParams& p, Workspace& workspace) : size(p.head_size) {
+  PackedBatch(const BranchAttentionParams& p, Workspace& workspace)
+      : finite(static_cast<size_t>(p.batch * p.heads)), size(p.head_size) {
     int64_t total = 0;
     for (int64_t b = 0; b < p.batch; ++b) {
       rows.push_back(collect_segments(p, b));
@@ -167,11 +233,11 @@ struct PackedBatch {
 template <typename Format>
 void run(const BranchAttentionParams& p) {
   thread_local Workspace packed_workspace;
-  const PackedBatch packed(p, packed_workspace);
+  PackedBatch packed(p, packed_workspace);
   p.parallel_for(p.batch * p.heads, [&](int64_t task, int64_t last) {
     for (; task < last; ++task) {
       const int64_t b = task / p.heads, h = task % p.heads;
-      pack<Format>(packed.rows[b], h, p.head_size, packed.head(b, h));
+      packed.finite[task] = pack<Format>(packed.rows[b], h, p.head_size, packed.head(b, h));
     }
   });
 
@@ -191,7 +257,8 @@ void run(const BranchAttentionParams& p) {
         const HeadQueries queries{
             p.q, p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
         for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
-          tile<v()>(packed.rows[b], packed.head(b, h), p.head_size, {query, p.queries}, scratch);
+          tile<v()>(packed.rows[b], packed.head(b, h), packed.finite[b * p.heads + h] != 0,
+                    p.head_size, {query, p.queries}, scratch);
         });
       }
     }

@@ -13,6 +13,7 @@
 
 #include <hwy/highway.h>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -58,15 +59,29 @@ struct PackedHead {
         panel(round_up(key_count, 4)) {}
 };
 
-// One head's keys and values, packed.
+HWY_INLINE bool is_finite(const float* row, int64_t size) {
+  const FloatTag d;
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    if (!hn::AllTrue(d, hn::IsFinite(hn::LoadU(d, row + i)))) return false;
+  }
+  for (; i < size; ++i) {
+    if (!std::isfinite(row[i])) return false;
+  }
+  return true;
+}
+
+// One head's keys and values, packed. Says whether all values that stand under a mask are finite:
+// then a product with 0 takes them away.
 template <typename Format>
-void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& head) {
+bool pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& head) {
   using T = typename Format::T;
   const int64_t row_size = round_up(size, kLanes);
   thread_local std::vector<float> scratch;
   scratch.resize(static_cast<size_t>(8 * row_size));
   const float *keys[4], *values[4];
   int64_t key = 0;
+  bool finite = true;
   const auto put = [&] {
     const int64_t first = (key - 1) / 4 * 4;
     pack_panel(keys, size, head.keys + first * size);
@@ -80,15 +95,17 @@ void pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
       keys[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size, copy);
       values[key % 4] =
           load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size, copy + row_size);
+      if (s.mask != nullptr) finite = finite && is_finite(values[key % 4], size);
       if (++key % 4 == 0) put();
     }
   }
-  if (key % 4 == 0) return;
+  if (key % 4 == 0) return finite;
   for (int64_t i = key % 4; i < 4; ++i) {
     keys[i] = keys[key % 4 - 1];
     values[i] = values[key % 4 - 1];
   }
   put();
+  return finite;
 }
 
 }  // namespace HWY_NAMESPACE

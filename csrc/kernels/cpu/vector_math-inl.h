@@ -25,16 +25,32 @@ using FloatVec = hn::Vec<FloatTag>;
 // No target of ours has vectors whose length is known only at run time.
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 
+// The larger of a bound and x, or x where it is a NaN, on every target. Highway leaves open what
+// its Max makes of a NaN: on Arm, and without vectors, the other operand. The instruction of x86
+// gives the second operand by definition, which saves the comparison there.
+HWY_INLINE FloatVec at_least(FloatVec bound, FloatVec x) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE2
+  return hn::Max(bound, x);
+#else
+  return hn::IfThenElse(hn::Lt(x, bound), bound, x);
+#endif
+}
+
+// A NaN's rule in all softmaxes here: a query one of whose scores is a NaN gets NaNs. The maximum
+// of the scores may lose it (Max above); the exponential of that score does not, and with it the
+// sum by which all are divided.
+
 // exp(x) for x <= 0, relative error below 1e-7. x = whole ln 2 + f with |f| <= ln 2 / 2: a minimax
-// polynomial of degree 6 for exp(f); the whole part goes into the exponent. Adding 1.5 * 2^23
-// rounds to a whole number, which then stands in the sum's lowest bits; ln 2 is subtracted in two
+// polynomial of degree 6 for exp(f), times 2^whole. Adding 1.5 * 2^23 + 127 rounds to a whole
+// number, which then stands in the sum's lowest bits as an exponent; ln 2 is subtracted in two
 // parts, so that f keeps its bits. Below -87 the result stays at exp(-87): next to the largest
-// exponential, which is 1, that is zero. A NaN stays a NaN: it is the second operand of Max.
+// exponential, which is 1, that is zero. A NaN stays a NaN, whatever its bits: it goes through the
+// polynomial and a product.
 HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = hn::Max(hn::Set(d, -87.0f), x);
-  const FloatVec magic = hn::Set(d, 12582912.0f);
+  x = at_least(hn::Set(d, -87.0f), x);
+  const FloatVec magic = hn::Set(d, 12583039.0f);
   const FloatVec shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
   const FloatVec whole = hn::Sub(shifted, magic);
   FloatVec f = hn::NegMulAdd(whole, hn::Set(d, 0.693145752f), x);
@@ -46,16 +62,15 @@ HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
   p = hn::MulAdd(p, f, hn::Set(d, 0.499999921f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 // 2^x for x <= 0, relative error below 1e-7, in the same way; below -126 the result stays there.
 HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = hn::Max(hn::Set(d, -126.0f), x);
-  const FloatVec magic = hn::Set(d, 12582912.0f);
+  x = at_least(hn::Set(d, -126.0f), x);
+  const FloatVec magic = hn::Set(d, 12583039.0f);
   const FloatVec shifted = hn::Add(x, magic);
   const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
   FloatVec p = hn::Set(d, 0.000154614448f);
@@ -65,8 +80,7 @@ HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
   p = hn::MulAdd(p, f, hn::Set(d, 0.240226507f));
   p = hn::MulAdd(p, f, hn::Set(d, 0.693147182f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), exponent));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 // sums[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], handed row by row

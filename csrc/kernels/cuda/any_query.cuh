@@ -72,8 +72,8 @@ struct AnyQuery {
     for (int i = 0; i < Quarter::kMine; ++i) sums.c[i] = 0.0f;
   }
 
-  // Takes keys into the softmax, their exponentials times `factor`. All threads of the block come
-  // here together; `shared` has room for 2 kAnyKeys rows of floats.
+  // Takes keys into the softmax, their exponentials times `factor`; none where that is 0. All
+  // threads of the block come here together; `shared` has room for 2 kAnyKeys rows of floats.
   template <typename T>
   ATTNPATCH_DEVICE void attend(const KeysValues<T>& part_of, float factor, float* shared, int size,
                                int part) {
@@ -89,6 +89,7 @@ struct AnyQuery {
         Quarter::each(size, part,
                       [&](int i, int channel) { score += q.c[i] * shared[key * size + channel]; });
         score = sum_over_quad(score);
+        if (factor == 0.0f) continue;
         const float top = fmaxf(m, score);
         const float shrink = exp2_of(m - top), e = exp2_of(score - top) * factor;
         m = top;

@@ -39,7 +39,8 @@ struct Segment {
 struct Segments {
   Segment list[kMostBranches + 1];
   int count;
-  int grouped;  // how many, from the first, share one softmax
+  int grouped;   // how many, from the first, share one softmax
+  bool missing;  // a row of keys was asked for that is not there
 };
 
 // Lists what row b of the batch attends to. One thread does it for its block.
@@ -47,6 +48,7 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
                                        Segments& segments) {
   int count = 0, rows = 0;
   segments.grouped = 0;
+  segments.missing = false;
   for (int i = -1; i < p.branch_count; ++i) {
     Segment s{i, static_cast<int>(p.text_tokens), rows, b, 1.0f};
     if (i >= 0) {
@@ -54,8 +56,8 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
       s.row = p.branches[i].rows[b];
       s.weight = p.branches[i].weights[b];
       if (s.row >= p.branches[i].row_count) {
-        s.row = 0;
-        s.weight = NAN;  // to be seen: nobody can stop here
+        segments.missing = true;
+        continue;
       }
     }
     if (s.tokens == 0 || s.row < 0 || s.weight == 0.0f) continue;
@@ -66,13 +68,18 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
   segments.count = count;
 }
 
-// Weight times mask of a segment for one query.
+// Weight times mask of a segment for one query; 0 where the mask is, whatever the weight.
 ATTNPATCH_DEVICE float factor_of(const BranchAttentionArguments& p, const Segment& s, int64_t b,
                                  int64_t query) {
   if (s.branch < 0) return 1.0f;
   const AttentionBranch& branch = p.branches[s.branch];
   if (branch.mask == nullptr || query >= p.queries) return s.weight;
-  return s.weight * branch.mask[b * branch.mask_batch_stride + query];
+  const float mask = branch.mask[b * branch.mask_batch_stride + query];
+  return mask == 0.0f ? 0.0f : s.weight * mask;
+}
+
+ATTNPATCH_DEVICE bool is_masked(const BranchAttentionArguments& p, const Segment& s) {
+  return s.branch >= 0 && p.branches[s.branch].mask != nullptr;
 }
 
 template <typename T, int kSize>
@@ -118,6 +125,15 @@ struct Shelf {
   }
 };
 
+// Exponentials, relative to the larger of m and top, into the sum and the maximum of a query.
+ATTNPATCH_DEVICE void take_in(float top, float part, float factor, bool joint, float& m,
+                              float& sum) {
+  if (factor == 0.0f) return;
+  const float now = fmaxf(m, top);
+  sum = sum * exp2_of(m - now) + part * (joint ? factor : 1.0f);
+  m = now;
+}
+
 template <typename T, int kSize>
 ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int end,
                                    const typename BranchTile<T, kSize>::Queries& q,
@@ -141,11 +157,11 @@ ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int 
         Math::score(scores, q, shelf.keys + row * kStride, count, p.scale, lane);
         if (pass == 0) {
           const RowPair top = Math::maximum(scores);
-          const RowPair now{fmaxf(m.low, top.low), fmaxf(m.high, top.high)};
-          const RowPair part = Math::exponentials(scores, now);
-          sum.low = sum.low * exp2_of(m.low - now.low) + part.low * (joint ? f.low : 1.0f);
-          sum.high = sum.high * exp2_of(m.high - now.high) + part.high * (joint ? f.high : 1.0f);
-          m = now;
+          const RowPair part =
+              Math::exponentials(scores, {fmaxf(m.low, top.low), fmaxf(m.high, top.high)});
+          // A key whose factor is 0 is not there: neither in the maximum nor, as a NaN, in the sum.
+          take_in(top.low, part.low, f.low, joint, m.low, sum.low);
+          take_in(top.high, part.high, f.high, joint, m.high, sum.high);
           continue;
         }
         if (once) m = Math::maximum(scores);
@@ -154,8 +170,13 @@ ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int 
           sum = sum_over_row(part);
           if (joint) sum = {sum.low * f.low, sum.high * f.high};
         }
-        Math::add_values(out, scores, {f.low / sum.low, f.high / sum.high},
-                         shelf.values + row * kStride, lane);
+        const RowPair factor{f.low / sum.low, f.high / sum.high};
+        const T* values = shelf.values + row * kStride;
+        if (is_masked(p, s)) {
+          Math::add_values_where(out, scores, factor, f.low != 0.0f, f.high != 0.0f, values, lane);
+        } else {
+          Math::add_values(out, scores, factor, values, lane);
+        }
       }
     }
   }
@@ -198,6 +219,7 @@ __global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentio
       attend_group<T, kSize>(shelf, begin, end, q, out, b, query, lane);
       begin = end;
     }
+    if (segments.missing) Math::multiply(out, {NAN, NAN});  // to be seen: nobody can stop here
     Math::store(out, stage, lane);
     sync_warp();
     store_rows<kSize>(out_rows, stage, first, count, size, p.vectorized, team);
@@ -231,7 +253,11 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
       const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
       factor = factor_of(p, s, b, query);
       online.attend(KeysValues<T>{rows_of<T>(k, s.row, h), rows_of<T>(v, s.row, h), s.tokens},
-                    joint ? factor : 1.0f, shared, size, part);
+                    joint || factor == 0.0f ? factor : 1.0f, shared, size, part);
+    }
+    if (!joint && factor == 0.0f) {
+      begin = end;
+      continue;
     }
     const float scale = (joint ? 1.0f : factor) / online.sum;
 #pragma unroll
@@ -241,7 +267,8 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
   if (!inside) return;
   T* out_row = const_cast<T*>(rows_of<T>(p.out, b, h).row(query));
   Quarter::each(size, part, [&](int i, int channel) {
-    out_row[channel * p.out.channel_stride] = from_float<T>(out.c[i]);
+    // A missing row is to be seen: nobody can stop here.
+    out_row[channel * p.out.channel_stride] = from_float<T>(segments.missing ? NAN : out.c[i]);
   });
 }
 

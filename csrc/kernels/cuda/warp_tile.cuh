@@ -109,6 +109,33 @@ struct WarpTile {
 
   static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
                                           const T* values, int lane) {
+    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+      multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
+      multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
+    });
+  }
+
+  // The same for those of a lane's two queries that are on: an off one gets nothing, not even the
+  // product of 0 with a NaN.
+  static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys>& p, RowPair factor,
+                                                bool low, bool high, const T* values, int lane) {
+    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float d[4] = {};
+        multiply_add<T>(d, a, b[2 * half], b[2 * half + 1]);
+        float(&o)[4] = out.o[2 * c + half];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) o[i] += (i < 2 ? low : high) ? d[i] : 0.0f;
+      }
+    });
+  }
+
+  // Calls body(c, a, b) for pieces of the product of scores and values: 16 keys by channels
+  // [16 c, 16 c + 16).
+  template <typename Body>
+  static ATTNPATCH_DEVICE void each_product(const Scores<kKeys>& p, RowPair factor, const T* values,
+                                            int lane, const Body& body) {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
       if (j * 16 >= p.keys) continue;
@@ -125,8 +152,7 @@ struct WarpTile {
       for (int c = 0; c < kSize / 16; ++c) {
         uint32_t b[4];
         load_matrices_transposed(b, row + c * 16);
-        multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
-        multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
+        body(c, a, b);
       }
     }
   }

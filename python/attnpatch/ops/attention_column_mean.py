@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
 _SCORES_AT_ONCE = 1 << 24
@@ -68,6 +69,7 @@ def attention_column_mean(
     )
 
 
+@checked("attention_column_mean", wide=True)
 def attention_column_mean_reference(
     q: Tensor,
     k: Tensor,
@@ -87,7 +89,6 @@ def attention_column_mean_reference(
     queries_at_once = max(1, _SCORES_AT_ONCE // max(1, heads * tokens))
 
     def column_mean(row: int) -> Tensor:
-        torch._check(0 <= row < batch, lambda: f"rows: got {row}, expected 0 to {batch - 1}")
         keys = k[row].to(accumulator).transpose(1, 2)
         total = torch.zeros(tokens, dtype=accumulator, device=q.device)
         for queries in q[row].split(queries_at_once, dim=1):
@@ -97,24 +98,12 @@ def attention_column_mean_reference(
 
     means = [column_mean(row) for row in (range(batch) if rows is None else rows)]
     column_means = torch.stack(means) if means else q.new_empty((0, tokens), dtype=accumulator)
-    if tokens == 0:
-        out = torch.zeros_like(q)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    out = torch.zeros_like(q) if tokens == 0 else attention(q, k, v, scale)
     # Joining the heads of the result is a view.
     return out.transpose(1, 2).contiguous().transpose(1, 2), column_means
 
 
-register(
-    "attention_column_mean",
-    attention_column_mean_reference,
-    cast=(0, 1, 2),
-    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
-)
-
-
-@torch.library.register_fake("attnpatch::attention_column_mean")
-def _(
+def _fake(
     q: Tensor, k: Tensor, v: Tensor, rows: list[int] | None = None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     batch, heads, queries, size = q.shape
@@ -122,3 +111,12 @@ def _(
     recorded = batch if rows is None else len(rows)
     accumulator = torch.promote_types(q.dtype, torch.float32)
     return out, q.new_empty((recorded, k.shape[2]), dtype=accumulator)
+
+
+register(
+    "attention_column_mean",
+    attention_column_mean_reference,
+    _fake,
+    cast=(0, 1, 2),
+    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+)

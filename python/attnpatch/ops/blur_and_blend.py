@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
 
@@ -57,6 +58,7 @@ def blur_and_blend(
     )
 
 
+@checked("blur_and_blend", wide=True)
 def blur_and_blend_reference(
     x0: Tensor, saliency: Tensor, sigma: float, threshold: float = 1.0, kernel_size: int = 9
 ) -> Tensor:
@@ -73,11 +75,6 @@ def blur_and_blend_reference(
 
 
 def _gaussian_taps(sigma: float, kernel_size: int) -> list[float]:
-    torch._check(sigma >= 0, lambda: f"sigma: got {sigma}, expected a number of at least 0")
-    torch._check(
-        kernel_size >= 1 and kernel_size % 2 == 1,
-        lambda: f"kernel_size: got {kernel_size}, expected an odd number of at least 1",
-    )
     if sigma == 0:
         return [1.0]
     radius = kernel_size // 2
@@ -99,15 +96,15 @@ def _filter(x: Tensor, taps: list[float], dim: int) -> Tensor:
     return result
 
 
+def _fake(x0: Tensor, *_: object) -> Tensor:
+    return x0.new_empty(x0.shape)
+
+
 register(
     "blur_and_blend",
     blur_and_blend_reference,
+    _fake,
     beyond=lambda limits, x0, saliency, sigma, threshold, kernel_size: (
         kernel_size > limits.kernel_size
     ),
 )
-
-
-@torch.library.register_fake("attnpatch::blur_and_blend")
-def _(x0: Tensor, *_: object) -> Tensor:
-    return x0.new_empty(x0.shape)

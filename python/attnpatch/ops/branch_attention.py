@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
 
@@ -42,11 +44,12 @@ def branch_attention(
     branch_rows : sequence of Tensor
         int64 (batch,), one a branch: which row of its keys and values serves a row of the batch.
         Below 0: the branch is off for that row. One that is not there is an error on the CPU; on
-        CUDA, where nobody waits to look, it makes that row of the result not a number.
+        other devices, where nobody waits to look, it makes that row of the result not a number.
     weights : Tensor
-        float32 (branches, batch). A branch of weight 0 is skipped for that row.
+        float32 (branches, batch).
     masks : Tensor, optional
-        float32 (branches, 1 or batch, queries).
+        float32 (branches, 1 or batch, queries). Where weight or mask is 0 nothing of the branch
+        arrives, whatever stands in its keys and values.
     joint : int
         The first `joint` branches share the text's softmax: their exponentials, times weight and
         mask (both at least 0), enter its numerator and its sum.
@@ -75,6 +78,7 @@ def branch_attention(
     )
 
 
+@checked("branch_attention", wide=True)
 def branch_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -88,69 +92,112 @@ def branch_attention_reference(
     scale: float | None = None,
 ) -> Tensor:
     """Compute :func:`branch_attention` readably, on any device, differentiably."""
-    batch, _, queries, _ = q.shape
-
-    def rows_of(tensor: Tensor, i: int) -> Tensor:
-        return tensor.index_select(0, branch_rows[i].clamp(min=0))
-
-    def share(i: int) -> Tensor:
-        """Weight times mask of branch i, (batch, 1, queries, 1)."""
-        on = (branch_rows[i] >= 0).to(out.dtype)
-        factor = (weights[i] * on)[:, None, None, None].expand(batch, 1, queries, 1)
-        return factor if masks is None else factor * masks[i][:, None, :, None]
-
-    out = torch.zeros(q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    if q.numel() == 0:
+        return _heads_side_by_side(torch.empty_like(q))
+    factors = [
+        _factor(rows, weights[i], None if masks is None else masks[i], q)
+        for i, rows in enumerate(branch_rows)
+    ]
+    out = torch.zeros(q.shape, dtype=_accumulator(q), device=q.device)
+    keys = [_rows_of(tensor, rows) for tensor, rows in zip(branch_k, branch_rows, strict=True)]
+    values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
     if joint > 0:
-        whole = torch.ones_like(share(0))
-        shares = [whole.expand(-1, -1, -1, k.shape[2])]
-        shares += [share(i).expand(-1, -1, -1, branch_k[i].shape[2]) for i in range(joint)]
-        keys = torch.cat([k, *(rows_of(branch_k[i], i) for i in range(joint))], dim=2)
-        values = torch.cat([v, *(rows_of(branch_v[i], i) for i in range(joint))], dim=2)
-        out = out + _joint_attention(q, keys, values, torch.cat(shares, dim=3), scale)
+        whole = torch.ones_like(factors[0].value), torch.zeros_like(factors[0].off)
+        shares = [_Factor(*whole), *factors[:joint]]
+        out = out + _joint_attention(q, [k, *keys[:joint]], [v, *values[:joint]], shares, scale)
     elif k.shape[2] > 0:
-        out = out + F.scaled_dot_product_attention(q, k, v, scale=scale)
-    for i in range(joint, len(branch_k)):
-        if branch_k[i].shape[2] > 0:
-            term = F.scaled_dot_product_attention(
-                q, rows_of(branch_k[i], i), rows_of(branch_v[i], i), scale=scale
-            )
-            factor = share(i)
-            # A branch that is off adds nothing, whatever stands in its tensors; a weight or a mask
-            # of 0 that is to be learned is not off: its gradient is not 0.
-            off = (branch_rows[i] < 0)[:, None, None, None] if factor.requires_grad else factor == 0
-            out = out + torch.where(off, 0.0, factor * term)
-    # Joining the heads of the result is a view.
-    return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+        out = out + attention(q, k, v, scale)
+    for i in range(joint, len(keys)):
+        if keys[i].shape[2] > 0:
+            term = attention(q, keys[i], values[i], scale)
+            out = out + torch.where(factors[i].off, 0.0, factors[i].value * term)
+    for tensor, rows in zip(branch_k, branch_rows, strict=True):
+        # To be seen: who looks at the rows of a GPU waits for it.
+        out = torch.where((rows >= tensor.shape[0])[:, None, None, None], torch.nan, out)
+    return _heads_side_by_side(out.to(q.dtype))
+
+
+class _Factor(NamedTuple):
+    """Weight times mask of a branch, and where nothing of it arrives: (batch, 1, queries, 1)."""
+
+    value: Tensor
+    off: Tensor
+
+
+def _accumulator(q: Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
+
+
+def _factor(rows: Tensor, weight: Tensor, mask: Tensor | None, q: Tensor) -> _Factor:
+    weight = weight.to(_accumulator(q))[:, None, None, None].expand(-1, 1, q.shape[2], 1)
+    mask = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)[:, None, :, None]
+    value = weight * mask
+    off = (rows < 0)[:, None, None, None].expand_as(value)
+    if not value.requires_grad:
+        # A 0 that is to be learned is not off: its gradient is not 0.
+        off = off | (weight == 0) | (mask == 0) | (value == 0)
+    return _Factor(value, off)
+
+
+def _rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of keys or values; in place of those that are not there any that are, or zeros."""
+    count = tensor.shape[0]
+    if count == 0:
+        return tensor.new_zeros((rows.shape[0], *tensor.shape[1:]))
+    return tensor.index_select(0, rows.clamp(0, count - 1))
 
 
 def _joint_attention(
-    q: Tensor, k: Tensor, v: Tensor, shares: Tensor, scale: float | None
+    q: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    factors: Sequence[_Factor],
+    scale: float | None,
 ) -> Tensor:
-    """Attend with exponentials times shares (batch, 1, queries, tokens), all at least 0."""
-    if not shares.requires_grad:
-        # A factor on an exponential is its logarithm on the score.
-        return F.scaled_dot_product_attention(q, k, v, shares.log().to(q.dtype), scale=scale)
-    # The logarithm has no gradient at 0; the factor has.
-    q, k, v = (tensor.to(shares.dtype) for tensor in (q, k, v))
-    scores = q @ k.mT * (q.shape[3] ** -0.5 if scale is None else scale)
-    top = scores.detach().masked_fill(shares <= 0, -torch.inf).amax(dim=3, keepdim=True)
-    # Only where a share is 0 a score may be above the top: 0 times an infinity would be no number.
-    weights = (scores - top).clamp(max=80.0).exp() * shares
-    return weights @ v / weights.sum(dim=3, keepdim=True)
+    """Attend to several groups in one softmax, the exponentials of each times its factor."""
+    dtype = _accumulator(q)
+    queries = q.to(dtype) * (q.shape[3] ** -0.5 if scale is None else scale)
+    scores = [
+        (queries @ k.to(dtype).mT).masked_fill(factor.off, -torch.inf)
+        for k, factor in zip(keys, factors, strict=True)
+    ]
+    counting = [
+        score.detach().masked_fill(factor.value == 0, -torch.inf)
+        for score, factor in zip(scores, factors, strict=True)
+    ]
+    top = torch.cat(counting, dim=3).amax(dim=3, keepdim=True)
+    # Only where a factor is 0 a score may be above the top: 0 times an infinity would be no number.
+    exponentials = [
+        (score - top).clamp(max=80.0).exp() * factor.value
+        for score, factor in zip(scores, factors, strict=True)
+    ]
+    exponentials = [
+        torch.where(factor.off, 0.0, e) for e, factor in zip(exponentials, factors, strict=True)
+    ]
+    terms = [
+        torch.where(factor.off, 0.0, e @ v.to(dtype))
+        for e, v, factor in zip(exponentials, values, factors, strict=True)
+    ]
+    return sum(terms) / sum(e.sum(dim=3, keepdim=True) for e in exponentials)
+
+
+def _heads_side_by_side(out: Tensor) -> Tensor:
+    """Lay out a result so that joining the heads is a view."""
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _fake(q: Tensor, *_: object) -> Tensor:
+    batch, heads, queries, size = q.shape
+    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
 
 
 # Autocast casts the attention inputs, never the weights, rows and masks.
 register(
     "branch_attention",
     branch_attention_reference,
+    _fake,
     cast=(0, 1, 2, 3, 4),
     beyond=lambda limits, q, k, v, branch_k, *_: (
         q.shape[3] > limits.head_size or len(branch_k) > limits.branches
     ),
 )
-
-
-@torch.library.register_fake("attnpatch::branch_attention")
-def _(q: Tensor, *_: object) -> Tensor:
-    batch, heads, queries, size = q.shape
-    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)

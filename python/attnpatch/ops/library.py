@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
+from attnpatch.ops.checks import checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
@@ -37,7 +39,7 @@ def backend() -> str:
     """
     choice = os.environ.get("ATTNPATCH_BACKEND", "auto")
     if choice not in BACKENDS:
-        raise ValueError(f"ATTNPATCH_BACKEND: got {choice!r}, expected one of {BACKENDS}")
+        raise ValueError(f"ATTNPATCH_BACKEND: expected one of {BACKENDS}, got {choice!r}")
     return choice
 
 
@@ -70,6 +72,9 @@ _LIMITS: dict[str, Any] = {"cuda": load_cuda_kernels()} if backend() == "cuda" e
 _BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
 """For a reference whether arguments are beyond such limits."""
 
+_CAST: dict[Callable[..., Any], frozenset[int]] = {}
+"""For a reference which arguments autocast casts."""
+
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
     """Call an operator; or its reference, where that is forced or the kernel takes less.
@@ -78,12 +83,30 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
     """
     wide = arguments[0].dtype is torch.float64
     if wide or _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
-        return reference(*arguments)
+        return _with_autocast(reference, arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     # Past the autograd formula, which is Python's and costs as much as the rest of the call.
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
+
+
+def _with_autocast(reference: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Call a reference as autocast calls the operator."""
+    device = arguments[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return reference(*arguments)
+    dtype, cast = torch.get_autocast_dtype(device), _CAST[reference]
+    arguments = [_to(a, dtype) if i in cast else a for i, a in enumerate(arguments)]
+    with torch.autocast(device, enabled=False):
+        return reference(*arguments)
+
+
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    """Cast as autocast does, which leaves float64 alone."""
+    if isinstance(value, Tensor):
+        return value if value.dtype is torch.float64 else value.to(dtype)
+    return [_to(item, dtype) for item in value] if isinstance(value, list) else value
 
 
 def _is_beyond(reference: Callable[..., Any], arguments: Sequence[Any]) -> bool:
@@ -95,6 +118,7 @@ def _is_beyond(reference: Callable[..., Any], arguments: Sequence[Any]) -> bool:
 def register(
     name: str,
     reference: Callable[..., Any],
+    fake: Callable[..., Any],
     cast: Sequence[int] = (),
     beyond: Callable[..., bool] | None = None,
 ) -> None:
@@ -105,8 +129,10 @@ def register(
     name : str
         The operator's name; its schema has one overload and no keyword-only arguments.
     reference : callable
-        Computes the same on any device, differentiably. It serves the devices without a kernel of
-        ours, and its gradients are the operator's.
+        Computes the same on any device, differentiably, behind the checks; it alone takes float64.
+        It serves the devices without a kernel of ours, and its gradients are the operator's.
+    fake : callable
+        Makes an empty result, of arguments that are checked.
     cast : sequence of int
         The arguments (tensors, lists of them, or None) that autocast casts.
     beyond : callable, optional
@@ -115,7 +141,10 @@ def register(
     """
     if beyond is not None:
         _BEYOND[reference] = beyond
-    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    _CAST[reference] = frozenset(cast)
+
+    register_fakes(name, fake)
+    LIBRARY.impl(name, checked(name)(inspect.unwrap(reference)), "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))
     torch.library.register_autograd(
@@ -129,16 +158,11 @@ def _autocast(name: str, device: str, cast: frozenset[int]) -> None:
     key = f"Autocast{device.upper()}"
     operator = getattr(torch.ops.attnpatch, name).default
 
-    def to(value: Any, dtype: torch.dtype) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(dtype)
-        return [to(item, dtype) for item in value] if isinstance(value, list) else value
-
     def with_casts(*arguments: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
         inside = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
         with torch._C._ExcludeDispatchKeyGuard(inside):
-            return operator(*(to(a, dtype) if i in cast else a for i, a in enumerate(arguments)))
+            return operator(*(_to(a, dtype) if i in cast else a for i, a in enumerate(arguments)))
 
     LIBRARY.impl(name, with_casts, key)
 

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 from attnpatch.ops.tiling import Tiling, join_pooled, split_grid
-
-MODES = ("avg", "max")
 
 
 def pool_tokens(
@@ -65,6 +64,7 @@ def pool_tokens(
     )
 
 
+@checked("pool_tokens", wide=True)
 def pool_tokens_reference(
     x: Tensor,
     grid: Sequence[int],
@@ -76,11 +76,9 @@ def pool_tokens_reference(
     blends: Sequence[float],
 ) -> list[Tensor]:
     """Compute the operator readably, on any device, differentiably."""
-    if mode not in MODES:
-        raise ValueError(f"mode: got {mode!r}, expected one of {MODES}")
-    if x.dim() != 3 or x.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"x: got {tuple(x.shape)}, expected (batch, tokens of {grid}, channels)")
     tiling = Tiling(tuple(grid), tuple(tile), tuple(offset))
+    if x.numel() == 0:
+        return [x.new_empty((x.shape[0], tiling.pooled(stride), x.shape[2])) for _ in blends]
     down, across = tiling.runs()
     parts = [
         [
@@ -142,11 +140,7 @@ def _windows(field: Tensor, window: Sequence[int], stride: Sequence[int], mode: 
     return (sums / counts).permute(0, 2, 3, 1)
 
 
-register("pool_tokens", pool_tokens_reference)
-
-
-@torch.library.register_fake("attnpatch::pool_tokens")
-def _(
+def _fake(
     x: Tensor,
     grid: Sequence[int],
     tile: Sequence[int],
@@ -158,3 +152,6 @@ def _(
 ) -> list[Tensor]:
     tokens = Tiling(tuple(grid), tuple(tile), tuple(offset)).pooled(stride)
     return [x.new_empty((x.shape[0], tokens, x.shape[2])) for _ in blends]
+
+
+register("pool_tokens", pool_tokens_reference, _fake)

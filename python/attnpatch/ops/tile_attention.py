@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import attention
+from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 from attnpatch.ops.tiling import Tiling, join_grid, split_grid, split_pooled
 
@@ -67,6 +68,7 @@ def tile_attention(
     )
 
 
+@checked("tile_attention", wide=True)
 def tile_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -96,7 +98,7 @@ def tile_attention_reference(
         """Tiles of one shape, (B, rows, columns, tokens, heads, size), as one batch."""
         keys, values = with_shared(keys, shared_k), with_shared(values, shared_v)
         batch = [tokens.flatten(0, 2).transpose(1, 2) for tokens in (queries, keys, values)]
-        out = F.scaled_dot_product_attention(*batch, scale=scale)
+        out = attention(*batch, scale)
         return out.transpose(1, 2).unflatten(0, queries.shape[:3])
 
     lines = zip(tiles_of(q, ()), tiles_of(k, stride), tiles_of(v, stride), strict=True)
@@ -104,15 +106,15 @@ def tile_attention_reference(
     return join_grid(out, tiling).transpose(1, 2)
 
 
+def _fake(q: Tensor, *_: object) -> Tensor:
+    batch, heads, queries, size = q.shape
+    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
+
+
 register(
     "tile_attention",
     tile_attention_reference,
+    _fake,
     cast=(0, 1, 2, 7, 8),
     beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
 )
-
-
-@torch.library.register_fake("attnpatch::tile_attention")
-def _(q: Tensor, *_: object) -> Tensor:
-    batch, heads, queries, size = q.shape
-    return q.new_empty((batch, queries, heads, size)).transpose(1, 2)

@@ -69,10 +69,10 @@ class Tiling:
             pair = tuple(operator.index(number) for number in given)
             if len(pair) != 2 or min(pair) < (name != "offset"):
                 least = 0 if name == "offset" else 1
-                raise ValueError(f"{name}: got {given}, expected two numbers of at least {least}")
+                raise ValueError(f"{name}: expected two numbers of at least {least}, got {given}")
             object.__setattr__(self, name, pair)
         if any(offset >= size for offset, size in zip(self.offset, self.tile, strict=True)):
-            raise ValueError(f"offset: got {self.offset}, expected less than the tile {self.tile}")
+            raise ValueError(f"offset: expected less than the tile {self.tile}, got {self.offset}")
 
     @property
     def tiles(self) -> tuple[int, int]:

@@ -1,0 +1,20 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The attention that the references are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attend with torch's kernels, and lose no NaN.
+
+    To a query none of whose scores is a number above -inf, torch gives zeros on some devices, as if
+    a mask had taken all keys away. No mask does here: what is not finite came in q or k.
+    """
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    has_key = k.isfinite().all(dim=3).any(dim=2)[:, :, None, None]
+    return torch.where(q.isfinite().all(dim=3, keepdim=True) & has_key, out, torch.nan)
