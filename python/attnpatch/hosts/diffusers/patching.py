@@ -20,6 +20,7 @@ from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.degraded import GuidedCall, kept, recorded_kind
 from attnpatch.hosts.diffusers.layers import cross_attention, read_layer_table, self_attention
 from attnpatch.hosts.diffusers.patched_layer import CrossLayer, PatchedLayer, SelfLayer
+from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
@@ -172,12 +173,12 @@ class Patching:
     @torch.compiler.disable
     def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Learn about the call of the UNet that begins: its forward pre-hook."""
-        host_call = _host_call(args, kwargs)
         run, running = self._run, self.running
         if any(layer.replaced for layer in self.layers):
             self._take_over_again()
         degraded, places = running.degraded or (None, ())
         pipeline = running_pipeline()
+        host_call = _host_call(args, kwargs, pipeline)
         rows = degraded or self._rows_of(pipeline, host_call)
         guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
         running.run, running.reached, running.rows = run, False, rows
@@ -308,7 +309,9 @@ class Patching:
         if self._run is not None and self._run.tells_kinds_apart:
             runs = "no pipeline is running"
             if running is not None:
-                runs = f"{type(running.pipeline).__name__} does not tell"
+                name = type(running.pipeline).__name__
+                reason = UNKNOWN_ROWS.get(name)
+                runs = f"{name} does not tell" + (f" ({reason})" if reason else "")
             raise ValueError(
                 f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
                 f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
@@ -355,10 +358,14 @@ class Patching:
 _STABLE_DIFFUSION = Schedule()
 
 
-def _host_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HostCall:
+def _host_call(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], running: Running | None
+) -> HostCall:
     names = ("sample", "timestep", "encoder_hidden_states")
     found = dict(zip(names, args, strict=False)) | dict(kwargs)
-    return HostCall(*(found.pop(name, None) for name in names), options=found)
+    sample, timestep, text = (found.pop(name, None) for name in names)
+    pipeline = running.pipeline if running else None
+    return HostCall(sample, timestep, text, options=found, pipeline=pipeline)
 
 
 def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
@@ -373,15 +380,15 @@ def _samples(
 
     Pipelines put the images of one prompt next to each other.
     """
-    if rows.samples is not None:
+    if rows.samples is not None and rows.latents is None:
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     counts = {getattr(patch, "pictures", 1) for patch in run.stack} if run else set()
     counts -= {1}
-    latents = max(slots) + 1
+    latents = rows.latents or max(slots) + 1
     if len(counts) != 1 or latents in counts or latents % min(counts):
-        return None
+        return rows.samples
     each = latents // min(counts)
-    return tuple(slot // each for slot in slots)
+    return tuple(sample // each for sample in rows.samples or slots)
 
 
 def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
