@@ -69,6 +69,9 @@ class Rows:
         Whether cond and uncond come in calls of their own.
     aside
         Whether the call is no part of a step: a pipeline looks for something by it.
+    latents
+        How many latents the step has, where the call is of fewer: `samples` then tells which of
+        those each row is.
     """
 
     kinds: tuple[int, ...]
@@ -77,6 +80,7 @@ class Rows:
     crops: tuple[Crop | None, ...] = ()
     split: bool = False
     aside: bool = False
+    latents: int | None = None
 
     @classmethod
     def of_chunks(cls, chunks: Sequence[int], batch: int, **options: bool) -> Rows:

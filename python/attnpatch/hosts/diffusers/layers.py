@@ -93,13 +93,18 @@ def spatial_transformers(unet: Any, table: LayerTable) -> dict[int, Any]:
 def _shape(block: Any) -> _BlockShape:
     attentions = getattr(block, "attentions", None) or []
     # The middle block has one residual layer more than attentions; it leads the others.
-    count = len(attentions) or len(block.resnets)
+    count = len(attentions) or len(getattr(block, "resnets", ()))
     depths = [_depth(attention) for attention in attentions] or [0] * count
     return _channels(block, attentions), depths
 
 
 def _depth(attention: Any) -> int:
     """How many transformer blocks with cross-attention a spatial transformer has."""
+    if hasattr(attention, "temporal_transformer_blocks"):
+        raise ValueError(
+            "model: expected layers that attend within pictures, got "
+            f"{type(attention).__name__}, whose layers attend along time as well"
+        )
     blocks = getattr(attention, "transformer_blocks", None) or []
     return sum(_attends_to_context(block) for block in blocks)
 
@@ -114,4 +119,10 @@ def _channels(block: Any, attentions: Any) -> int:
         for transformer in getattr(attention, "transformer_blocks", None) or []:
             if _attends_to_context(transformer):
                 return int(transformer.attn2.inner_dim)
-    return int(block.resnets[-1].out_channels)
+    try:
+        return int(block.resnets[-1].out_channels)
+    except AttributeError:
+        raise ValueError(
+            "model: expected a UNet whose blocks have residual layers and transformers as Stable "
+            f"Diffusion's, got blocks of {type(block).__name__}"
+        ) from None

@@ -25,6 +25,7 @@ from attnpatch.hosts.diffusers.patched_layer import (
     PatchedLayer,
     SelfLayer,
 )
+from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.processor import is_perturbed, put_originals_back
 from attnpatch.hosts.diffusers.rows import rows_of
@@ -214,12 +215,12 @@ class Patching:
                 "their rows over devices, so that it cannot be known which are cond and which "
                 "uncond; use one device, or DistributedDataParallel"
             )
-        host_call = _host_call(args, kwargs)
         run, running = self._run, self.running
         if any(layer.replaced for layer in self.layers):
             self._take_over_again()
         degraded, places = running.degraded or (None, ())
         pipeline = running_pipeline()
+        host_call = _host_call(args, kwargs, pipeline)
         rows = degraded or self._rows_of(pipeline, host_call)
         guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
         running.run, running.reached, running.rows = run, False, rows
@@ -379,7 +380,9 @@ class Patching:
         if self._run is not None and self._run.tells_kinds_apart:
             runs = "no pipeline is running"
             if running is not None:
-                runs = f"{type(running.pipeline).__name__} does not tell"
+                name = type(running.pipeline).__name__
+                reason = UNKNOWN_ROWS.get(name)
+                runs = f"{name} does not tell" + (f" ({reason})" if reason else "")
             raise ValueError(
                 f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
                 f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
@@ -434,10 +437,14 @@ class Patching:
 _STABLE_DIFFUSION = Schedule()
 
 
-def _host_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HostCall:
+def _host_call(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], running: Running | None
+) -> HostCall:
     names = ("sample", "timestep", "encoder_hidden_states")
     found = dict(zip(names, args, strict=False)) | dict(kwargs)
-    return HostCall(*(found.pop(name, None) for name in names), options=found)
+    sample, timestep, text = (found.pop(name, None) for name in names)
+    pipeline = running.pipeline if running else None
+    return HostCall(sample, timestep, text, options=found, pipeline=pipeline)
 
 
 def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
@@ -452,15 +459,15 @@ def _samples(
 
     Pipelines put the images of one prompt next to each other.
     """
-    if rows.samples is not None:
+    if rows.samples is not None and rows.latents is None:
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     counts = {getattr(patch, "pictures", 1) for patch in run.stack} if run else set()
     counts -= {1}
-    latents = max(slots) + 1
+    latents = rows.latents or max(slots) + 1
     if len(counts) != 1 or latents in counts or latents % min(counts):
-        return None
+        return rows.samples
     each = latents // min(counts)
-    return tuple(slot // each for slot in slots)
+    return tuple(sample // each for sample in rows.samples or slots)
 
 
 def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:

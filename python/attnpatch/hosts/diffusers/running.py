@@ -9,7 +9,8 @@ several threads. The one that runs now stands in the call stack, and so do its v
 from __future__ import annotations
 
 import sys
-from types import FrameType
+from collections.abc import Iterator
+from types import CodeType, FrameType
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +51,16 @@ class Running:
                 return value
         return default
 
+    def locals(self) -> Iterator[tuple[str, Any]]:
+        """Return names and values of all variables of the running methods, the innermost first."""
+        for frame in self._frames:
+            yield from tuple(frame.f_locals.items())
+
+    def methods(self) -> Iterator[tuple[CodeType, str]]:
+        """Return code and module of the running methods, the innermost first."""
+        for frame in self._frames:
+            yield frame.f_code, frame.f_globals.get("__name__", "")
+
     def setting(self, name: str) -> Any:
         """Return a variable of the running methods, or else an attribute of the pipeline.
 
@@ -78,7 +89,10 @@ def running_pipeline() -> Running | None:
     frames: list[FrameType] = []
     while frame is not None:
         owner = _owner(frame)
-        if owner is not None and (pipeline is None or owner is pipeline):
+        if owner is not None:
+            again = any(frame.f_code is other.f_code for other in frames)
+            if pipeline is not None and (owner is not pipeline or again):
+                break  # what follows called this one: another one's run, or another run of it
             pipeline = owner
             frames.append(frame)
         frame = frame.f_back
