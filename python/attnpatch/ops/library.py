@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from attnpatch.ops.checks import checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
-BACKENDS = ("auto", "cuda", "reference")
+BACKENDS = ("auto", "cuda", "plain", "reference")
 
 
 def backend() -> str:
@@ -28,9 +27,9 @@ def backend() -> str:
     Returns
     -------
     str
-        ``"auto"``: the fused kernel where a device has one that is on by default.
-        ``"cuda"``: on CUDA as well, where the reference is the default. ``"reference"``: the
-        readable reference everywhere.
+        ``"auto"``: the fused kernel where a device has one that is on by default, plain torch
+        elsewhere. ``"cuda"``: the fused kernels on CUDA as well. ``"plain"``: plain torch
+        everywhere. ``"reference"``: the readable reference everywhere.
 
     Raises
     ------
@@ -64,10 +63,13 @@ def load_cuda_kernels() -> Any:
     return importlib.import_module("attnpatch._cuda")
 
 
-_FORCED_REFERENCE = backend() == "reference"
+_FORCED = backend() if backend() in ("plain", "reference") else None
 
 _LIMITS: dict[str, Any] = {"cuda": load_cuda_kernels()} if backend() == "cuda" else {}
 """For a type of device what its kernels take at most: ``head_size``, ``branches`` and so on."""
+
+_PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""For a reference its operator in plain torch."""
 
 _BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
 """For a reference whether arguments are beyond such limits."""
@@ -77,13 +79,16 @@ _CAST: dict[Callable[..., Any], frozenset[int]] = {}
 
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an operator; or its reference, where that is forced or the kernel takes less.
+    """Call an operator's kernel, where the device of the first argument has one that serves.
 
-    No kernel computes in float64.
+    Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
+    or, where gradients are wanted or float64, the readable reference.
     """
-    wide = arguments[0].dtype is torch.float64
-    if wide or _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
-        return _with_autocast(reference, arguments)
+    first = arguments[0]
+    if not first.is_cpu or first.dtype is torch.float64 or _FORCED or _LIMITS:
+        serves = _substitute(reference, arguments)
+        if serves is not None:
+            return _with_autocast(serves, _CAST[reference], arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     # Past the autograd formula, which is Python's and costs as much as the rest of the call.
@@ -91,15 +96,34 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
         return operator(*arguments)
 
 
-def _with_autocast(reference: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Call a reference as autocast calls the operator."""
+def _substitute(
+    reference: Callable[..., Any], arguments: Sequence[Any]
+) -> Callable[..., Any] | None:
+    """Choose what serves instead of a kernel; None: the kernel does."""
+    if arguments[0].dtype is torch.float64:  # no kernel computes in it
+        return reference
+    device = arguments[0].device.type
+    if _FORCED is None and (device == "cpu" or device in _LIMITS):
+        limits, beyond = _LIMITS.get(device), _BEYOND.get(reference)
+        if limits is None or beyond is None or not beyond(limits, *arguments):
+            return None
+    wants_gradient = torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in _flat(arguments)
+    )
+    return reference if _FORCED == "reference" or wants_gradient else _PLAIN[reference]
+
+
+def _with_autocast(
+    function: Callable[..., Any], cast: frozenset[int], arguments: Sequence[Any]
+) -> Any:
+    """Call what serves instead of a kernel as autocast calls the operator."""
     device = arguments[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return reference(*arguments)
-    dtype, cast = torch.get_autocast_dtype(device), _CAST[reference]
+        return function(*arguments)
+    dtype = torch.get_autocast_dtype(device)
     arguments = [_to(a, dtype) if i in cast else a for i, a in enumerate(arguments)]
     with torch.autocast(device, enabled=False):
-        return reference(*arguments)
+        return function(*arguments)
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:
@@ -109,20 +133,15 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return [_to(item, dtype) for item in value] if isinstance(value, list) else value
 
 
-def _is_beyond(reference: Callable[..., Any], arguments: Sequence[Any]) -> bool:
-    limits = _LIMITS.get(arguments[0].device.type)
-    beyond = _BEYOND.get(reference)
-    return limits is not None and beyond is not None and beyond(limits, *arguments)
-
-
 def register(
     name: str,
     reference: Callable[..., Any],
+    plain: Callable[..., Any],
     fake: Callable[..., Any],
     cast: Sequence[int] = (),
     beyond: Callable[..., bool] | None = None,
 ) -> None:
-    """Register what an operator shares with all others, made of its readable reference.
+    """Register what an operator shares with all others, made of its forms in Python.
 
     Parameters
     ----------
@@ -130,21 +149,26 @@ def register(
         The operator's name; its schema has one overload and no keyword-only arguments.
     reference : callable
         Computes the same on any device, differentiably, behind the checks; it alone takes float64.
-        It serves the devices without a kernel of ours, and its gradients are the operator's.
+        Its gradients are the operator's.
+    plain : callable
+        Computes the same quickly, without gradients, of arguments that are checked. It serves the
+        devices without a kernel of ours.
     fake : callable
         Makes an empty result, of arguments that are checked.
     cast : sequence of int
         The arguments (tensors, lists of them, or None) that autocast casts.
     beyond : callable, optional
         Called with a device's limits and the operator's arguments: whether these are beyond them,
-        so that the reference has to serve.
+        so that plain torch has to serve.
     """
     if beyond is not None:
         _BEYOND[reference] = beyond
     _CAST[reference] = frozenset(cast)
 
     register_fakes(name, fake)
-    LIBRARY.impl(name, checked(name)(inspect.unwrap(reference)), "CompositeExplicitAutograd")
+    checked_plain = checked(name)(plain)
+    _PLAIN[reference] = checked_plain
+    LIBRARY.impl(name, checked_plain, "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))
     torch.library.register_autograd(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
@@ -114,6 +115,7 @@ def _fake(q: Tensor, *_: object) -> Tensor:
 register(
     "tile_attention",
     tile_attention_reference,
+    plain.tile_attention,
     _fake,
     cast=(0, 1, 2, 7, 8),
     beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
