@@ -102,34 +102,51 @@ def test_every_backend_has_its_word(monkeypatch, word):
     assert library.backend() == word
 
 
-def attention_inputs(size=8, branches=1):
-    q = torch.rand(1, 1, 3, size)
+def attention_inputs(size=8, branches=1, dtype=torch.float32):
+    q = random(1, 1, 3, size).to(dtype)
     rows = [torch.zeros(1, dtype=torch.int64)] * branches
     return [q, q, q, [q] * branches, [q] * branches, rows, torch.ones(branches, 1)]
 
 
+LIMITS = SimpleNamespace(head_size=8, branches=2, kernel_size=5, grid=6)
+
+
 @pytest.mark.parametrize(
-    ("size", "branches", "beyond"), [(8, 2, False), (9, 2, True), (8, 3, True)]
+    ("size", "branches", "dtype", "beyond"),
+    [
+        (8, 2, torch.float16, False),
+        (9, 2, torch.float16, True),
+        (8, 3, torch.bfloat16, True),
+        (8, 2, torch.float32, True),  # torch's own has tensor cores
+    ],
 )
-def test_the_reference_serves_what_is_beyond_a_kernel(monkeypatch, size, branches, beyond):
-    limits = SimpleNamespace(head_size=8, branches=2, kernel_size=5)
-    monkeypatch.setattr(library, "_LIMITS", {"cpu": limits})
-    inputs = attention_inputs(size, branches)
-    called = []
-    monkeypatch.setitem(
-        library._BEYOND,
-        branch_attention_reference,
-        lambda *a, known=library._BEYOND[branch_attention_reference]: (
-            called.append(known(*a)) or called[-1]
-        ),
-    )
-    torch.testing.assert_close(branch_attention(*inputs), branch_attention_reference(*inputs, None))
-    assert called == [beyond]
+def test_plain_torch_serves_what_is_beyond_a_kernel(monkeypatch, size, branches, dtype, beyond):
+    monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
+    inputs = attention_inputs(size, branches, dtype)
+    with count_operators() as called, torch.no_grad():
+        found = branch_attention(*inputs)
+    assert ("attnpatch" in called) != beyond
+    expected = branch_attention_reference(*inputs, None)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["blur_and_blend", "pool_tokens", "tile_attention"])
+@pytest.mark.parametrize(("batch", "beyond"), [(6, False), (7, True)])
+def test_more_rows_than_a_grid_has_are_beyond_a_kernel(monkeypatch, name, batch, beyond):
+    monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
+    x = random(batch, 1, 20, 8).half()
+    calls = {
+        "blur_and_blend": lambda: blur_and_blend(x, random(batch, 2, 2), 2.0, 1.0, 5),
+        "pool_tokens": lambda: pool_tokens(x[:, 0], (4, 5), (2, 2), (2, 2)),
+        "tile_attention": lambda: tile_attention(x, x, x, Tiling((4, 5), (2, 5))),
+    }
+    with count_operators() as called, torch.no_grad():
+        calls[name]()
+    assert ("attnpatch" in called) != beyond
 
 
 def test_limits_compile_whole(monkeypatch):
-    limits = SimpleNamespace(head_size=8, branches=2, kernel_size=5)
-    monkeypatch.setattr(library, "_LIMITS", {"cpu": limits})
+    monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
     inputs = attention_inputs()
     compiled = torch.compile(branch_attention, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), branch_attention_reference(*inputs, None))
@@ -138,7 +155,7 @@ def test_limits_compile_whole(monkeypatch):
 def test_a_wide_blur_is_beyond_a_kernel(monkeypatch):
     x0, saliency = torch.rand(1, 1, 9, 9), torch.full((1, 1, 1), 2.0)
     expected = blur_and_blend(x0, saliency, 2.0, 1.0, 7)
-    monkeypatch.setattr(library, "_LIMITS", {"cpu": SimpleNamespace(kernel_size=5)})
+    monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
     torch.testing.assert_close(blur_and_blend(x0, saliency, 2.0, 1.0, 7), expected)
 
 
@@ -240,6 +257,8 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 assert registered() == list(names), registered()
 assert (module.head_size, module.branches, module.kernel_size) == (160, 16, 65)
+assert module.grid == 65535
+assert isinstance(module.refusal(0), str)
 """
     result = run_python(code, ATTNPATCH_BACKEND="auto")
     assert result.returncode == 0, result.stderr

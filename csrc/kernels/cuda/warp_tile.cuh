@@ -49,6 +49,14 @@ struct WarpTile {
     float o[kSize / 8][4];
   };
 
+  // Turns the sign of all scores: the largest product is the largest score with a scale above 0.
+  static ATTNPATCH_DEVICE void negate(Queries& q) {
+#pragma unroll
+    for (int k = 0; k < kSize / 16; ++k) {
+      for (int i = 0; i < 4; ++i) q.a[k][i] ^= 0x80008000u;
+    }
+  }
+
   // From the warp's rows in shared memory.
   static ATTNPATCH_DEVICE void load_queries(Queries& q, const T* rows, int lane) {
 #pragma unroll
@@ -84,6 +92,51 @@ struct WarpTile {
     }
   }
 
+  // Scores that are not yet scaled. Where a block of keys is `whole` nothing branches: the loads
+  // and products of all its keys are free to mix.
+  template <bool whole>
+  static ATTNPATCH_DEVICE void products(Scores<kKeys>& scores, const Queries& q, const T* keys,
+                                        int count, int lane) {
+    scores.keys = count;
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; ++j) {
+      float(&left)[4] = scores.s[2 * j];
+      float(&right)[4] = scores.s[2 * j + 1];
+      for (int i = 0; i < 4; ++i) left[i] = right[i] = 0.0f;
+      if (!whole && j * 16 >= count) continue;
+      const T* row = keys + (j * 16 + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
+#pragma unroll
+      for (int k = 0; k < kSize / 16; ++k) {
+        uint32_t b[4];
+        load_matrices(b, row + k * 16);
+        multiply_add<T>(left, q.a[k], b[0], b[1]);
+        multiply_add<T>(right, q.a[k], b[2], b[3]);
+      }
+    }
+    if constexpr (!whole) {
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+        for (int i = 0; i < 4; ++i) {
+          if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores.s[j][i] = -INFINITY;
+        }
+      }
+    }
+  }
+
+  // Replaces unscaled scores by 2^(scale s - shift), scale > 0, and gives this lane's part of their
+  // sum.
+  static ATTNPATCH_DEVICE RowPair exponentials(Scores<kKeys>& scores, RowPair shift, float scale) {
+    RowPair sum{0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+      for (int i = 0; i < 2; ++i) {
+        sum.low += scores.s[j][i] = exp2_of(fmaf(scores.s[j][i], scale, -shift.low));
+        sum.high += scores.s[j][i + 2] = exp2_of(fmaf(scores.s[j][i + 2], scale, -shift.high));
+      }
+    }
+    return sum;
+  }
+
   static ATTNPATCH_DEVICE RowPair maximum(const Scores<kKeys>& scores) {
     RowPair m{-INFINITY, -INFINITY};
 #pragma unroll
@@ -107,6 +160,7 @@ struct WarpTile {
     return sum;
   }
 
+  template <bool whole = false>
   static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
                                           const T* values, int lane) {
     each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
@@ -138,7 +192,7 @@ struct WarpTile {
                                             int lane, const Body& body) {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      if (j * 16 >= p.keys) continue;
+      if (!whole && j * 16 >= p.keys) continue;
       const float(&left)[4] = p.s[2 * j];
       const float(&right)[4] = p.s[2 * j + 1];
       const uint32_t a[4] = {

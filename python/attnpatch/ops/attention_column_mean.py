@@ -12,7 +12,7 @@ from torch import Tensor
 from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
-from attnpatch.ops.library import call, register
+from attnpatch.ops.library import call, heads_are_beyond, register
 
 _SCORES_AT_ONCE = 1 << 24
 
@@ -132,5 +132,5 @@ register(
     _plain,
     _fake,
     cast=(0, 1, 2),
-    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+    beyond=lambda limits, q, *_: heads_are_beyond(limits, q),
 )

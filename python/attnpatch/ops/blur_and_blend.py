@@ -115,6 +115,6 @@ register(
     _plain,
     _fake,
     beyond=lambda limits, x0, saliency, sigma, threshold, kernel_size: (
-        kernel_size > limits.kernel_size
+        kernel_size > limits.kernel_size or x0.shape[0] * x0.shape[1] > limits.grid
     ),
 )

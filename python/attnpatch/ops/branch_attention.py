@@ -13,7 +13,7 @@ from torch import Tensor
 from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
-from attnpatch.ops.library import call, register
+from attnpatch.ops.library import call, heads_are_beyond, register
 
 
 def branch_attention(
@@ -217,6 +217,6 @@ register(
     _fake,
     cast=(0, 1, 2, 3, 4),
     beyond=lambda limits, q, k, v, branch_k, *_: (
-        q.shape[3] > limits.head_size or len(branch_k) > limits.branches
+        heads_are_beyond(limits, q) or len(branch_k) > limits.branches
     ),
 )

@@ -133,6 +133,16 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return [_to(item, dtype) for item in value] if isinstance(value, list) else value
 
 
+def heads_are_beyond(limits: Any, q: Tensor) -> bool:
+    """Whether queries (batch, heads, queries, head size) are beyond what attention kernels take.
+
+    In float32 torch's own attention is several times as fast as a kernel without tensor cores.
+    """
+    return (
+        q.dtype == torch.float32 or q.shape[3] > limits.head_size or max(q.shape[:2]) > limits.grid
+    )
+
+
 def register(
     name: str,
     reference: Callable[..., Any],

@@ -155,4 +155,10 @@ def _fake(
     return [x.new_empty((x.shape[0], tokens, x.shape[2])) for _ in blends]
 
 
-register("pool_tokens", pool_tokens_reference, plain.pool_tokens, _fake)
+register(
+    "pool_tokens",
+    pool_tokens_reference,
+    plain.pool_tokens,
+    _fake,
+    beyond=lambda limits, x, *_: x.shape[0] > limits.grid,
+)
