@@ -13,7 +13,7 @@ import test_pool_tokens as pool
 import test_tile_attention as tile
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from moving import exact
 from tilings import tilings
@@ -217,6 +217,7 @@ def test_tiles_keep_what_is_not_a_number():
 POOL_BOUNDS = {torch.float32: 1e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
 
 
+@example(Tiling((11, 13), (5, 6), (3, 2)), ((3, 2), (2, 2)), "avg", [1.0], 3, DTYPES[0], False)
 @settings(max_examples=200)
 @given(
     tiling=tilings(),

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
+from attnpatch.ops import admission
 from attnpatch.ops.checks import checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
+
+_log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "cuda", "plain", "reference")
 
@@ -27,7 +31,7 @@ def backend() -> str:
     Returns
     -------
     str
-        ``"auto"``: the fused kernel where a device has one that is on by default, plain torch
+        ``"auto"``: the fused kernel where it is the default or a verdict admits it, plain torch
         elsewhere. ``"cuda"``: the fused kernels on CUDA as well. ``"plain"``: plain torch
         everywhere. ``"reference"``: the readable reference everywhere.
 
@@ -66,16 +70,34 @@ def load_cuda_kernels() -> Any:
 _FORCED = backend() if backend() in ("plain", "reference") else None
 
 _LIMITS: dict[str, Any] = {"cuda": load_cuda_kernels()} if backend() == "cuda" else {}
-"""For a type of device what its kernels take at most: ``head_size``, ``branches`` and so on."""
+"""For a type of device whose kernels serve all calls what they take at most: ``head_size`` and so
+on."""
 
-_PLAIN: dict[Callable[..., Any], Callable[..., Any]] = {}
-"""For a reference its operator in plain torch."""
+_CPU_VERDICTS = backend() == "auto" and admission.has_verdicts("cpu")
 
-_BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
-"""For a reference whether arguments are beyond such limits."""
 
-_CAST: dict[Callable[..., Any], frozenset[int]] = {}
-"""For a reference which arguments autocast casts."""
+class Forms(NamedTuple):
+    """An operator in its forms."""
+
+    name: str
+    operator: Callable[..., Any]
+    plain: Callable[..., Any]
+    reference: Callable[..., Any]
+    check: Callable[..., None]
+    """Checks the arguments, and no more."""
+    cast: frozenset[int]
+    """The arguments that autocast casts."""
+    beyond: Callable[..., bool] | None
+    """Whether arguments are beyond a device's limits."""
+
+
+_FORMS: dict[Callable[..., Any], Forms] = {}
+"""By the reference."""
+
+
+def forms_of(name: str) -> Forms:
+    """Return the forms of an operator."""
+    return next(forms for forms in _FORMS.values() if forms.name == name)
 
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
@@ -85,10 +107,11 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
     or, where gradients are wanted or float64, the readable reference.
     """
     first = arguments[0]
-    if not first.is_cpu or first.dtype is torch.float64 or _FORCED or _LIMITS:
-        serves = _substitute(reference, arguments)
+    wide = first.dtype is torch.float64
+    if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
+        serves = _substitute(_FORMS[reference], arguments)
         if serves is not None:
-            return _with_autocast(serves, _CAST[reference], arguments)
+            return _with_autocast(serves, _FORMS[reference].cast, arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     # Past the autograd formula, which is Python's and costs as much as the rest of the call.
@@ -96,21 +119,71 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
         return operator(*arguments)
 
 
-def _substitute(
-    reference: Callable[..., Any], arguments: Sequence[Any]
-) -> Callable[..., Any] | None:
+def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | None:
     """Choose what serves instead of a kernel; None: the kernel does."""
     if arguments[0].dtype is torch.float64:  # no kernel computes in it
-        return reference
-    device = arguments[0].device.type
-    if _FORCED is None and (device == "cpu" or device in _LIMITS):
-        limits, beyond = _LIMITS.get(device), _BEYOND.get(reference)
-        if limits is None or beyond is None or not beyond(limits, *arguments):
-            return None
+        return forms.reference
+    if _FORCED is None and _kernel_serves(forms, arguments):
+        return None
     wants_gradient = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in _flat(arguments)
     )
-    return reference if _FORCED == "reference" or wants_gradient else _PLAIN[reference]
+    return forms.reference if _FORCED == "reference" or wants_gradient else forms.plain
+
+
+def _kernel_serves(forms: Forms, arguments: Sequence[Any]) -> bool:
+    """Whether a kernel takes these arguments: all where it was asked for, else by verdicts."""
+    device = arguments[0].device
+    if device.type == "cuda" or device.type in _LIMITS or _CPU_VERDICTS:
+        forms.check(*arguments)  # what follows looks into them
+    if device.type in _LIMITS:
+        return not _is_beyond(forms, _LIMITS[device.type], arguments)
+    if device.type == "cuda":
+        limits = _admitted_cuda_kernels(device)
+        if limits is None or _is_beyond(forms, limits, arguments):
+            return False
+    elif device.type != "cpu" or not _CPU_VERDICTS:
+        return device.type == "cpu"
+    call_class = admission.class_of(forms.name, arguments)
+    return _is_admitted(device, forms.name, str(arguments[0].dtype), call_class)
+
+
+def _is_beyond(forms: Forms, limits: Any, arguments: Sequence[Any]) -> bool:
+    return forms.beyond is not None and forms.beyond(limits, *arguments)
+
+
+def is_beyond(name: str, device: str, arguments: Sequence[Any]) -> bool:
+    """Whether arguments are beyond what an operator's kernels take on a type of device."""
+    return device == "cuda" and _is_beyond(forms_of(name), load_cuda_kernels(), arguments)
+
+
+def _admitted_cuda_kernels(device: torch.device) -> Any:
+    """Return the module with the CUDA kernels, where some verdict admits one; None: none does."""
+    if backend() != "auto" or importlib.util.find_spec("attnpatch._cuda") is None:
+        return None
+    if device not in _CUDA_KERNELS:
+        _CUDA_KERNELS[device] = None
+        if admission.admits_any(device):
+            kernels = load_cuda_kernels()
+            refusal = kernels.refusal(device.index or 0)
+            if refusal:
+                _log.warning("%s: our kernels cannot run there: %s", device, refusal)
+            else:
+                _CUDA_KERNELS[device] = kernels
+    return _CUDA_KERNELS[device]
+
+
+_CUDA_KERNELS: dict[torch.device, Any] = {}
+
+
+def _is_admitted(device: torch.device, name: str, dtype: str, call_class: str) -> bool:
+    return admission.choice_for(device, name, dtype, call_class).kernel
+
+
+# As torch.compiler.assume_constant_result does, which imports all of the compiler for it: files are
+# not read by a compiled program.
+for _constant in (_admitted_cuda_kernels, _is_admitted):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _with_autocast(
@@ -131,6 +204,10 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value if value.dtype is torch.float64 else value.to(dtype)
     return [_to(item, dtype) for item in value] if isinstance(value, list) else value
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing, behind checks."""
 
 
 def heads_are_beyond(limits: Any, q: Tensor) -> bool:
@@ -171,13 +248,12 @@ def register(
         Called with a device's limits and the operator's arguments: whether these are beyond them,
         so that plain torch has to serve.
     """
-    if beyond is not None:
-        _BEYOND[reference] = beyond
-    _CAST[reference] = frozenset(cast)
-
     register_fakes(name, fake)
-    checked_plain = checked(name)(plain)
-    _PLAIN[reference] = checked_plain
+    operator = getattr(torch.ops.attnpatch, name).default
+    checked_plain, check = checked(name)(plain), checked(name)(_nothing)
+    _FORMS[reference] = Forms(
+        name, operator, checked_plain, reference, check, frozenset(cast), beyond
+    )
     LIBRARY.impl(name, checked_plain, "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))

@@ -92,20 +92,18 @@ def _windows(field: Tensor, window: Sequence[int], stride: Sequence[int], mode: 
     if mode == "max" and field.device.type != "cpu" and _fill_the_field(sizes, window, stride):
         return _largest_of_blocks(field, stride)
     image = field.permute(0, 3, 1, 2)
-    # What a window lacks that begins at every stride-th token; torch gives ragged ones their due
-    # alone where they lie side by side.
+    # What a window lacks that begins at every stride-th token. Where windows lie side by side torch
+    # gives a ragged one its due.
     missing = [
-        max(0, (size - 1) // step * step + length - size) if length != step else 0
+        max(0, (size - 1) // step * step + length - size)
         for size, step, length in zip(sizes, stride, window, strict=True)
     ]
-    if mode == "max":
-        if any(missing):
-            image = F.pad(image, (0, missing[1], 0, missing[0]), value=-torch.inf)
-        pooled = F.max_pool2d(image, window, stride, ceil_mode=True)
-    elif not any(missing):
-        pooled = F.avg_pool2d(image, window, stride, ceil_mode=True)
+    ragged = zip(missing, window, stride, strict=True)
+    if any(lacks and length != step for lacks, length, step in ragged):
+        pooled = _pool_filled(image, window, stride, missing, mode)
     else:
-        pooled = _mean_of_padded(image, window, stride, missing)
+        pool = F.max_pool2d if mode == "max" else F.avg_pool2d
+        pooled = pool(image, window, stride, ceil_mode=True)
     return pooled.permute(0, 2, 3, 1).contiguous()
 
 
@@ -123,11 +121,13 @@ def _largest_of_blocks(field: Tensor, block: Sequence[int]) -> Tensor:
     return apart.amax(dim=(2, 4)).contiguous()
 
 
-def _mean_of_padded(
-    image: Tensor, window: Sequence[int], stride: Sequence[int], missing: Sequence[int]
+def _pool_filled(
+    image: Tensor, window: Sequence[int], stride: Sequence[int], missing: Sequence[int], mode: str
 ) -> Tensor:
-    """Average (B, C, h, w) over windows, some of which end beyond the picture, in float32."""
+    """Pool (B, C, h, w) filled up with what has no weight; means are computed in float32."""
     fill = (0, missing[1], 0, missing[0])
+    if mode == "max":
+        return F.max_pool2d(F.pad(image, fill, value=-torch.inf), window, stride)
     ones = F.pad(image.new_ones((1, 1, *image.shape[2:]), dtype=torch.float32), fill)
     counts = F.avg_pool2d(ones, window, stride, divisor_override=1)
     padded = F.pad(image, fill).to(torch.promote_types(image.dtype, torch.float32))
