@@ -131,5 +131,6 @@ def test_measuring_alternates_and_counts():
 
 
 def test_ratios():
-    assert ratio([2.0, 4.0, 6.0], [1.0, 1.0, 1.0]) == (4.0, 2.0)
+    assert ratio([2.0, 4.0, 6.0], [1.0, 1.0, 1.0]) == (4.0, 3.0)
     assert ratio([3.0], [2.0]) == (1.5, 1.5)
+    assert ratio([1.0, 2.0], [1.0, 1.0]) == (1.5, 1.25)

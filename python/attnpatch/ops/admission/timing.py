@@ -103,4 +103,4 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> tuple[float, float]
     ratios = [other / own for other, own in zip(others, ours, strict=True)]
     if len(ratios) < 2:
         return ratios[0], ratios[0]
-    return statistics.median(ratios), statistics.quantiles(ratios, n=4)[0]
+    return statistics.median(ratios), statistics.quantiles(ratios, n=4, method="inclusive")[0]
