@@ -12,17 +12,16 @@ import sys
 
 import torch
 
-from attnpatch.ops import library
 from attnpatch.ops.admission import OPERATORS
+from attnpatch.ops.admission.child import trial_of
 from attnpatch.ops.admission.problems import problems
-from attnpatch.ops.admission.trial import Trial, WrongError
+from attnpatch.ops.admission.trial import WrongError
 from attnpatch.ops.admission.tune import Ended, report_of
 
 
 def first_calls(operator: str, device: torch.device) -> int:
     """Try the small problems of an operator one by one; returns how many are wrong."""
-    forms = library.forms_of(operator)
-    trial = Trial(forms.operator, forms.plain, forms.reference, device)
+    trial = trial_of(operator, device)
     wrong = 0
     for i, problem in enumerate(p for p in problems(operator, torch.float16) if not p.real):
         shapes = [tuple(value.shape) for value in problem.arguments if torch.is_tensor(value)]

@@ -134,16 +134,19 @@ def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | 
 def _kernel_serves(forms: Forms, arguments: Sequence[Any]) -> bool:
     """Whether a kernel takes these arguments: all where it was asked for, else by verdicts."""
     device = arguments[0].device
-    if device.type == "cuda" or device.type in _LIMITS or _CPU_VERDICTS:
-        forms.check(*arguments)  # what follows looks into them
-    if device.type in _LIMITS:
-        return not _is_beyond(forms, _LIMITS[device.type], arguments)
-    if device.type == "cuda":
+    asked_for = device.type in _LIMITS
+    limits = _LIMITS[device.type] if asked_for else None
+    if device.type == "cuda" and not asked_for:
         limits = _admitted_cuda_kernels(device)
-        if limits is None or _is_beyond(forms, limits, arguments):
+        if limits is None:
             return False
-    elif device.type != "cpu" or not _CPU_VERDICTS:
+    elif not asked_for and not (device.type == "cpu" and _CPU_VERDICTS):
         return device.type == "cpu"
+    forms.check(*arguments)  # what follows looks into them
+    if limits is not None and _is_beyond(forms, limits, arguments):
+        return False
+    if asked_for:
+        return True
     call_class = admission.class_of(forms.name, arguments)
     return _is_admitted(device, forms.name, str(arguments[0].dtype), call_class)
 
@@ -159,11 +162,10 @@ def is_beyond(name: str, device: str, arguments: Sequence[Any]) -> bool:
 
 def _admitted_cuda_kernels(device: torch.device) -> Any:
     """Return the module with the CUDA kernels, where some verdict admits one; None: none does."""
-    if backend() != "auto" or importlib.util.find_spec("attnpatch._cuda") is None:
-        return None
     if device not in _CUDA_KERNELS:
         _CUDA_KERNELS[device] = None
-        if admission.admits_any(device):
+        is_built = importlib.util.find_spec("attnpatch._cuda") is not None
+        if backend() == "auto" and is_built and admission.admits_any(device):
             kernels = load_cuda_kernels()
             refusal = kernels.refusal(device.index or 0)
             if refusal:

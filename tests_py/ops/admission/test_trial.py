@@ -9,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.ops import library
 from attnpatch.ops.admission import OPERATORS, class_of
-from attnpatch.ops.admission.child import verdict_on
+from attnpatch.ops.admission.child import trial_of, verdict_on
 from attnpatch.ops.admission.problems import Problem, problems
 from attnpatch.ops.admission.timing import measure, ratio
 from attnpatch.ops.admission.trial import Trial, WrongError, guarded
@@ -110,8 +109,7 @@ def test_guards_surround_values_as_they_lie(shape, swap, step):
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_our_kernels_for_the_cpu_are_right_on_every_small_problem(operator, dtype):
-    forms = library.forms_of(operator)
-    ours = Trial(forms.operator, forms.plain, forms.reference, CPU)
+    ours = trial_of(operator, CPU)
     classes = set()
     with torch.no_grad():
         for each in problems(operator, dtype):
