@@ -37,17 +37,24 @@ ATTNPATCH_DEVICE RowPair sum_over_row(RowPair m) {
   return m;
 }
 
+// A warp's 16 queries, and what they get; whatever the block of keys.
+template <int kSize>
+struct WarpQueries {
+  uint32_t a[kSize / 16][4];
+};
+
+template <int kSize>
+struct WarpOutput {
+  float o[kSize / 8][4];
+};
+
 // The steps of attention for 16 queries of head size kSize and a block of keys, by one warp.
 template <typename T, int kSize, int kKeys>
 struct WarpTile {
   static constexpr int kStride = kSize + kPad;
 
-  struct Queries {
-    uint32_t a[kSize / 16][4];
-  };
-  struct Output {
-    float o[kSize / 8][4];
-  };
+  using Queries = WarpQueries<kSize>;
+  using Output = WarpOutput<kSize>;
 
   // Turns the sign of all scores: the largest product is the largest score with a scale above 0.
   static ATTNPATCH_DEVICE void negate(Queries& q) {
@@ -163,17 +170,18 @@ struct WarpTile {
   template <bool whole = false>
   static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
                                           const T* values, int lane) {
-    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
       multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
       multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
-    });
+    };
+    each_product<whole>(p, factor, values, lane, add);
   }
 
   // The same for those of a lane's two queries that are on: an off one gets nothing, not even the
   // product of 0 with a NaN.
   static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys>& p, RowPair factor,
                                                 bool low, bool high, const T* values, int lane) {
-    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float d[4] = {};
@@ -182,12 +190,13 @@ struct WarpTile {
 #pragma unroll
         for (int i = 0; i < 4; ++i) o[i] += (i < 2 ? low : high) ? d[i] : 0.0f;
       }
-    });
+    };
+    each_product<false>(p, factor, values, lane, add);
   }
 
   // Calls body(c, a, b) for pieces of the product of scores and values: 16 keys by channels
   // [16 c, 16 c + 16).
-  template <typename Body>
+  template <bool whole, typename Body>
   static ATTNPATCH_DEVICE void each_product(const Scores<kKeys>& p, RowPair factor, const T* values,
                                             int lane, const Body& body) {
 #pragma unroll
