@@ -5,11 +5,15 @@
 For the layers of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and uncond). Every call
 is captured in a graph over as many copies of its inputs as fill the device's L2 cache four times,
 so that nothing is found there and no launch is waited for; graphs are replayed in turn, round by
-round, between CUDA events. The tables are for docs/cuda.md:
+round, between CUDA events. Before anything is timed the kernel's results are compared with those of
+plain torch. A row is printed as soon as it is measured. The tables are for docs/cuda.md:
 
+- error: largest difference from plain torch; a row whose kernel is wrong is not timed;
 - bound: the least time that reading each input and writing each result once would take at the
   bandwidth that torch's own copy reaches on this device, as a share of our time;
-- the other columns: another's time over ours. Above 1 we are faster. Medians over the rounds.
+- the other columns: another's time over ours, the lower quarter of the rounds and their median.
+  Above 1 we are faster. SDPA is torch's flash kernel and cuDNN's, each; the first line says which
+  is torch's default. "plain torch" is the operator's own form without a kernel.
 """
 
 from __future__ import annotations
@@ -23,12 +27,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import compare
 import compare_token_reduction as tokens
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnpatch.ops import (
     Tiling,
@@ -37,9 +40,12 @@ from attnpatch.ops import (
     blur_and_blend_reference,
     branch_attention,
     library,
+    plain,
     pool_tokens,
     tile_attention,
 )
+from attnpatch.ops.admission.timing import copies_beyond_cache, measure, ratio
+from attnpatch.ops.admission.trial import BOUNDS, largest_error
 
 BATCH = 2
 TEXT_TOKENS, IMAGE_TOKENS = 77, 16
@@ -51,6 +57,26 @@ LEVELS = {
 """Of each model's attention layers: how often the latent is halved, heads, head size."""
 
 Call = Callable[[], object]
+Variants = dict[str, Call]
+"""A case's calls by the column they stand in: the kernel's first."""
+
+OURS, PLAIN = "kernel", "plain torch"
+
+
+def attend_by(backend: SDPBackend) -> Callable[..., Tensor]:
+    """Return torch's attention by one of its kernels."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    return attend
+
+
+SDPA = {
+    "flash": attend_by(SDPBackend.FLASH_ATTENTION),
+    "cuDNN": attend_by(SDPBackend.CUDNN_ATTENTION),
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +84,8 @@ class Case:
     """A row of a table."""
 
     cells: tuple[object, ...]
-    make: Callable[[torch.device, torch.dtype], list[Call]]
-    """Ours and the others' calls, on inputs of their own."""
+    make: Callable[[torch.device, torch.dtype], Variants]
+    """All calls, on inputs of their own."""
     values: int
     """Of the compute dtype, that have to be read or written."""
 
@@ -115,8 +141,8 @@ def branch_cases(pixels: list[int]) -> Iterator[Case]:
         yield Case(layer.cells, partial(branch_calls, layer), values)
 
 
-def branch_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> list[Call]:
-    """Ours, composed, all keys in one SDPA, the text alone."""
+def branch_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch, each SDPA over all keys and over the text alone."""
 
     def inputs(length: int) -> Tensor:
         return split(random(device, dtype, BATCH, length, layer.channels), layer.heads)
@@ -126,13 +152,13 @@ def branch_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> list
     all_k, all_v = torch.cat([k, image_k], dim=2), torch.cat([v, image_v], dim=2)
     rows = [torch.arange(BATCH, device=device)]
     weights = torch.full((1, BATCH), WEIGHT, device=device)
-    sdpa = F.scaled_dot_product_attention
-    return [
-        lambda: branch_attention(q, k, v, [image_k], [image_v], rows, weights),
-        lambda: sdpa(q, k, v) + WEIGHT * sdpa(q, image_k, image_v),
-        lambda: sdpa(q, all_k, all_v),
-        lambda: sdpa(q, k, v),
-    ]
+    arguments = (q, k, v, [image_k], [image_v], rows, weights)
+    return {
+        OURS: lambda: branch_attention(*arguments),
+        PLAIN: lambda: plain.branch_attention(*arguments),
+        **{f"{name}, all keys": partial(sdpa, q, all_k, all_v) for name, sdpa in SDPA.items()},
+        **{f"{name}, the text": partial(sdpa, q, k, v) for name, sdpa in SDPA.items()},
+    }
 
 
 def column_cases(pixels: list[int]) -> Iterator[Case]:
@@ -143,16 +169,17 @@ def column_cases(pixels: list[int]) -> Iterator[Case]:
         )
 
 
-def column_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> list[Call]:
-    """Ours, SDPA alone."""
+def column_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch, each SDPA without a record."""
     q, k, v = (
         split(random(device, dtype, BATCH, layer.tokens, layer.channels), layer.heads)
         for _ in "qkv"
     )
-    return [
-        lambda: attention_column_mean(q, k, v, [BATCH - 1]),
-        lambda: F.scaled_dot_product_attention(q, k, v),
-    ]
+    return {
+        OURS: lambda: attention_column_mean(q, k, v, [BATCH - 1]),
+        PLAIN: lambda: plain.attention_column_mean(q, k, v, [BATCH - 1]),
+        **{name: partial(sdpa, q, k, v) for name, sdpa in SDPA.items()},
+    }
 
 
 def tile_cases(pixels: list[int]) -> Iterator[Case]:
@@ -171,8 +198,8 @@ def tile_cases(pixels: list[int]) -> Iterator[Case]:
             yield Case(cells, partial(tile_calls, site), values)
 
 
-def tile_calls(site: tokens.Site, device: torch.device, dtype: torch.dtype) -> list[Call]:
-    """Ours, gathered, full."""
+def tile_calls(site: tokens.Site, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch, gathered tiles with SDPA, each SDPA over the grid."""
     tiling, pooled = site.tiling, site.stride != (1, 1)
     q, k, v = (
         random(device, dtype, BATCH, math.prod(tiling.grid), site.heads * site.size) for _ in "qkv"
@@ -202,11 +229,17 @@ def tile_calls(site: tokens.Site, device: torch.device, dtype: torch.dtype) -> l
         return tokens.scatter(out.transpose(1, 2).flatten(2), tiling)
 
     stride = site.stride if pooled else ()
-    return [
-        lambda: tile_attention(heads(q), *map(heads, own), tiling, stride, *map(heads, far)),
-        gathered,
-        lambda: F.scaled_dot_product_attention(heads(q), heads(k), heads(v)),
-    ]
+    cut = (tiling.grid, tiling.tile, tiling.offset)
+    near, shared = list(map(heads, own)), list(map(heads, far))
+    return {
+        OURS: lambda: tile_attention(heads(q), *near, tiling, stride, *shared),
+        PLAIN: lambda: plain.tile_attention(heads(q), *near, *cut, stride, *shared),
+        "gathered, SDPA": gathered,
+        **{
+            f"{name}, the grid": partial(sdpa, heads(q), heads(k), heads(v))
+            for name, sdpa in SDPA.items()
+        },
+    }
 
 
 def pool_cases(pixels: list[int]) -> Iterator[Case]:
@@ -218,19 +251,14 @@ def pool_cases(pixels: list[int]) -> Iterator[Case]:
             yield Case((*layer.cells, mode), partial(pool_calls, layer, mode), values)
 
 
-def pool_calls(layer: Layer, mode: str, device: torch.device, dtype: torch.dtype) -> list[Call]:
-    """Ours, torch's pooling and lerp."""
+def pool_calls(layer: Layer, mode: str, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch."""
     x = random(device, dtype, BATCH, layer.tokens, layer.channels)
-    grid, window, blends = (layer.side, layer.side), (2, 2), (0.3, 0.7)
-    pool = F.avg_pool2d if mode == "avg" else F.max_pool2d
-
-    def composed() -> list[Tensor]:
-        image = x.transpose(1, 2).unflatten(2, grid)
-        one, pooled = image[:, :, ::2, ::2], pool(image, window, window)
-        reduced = (torch.lerp(one, pooled, blend) for blend in blends)
-        return [tensor.flatten(2).transpose(1, 2).contiguous() for tensor in reduced]
-
-    return [lambda: pool_tokens(x, grid, window, window, mode, blends), composed]
+    grid, window, blends = (layer.side, layer.side), (2, 2), [0.3, 0.7]
+    return {
+        OURS: lambda: pool_tokens(x, grid, window, window, mode, blends),
+        PLAIN: lambda: plain.pool_tokens(x, grid, grid, (0, 0), window, window, mode, blends),
+    }
 
 
 def blur_cases(pixels: list[int]) -> Iterator[Case]:
@@ -241,77 +269,27 @@ def blur_cases(pixels: list[int]) -> Iterator[Case]:
         yield Case(cells, partial(blur_calls, side), 2 * BATCH * 4 * side * side)
 
 
-def blur_calls(side: int, device: torch.device, dtype: torch.dtype) -> list[Call]:
-    """Ours, the reference, which is torch's pads, sums and where."""
+def blur_calls(side: int, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch, the readable reference."""
     x0 = random(device, dtype, BATCH, 4, side, side)
     saliency = 2 * torch.rand(BATCH, side // 8, side // 8, device=device)
-    return [
-        lambda: blur_and_blend(x0, saliency, 2.0),
-        lambda: blur_and_blend_reference(x0, saliency, 2.0),
-    ]
+    return {
+        OURS: lambda: blur_and_blend(x0, saliency, 2.0),
+        PLAIN: lambda: plain.blur_and_blend(x0, saliency, 2.0),
+        "the reference": lambda: blur_and_blend_reference(x0, saliency, 2.0),
+    }
 
 
-TABLES: dict[str, tuple[Callable[[list[int]], Iterator[Case]], tuple[str, ...], tuple[str, ...]]]
-TABLES = {
-    "branch_attention": (
-        branch_cases,
-        ("model", "pixels", "tokens", "heads x size"),
-        ("SDPA each, and their sum", "one SDPA, all keys", "SDPA of the text alone"),
-    ),
-    "attention_column_mean": (
-        column_cases,
-        ("model", "pixels", "tokens", "heads x size"),
-        ("SDPA alone",),
-    ),
+TABLES: dict[str, tuple[Callable[[list[int]], Iterator[Case]], tuple[str, ...]]] = {
+    "branch_attention": (branch_cases, ("model", "pixels", "tokens", "heads x size")),
+    "attention_column_mean": (column_cases, ("model", "pixels", "tokens", "heads x size")),
     "tile_attention": (
         tile_cases,
         ("model", "pixels", "grid", "heads x size", "tile", "own keys"),
-        ("gathered, SDPA", "SDPA over the grid"),
     ),
-    "pool_tokens": (pool_cases, ("model", "pixels", "tokens", "heads x size", "mode"), ("torch",)),
-    "blur_and_blend": (blur_cases, ("pixels", "latent"), ("torch",)),
+    "pool_tokens": (pool_cases, ("model", "pixels", "tokens", "heads x size", "mode")),
+    "blur_and_blend": (blur_cases, ("pixels", "latent")),
 }
-
-
-class Graph:
-    """Some calls captured, so that a replay makes them all."""
-
-    def __init__(self, calls: list[Call]) -> None:
-        self._count = len(calls)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for call in calls:
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            for call in calls:
-                call()
-
-    def seconds(self, repeats: int) -> float:
-        """Of one call."""
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(repeats):
-            self._graph.replay()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3 / repeats / self._count
-
-
-def measure_graphs(made: list[list[Call]], rounds: int, seconds: float) -> list[list[float]]:
-    """Seconds of a call, for each variant in each round."""
-    graphs = [Graph(list(calls)) for calls in zip(*made, strict=True)]
-    repeats = []
-    for graph in graphs:
-        graph.seconds(2)
-        repeats.append(max(1, round(seconds / len(made) / graph.seconds(2))))
-    times: list[list[float]] = [[] for _ in graphs]
-    for _ in range(rounds):
-        for graph, count, found in zip(graphs, repeats, times, strict=True):
-            found.append(graph.seconds(count))
-    return times
 
 
 def bandwidth(device: torch.device) -> float:
@@ -320,25 +298,46 @@ def bandwidth(device: torch.device) -> float:
         return math.nan
     x = torch.empty(1 << 29, device=device, dtype=torch.uint8)
     y = torch.empty_like(x)
-    (found,) = measure_graphs([[lambda: y.copy_(x)]], 9, 0.05)
+    (found,) = measure(device, [[lambda: y.copy_(x)]], 9, 0.05)
     return 2 * x.numel() / statistics.median(found)
 
 
-def line(case: Case, args: argparse.Namespace, rate: float) -> str:
-    """Measure a case: its row."""
+def default_attention(device: torch.device, dtype: torch.dtype) -> str:
+    """Name the kernel that torch's attention takes here by itself."""
+    q = random(device, dtype, 1, 1, 64, 64)
+    choice = torch._fused_sdp_choice(q, q, q)
+    return next(
+        (name for name, kind in SDPBackend.__members__.items() if kind.value == choice), "?"
+    )
+
+
+def can(call: Call) -> bool:
+    """Whether torch has such a kernel for these inputs."""
+    try:
+        call()
+    except RuntimeError:
+        return False
+    return True
+
+
+def cells(case: Case, args: argparse.Namespace, rate: float) -> dict[str, str]:
+    """Compare, then measure a case: what stands in its row."""
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     size = case.values * dtype.itemsize
-    if device.type == "cuda":
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        copies = min(64, max(2, math.ceil(4 * cache / size)))
-        made = [case.make(device, dtype) for _ in range(copies)]
-        ours, *others = measure_graphs(made, args.rounds, args.seconds)
-    else:
-        ours, *others = compare.measure(case.make(device, dtype), args.rounds, args.seconds)
+    made = [case.make(device, dtype) for _ in range(copies_beyond_cache(device, size))]
+    error = largest_error(made[0][OURS](), made[0][PLAIN]())
+    row = {"error": f"{error:.1g}"}
+    if not error <= 2 * BOUNDS[dtype]:
+        return {**row, "kernel, ms": "WRONG"}
+    names = [name for name, call in made[0].items() if name in (OURS, PLAIN) or can(call)]
+    calls = [[variants[name] for variants in made] for name in names]
+    ours, *others = measure(device, calls, args.rounds, args.seconds)
     middle = statistics.median(ours)
-    ratios = [statistics.median(map(lambda a, b: a / b, other, ours)) for other in others]
-    cells = [*case.cells, f"{middle * 1e3:.4f}", f"{size / rate / middle:.2f}"]
-    return "| " + " | ".join(map(str, [*cells, *(f"{ratio:.2f}" for ratio in ratios)])) + " |"
+    row |= {"kernel, ms": f"{middle * 1e3:.4f}", "bound": f"{size / rate / middle:.2f}"}
+    for name, times in zip(names[1:], others, strict=True):
+        median, quarter = ratio(times, ours)
+        row[name] = f"{quarter:.2f} {median:.2f}"
+    return row
 
 
 def arguments() -> argparse.Namespace:
@@ -362,15 +361,26 @@ def main() -> None:
         raise SystemExit("ATTNPATCH_BACKEND=cuda is needed: else torch is compared with torch")
     rate = bandwidth(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, {args.dtype}, torch {torch.__version__}, batch {BATCH}, ", end="")
-    print(f"copy at {rate / 1e9:.0f} GB/s, {time.strftime('%Y-%m-%d', time.gmtime())}")
+    default = default_attention(device, getattr(torch, args.dtype))
+    print(
+        f"{name}, {args.dtype}, torch {torch.__version__} (SDPA: {default}), batch {BATCH}, "
+        f"copy at {rate / 1e9:.0f} GB/s, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    )
     for operator in args.operator:
-        cases, cells, others = TABLES[operator]
-        heads = [*cells, "ours, ms", "bound", *others]
-        print(f"\n### {operator}\n| " + " | ".join(heads) + " |")
-        print("| " + " | ".join(["---"] * len(heads)) + " |")
-        for case in tqdm(list(cases(args.size)), desc=operator, leave=False):
-            tqdm.write(line(case, args, rate))
+        make, first = TABLES[operator]
+        cases = list(make(args.size))
+        if not cases:
+            continue
+        others = [
+            name for name in cases[0].make(device, getattr(torch, args.dtype)) if name != OURS
+        ]
+        heads = ["error", "kernel, ms", "bound", *others]
+        print(f"\n### {operator}\n| " + " | ".join([*first, *heads]) + " |")
+        print("| " + " | ".join(["---"] * (len(first) + len(heads))) + " |", flush=True)
+        for case in cases:
+            row = cells(case, args, rate)
+            values = [*map(str, case.cells), *(row.get(head, "") for head in heads)]
+            print("| " + " | ".join(values) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,106 +2,140 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-# Builds for the GPU of this machine, tests, checks with compute-sanitizer where it is there, measures,
-# and writes a record for docs/cuda.md to out/cuda.md (another file: $RECORD). Fetches nothing: it
-# needs nvcc, CMake, Ninja, Highway, and a Python (another than python3: $PYTHON) with torch for CUDA,
-# pybind11, pytest, hypothesis, safetensors, tqdm; for the C++ tests GoogleTest. What is not in the
-# system's folders is found by CMAKE_PREFIX_PATH. $BUILD: the build's folder; $BENCH: arguments of
-# bench/compare_cuda.py.
-set -euo pipefail
+# Runs what bench/cuda_kit.sh has built on this machine's GPU and writes a record for docs/cuda.md, in
+# about ten minutes, the most telling first: every step has its time, and stands in the record as
+# soon as it ends, so that a machine that is taken away leaves what was found out till then. Fetches
+# and builds nothing.
+#
+#   bench/record_cuda.sh [STEP…]    all steps, or some of: versions first shapes bench profile
+#                                   cpp-tests sanitizers python-tests more-sizes compile tune
+#
+# $KIT: the kit (out/cuda-kit). $RECORD: the record's folder (out/cuda-record). $PYTHON: python3.
+# $SECONDS_SCALE: times all limits, for slow machines. Exit status: 0 where every step passed.
+set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=$(command -v "${PYTHON:-python3}")
-build=$(realpath -m "${BUILD:-build/gpu}")
-record=${RECORD:-out/cuda.md}
-package=$build/python/attnpatch
-log=$build/record
-
-say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
-# Runs a step, keeps its output, and leaves a line about it in the record; a failure stops nothing.
+kit=$(realpath -m "${KIT:-out/cuda-kit}")
+python=${PYTHON:-python3}
+folder=$(realpath -m "${RECORD:-out/cuda-record}")
+scale=${SECONDS_SCALE:-1}
+operators=(branch_attention attention_column_mean tile_attention pool_tokens blur_and_blend)
+if [[ ! -d $kit/python ]]; then
+  echo "$kit: expected a kit, got no such folder: bench/cuda_kit.sh builds one" >&2
+  exit 2
+fi
+mkdir -p "$folder"
+record=$folder/record.md
+: >"$record"
+export ATTNPATCH_BACKEND=cuda PYTHONPATH=$kit/python ATTNPATCH_CACHE=$folder
+export LD_LIBRARY_PATH=$kit/python/attnpatch:${LD_LIBRARY_PATH:-}
+cd "$kit"
 failed=0
+last_of() {
+  grep -aE '[0-9]+ (passed|failed|error)|\[  (PASSED|SKIPPED|FAILED)|ERROR SUMMARY|[Ee]rror|WRONG' "$1" |
+    tail -n 2 | cut -c1-200 | sed 's/\x1b\[[0-9;]*m//g; s/^=* *//; s/ *=*$//' | paste -sd ';'
+}
+# Notes how a step ended: its name, its status, its seconds, the file with what it said.
+note() {
+  local outcome=passed
+  if (($2 == 124 || $2 == 137)); then outcome="STOPPED, its time was over"; fi
+  if (($2 != 0 && $2 != 124 && $2 != 137)); then outcome="FAILED ($2)"; fi
+  if (($2 != 0)); then failed=1; fi
+  printf -- '- %s: **%s** in %d s. %s\n' "$1" "$outcome" "$3" "$(last_of "$4")" | tee -a "$record"
+  sync "$record"
+}
+# Runs a command: its name, its seconds at most, the command.
 step() {
-  local name=$1 begin=$SECONDS outcome=passed
+  local name=$1 seconds=$(($2 * scale)) begin=$SECONDS status=0
+  shift 2
+  timeout --kill-after=5 "$seconds" "$@" >"$folder/$name.txt" 2>&1 || status=$?
+  note "$name" "$status" $((SECONDS - begin)) "$folder/$name.txt"
+}
+# Runs commands side by side: seconds, then a name and a command line each.
+together() {
+  local seconds=$(($1 * scale)) begin=$SECONDS names=() children=() status
   shift
-  say "$name"
-  if ! "$@" >"$log.$name.txt" 2>&1; then
-    outcome=FAILED
-    failed=1
-  fi
-  tail -n 3 "$log.$name.txt" >&2
-  local last
-  last=$(grep -E '[0-9]+ (passed|failed|error)|\[  (PASSED|SKIPPED|FAILED)|ERROR SUMMARY' \
-    "$log.$name.txt" | tail -n 3 | sed 's/\x1b\[[0-9;]*m//g; s/^=* *//; s/ *=*$//' | paste -sd ';' || true)
-  printf -- '- %s: **%s** in %d s. %s\n' "$name" "$outcome" $((SECONDS - begin)) "$last" >>"$record"
-}
-
-say "Building for this machine's GPU"
-mkdir -p "$build" "$(dirname "$record")"
-configure() {
-  pybind11_ROOT=$("$python" -m pybind11 --cmakedir) cmake -S . -B "$build" -G Ninja \
-    -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$python" -DATTNPATCH_CUDA=ON \
-    -DCMAKE_CUDA_ARCHITECTURES="${ARCHITECTURES:-native}" -DATTNPATCH_TESTS="$1"
-}
-tests=ON
-configure ON >"$log.cmake.txt" 2>&1 || { # without GoogleTest
-  tests=OFF
-  configure OFF >"$log.cmake.txt" 2>&1
-} || {
-  tail -n 30 "$log.cmake.txt" >&2
-  exit 1
-}
-cmake --build "$build" --target _core cuda >"$log.build.txt" || {
-  tail -n 30 "$log.build.txt" >&2
-  exit 1
-}
-
-# Whether this Python has a module.
-has() { "$python" -c "import importlib.util as u; u.find_spec('$1') or exit(1)" 2>/dev/null; }
-if has attnpatch.ops && ! has attnpatch._cuda; then
-  say "attnpatch is installed without its CUDA kernels: -C cmake.define.ATTNPATCH_CUDA=ON, or uninstall it"
-  exit 1
-fi
-# Where it is not installed: its sources beside the modules, and what names its version.
-mkdir -p "$package"
-for entry in python/attnpatch/*; do ln -sfn "$PWD/$entry" "$package/$(basename "$entry")"; done
-for module in "$build"/_core.* "$build"/_cuda.*; do ln -sf "$module" "$package/"; done
-mkdir -p "$build/python/attnpatch-0.dist-info"
-printf 'Metadata-Version: 2.1\nName: attnpatch\nVersion: 0\n' \
-  >"$build/python/attnpatch-0.dist-info/METADATA"
-export PYTHONPATH=$build/python ATTNPATCH_BACKEND=cuda
-
-"$python" - >"$record" <<'PYTHON'
-import platform, subprocess, time
-import torch
-
-def first_line(*command, at=0):
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip().splitlines()[at]
-    except (OSError, IndexError):
-        return "unknown"
-
-gpu = torch.cuda.get_device_properties(0)
-print(f"## {torch.cuda.get_device_name(0)}, {time.strftime('%Y-%m-%d', time.gmtime())}")
-print(f"- compute capability {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} multiprocessors, "
-      f"{gpu.total_memory / 2**30:.0f} GiB, L2 {gpu.L2_cache_size / 2**20:.0f} MiB")
-driver = first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-print(f"- driver {driver}; {first_line('nvcc', '--version', at=-2)}; torch {torch.__version__}; "
-      f"Python {platform.python_version()}")
-print(f"- revision {first_line('git', 'rev-parse', '--short', 'HEAD')}")
-PYTHON
-
-[[ $tests == ON ]] && step cpp-tests "$build/tests_cpp/cuda_tests" --gtest_brief=1
-step python-tests "$python" -m pytest -q -W default -p no:cacheprovider \
-  tests_py/ops tests_py/patches/test_run_formulas.py tests_py/patches/token_reduction/test_formulas.py
-if command -v compute-sanitizer >/dev/null && [[ $tests == ON ]]; then
-  for tool in memcheck racecheck synccheck initcheck; do
-    step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$build/tests_cpp/cuda_tests" --gtest_brief=1
+  while (($# > 0)); do
+    timeout --kill-after=5 "$seconds" bash -c "$2" >"$folder/$1.txt" 2>&1 &
+    names+=("$1")
+    children+=($!)
+    shift 2
   done
+  for i in "${!children[@]}"; do
+    status=0
+    wait "${children[i]}" || status=$?
+    note "${names[i]}" "$status" $((SECONDS - begin)) "$folder/${names[i]}.txt"
+  done
+}
+# A step whose output is a part of the record.
+table() {
+  local name=$1
+  step "$@"
+  { printf '\n' && grep -av Warning "$folder/$name.txt" && printf '\n'; } >>"$record"
+}
+per_operator() { # a name's beginning and a command line in which OPERATOR stands
+  local words=()
+  for operator in "${operators[@]}"; do words+=("$1-$operator" "${2//OPERATOR/$operator}"); done
+  together "$3" "${words[@]}"
+}
+
+do_versions() { table versions 20 "$python" bench/describe_cuda.py; }
+do_first() { per_operator first "'$python' bench/first_call.py OPERATOR" 40; }
+do_shapes() {
+  per_operator shapes "'$python' -m attnpatch.ops.admission.child --operator OPERATOR \
+    --dtype float16 bfloat16 --rounds 1 --seconds 0.001 | tee /dev/stderr | \
+    '$python' bench/first_call.py --verdicts" 60
+}
+do_bench() {
+  table bench 60 "$python" bench/compare_cuda.py --size 1024 --rounds 7
+  if [[ -d before ]]; then
+    PYTHONPATH=$kit/before table bench-before 60 "$python" bench/compare_cuda.py --size 1024 --rounds 7
+  fi
+}
+do_profile() {
+  if ! command -v ncu >/dev/null; then return; fi
+  step profile 40 ncu --set basic --clock-control none --launch-count 6 \
+    --kernel-name regex:_half "$python" bench/first_call.py branch_attention
+}
+do_cpp-tests() { step cpp-tests 60 ./cuda_tests --gtest_brief=1; }
+do_sanitizers() {
+  if ! command -v compute-sanitizer >/dev/null; then return; fi
+  local words=()
+  for tool in memcheck racecheck synccheck initcheck; do
+    words+=("$tool" "compute-sanitizer --tool $tool --error-exitcode 1 ./cuda_tests --gtest_brief=1")
+  done
+  together 120 "${words[@]}"
+}
+do_python-tests() {
+  local words=()
+  for operator in "${operators[@]}"; do
+    words+=("python-$operator" "'$python' -m pytest -q -W default -p no:cacheprovider \
+      -k 'not compile' tests_py/ops/test_$operator.py")
+  done
+  words+=(python-cuda "'$python' -m pytest -q -W default -p no:cacheprovider -k 'not compile' \
+    tests_py/ops/test_cuda.py")
+  together 90 "${words[@]}"
+}
+do_more-sizes() {
+  table bench-more 90 "$python" bench/compare_cuda.py --size 512 768 --rounds 5
+  table bench-bfloat16 60 "$python" bench/compare_cuda.py --size 1024 --rounds 5 --dtype bfloat16
+}
+do_compile() {
+  step compile 120 "$python" -m pytest -q -W default -p no:cacheprovider -k compile \
+    tests_py/ops/test_cuda.py
+}
+do_tune() { # verdicts to ship: python/attnpatch/ops/admission/shipped
+  ATTNPATCH_BACKEND=auto step tune 200 "$python" -m attnpatch.ops.admission --seconds 60 \
+    --dtype float16 bfloat16
+}
+
+if (($# == 0)); then
+  set -- versions first shapes bench profile cpp-tests sanitizers python-tests more-sizes compile tune
 fi
-printf '\n' >>"$record"
-say "Measuring"
-# shellcheck disable=SC2086 # several arguments
-"$python" bench/compare_cuda.py ${BENCH:-} 2>"$log.bench.txt" >>"$record" ||
-  { failed=1 && tail -n 20 "$log.bench.txt" >&2; }
-cat "$record"
-exit $failed
+for name in "$@"; do
+  if ! declare -F "do_$name" >/dev/null; then
+    echo "step: expected one of those at the head of this file, got $name" >&2
+    exit 2
+  fi
+  "do_$name"
+done
+exit "$failed"

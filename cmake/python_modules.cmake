@@ -6,10 +6,17 @@
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 find_package(pybind11 CONFIG REQUIRED)
 
-execute_process(
-  COMMAND "${Python_EXECUTABLE}" -c
-          "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
-  OUTPUT_VARIABLE torch_folder OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+# Any torch serves to build against, also one of another Python.
+set(ATTNPATCH_TORCH
+    ""
+    CACHE PATH "Folder of the torch to build against; that of the Python if empty")
+set(torch_folder "${ATTNPATCH_TORCH}")
+if(NOT torch_folder)
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -c
+            "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+    OUTPUT_VARIABLE torch_folder OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+endif()
 
 find_library(torch_cpu_library torch_cpu PATHS "${torch_folder}/lib" NO_DEFAULT_PATH REQUIRED)
 add_library(torch_stable SHARED IMPORTED)

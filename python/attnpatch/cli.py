@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``face``, ``inspect FILE`` and ``convert IN OUT``."""
+"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert``, ``tune``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def _add_convert(verb: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
     from attnpatch.demo import face_cli as face
+    from attnpatch.ops.admission import tune
 
     parser = argparse.ArgumentParser(
         prog="attnpatch", description="Attention patches for diffusion UNets."
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("convert", help="write an adapter of any form in the published form")
     _add_convert(verb)
     verb.set_defaults(run=_convert)
+
+    verb = verbs.add_parser("tune", help="find out which kernels serve this machine's GPU or CPU")
+    tune.add_arguments(verb)
+    verb.set_defaults(run=tune.run)
     return parser
 
 

@@ -73,6 +73,13 @@ TEST_P(ColumnMeanDevice, Float16EqualsTheFormula) { expect_formula<__half>(); }
 TEST_P(ColumnMeanDevice, BFloat16EqualsTheFormula) { expect_formula<__nv_bfloat16>(); }
 TEST_P(ColumnMeanDevice, Float32EqualsTheFormula) { expect_formula<float>(); }
 
+TEST(ColumnMeanScratch, IsForRecordedRowsAlone) {
+  ColumnMeanProblem<__half, HostMemory> nothing({"", 1, 1, 17, 200, 40, {}});
+  EXPECT_EQ(device::column_mean_scratch(nothing.params()), 0u);
+  ColumnMeanProblem<__half, HostMemory> one({"", 2, 3, 17, 200, 40, {1}});
+  EXPECT_EQ(device::column_mean_scratch(one.params()), 4u * 3 * (2 * 17 + 200));
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, ColumnMeanDevice, testing::ValuesIn(kColumnMeanShapes));
 
 }  // namespace

@@ -21,6 +21,8 @@ struct ColumnMeanShape {
   const char* why;
   int64_t batch, heads, queries, keys, size;
   std::vector<int64_t> rows;
+  float scale = NAN;  // 1 / sqrt(size)
+  int64_t lost = 0;   // so many keys have scores of -inf
 };
 
 inline void PrintTo(const ColumnMeanShape& shape, std::ostream* out) { *out << shape.why; }
@@ -32,6 +34,11 @@ inline const ColumnMeanShape kColumnMeanShapes[] = {
     {"one query, one key", 1, 1, 1, 1, 8, {0}},
     {"fewer keys than queries, an odd head size", 1, 2, 70, 9, 37, {0}},
     {"a row recorded twice", 2, 1, 9, 5, 16, {1, 0, 1}},
+    {"whole blocks and a ragged one", 1, 1, 70, 269, 48, {0}},
+    {"no scale", 1, 1, 20, 70, 40, {0}, 0.0f},
+    {"a negative scale, whole blocks", 1, 2, 65, 128, 64, {0}, -0.4f},
+    {"nothing counts in the first block", 1, 1, 33, 150, 32, {0}, NAN, 64},
+    {"nothing counts in the first block, nor a key of the next", 1, 1, 16, 70, 128, {0}, 0.1f, 33},
     {"more recorded rows than one launch takes", 2, 1, 3, 4, 8, std::vector<int64_t>(70, 1)},
 };
 
@@ -42,8 +49,8 @@ class ColumnMeanProblem {
   explicit ColumnMeanProblem(const ColumnMeanShape& shape)
       : s_(shape),
         generator_(3),
-        q_(make(s_.queries)),
-        k_(make(s_.keys)),
+        q_(make(s_.queries, s_.lost > 0 ? s_.queries : 0, 1.0f)),
+        k_(make(s_.keys, s_.lost, -INFINITY)),
         v_(make(s_.keys)),
         out_(make(s_.queries)),
         column_mean_(std::vector<float>(s_.rows.size() * static_cast<size_t>(s_.keys), NAN)) {
@@ -53,7 +60,7 @@ class ColumnMeanProblem {
     params_.queries = s_.queries;
     params_.keys = s_.keys;
     params_.head_size = s_.size;
-    params_.scale = 1.0f / std::sqrt(static_cast<float>(s_.size));
+    params_.scale = std::isnan(s_.scale) ? 1.0f / std::sqrt(static_cast<float>(s_.size)) : s_.scale;
     params_.q = view(q_, s_.queries);
     params_.k = view(k_, s_.keys);
     params_.v = view(v_, s_.keys);
@@ -99,8 +106,17 @@ class ColumnMeanProblem {
   }
 
  private:
-  Values<T, Memory> make(int64_t tokens) {
-    return Values<T, Memory>(s_.batch * tokens * s_.heads * s_.size, &generator_);
+  // The first channel of the first tokens has a value of its own.
+  Values<T, Memory> make(int64_t tokens, int64_t first = 0, float value = 0.0f) {
+    std::normal_distribution<float> normal(0.0f, 1.2f);
+    std::vector<float> values(static_cast<size_t>(s_.batch * tokens * s_.heads * s_.size));
+    for (float& drawn : values) drawn = normal(generator_);
+    for (int64_t b = 0; b < s_.batch; ++b) {
+      for (int64_t token = 0; token < first; ++token) {
+        for (int64_t h = 0; h < s_.heads; ++h) values[place(tokens, b, h, token)] = value;
+      }
+    }
+    return Values<T, Memory>(std::move(values));
   }
 
   AttentionView view(Values<T, Memory>& values, int64_t tokens) const {

@@ -3,6 +3,11 @@
 
 // Branch attention on a CUDA device; skipped without one.
 
+#include <atomic>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
 #include "converted_problem.h"
 #include "gpu.h"
 #include "values.h"
@@ -33,6 +38,28 @@ TEST_P(BranchAttentionCuda, BFloat16EqualsTheFormula) { expect_formula<__nv_bflo
 TEST_P(BranchAttentionCuda, Float32EqualsTheFormula) { expect_formula<float>(); }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BranchAttentionCuda, testing::ValuesIn(kCases));
+
+// Each call needs another amount of shared memory, beyond what a kernel has unasked.
+TEST_F(BranchAttentionCuda, CallsOfSeveralThreadsDoNotTakeEachOthersMemory) {
+  std::vector<std::thread> threads;
+  std::atomic<int> failures = 0;
+  for (const int64_t keys : {160, 400}) {
+    threads.emplace_back([&failures, keys] {
+      Problem problem({"", 1, 1, 16, 64, keys, {}});
+      Converted<__half, GpuMemory> converted(problem, ScalarKind::kFloat16);
+      for (int i = 0; i < 20000; ++i) {
+        try {
+          branch_attention_cuda(converted.params(), nullptr);
+        } catch (const std::runtime_error&) {
+          ++failures;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  wait_for_gpu("branch_attention");
+  EXPECT_EQ(failures, 0);
+}
 
 }  // namespace
 }  // namespace attnpatch

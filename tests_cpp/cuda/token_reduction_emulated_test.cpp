@@ -65,6 +65,16 @@ TEST_P(TokenReductionDevice, LargestInFloat32) { expect_same_pooling<float>(true
 
 INSTANTIATE_TEST_SUITE_P(Shapes, TokenReductionDevice, testing::ValuesIn(kTilingShapes));
 
+TEST(TileAttentionPlan, LaunchesNoBlocksBeyondTheGrid) {
+  TileAttentionParams params;
+  params.head_size = 64;
+  params.kind = ScalarKind::kFloat16;
+  params.tiling = {64, 64, 1'000'000, 1'000'000, 0, 0};
+  EXPECT_EQ(device::arguments_of(params).blocks_per_tile, 64);
+  params.tiling = {64, 64, 1'000'000, 16, 0, 0};
+  EXPECT_EQ(device::arguments_of(params).blocks_per_tile, 16);
+}
+
 // The places that device code computes are those that the CPU counts up to.
 void expect_places(const Tiling& tiling, const PoolStride& stride) {
   const std::vector<int64_t> starts = pooled_starts(tiling, stride);

@@ -25,6 +25,7 @@ struct TilingShape {
   PoolStride stride = {false, 1, 1};
   bool pooled = false;
   int64_t window_down = 1, window_across = 1;
+  float scale = NAN;  // 1 / sqrt(size)
 };
 
 inline void PrintTo(const TilingShape& shape, std::ostream* out) { *out << shape.why; }
@@ -35,6 +36,11 @@ inline const TilingShape kTilingShapes[] = {
     {"one tile that is the grid", 1, 1, 160, {9, 10, 9, 10, 0, 0}, 7},
     {"pooled over rows and columns", 2, 2, 32, {12, 10, 5, 4, 2, 1}, 5, {false, 2, 3}, true, 3, 3},
     {"pooled along tokens", 1, 2, 80, {7, 9, 4, 9, 1, 0}, 0, {true, 1, 4}, true, 1, 6},
+    {"whole blocks of keys", 1, 1, 48, {16, 24, 16, 12, 0, 0}, 64},
+    {"tiles of one column", 1, 1, 80, {40, 3, 40, 1, 0, 0}, 2},
+    {"a tile much larger than the grid", 1, 1, 64, {5, 7, 100'000, 100'000, 7, 99'999}, 3},
+    {"a negative scale", 1, 1, 64, {9, 9, 5, 5, 0, 0}, 3, {false, 1, 1}, false, 1, 1, -0.2f},
+    {"no scale", 1, 1, 64, {9, 9, 5, 5, 0, 0}, 3, {false, 1, 1}, false, 1, 1, 0.0f},
     {"an odd head size", 1, 1, 21, {6, 5, 4, 3, 1, 1}, 3},
 };
 
@@ -47,7 +53,7 @@ double tile_attention_error(const TilingShape& s, const Run& run) {
   cpu.batch = s.batch;
   cpu.heads = s.heads;
   cpu.head_size = s.size;
-  cpu.scale = 1.0f / std::sqrt(static_cast<float>(s.size));
+  cpu.scale = std::isnan(s.scale) ? 1.0f / std::sqrt(static_cast<float>(s.size)) : s.scale;
   cpu.tiling = s.tiling;
   if (s.pooled) {
     cpu.starts = pooled_starts(s.tiling, s.stride);

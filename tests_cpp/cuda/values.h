@@ -44,8 +44,10 @@ class Values {
   explicit Values(std::vector<float> floats)
       : floats_(std::move(floats)), memory_(floats_.size() * sizeof(T)) {
     std::vector<T> typed(floats_.size());
-    std::transform(floats_.begin(), floats_.end(), typed.begin(),
-                   [](float value) { return static_cast<T>(value); });
+    for (size_t i = 0; i < typed.size(); ++i) {
+      typed[i] = static_cast<T>(floats_[i]);
+      floats_[i] = static_cast<float>(typed[i]);
+    }
     memory_.write(typed.data(), typed.size() * sizeof(T));
   }
 

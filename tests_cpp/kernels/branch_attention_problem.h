@@ -40,6 +40,7 @@ inline const Case kCases[] = {
     {"one joint branch", 2, 2, 40, 40, 77, {16}, 1},
     {"joint and separate branches, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
     {"more queries than one block", 1, 1, 517, 8, 3, {2}, 0, true},
+    {"more keys than shared memory holds", 1, 1, 70, 160, 77, {257, 100}},
     // On CUDA as much shared memory as a launch gives unasked, but for the kernel's own.
     {"twelve pictures", 1, 1, 65, 32, 77, std::vector<int64_t>(12, 16)},
 };

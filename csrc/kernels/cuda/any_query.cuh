@@ -91,7 +91,8 @@ struct AnyQuery {
         score = sum_over_quad(score);
         if (factor == 0.0f) continue;
         const float top = fmaxf(m, score);
-        const float shrink = exp2_of(m - top), e = exp2_of(score - top) * factor;
+        const float shift = top == -INFINITY ? 0.0f : top;  // -inf - -inf is NaN
+        const float shrink = exp2_of(m - shift), e = exp2_of(score - shift) * factor;
         m = top;
         sum = sum * shrink + e;
         Quarter::each(size, part, [&](int i, int channel) {

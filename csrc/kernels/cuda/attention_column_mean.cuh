@@ -19,7 +19,8 @@ namespace attnpatch::device {
 ATTNPATCH_DEVICE float log_of_sum(float m, float sum) { return m + log2_of(sum); }
 
 template <typename T, int kSize>
-__global__ void __launch_bounds__(kThreads) column_mean_attention_half(ColumnMeanArguments p) {
+__global__ void __launch_bounds__(kThreads, kSize <= 64 ? 4 : 1)
+    column_mean_attention_half(ColumnMeanArguments p) {
   using Core = Flash<T, kSize>;
   using Math = typename Core::Math;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -91,14 +92,21 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
     typename Math::Queries q;
     Math::load_queries(q, stages + (tile % 2 * kTileQueries + warp * 16) * kStride, lane);
     Scores<kKeys> scores;
-    Math::score(scores, q, keys, key_count, p.scale, lane);
+    if (p.scale < 0.0f) Math::negate(q);
+    if (key_count == kKeys) {
+      Math::template products<true>(scores, q, keys, key_count, lane);
+    } else {
+      Math::template products<false>(scores, q, keys, key_count, lane);
+    }
     const int64_t query = tile * kTileQueries + warp * 16 + lane / 4;
-    const RowPair log{query < p.queries ? logs[query] : INFINITY,
-                      query + 8 < p.queries ? logs[query + 8] : INFINITY};
-    Math::exponentials(scores, log);
+    const bool low = query < p.queries, high = query + 8 < p.queries;
+    const RowPair log{low ? logs[query] : 0.0f, high ? logs[query + 8] : 0.0f};
+    Math::exponentials(scores, log, positive(p.scale));
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j) {
-      for (int i = 0; i < 2; ++i) sums[j][i] += scores.s[j][i] + scores.s[j][i + 2];
+      for (int i = 0; i < 2; ++i) {
+        sums[j][i] += (low ? scores.s[j][i] : 0.0f) + (high ? scores.s[j][i + 2] : 0.0f);
+      }
     }
     sync_block();
   }

@@ -30,8 +30,9 @@ struct ColumnMeanArguments {
   bool vectorized;
 };
 
-// Bytes of scratch memory.
+// Bytes of scratch memory; none where nothing is recorded.
 inline size_t column_mean_scratch(const AttentionColumnMeanParams& params) {
+  if (params.recorded == 0) return 0;
   return sizeof(float) * static_cast<size_t>(params.heads * (params.batch * params.queries +
                                                              params.recorded * params.keys));
 }

@@ -134,19 +134,42 @@ ATTNPATCH_DEVICE void take_in(float top, float part, float factor, bool joint, f
   m = now;
 }
 
+// A segment with a softmax of its own over at most kKeys keys: in one go.
+template <int kKeys, typename T, int kSize>
+ATTNPATCH_DEVICE void attend_once(const Shelf<T, kSize>& shelf, int i, const WarpQueries<kSize>& q,
+                                  WarpOutput<kSize>& out, int64_t b, int64_t query, int lane) {
+  using Math = WarpTile<T, kSize, kKeys>;
+  constexpr int kStride = kSize + kPad;
+  const BranchAttentionArguments& p = shelf.p;
+  const Segment& s = shelf.segments.list[i];
+  const RowPair f{factor_of(p, s, b, query), factor_of(p, s, b, query + 8)};
+  const int row = shelf.fetch(s, 0, s.tokens);
+  Scores<kKeys> scores;
+  Math::score(scores, q, shelf.keys + row * kStride, s.tokens, p.scale, lane);
+  const RowPair m = Math::maximum(scores);
+  RowPair sum = sum_over_row(Math::exponentials(scores, m));
+  if (i < shelf.segments.grouped) sum = {sum.low * f.low, sum.high * f.high};
+  const RowPair factor{f.low / sum.low, f.high / sum.high};
+  const T* values = shelf.values + row * kStride;
+  if (is_masked(p, s)) {
+    Math::add_values_where(out, scores, factor, f.low != 0.0f, f.high != 0.0f, values, lane);
+  } else {
+    Math::add_values(out, scores, factor, values, lane);
+  }
+}
+
+// Segments [begin, end) with one softmax: gone through twice, for maximum and sum, then for values.
 template <typename T, int kSize>
 ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int end,
-                                   const typename BranchTile<T, kSize>::Queries& q,
-                                   typename BranchTile<T, kSize>::Output& out, int64_t b,
+                                   const WarpQueries<kSize>& q, WarpOutput<kSize>& out, int64_t b,
                                    int64_t query, int lane) {
   using Math = BranchTile<T, kSize>;
   constexpr int kStride = kSize + kPad;
   const BranchAttentionArguments& p = shelf.p;
   const bool joint = begin < shelf.segments.grouped;
-  const bool once = end - begin == 1 && shelf.segments.list[begin].tokens <= kBlockKeys;
   RowPair m{-INFINITY, -INFINITY}, sum{0.0f, 0.0f};
-  for (int pass = once ? 1 : 0; pass < 2; ++pass) {
-    if (pass == 1 && !once) sum = sum_over_row(sum);
+  for (int pass = 0; pass < 2; ++pass) {
+    if (pass == 1) sum = sum_over_row(sum);
     for (int i = begin; i < end; ++i) {
       const Segment& s = shelf.segments.list[i];
       const RowPair f{factor_of(p, s, b, query), factor_of(p, s, b, query + 8)};
@@ -164,12 +187,7 @@ ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int 
           take_in(top.high, part.high, f.high, joint, m.high, sum.high);
           continue;
         }
-        if (once) m = Math::maximum(scores);
-        const RowPair part = Math::exponentials(scores, m);
-        if (once) {
-          sum = sum_over_row(part);
-          if (joint) sum = {sum.low * f.low, sum.high * f.high};
-        }
+        Math::exponentials(scores, m);
         const RowPair factor{f.low / sum.low, f.high / sum.high};
         const T* values = shelf.values + row * kStride;
         if (is_masked(p, s)) {
@@ -216,7 +234,14 @@ __global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentio
     const int64_t query = first + lane / 4;
     for (int begin = 0; begin < segments.count;) {
       const int end = begin < segments.grouped ? segments.grouped : begin + 1;
-      attend_group<T, kSize>(shelf, begin, end, q, out, b, query, lane);
+      const int tokens = segments.list[begin].tokens;
+      if (end - begin == 1 && tokens <= kFewKeys) {
+        attend_once<kFewKeys>(shelf, begin, q, out, b, query, lane);
+      } else if (end - begin == 1 && tokens <= kBlockKeys) {
+        attend_once<kBlockKeys>(shelf, begin, q, out, b, query, lane);
+      } else {
+        attend_group<T, kSize>(shelf, begin, end, q, out, b, query, lane);
+      }
       begin = end;
     }
     if (segments.missing) Math::multiply(out, {NAN, NAN});  // to be seen: nobody can stop here

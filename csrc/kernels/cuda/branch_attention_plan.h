@@ -19,6 +19,7 @@
 namespace attnpatch::device {
 
 constexpr int kMostBranches = 16;
+constexpr int kFewKeys = 16;    // of one picture: a block of its own size costs a fifth
 constexpr int kBlockKeys = 80;  // of one group whose scores are in registers: the text has 77
 
 // What the kernels are given.

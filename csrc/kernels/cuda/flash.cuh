@@ -6,7 +6,7 @@
 // 1805.02867; Dao et al. 2022, arXiv 2205.14135).
 //
 // Registers a thread at head size 160 and 32 keys: 40 for queries, 16 for scores, 80 for the
-// accumulator. Shared memory: 4 kKeys + 64 rows of head size + 8 values, 107 KiB at head size 160.
+// accumulator. Shared memory: 4 kKeys + 64 rows of head size + 8 values, 63 KiB at head size 160.
 
 #pragma once
 
@@ -20,6 +20,10 @@ template <typename T>
 struct KeyParts {
   KeysValues<T> own, shared;
 };
+
+// The scale that scores have once their sign is turned where it is below 0. A scale of 0 is the
+// smallest number instead: -inf times it is still no key.
+ATTNPATCH_DEVICE float positive(float scale) { return fmaxf(fabsf(scale), 1.17549435e-38f); }
 
 template <typename T, int kSize>
 struct Flash {
@@ -74,9 +78,30 @@ struct Flash {
     commit_copies();
   }
 
-  // All threads of the block come here together.
-  ATTNPATCH_DEVICE Result attend(const typename Math::Queries& q, float scale, int lane) const {
+  // Takes block i into the result.
+  template <bool whole>
+  ATTNPATCH_DEVICE void step(Result& r, const typename Math::Queries& q, int i, int count,
+                             float scale, int lane) const {
+    Scores<kKeys> scores;
+    Math::template products<whole>(scores, q, keys_at(i), count, lane);
+    const RowPair top = Math::maximum(scores);
+    const RowPair now{fmaxf(r.m.low, top.low * scale), fmaxf(r.m.high, top.high * scale)};
+    // Where no key has counted yet, so that -inf - -inf gives no NaN.
+    const RowPair shift{now.low == -INFINITY ? 0.0f : now.low,
+                        now.high == -INFINITY ? 0.0f : now.high};
+    const RowPair shrink{exp2_of(r.m.low - shift.low), exp2_of(r.m.high - shift.high)};
+    const RowPair part = Math::exponentials(scores, shift, scale);
+    Math::multiply(r.out, shrink);
+    r.sum = {r.sum.low * shrink.low + part.low, r.sum.high * shrink.high + part.high};
+    r.m = now;
+    Math::template add_values<whole>(r.out, scores, {1.0f, 1.0f}, values_at(i), lane);
+  }
+
+  // All threads of the block come here together. `scale` is of the logits to base 2.
+  ATTNPATCH_DEVICE Result attend(typename Math::Queries& q, float scale, int lane) const {
     Result r{{}, {-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+    if (scale < 0.0f) Math::negate(q);
+    scale = positive(scale);
     const int blocks = blocks_of(keys.own.count) + blocks_of(keys.shared.count);
     if (blocks > 0) load(0);
     for (int i = 0; i < blocks; ++i) {
@@ -87,16 +112,12 @@ struct Flash {
         wait_for_copies();
       }
       sync_block();
-      Scores<kKeys> scores;
-      Math::score(scores, q, keys_at(i), block(i).count, scale, lane);
-      const RowPair top = Math::maximum(scores);
-      const RowPair now{fmaxf(r.m.low, top.low), fmaxf(r.m.high, top.high)};
-      const RowPair shrink{exp2_of(r.m.low - now.low), exp2_of(r.m.high - now.high)};
-      const RowPair part = Math::exponentials(scores, now);
-      Math::multiply(r.out, shrink);
-      r.sum = {r.sum.low * shrink.low + part.low, r.sum.high * shrink.high + part.high};
-      r.m = now;
-      Math::add_values(r.out, scores, {1.0f, 1.0f}, values_at(i), lane);
+      const int count = block(i).count;
+      if (count == kKeys) {
+        step<true>(r, q, i, count, scale, lane);
+      } else {
+        step<false>(r, q, i, count, scale, lane);
+      }
       sync_block();  // before the next but one takes this one's place
     }
     r.sum = sum_over_row(r.sum);

@@ -12,13 +12,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cuda/once.h"
+
 namespace attnpatch::device {
 
 inline void check(cudaError_t error, const char* kernel,
                   const std::source_location& where = std::source_location::current()) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // or it would be found again by the next to ask
-  throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error) + " (" +
+  // A fault of a kernel is found by whoever launches the next one.
+  throw std::runtime_error(std::string(kernel) +
+                           ", or an earlier kernel: " + cudaGetErrorString(error) + " (" +
                            where.file_name() + ":" + std::to_string(where.line()) + ")");
 }
 
@@ -30,12 +34,38 @@ struct DeviceLimits {
   int multiprocessors;
 };
 
-inline DeviceLimits current_limits(const char* kernel) {
-  int device = 0, shared = 0, multiprocessors = 0;
+inline int attribute(cudaDeviceAttr which, int device, const char* kernel) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), kernel);
+  return value;
+}
+
+inline int current_device(const char* kernel) {
+  int device = 0;
   check(cudaGetDevice(&device), kernel);
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), kernel);
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), kernel);
-  return {static_cast<size_t>(shared) - kOwnSharedBytes, multiprocessors};
+  return device;
+}
+
+inline DeviceLimits current_limits(const char* kernel) {
+  const int device = current_device(kernel);
+  const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, kernel);
+  return {static_cast<size_t>(shared) - kOwnSharedBytes,
+          attribute(cudaDevAttrMultiProcessorCount, device, kernel)};
+}
+
+// Lets a kernel have all the shared memory that the device allows. Each launch asking for what it
+// needs would take it from another thread's that needs more.
+inline void allow_shared_memory(const void* function, const char* kernel) {
+  static OncePerPair done;
+  const int device = current_device(kernel);
+  done.run(function, device, [&] {
+    cudaFuncAttributes own{};
+    check(cudaFuncGetAttributes(&own, function), kernel);
+    const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, kernel);
+    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               most - static_cast<int>(own.sharedSizeBytes)),
+          kernel);
+  });
 }
 
 // Launches a kernel with dynamic shared memory of any size that the device allows.
@@ -44,11 +74,7 @@ void launch(const char* name, void (*kernel)(Arguments), dim3 grid, int threads,
             cudaStream_t stream, const Arguments& arguments) {
   constexpr size_t kFree = (48 << 10) - kOwnSharedBytes;  // more must be asked for
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (shared > kFree) {
-    check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)),
-          name);
-  }
+  if (shared > kFree) allow_shared_memory(function, name);
   void* list[] = {const_cast<Arguments*>(&arguments)};
   check(cudaLaunchKernel(function, grid, dim3(threads), list, shared, stream), name);
 }

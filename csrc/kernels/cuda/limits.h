@@ -17,9 +17,10 @@ constexpr float kLog2E = 1.44269504f;  // logits to base 2
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileQueries = 16 * kWarps;
-constexpr int kPad = 8;         // values after each row in shared memory: no conflicts
-constexpr int kMostSize = 160;  // of a head
-constexpr int kAnyKeys = 32;    // in shared memory at a time
+constexpr int kPad = 8;             // values after each row in shared memory: no conflicts
+constexpr int kMostSize = 160;      // of a head
+constexpr int kMostBlocks = 65535;  // of a grid along its second and third dimension
+constexpr int kAnyKeys = 32;        // in shared memory at a time
 constexpr int kAnyQueries = kThreads / 4;
 
 // Calls body with a head size that there is a tensor-core kernel for, as a constant.

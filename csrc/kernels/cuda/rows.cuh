@@ -34,6 +34,33 @@ ATTNPATCH_DEVICE Rows<T> rows_of(const AttentionView& view, int64_t batch, int64
   return {data, view.token_stride, view.channel_stride};
 }
 
+// A row, and those after it some at a time: one division at the start, none later.
+template <typename T>
+struct RowWalk {
+  const T* line;
+  int64_t token_stride, line_stride;
+  int column, columns;
+
+  ATTNPATCH_DEVICE RowWalk(const Rows<T>& rows, int64_t first)
+      : line(rows.data),
+        token_stride(rows.token_stride),
+        line_stride(rows.line_stride),
+        column(static_cast<int>(first)),
+        columns(rows.columns) {
+    if (columns == 0) return;
+    line += column / columns * line_stride;
+    column %= columns;
+  }
+
+  ATTNPATCH_DEVICE const T* row() const { return line + column * token_stride; }
+
+  ATTNPATCH_DEVICE void advance(int count) {
+    column += count;
+    if (columns == 0) return;
+    for (; column >= columns; column -= columns) line += line_stride;
+  }
+};
+
 // Which threads work together, and which of them this is.
 struct Team {
   int thread, threads;
@@ -47,12 +74,14 @@ ATTNPATCH_DEVICE void load_rows(T* to, const Rows<T>& from, int64_t first, int c
                                 int size, bool vectorized, Team team) {
   constexpr int kValues = 16 / sizeof(T), kStride = kWidth + kPad;
   if (vectorized) {
+    // A thread keeps its channels; what is left of the team by whole rows has nothing to do.
     constexpr int kPieces = kWidth / kValues;
-    for (int i = team.thread; i < rows * kPieces; i += team.threads) {
-      const int row = i / kPieces, channel = i % kPieces * kValues;
+    const int at_once = team.threads / kPieces, channel = team.thread % kPieces * kValues;
+    if (team.thread >= at_once * kPieces) return;
+    RowWalk<T> walk(from, first + team.thread / kPieces);
+    for (int row = team.thread / kPieces; row < rows; row += at_once, walk.advance(at_once)) {
       const bool there = row < count && channel < size;
-      const T* source = there ? from.row(first + row) + channel : from.data;
-      copy_async(to + row * kStride + channel, source, there);
+      copy_async(to + row * kStride + channel, there ? walk.row() + channel : from.data, there);
     }
     return;
   }
@@ -72,11 +101,12 @@ ATTNPATCH_DEVICE void store_rows(const Rows<T>& to, const T* from, int64_t first
                                  int size, bool vectorized, Team team) {
   constexpr int kStride = kWidth + kPad;
   if (vectorized) {
-    const int pieces = size / 8;
-    for (int i = team.thread; i < count * pieces; i += team.threads) {
-      const int row = i / pieces, channel = i % pieces * 8;
-      T* target = const_cast<T*>(to.row(first + row)) + channel;
-      *reinterpret_cast<uint4*>(target) =
+    constexpr int kPieces = kWidth / 8;
+    const int at_once = team.threads / kPieces, channel = team.thread % kPieces * 8;
+    if (team.thread >= at_once * kPieces || channel >= size) return;
+    RowWalk<T> walk(to, first + team.thread / kPieces);
+    for (int row = team.thread / kPieces; row < count; row += at_once, walk.advance(at_once)) {
+      *reinterpret_cast<uint4*>(const_cast<T*>(walk.row()) + channel) =
           *reinterpret_cast<const uint4*>(from + row * kStride + channel);
     }
     return;

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -48,7 +49,8 @@ inline TileAttentionArguments arguments_of(const TileAttentionParams& params) {
   a.shared_v = params.shared_v;
   a.out = params.out;
   const int queries = params.kind == ScalarKind::kFloat32 ? kAnyQueries : kTileQueries;
-  const int64_t most = params.tiling.tile_height * params.tiling.tile_width;
+  const Tiling& t = params.tiling;
+  const int64_t most = std::min(t.tile_height, t.height) * std::min(t.tile_width, t.width);
   a.blocks_per_tile = static_cast<int>((most + queries - 1) / queries);
   a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0;
   for (const AttentionView& view : {a.q, a.k, a.v, a.shared_k, a.shared_v, a.out}) {

@@ -37,17 +37,32 @@ ATTNPATCH_DEVICE RowPair sum_over_row(RowPair m) {
   return m;
 }
 
+// A warp's 16 queries, and what they get; whatever the block of keys.
+template <int kSize>
+struct WarpQueries {
+  uint32_t a[kSize / 16][4];
+};
+
+template <int kSize>
+struct WarpOutput {
+  float o[kSize / 8][4];
+};
+
 // The steps of attention for 16 queries of head size kSize and a block of keys, by one warp.
 template <typename T, int kSize, int kKeys>
 struct WarpTile {
   static constexpr int kStride = kSize + kPad;
 
-  struct Queries {
-    uint32_t a[kSize / 16][4];
-  };
-  struct Output {
-    float o[kSize / 8][4];
-  };
+  using Queries = WarpQueries<kSize>;
+  using Output = WarpOutput<kSize>;
+
+  // Turns the sign of all scores: the largest product is the largest score with a scale above 0.
+  static ATTNPATCH_DEVICE void negate(Queries& q) {
+#pragma unroll
+    for (int k = 0; k < kSize / 16; ++k) {
+      for (int i = 0; i < 4; ++i) q.a[k][i] ^= 0x80008000u;
+    }
+  }
 
   // From the warp's rows in shared memory.
   static ATTNPATCH_DEVICE void load_queries(Queries& q, const T* rows, int lane) {
@@ -84,6 +99,51 @@ struct WarpTile {
     }
   }
 
+  // Scores that are not yet scaled. Where a block of keys is `whole` nothing branches: the loads
+  // and products of all its keys are free to mix.
+  template <bool whole>
+  static ATTNPATCH_DEVICE void products(Scores<kKeys>& scores, const Queries& q, const T* keys,
+                                        int count, int lane) {
+    scores.keys = count;
+#pragma unroll
+    for (int j = 0; j < kKeys / 16; ++j) {
+      float(&left)[4] = scores.s[2 * j];
+      float(&right)[4] = scores.s[2 * j + 1];
+      for (int i = 0; i < 4; ++i) left[i] = right[i] = 0.0f;
+      if (!whole && j * 16 >= count) continue;
+      const T* row = keys + (j * 16 + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
+#pragma unroll
+      for (int k = 0; k < kSize / 16; ++k) {
+        uint32_t b[4];
+        load_matrices(b, row + k * 16);
+        multiply_add<T>(left, q.a[k], b[0], b[1]);
+        multiply_add<T>(right, q.a[k], b[2], b[3]);
+      }
+    }
+    if constexpr (!whole) {
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+        for (int i = 0; i < 4; ++i) {
+          if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores.s[j][i] = -INFINITY;
+        }
+      }
+    }
+  }
+
+  // Replaces unscaled scores by 2^(scale s - shift), scale > 0, and gives this lane's part of their
+  // sum.
+  static ATTNPATCH_DEVICE RowPair exponentials(Scores<kKeys>& scores, RowPair shift, float scale) {
+    RowPair sum{0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+      for (int i = 0; i < 2; ++i) {
+        sum.low += scores.s[j][i] = exp2_of(fmaf(scores.s[j][i], scale, -shift.low));
+        sum.high += scores.s[j][i + 2] = exp2_of(fmaf(scores.s[j][i + 2], scale, -shift.high));
+      }
+    }
+    return sum;
+  }
+
   static ATTNPATCH_DEVICE RowPair maximum(const Scores<kKeys>& scores) {
     RowPair m{-INFINITY, -INFINITY};
 #pragma unroll
@@ -107,19 +167,21 @@ struct WarpTile {
     return sum;
   }
 
+  template <bool whole = false>
   static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
                                           const T* values, int lane) {
-    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
       multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
       multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
-    });
+    };
+    each_product<whole>(p, factor, values, lane, add);
   }
 
   // The same for those of a lane's two queries that are on: an off one gets nothing, not even the
   // product of 0 with a NaN.
   static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys>& p, RowPair factor,
                                                 bool low, bool high, const T* values, int lane) {
-    each_product(p, factor, values, lane, [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float d[4] = {};
@@ -128,17 +190,18 @@ struct WarpTile {
 #pragma unroll
         for (int i = 0; i < 4; ++i) o[i] += (i < 2 ? low : high) ? d[i] : 0.0f;
       }
-    });
+    };
+    each_product<false>(p, factor, values, lane, add);
   }
 
   // Calls body(c, a, b) for pieces of the product of scores and values: 16 keys by channels
   // [16 c, 16 c + 16).
-  template <typename Body>
+  template <bool whole, typename Body>
   static ATTNPATCH_DEVICE void each_product(const Scores<kKeys>& p, RowPair factor, const T* values,
                                             int lane, const Body& body) {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      if (j * 16 >= p.keys) continue;
+      if (!whole && j * 16 >= p.keys) continue;
       const float(&left)[4] = p.s[2 * j];
       const float(&right)[4] = p.s[2 * j + 1];
       const uint32_t a[4] = {

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
-from attnpatch.ops.library import call, register
+from attnpatch.ops.library import call, heads_are_beyond, register
 
 _SCORES_AT_ONCE = 1 << 24
 
@@ -113,10 +114,23 @@ def _fake(
     return out, q.new_empty((recorded, k.shape[2]), dtype=accumulator)
 
 
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Sequence[int] | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    serves = plain.has_lse(q) and plain.takes_scale(q, scale)
+    function = plain.attention_column_mean if serves else attention_column_mean_reference
+    return function(q, k, v, rows, scale)
+
+
 register(
     "attention_column_mean",
     attention_column_mean_reference,
+    _plain,
     _fake,
     cast=(0, 1, 2),
-    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+    beyond=lambda limits, q, *_: heads_are_beyond(limits, q),
 )

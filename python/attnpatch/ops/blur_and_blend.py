@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 
@@ -100,11 +101,20 @@ def _fake(x0: Tensor, *_: object) -> Tensor:
     return x0.new_empty(x0.shape)
 
 
+def _plain(
+    x0: Tensor, saliency: Tensor, sigma: float, threshold: float = 1.0, kernel_size: int = 9
+) -> Tensor:
+    serves = plain.takes_kernel(x0, kernel_size)
+    function = plain.blur_and_blend if serves else blur_and_blend_reference
+    return function(x0, saliency, sigma, threshold, kernel_size)
+
+
 register(
     "blur_and_blend",
     blur_and_blend_reference,
+    _plain,
     _fake,
     beyond=lambda limits, x0, saliency, sigma, threshold, kernel_size: (
-        kernel_size > limits.kernel_size
+        kernel_size > limits.kernel_size or x0.shape[0] * x0.shape[1] > limits.grid
     ),
 )

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
-from attnpatch.ops.library import call, register
+from attnpatch.ops.library import call, heads_are_beyond, register
 
 
 def branch_attention(
@@ -191,13 +192,31 @@ def _fake(q: Tensor, *_: object) -> Tensor:
     return q.new_empty((batch, queries, heads, size)).transpose(1, 2)
 
 
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    branch_k: Sequence[Tensor],
+    branch_v: Sequence[Tensor],
+    branch_rows: Sequence[Tensor],
+    weights: Tensor,
+    masks: Tensor | None = None,
+    joint: int = 0,
+    scale: float | None = None,
+) -> Tensor:
+    serves = joint == 0 or plain.has_lse(q)
+    function = plain.branch_attention if serves else branch_attention_reference
+    return function(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale)
+
+
 # Autocast casts the attention inputs, never the weights, rows and masks.
 register(
     "branch_attention",
     branch_attention_reference,
+    _plain,
     _fake,
     cast=(0, 1, 2, 3, 4),
     beyond=lambda limits, q, k, v, branch_k, *_: (
-        q.shape[3] > limits.head_size or len(branch_k) > limits.branches
+        heads_are_beyond(limits, q) or len(branch_k) > limits.branches
     ),
 )

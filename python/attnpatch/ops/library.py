@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
+from attnpatch.ops import admission
 from attnpatch.ops.checks import checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
-BACKENDS = ("auto", "cuda", "reference")
+_log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "cuda", "plain", "reference")
 
 
 def backend() -> str:
@@ -28,9 +31,9 @@ def backend() -> str:
     Returns
     -------
     str
-        ``"auto"``: the fused kernel where a device has one that is on by default.
-        ``"cuda"``: on CUDA as well, where the reference is the default. ``"reference"``: the
-        readable reference everywhere.
+        ``"auto"``: the fused kernel where it is the default or a verdict admits it, plain torch
+        elsewhere. ``"cuda"``: the fused kernels on CUDA as well. ``"plain"``: plain torch
+        everywhere. ``"reference"``: the readable reference everywhere.
 
     Raises
     ------
@@ -64,26 +67,51 @@ def load_cuda_kernels() -> Any:
     return importlib.import_module("attnpatch._cuda")
 
 
-_FORCED_REFERENCE = backend() == "reference"
+_FORCED = backend() if backend() in ("plain", "reference") else None
 
 _LIMITS: dict[str, Any] = {"cuda": load_cuda_kernels()} if backend() == "cuda" else {}
-"""For a type of device what its kernels take at most: ``head_size``, ``branches`` and so on."""
+"""For a type of device whose kernels serve all calls what they take at most: ``head_size`` and so
+on."""
 
-_BEYOND: dict[Callable[..., Any], Callable[..., bool]] = {}
-"""For a reference whether arguments are beyond such limits."""
+_CPU_VERDICTS = backend() == "auto" and admission.has_verdicts("cpu")
 
-_CAST: dict[Callable[..., Any], frozenset[int]] = {}
-"""For a reference which arguments autocast casts."""
+
+class Forms(NamedTuple):
+    """An operator in its forms."""
+
+    name: str
+    operator: Callable[..., Any]
+    plain: Callable[..., Any]
+    reference: Callable[..., Any]
+    check: Callable[..., None]
+    """Checks the arguments, and no more."""
+    cast: frozenset[int]
+    """The arguments that autocast casts."""
+    beyond: Callable[..., bool] | None
+    """Whether arguments are beyond a device's limits."""
+
+
+_FORMS: dict[Callable[..., Any], Forms] = {}
+"""By the reference."""
+
+
+def forms_of(name: str) -> Forms:
+    """Return the forms of an operator."""
+    return next(forms for forms in _FORMS.values() if forms.name == name)
 
 
 def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an operator; or its reference, where that is forced or the kernel takes less.
+    """Call an operator's kernel, where the device of the first argument has one that serves.
 
-    No kernel computes in float64.
+    Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
+    or, where gradients are wanted or float64, the readable reference.
     """
-    wide = arguments[0].dtype is torch.float64
-    if wide or _FORCED_REFERENCE or (_LIMITS and _is_beyond(reference, arguments)):
-        return _with_autocast(reference, arguments)
+    first = arguments[0]
+    wide = first.dtype is torch.float64
+    if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
+        serves = _substitute(_FORMS[reference], arguments)
+        if serves is not None:
+            return _with_autocast(serves, _FORMS[reference].cast, arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     # Past the autograd formula, which is Python's and costs as much as the rest of the call.
@@ -91,15 +119,86 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
         return operator(*arguments)
 
 
-def _with_autocast(reference: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """Call a reference as autocast calls the operator."""
+def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | None:
+    """Choose what serves instead of a kernel; None: the kernel does."""
+    if arguments[0].dtype is torch.float64:  # no kernel computes in it
+        return forms.reference
+    if _FORCED is None and _kernel_serves(forms, arguments):
+        return None
+    wants_gradient = torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in _flat(arguments)
+    )
+    return forms.reference if _FORCED == "reference" or wants_gradient else forms.plain
+
+
+def _kernel_serves(forms: Forms, arguments: Sequence[Any]) -> bool:
+    """Whether a kernel takes these arguments: all where it was asked for, else by verdicts."""
+    device = arguments[0].device
+    asked_for = device.type in _LIMITS
+    limits = _LIMITS[device.type] if asked_for else None
+    if device.type == "cuda" and not asked_for:
+        limits = _admitted_cuda_kernels(device)
+        if limits is None:
+            return False
+    elif not asked_for and not (device.type == "cpu" and _CPU_VERDICTS):
+        return device.type == "cpu"
+    forms.check(*arguments)  # what follows looks into them
+    if limits is not None and _is_beyond(forms, limits, arguments):
+        return False
+    if asked_for:
+        return True
+    call_class = admission.class_of(forms.name, arguments)
+    return _is_admitted(device, forms.name, str(arguments[0].dtype), call_class)
+
+
+def _is_beyond(forms: Forms, limits: Any, arguments: Sequence[Any]) -> bool:
+    return forms.beyond is not None and forms.beyond(limits, *arguments)
+
+
+def is_beyond(name: str, device: str, arguments: Sequence[Any]) -> bool:
+    """Whether arguments are beyond what an operator's kernels take on a type of device."""
+    return device == "cuda" and _is_beyond(forms_of(name), load_cuda_kernels(), arguments)
+
+
+def _admitted_cuda_kernels(device: torch.device) -> Any:
+    """Return the module with the CUDA kernels, where some verdict admits one; None: none does."""
+    if device not in _CUDA_KERNELS:
+        _CUDA_KERNELS[device] = None
+        is_built = importlib.util.find_spec("attnpatch._cuda") is not None
+        if backend() == "auto" and is_built and admission.admits_any(device):
+            kernels = load_cuda_kernels()
+            refusal = kernels.refusal(device.index or 0)
+            if refusal:
+                _log.warning("%s: our kernels cannot run there: %s", device, refusal)
+            else:
+                _CUDA_KERNELS[device] = kernels
+    return _CUDA_KERNELS[device]
+
+
+_CUDA_KERNELS: dict[torch.device, Any] = {}
+
+
+def _is_admitted(device: torch.device, name: str, dtype: str, call_class: str) -> bool:
+    return admission.choice_for(device, name, dtype, call_class).kernel
+
+
+# As torch.compiler.assume_constant_result does, which imports all of the compiler for it: files are
+# not read by a compiled program.
+for _constant in (_admitted_cuda_kernels, _is_admitted):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _with_autocast(
+    function: Callable[..., Any], cast: frozenset[int], arguments: Sequence[Any]
+) -> Any:
+    """Call what serves instead of a kernel as autocast calls the operator."""
     device = arguments[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return reference(*arguments)
-    dtype, cast = torch.get_autocast_dtype(device), _CAST[reference]
+        return function(*arguments)
+    dtype = torch.get_autocast_dtype(device)
     arguments = [_to(a, dtype) if i in cast else a for i, a in enumerate(arguments)]
     with torch.autocast(device, enabled=False):
-        return reference(*arguments)
+        return function(*arguments)
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:
@@ -109,20 +208,29 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return [_to(item, dtype) for item in value] if isinstance(value, list) else value
 
 
-def _is_beyond(reference: Callable[..., Any], arguments: Sequence[Any]) -> bool:
-    limits = _LIMITS.get(arguments[0].device.type)
-    beyond = _BEYOND.get(reference)
-    return limits is not None and beyond is not None and beyond(limits, *arguments)
+def _nothing(*_: object) -> None:
+    """Do nothing, behind checks."""
+
+
+def heads_are_beyond(limits: Any, q: Tensor) -> bool:
+    """Whether queries (batch, heads, queries, head size) are beyond what attention kernels take.
+
+    In float32 torch's own attention is several times as fast as a kernel without tensor cores.
+    """
+    return (
+        q.dtype == torch.float32 or q.shape[3] > limits.head_size or max(q.shape[:2]) > limits.grid
+    )
 
 
 def register(
     name: str,
     reference: Callable[..., Any],
+    plain: Callable[..., Any],
     fake: Callable[..., Any],
     cast: Sequence[int] = (),
     beyond: Callable[..., bool] | None = None,
 ) -> None:
-    """Register what an operator shares with all others, made of its readable reference.
+    """Register what an operator shares with all others, made of its forms in Python.
 
     Parameters
     ----------
@@ -130,21 +238,25 @@ def register(
         The operator's name; its schema has one overload and no keyword-only arguments.
     reference : callable
         Computes the same on any device, differentiably, behind the checks; it alone takes float64.
-        It serves the devices without a kernel of ours, and its gradients are the operator's.
+        Its gradients are the operator's.
+    plain : callable
+        Computes the same quickly, without gradients, of arguments that are checked. It serves the
+        devices without a kernel of ours.
     fake : callable
         Makes an empty result, of arguments that are checked.
     cast : sequence of int
         The arguments (tensors, lists of them, or None) that autocast casts.
     beyond : callable, optional
         Called with a device's limits and the operator's arguments: whether these are beyond them,
-        so that the reference has to serve.
+        so that plain torch has to serve.
     """
-    if beyond is not None:
-        _BEYOND[reference] = beyond
-    _CAST[reference] = frozenset(cast)
-
     register_fakes(name, fake)
-    LIBRARY.impl(name, checked(name)(inspect.unwrap(reference)), "CompositeExplicitAutograd")
+    operator = getattr(torch.ops.attnpatch, name).default
+    checked_plain, check = checked(name)(plain), checked(name)(_nothing)
+    _FORMS[reference] = Forms(
+        name, operator, checked_plain, reference, check, frozenset(cast), beyond
+    )
+    LIBRARY.impl(name, checked_plain, "CompositeExplicitAutograd")
     for device in ("cpu", "cuda") if cast else ():
         _autocast(name, device, frozenset(cast))
     torch.library.register_autograd(

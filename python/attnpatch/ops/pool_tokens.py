@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, register
 from attnpatch.ops.tiling import Tiling, join_pooled, split_grid
@@ -154,4 +155,10 @@ def _fake(
     return [x.new_empty((x.shape[0], tokens, x.shape[2])) for _ in blends]
 
 
-register("pool_tokens", pool_tokens_reference, _fake)
+register(
+    "pool_tokens",
+    pool_tokens_reference,
+    plain.pool_tokens,
+    _fake,
+    beyond=lambda limits, x, *_: x.shape[0] > limits.grid,
+)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attnpatch.ops import plain
 from attnpatch.ops.attention import attention
 from attnpatch.ops.checks import checked
-from attnpatch.ops.library import call, register
+from attnpatch.ops.library import call, heads_are_beyond, register
 from attnpatch.ops.tiling import Tiling, join_grid, split_grid, split_pooled
 
 
@@ -114,7 +115,8 @@ def _fake(q: Tensor, *_: object) -> Tensor:
 register(
     "tile_attention",
     tile_attention_reference,
+    plain.tile_attention,
     _fake,
     cast=(0, 1, 2, 7, 8),
-    beyond=lambda limits, q, *_: q.shape[3] > limits.head_size,
+    beyond=lambda limits, q, *_: heads_are_beyond(limits, q),
 )

@@ -115,6 +115,31 @@ def pooled_size(height: int, width: int, stride: Sequence[int]) -> int:
     return -(-height // stride[0]) * -(-width // stride[1]) if stride else height * width
 
 
+def grid_tiles(tokens: Tensor, tiling: Tiling) -> list[list[Tensor]]:
+    """View tokens that lie in the grid's order, tile by tile.
+
+    Parameters
+    ----------
+    tokens : Tensor
+        (batch, h * w, …).
+
+    Returns
+    -------
+    list of list of Tensor
+        For every pair of runs its tiles, a view: (batch, rows of tiles, columns of tiles, rows of a
+        tile, columns of a tile, …).
+    """
+    down, across = tiling.runs()
+    field = tokens.unflatten(1, tiling.grid)
+
+    def part(row: Run, column: Run) -> Tensor:
+        tiles = field[:, row.start : row.end, column.start : column.end]
+        tiles = tiles.unflatten(2, (column.count, column.size))
+        return tiles.unflatten(1, (row.count, row.size)).transpose(2, 3)
+
+    return [[part(row, column) for column in across] for row in down]
+
+
 def split_grid(tokens: Tensor, tiling: Tiling) -> list[list[Tensor]]:
     """Cut tokens that lie in the grid's order.
 
@@ -128,15 +153,7 @@ def split_grid(tokens: Tensor, tiling: Tiling) -> list[list[Tensor]]:
     list of list of Tensor
         For every pair of runs its tiles: (batch, rows, columns, tokens of a tile, …).
     """
-    down, across = tiling.runs()
-    field = tokens.unflatten(1, tiling.grid)
-
-    def part(row: Run, column: Run) -> Tensor:
-        tiles = field[:, row.start : row.end, column.start : column.end]
-        tiles = tiles.unflatten(2, (column.count, column.size))
-        return tiles.unflatten(1, (row.count, row.size)).transpose(2, 3).flatten(3, 4)
-
-    return [[part(row, column) for column in across] for row in down]
+    return [[part.flatten(3, 4) for part in line] for line in grid_tiles(tokens, tiling)]
 
 
 def join_grid(parts: Sequence[Sequence[Tensor]], tiling: Tiling) -> Tensor:

@@ -1,0 +1,32 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What has to be done once for a kernel on a device.
+
+#pragma once
+
+#include <mutex>
+#include <set>
+#include <utility>
+
+namespace attnpatch::device {
+
+class OncePerPair {
+ public:
+  // Calls body unless it was called, and returned, for this pair before. Threads wait for each
+  // other: when run returns, it is done.
+  template <typename Body>
+  void run(const void* function, int device, const Body& body) {
+    const std::scoped_lock lock(mutex_);
+    const std::pair key(function, device);
+    if (done_.contains(key)) return;
+    body();
+    done_.insert(key);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::set<std::pair<const void*, int>> done_;
+};
+
+}  // namespace attnpatch::device

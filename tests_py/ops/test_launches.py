@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the operators in plain torch cost a GPU: no launch and no temporary more than this.
+
+Fake tensors have the sizes of a layer of SDXL at 1024 pixels, in float16, and nothing is computed.
+"""
+
+import importlib
+
+import pytest
+import torch
+from launches import count
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from attnpatch.ops import plain
+
+MIB = 2**20
+GRID = (64, 64)
+
+
+def heads(tokens, batch=2):
+    return (
+        torch.empty(batch, tokens, 640, dtype=torch.float16).unflatten(2, (10, 64)).transpose(1, 2)
+    )
+
+
+def branch(masked=False, joint=0):
+    q, text, image = heads(4096), heads(77), heads(16)
+    rows = [torch.empty(2, dtype=torch.int64)]
+    masks = torch.empty(1, 1, 4096) if masked else None
+    arguments = (q, text, text, [image], [image], rows, torch.empty(1, 2), masks, joint)
+    return plain.branch_attention, arguments
+
+
+def columns():
+    q = heads(4096)
+    return plain.attention_column_mean, (q, q, q, [1])
+
+
+def tiles(own, stride, shared):
+    q, keys = heads(4096), heads(own)
+    far = [heads(1024)] * 2 if shared else []
+    return plain.tile_attention, (q, keys, keys, GRID, (32, 32), (0, 0), stride, *far)
+
+
+def pooled(tile=GRID, mode="avg", blend=1.0):
+    x = torch.empty(2, 4096, 640, dtype=torch.float16)
+    return plain.pool_tokens, (x, GRID, tile, (0, 0), (2, 2), (2, 2), mode, [blend])
+
+
+def blurred():
+    x0 = torch.empty(2, 4, 128, 128, dtype=torch.float16)
+    return plain.blur_and_blend, (x0, torch.empty(2, 16, 16), 2.0)
+
+
+CASES = {
+    # Launches, MiB of new memory, MiB read and written. The result has 10 MiB.
+    "an image branch": (branch, 14, 20.7, 71.5),
+    "a masked branch": (lambda: branch(masked=True), 15, 20.7, 91.5),
+    "a shared softmax": (lambda: branch(joint=1), 18, 21.5, 74.2),
+    "a masked shared softmax": (lambda: branch(True, 1), 21, 21.6, 95.0),
+    "column means": (columns, 13, 27.8, 87.2),
+    "tiles": (lambda: tiles(4096, (), False), 5, 50.3, 130.3),
+    "tiles and shared keys": (lambda: tiles(4096, (), True), 9, 51.1, 157.8),
+    "pooled tiles and shared keys": (lambda: tiles(1024, (2, 2), True), 7, 31.1, 102.8),
+    "pooling": (pooled, 1, 2.5, 12.5),
+    "pooling and blending": (lambda: pooled(blend=0.3), 2, 5.0, 20.0),
+    "picking tokens": (lambda: pooled(blend=0.0), 1, 2.5, 5.0),
+    "pooling in tiles": (lambda: pooled((16, 16)), 2, 5.0, 20.0),
+    "blurring": (blurred, 12, 2.8, 5.8),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_launch_and_no_temporary_is_added(name, monkeypatch):
+    make, launches, allocated, moved = CASES[name]
+    for module in ("attention", "tile_attention"):  # fake tensors of a CPU stand for those of a GPU
+        full = importlib.import_module(f"attnpatch.ops.plain.{module}")
+        monkeypatch.setattr(full, "has_lse", lambda q: True)
+    with FakeTensorMode():
+        function, arguments = make()
+        found = count(function, *arguments)
+    assert found.count <= launches, found.names
+    assert found.allocated <= (allocated + 0.06) * MIB
+    assert found.moved <= (moved + 0.06) * MIB
+
+
+def test_the_counts_are_counts():
+    """One launch for a sum; none for views and for memory; expanded numbers are read once."""
+    x = torch.zeros(4, 8)
+    found = count(lambda: x.t()[1:].expand(7, 4) + torch.empty(7, 4))
+    assert (found.count, found.allocated, found.moved) == (1, 2 * 112, 3 * 112)
+    found = count(lambda: x[:, :1].expand(4, 100).clone())
+    assert (found.count, found.moved) == (1, 16 + 1600)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"), [make() for make, *_ in CASES.values()], ids=list(CASES)
+)
+def test_any_device_takes_them(function, arguments):
+    """The meta device stands for those that torch has and we have never seen."""
+
+    def meta(value):
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(meta, value))
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    with torch.no_grad():
+        found = function(*meta(arguments))
+    for result in found if isinstance(found, (list, tuple)) else [found]:
+        assert result.device.type == "meta"
