@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``attnpatch face``, ``attnpatch inspect FILE``."""
+"""The command line: ``attnpatch demo``, ``face``, ``inspect FILE`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
     from attnpatch.demo import face_cli as face
+    from attnpatch_command import doctor
 
     parser = argparse.ArgumentParser(
         prog="attnpatch", description="Attention patches for diffusion UNets."
@@ -40,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
     verb.add_argument("files", nargs="+", metavar="FILE", help=".safetensors, .bin or .pt")
     verb.set_defaults(run=_inspect)
+
+    verb = verbs.add_parser("doctor", help="say what is here, what is missing, what brings it")
+    doctor.add_arguments(verb)
+    verb.set_defaults(run=doctor.run)
     return parser
 
 
