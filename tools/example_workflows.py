@@ -69,6 +69,12 @@ CORE: dict[str, tuple[Inputs, Outputs]] = {
 }
 OURS = {spec.id: spec for spec in NODES}
 
+# The editor draws a node's title above its position, a row for each socket and widget, and makes
+# a node larger that shows a picture or a text of several lines: room is left for that.
+TITLE, ROW, WIDTH = 30, 24, 340
+BELOW = {"CLIPTextEncode": 120, "LoadImage": 340, "SaveImage": 400, "PreviewAny": 240}
+SPACE_BESIDE, SPACE_BELOW = 80, 40
+
 
 @dataclass(frozen=True)
 class Link:
@@ -150,15 +156,16 @@ class Graph:
                     outgoing.setdefault(link, []).append(number)
                 inputs.append({"name": name, "type": kind, "link": number})
             widgets = [n for n, k in node.inputs.items() if k in (*WIDGETS, "CONTROL")]
-            height = 60 + 26 * (max(len(inputs), len(node.outputs)) + len(widgets))
-            top = rows.get(node.depth, 0)
-            rows[node.depth] = top + height + 60
+            height = ROW * (1 + max(len(inputs), len(node.outputs)) + len(widgets))
+            height += BELOW.get(node.type, 0)
+            top = rows.get(node.depth, TITLE)
+            rows[node.depth] = top + height + SPACE_BELOW + TITLE
             drawn.append(
                 {
                     "id": node.id,
                     "type": node.type,
-                    "pos": [360 * node.depth, top],
-                    "size": [300, height],
+                    "pos": [(WIDTH + SPACE_BESIDE) * node.depth, top],
+                    "size": [WIDTH, height],
                     "flags": {},
                     "order": node.id - 1,
                     "mode": 0,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert``, ``tune``."""
+"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert``, ``tune``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
     from attnpatch.demo import face_cli as face
     from attnpatch.ops.admission import tune
+    from attnpatch_command import doctor
 
     parser = argparse.ArgumentParser(
         prog="attnpatch", description="Attention patches for diffusion UNets."
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("tune", help="find out which kernels serve this machine's GPU or CPU")
     tune.add_arguments(verb)
     verb.set_defaults(run=tune.run)
+
+    verb = verbs.add_parser("doctor", help="say what is here, what is missing, what brings it")
+    doctor.add_arguments(verb)
+    verb.set_defaults(run=doctor.run)
     return parser
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -46,27 +47,72 @@ def test_a_copy_works_as_well(tmp_path):
     assert load(copy).NODE_CLASS_MAPPINGS is attnpatch.nodes.NODE_CLASS_MAPPINGS
 
 
-@pytest.mark.parametrize("form", ["link", "copy"])
-def test_without_the_package_it_says_what_to_do(form, tmp_path):
-    place = tmp_path / "custom_nodes" / "attnpatch_nodes"
-    place.parent.mkdir()
-    if form == "link":
-        place.symlink_to(FOLDER, target_is_directory=True)
-    else:
-        shutil.copytree(FOLDER, place)
-    # -S: no site-packages, so that the package is not there.
-    code = f"import runpy; runpy.run_path({str(place / '__init__.py')!r})"
-    done = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", code],
-        cwd=FOLDER,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: attnpatch's nodes: the package attnpatch is not installed")
-    sources = ROOT if form == "link" else "FOLDER OF ATTNPATCH'S SOURCES"
-    assert last.endswith(f'"{sys.executable}" -m pip install "{sources}"')
+@pytest.fixture
+def without_the_package(tmp_path):
+    """Run the folder, at some place, where no package is installed; return the last line."""
+
+    def run(place):
+        # -S: no site-packages, so that the package is not there.
+        code = f"import runpy; runpy.run_path({str(place / '__init__.py')!r})"
+        done = subprocess.run(
+            [sys.executable, "-S", "-E", "-c", code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode
+        return done.stderr.strip().splitlines()[-1]
+
+    return run
+
+
+def sources(folder, *, wheel):
+    """Make what a clone looks like from the folder, and a link to its folder for custom_nodes."""
+    ours = folder / "clone" / "comfyui" / "attnpatch_nodes"
+    shutil.copytree(FOLDER, ours)
+    (folder / "clone" / "csrc").mkdir()
+    if wheel:
+        (folder / "clone" / "dist").mkdir()
+        (folder / "clone" / "dist" / "attnpatch-0.1.0-cp312-cp312-linux_x86_64.whl").touch()
+    link = folder / "custom_nodes"
+    link.symlink_to(ours, target_is_directory=True)
+    return link
+
+
+PIP = f'"{sys.executable}" -m pip install'
+MISSING = "ImportError: attnpatch's nodes: the package attnpatch is not installed"
+
+
+def test_without_the_package_a_copy_names_the_wheel(without_the_package, tmp_path):
+    copy = shutil.copytree(FOLDER, tmp_path / "copy")
+    last = without_the_package(copy)
+    assert last.startswith(MISSING)
+    assert last.endswith(f'{PIP} --only-binary attnpatch -r "{copy / "requirements.txt"}"')
+
+
+def test_without_the_package_a_link_names_the_wheel_of_the_sources(without_the_package, tmp_path):
+    last = without_the_package(sources(tmp_path, wheel=True))
+    dist = tmp_path / "clone" / "dist"
+    assert last.startswith(MISSING)
+    assert last.endswith(f'{PIP} --only-binary attnpatch --find-links "{dist}" attnpatch')
+
+
+def test_without_the_package_a_link_names_the_sources(without_the_package, tmp_path):
+    last = without_the_package(sources(tmp_path, wheel=False))
+    assert last.startswith(MISSING) and last.endswith(f'{PIP} "{tmp_path / "clone"}"')
+
+
+def test_a_torch_that_is_too_old_is_told_in_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "attnpatch.nodes", None)
+    monkeypatch.setattr(metadata, "version", {"attnpatch": "0.1.0", "torch": "2.9.1+cu128"}.get)
+    with pytest.raises(ImportError, match=r"^attnpatch's nodes: torch: expected 2\.10 .*2\.9\.1"):
+        load(FOLDER)
+
+
+def test_the_oldest_torch_is_that_of_the_package(monkeypatch):
+    wanted = ".".join(map(str, load(FOLDER).OLDEST_TORCH))
+    assert f"torch>={wanted}" in project(ROOT / "pyproject.toml")["project"]["dependencies"]
 
 
 def test_an_error_inside_the_package_is_shown_as_it_is(monkeypatch):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -81,3 +82,22 @@ def test_both_forms_are_the_same_workflow(name):
             widgets.values()
         )
     assert not links
+
+
+# Of the editor: the bar of a node's title above its position, the least height of a row, and what
+# it adds for a text of several lines or a picture.
+TITLE, ROW = 30, 20
+LARGE = {"CLIPTextEncode": 100, "LoadImage": 300, "SaveImage": 300, "PreviewAny": 200}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_covers_another(name):
+    boxes = []
+    for node in read(f"{name}.json")["nodes"]:
+        (left, top), (width, height) = node["pos"], node["size"]
+        rows = max(len(node["inputs"]), len(node["outputs"])) + len(node["widgets_values"])
+        assert height >= ROW * rows + LARGE.get(node["type"], 0), node["type"]
+        boxes.append((node["type"], left, top - TITLE, left + width, top + height))
+    for (one, left, top, right, bottom), (other, *box) in itertools.combinations(boxes, 2):
+        beside = right <= box[0] or box[2] <= left
+        assert beside or bottom <= box[1] or box[3] <= top, f"{one} and {other}"

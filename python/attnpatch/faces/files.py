@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attnpatch.faces.engine import engine
 
-__all__ = ["FOLDER_VARIABLE", "FaceFiles", "find_face_files"]
+__all__ = ["FOLDER_VARIABLE", "FaceFiles", "face_model_folders", "find_face_files"]
 
 FOLDER_VARIABLE = "ATTNPATCH_FACE_MODELS"
 """Environment variable that names folders to look in first, separated as in PATH."""
@@ -84,13 +84,14 @@ def _places(
         return
     if Path(name).is_dir():
         yield Path(name)
-    for folder in _folders(folders):
+    for folder in face_model_folders(folders):
         for base in (folder / "models", folder):
             yield base / name
             yield base / f"{name}.zip"
 
 
-def _folders(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def face_model_folders(given: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
+    """Return the folders that a pack is looked for in, first those given."""
     found = [Path(folder).expanduser() for folder in given]
     named = os.environ.get(FOLDER_VARIABLE, "")
     found += [Path(part).expanduser() for part in named.split(os.pathsep) if part]

@@ -1,0 +1,23 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The program ``attnpatch``: apart from the package, for where that cannot be imported."""
+
+from __future__ import annotations
+
+import sys
+
+from attnpatch_command import doctor
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the program; returns its exit status."""
+    if sys.argv[1:2] == ["doctor"]:
+        return doctor.main(sys.argv[2:])
+    try:
+        from attnpatch import cli
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        print(f"attnpatch: {error}\nMore is said by: attnpatch doctor", file=sys.stderr)
+        return 1
+    return cli.main()

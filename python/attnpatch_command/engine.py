@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: instruction sets, what serves each operator, faces, diffusers.
+
+All is asked of processes of their own: a library that does not fit may end the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from attnpatch_command.findings import Finding
+from attnpatch_command.packages import PIP, version
+
+_BACKEND = "ATTNPATCH_BACKEND"
+_SECONDS = 300
+
+_ENGINE = """
+import importlib.util, json, torch
+from attnpatch import _core, ops
+from attnpatch.ops import library
+names = sorted(name for name in ops.__all__ if hasattr(torch.ops.attnpatch, name))
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+print(json.dumps({
+    "instruction_sets": _core.cpu_targets(),
+    "backend": library.backend(),
+    "kernels": {n: [k for k in ("CPU", "CUDA") if has(f"attnpatch::{n}", k)] for n in names},
+    "cuda_module": importlib.util.find_spec("attnpatch._cuda") is not None,
+    "gpus": [
+        "%s, compute capability %d.%d"
+        % (torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
+        for i in range(torch.cuda.device_count() if torch.version.cuda else 0)
+    ],
+}))
+"""
+_CUDA = """
+import json, torch
+from attnpatch import _core, _cuda
+print(json.dumps({k: v for k, v in vars(_cuda).items() if isinstance(v, int)}))
+"""
+_VISION = """
+import json
+from attnpatch import _vision
+from attnpatch.faces.files import face_model_folders
+print(json.dumps({
+    "faces": hasattr(_vision, "FaceDetector"),
+    "folders": [[str(f), f.is_dir()] for f in face_model_folders()],
+}))
+"""
+_DIFFUSERS = """
+import json
+from diffusers import UNet2DConditionModel
+import attnpatch.hosts.diffusers
+print(json.dumps({}))
+"""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what the engine can do here."""
+    yield from _operators()
+    yield from _faces()
+    if version("diffusers") is not None:
+        _, error = ask(_DIFFUSERS)
+        if error:
+            yield Finding("Hosts", "diffusers", f"cannot be imported: {error}", "problem")
+        else:
+            yield Finding("Hosts", "diffusers", f"{version('diffusers')}")
+
+
+def ask(code: str, **environment: str | None) -> tuple[dict[str, Any], str]:
+    """Run code in a process of its own.
+
+    Parameters
+    ----------
+    code
+        Prints one line of JSON.
+    environment
+        Variables to set, or with None to unset.
+
+    Returns
+    -------
+    tuple
+        What it printed, or nothing and what went wrong, in a line.
+    """
+    variables: dict[str, str | None] = {**os.environ, **environment}
+    given = {name: value for name, value in variables.items() if value is not None}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=given,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {}, f"no answer in {_SECONDS} s"
+    if done.returncode < 0:
+        return {}, f"it was ended by {signal.Signals(-done.returncode).name}"
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {}, lines[-1] if lines else f"exit status {done.returncode}"
+    return json.loads(done.stdout.splitlines()[-1]), ""
+
+
+def _operators() -> Iterator[Finding]:
+    chosen = os.environ.get(_BACKEND)
+    known, error = ask(_ENGINE)
+    if error and chosen is not None:
+        yield Finding("Engine", f"{_BACKEND}={chosen}", error, "problem", f"unset {_BACKEND}")
+        known, error = ask(_ENGINE, **{_BACKEND: None})
+    if error:
+        remedy = f"{PIP} --force-reinstall --no-deps attnpatch"
+        yield Finding("Engine", "attnpatch._core", f"cannot be loaded: {error}", "problem", remedy)
+        return
+    best, *others = known["instruction_sets"]
+    text = best + (f" (also: {', '.join(others)})" if others else "")
+    yield Finding("Engine", "instruction sets", text)
+    # A kernel that is asked for and has no GPU to run on.
+    useless = known["backend"] == "cuda" and not known["gpus"]
+    gpus = "\n".join(known["gpus"]) or "none that torch can use"
+    yield Finding("Engine", "GPUs", gpus, "problem" if useless else "ok")
+    yield _cuda(known["cuda_module"])
+    forced = known["backend"] == "reference"
+    for name, kernels in known["kernels"].items():
+        cpu = "reference" if forced or "CPU" not in kernels else f"kernel ({best})"
+        cuda = "reference" if forced or "CUDA" not in kernels else "kernel"
+        yield Finding("Operators", name, f"CPU: {cpu}; CUDA: {cuda}; elsewhere: reference")
+
+
+def _cuda(built: bool) -> Finding:
+    if not built:
+        return Finding("Engine", "CUDA module", "not built: a GPU takes the references", "note")
+    known, error = ask(_CUDA, **{_BACKEND: None})
+    if error:
+        return Finding("Engine", "CUDA module", f"cannot be loaded: {error}", "note")
+    limits = ", ".join(f"{name} {limit}" for name, limit in sorted(known.items()))
+    return Finding("Engine", "CUDA module", f"there; it takes at most {limits}")
+
+
+def _faces() -> Iterator[Finding]:
+    asked_for = "ATTNPATCH_FACE_MODELS" in os.environ
+    known, error = ask(_VISION, **{_BACKEND: None})
+    if error or not known["faces"]:
+        state = "problem" if asked_for else "note"
+        remedy = f"{PIP} --only-binary attnpatch attnpatch, or build where OpenCV and Eigen are"
+        yield Finding("Faces", "attnpatch._vision", error or "without faces", state, remedy)
+        return
+    yield Finding("Faces", "attnpatch._vision", "there")
+    named = os.environ.get("ATTNPATCH_FACE_MODELS", "").split(os.pathsep)
+    for folder, is_there in known["folders"]:
+        wanted = folder in {os.path.expanduser(part) for part in named}
+        state = "ok" if is_there else "problem" if wanted else "note"
+        yield Finding(
+            "Faces", "model folder", f"{folder}{'' if is_there else ': not there'}", state
+        )

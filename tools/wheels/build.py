@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Build the sdist, and a self-contained wheel for each Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wheels import sbom, static_libraries, symbols
+from wheels.interpreters import find_interpreters, make_environment, uv
+from wheels.libraries import FOLDER, ROOT
+
+DIST = ROOT / "dist"
+RAW = ROOT / "build" / "raw_wheels"
+
+NEEDED = ("scikit-build-core>=0.10", "pybind11>=3.0")
+"""pyproject.toml's build requirements but torch, of which a build needs headers and one library."""
+
+
+def build_all(versions: Sequence[str]) -> list[Path]:
+    """Build the sdist, and wheels for some versions of Python: by default all of the machine's."""
+    interpreters = find_interpreters(versions)
+    if not interpreters:
+        raise FileNotFoundError("Python: expected CPython 3.10 or newer with its headers, got none")
+    DIST.mkdir(exist_ok=True)
+    built = [build_sdist()]
+    static_libraries.build()
+    sbom.write()
+    for version, interpreter in interpreters.items():
+        built.append(build_wheel(version, interpreter))
+        symbols.check(built[-1])
+    _run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built))
+    for path in built:
+        print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 2**20:.1f} MiB")
+    return built
+
+
+def build_sdist() -> Path:
+    """Build the sdist, with Highway's sources in it."""
+    static_libraries.highway_for_sdist()
+    try:
+        before = _modified("*.tar.gz")
+        uv("build", "--quiet", "--sdist", "--out-dir", str(DIST), str(ROOT))
+        return _new("*.tar.gz", before)
+    finally:
+        shutil.rmtree(static_libraries.HIGHWAY_IN_SDIST.parent)
+
+
+def build_wheel(version: str, interpreter: Path) -> Path:
+    """Build a wheel and put what it links into it; torch stays outside."""
+    print(f"building the wheel for Python {version}", file=sys.stderr)
+    python = make_environment(f"build-{version}", interpreter, *NEEDED)
+    uv("pip", "install", "--quiet", "--python", str(python), "--no-deps", "torch>=2.10")
+    shutil.rmtree(RAW, ignore_errors=True)
+    environment = os.environ | {"CMAKE_GENERATOR": "Ninja"}
+    if shutil.which("ccache"):
+        environment["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
+    program = Path(sys.executable).with_name("uv")
+    command = [str(program), "build", "--quiet", "--wheel", "--no-build-isolation"]
+    options = (
+        f"cmake.define.ATTNPATCH_BUNDLED={FOLDER}",
+        "cmake.define.ATTNPATCH_CUDA=OFF",
+    )
+    for option in options:
+        command += ["--config-setting", option]
+    command += ["--python", str(python), "--out-dir", str(RAW), str(ROOT)]
+    subprocess.run(command, check=True, env=environment)
+    (raw,) = RAW.glob("*.whl")
+    before = _modified("*.whl")
+    _run(
+        *(sys.executable, "-m", "auditwheel", "repair", "--exclude", "libtorch*.so", "--strip"),
+        *("--wheel-dir", str(DIST), str(raw)),
+    )
+    return _new("*.whl", before)
+
+
+def _modified(pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in DIST.glob(pattern)}
+
+
+def _new(pattern: str, before: dict[Path, int]) -> Path:
+    (path,) = (path for path, time in _modified(pattern).items() if before.get(path) != time)
+    return path
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
