@@ -23,11 +23,9 @@ __all__: list[str] = [
     "Window",
     "cpu_targets",
     "force_cpu_target",
-    "key_rows",
     "layer_table",
     "layer_weights",
     "make_layer_table",
-    "picture_rows",
     "pool_extent",
     "tile_offset",
     "tile_shape",
@@ -240,18 +238,6 @@ def force_cpu_target(name: str) -> None:
     Make the kernels use one of `cpu_targets()`; an empty name gives the choice back.
     """
 
-def key_rows(
-    chunks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    batch: typing.SupportsInt | typing.SupportsIndex,
-    samples: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    roles: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, str],
-    pictures: typing.SupportsInt | typing.SupportsIndex,
-    negatives: typing.SupportsInt | typing.SupportsIndex,
-) -> list[int]:
-    """
-    Which row of the image keys serves each row of the batch; -1: none.
-    """
-
 def layer_table(family: str) -> LayerTable:
     """
     The table of 'sd1', 'sd2' or 'sdxl'.
@@ -293,17 +279,6 @@ def make_layer_table(
         ]
     ],
 ) -> LayerTable: ...
-def picture_rows(
-    chunks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    batch: typing.SupportsInt | typing.SupportsIndex,
-    samples: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    count: typing.SupportsInt | typing.SupportsIndex,
-    what: str,
-) -> list[int]:
-    """
-    Which of `count` per-picture values serves each row of the batch.
-    """
-
 def pool_extent(
     tokens: typing.SupportsFloat | typing.SupportsIndex,
     dimensions: typing.SupportsInt | typing.SupportsIndex,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert``, ``tune``, ``doctor``."""
+"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert`` and others."""
 
 from __future__ import annotations
 
