@@ -67,7 +67,8 @@ def test_attnpatch_agrees(inputs, trained):
     adapter = ap.load_image_adapter(store.SHIPPED / store.ADAPTER_FILE, dtype=torch.float32)
     embeds = adapter.get_image_embeds(inputs["embeds"][2:], combine=None)
     text = store.load_text()(inputs["classes"])
-    with torch.inference_mode(), ap.attach(pipeline, [ap.ImagePrompt(adapter, embeds, WEIGHT)]):
+    prompt = ap.ImagePrompt(adapter, embeds, WEIGHT)
+    with torch.inference_mode(), ap.attach(pipeline, prompt, cond_or_uncond=(1, 0)):
         found = pipeline.unet(inputs["latents"], inputs["timestep"], text, return_dict=False)[0]
     torch.testing.assert_close(found, trained, rtol=0, atol=1e-4)
     assert adapter.kind == "linear"

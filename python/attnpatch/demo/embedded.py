@@ -76,7 +76,7 @@ class EmbeddedModel:
         arguments = (classes, self._noise, IMAGE_GUIDANCE, self.steps, clock)
         if not patches:
             return to_pictures(self._pipeline(*arguments))
-        with ap.attach(self._pipeline, patches) as attached:
+        with ap.attach(self._pipeline, patches, cond_or_uncond=(1, 0)) as attached:
             pictures = to_pictures(self._pipeline(*arguments))
         self.attention = attached.attention
         return pictures
