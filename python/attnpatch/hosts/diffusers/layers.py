@@ -61,7 +61,11 @@ def _check_block(unet: str, path: str, block: Any) -> None:
     if any(map(_depth, attentions)) and len(attentions) != others:
         wrong = f"{len(attentions)} for the {others} in its {path}"
     for name, module in block.named_modules():
-        ours = _ATTENTION.fullmatch(name) is not None
+        if hasattr(module, "temporal_transformer_blocks"):
+            wrong = f"attention along time at {path}.{name}"
+            break
+        # Wrappers of single blocks stand in the names.
+        ours = _ATTENTION.fullmatch(name.replace("._fsdp_wrapped_module", "")) is not None
         if getattr(module, "is_cross_attention", False) and not ours:
             wrong = f"attention to a context at {path}.{name}"
         elif ours and getattr(module, "inner_kv_dim", None) != getattr(module, "inner_dim", None):
@@ -100,11 +104,6 @@ def _shape(block: Any) -> _BlockShape:
 
 def _depth(attention: Any) -> int:
     """How many transformer blocks with cross-attention a spatial transformer has."""
-    if hasattr(attention, "temporal_transformer_blocks"):
-        raise ValueError(
-            "model: expected layers that attend within pictures, got "
-            f"{type(attention).__name__}, whose layers attend along time as well"
-        )
     blocks = getattr(attention, "transformer_blocks", None) or []
     return sum(_attends_to_context(block) for block in blocks)
 
