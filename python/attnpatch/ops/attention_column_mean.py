@@ -121,7 +121,7 @@ def _plain(
     rows: Sequence[int] | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    serves = plain.has_lse(q) and plain.takes_scale(q, scale)
+    serves = q.shape[3] > 0 and plain.has_lse(q) and plain.takes_scale(q, scale)
     function = plain.attention_column_mean if serves else attention_column_mean_reference
     return function(q, k, v, rows, scale)
 
