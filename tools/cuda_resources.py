@@ -68,9 +68,9 @@ def readable(symbols: list[str]) -> list[str]:
     ).stdout
     names = []
     for line in text.splitlines():
-        name = line.split("(attnpatch")[0].removeprefix("void ").split("(anonymous")[-1]
-        name = name.replace("attnpatch::device::", "").replace("__nv_bfloat16", "bfloat16")
-        names.append(name.replace("__half", "half"))
+        name = line.removeprefix("void ").replace("(anonymous namespace)::", "")
+        name = name.split("(")[0].removeprefix("attnpatch::").removeprefix("device::")
+        names.append(name.replace("__nv_bfloat16", "bfloat16").replace("__half", "half"))
     return names
 
 

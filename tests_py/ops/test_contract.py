@@ -141,15 +141,16 @@ def test_a_compiled_call_has_the_same_error(name):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("backend", ["plain", "reference"])
 @pytest.mark.parametrize("name", ["attention_column_mean", "blur_and_blend", "branch_attention"])
-def test_a_forced_reference_compiles_casts_and_checks_alike(name, monkeypatch):
+def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeypatch):
     function, arguments = getattr(ops, name), CALLS[name]()
     bad = changed(arguments, 1, random(5, 2))
     error = outcome(operator(name), bad)
     mixed = changed(arguments, 0, arguments[0].half())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         expected = [outcome(function, arguments), outcome(function, mixed)]
-    monkeypatch.setattr(library, "_FORCED", "reference")
+    monkeypatch.setattr(library, "_FORCED", backend)
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert_same(outcome(compiled, arguments), outcome(operator(name), arguments))
     assert outcome(function, bad) == error

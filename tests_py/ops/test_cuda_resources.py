@@ -4,6 +4,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_what_the_assembler_says_is_read():
     }
 
 
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="c++filt is not there")
+def test_names_are_those_of_the_source():
+    symbols = [
+        "_ZN9attnpatch6device16column_sums_halfI6__halfLi64EEEvNS0_19ColumnMeanArgumentsE",
+        "_ZN9attnpatch12_GLOBAL__N_114stands_for_allEv",
+    ]
+    assert resources.readable(symbols) == ["column_sums_half<half, 64>", "stands_for_all"]
+
+
 def test_growth_is_told():
     table = {"kernel": {"sm_90": [100, 0]}}
     assert resources.grown({"kernel": {"sm_90": [104, 32]}}, table) == []
@@ -47,7 +57,7 @@ def test_the_table_knows_no_large_spill():
     for kernel, row in table.items():
         for architecture, (registers, spilled) in row.items():
             assert registers <= 255, (kernel, architecture)
-            assert spilled <= 240, (kernel, architecture)
+            assert spilled <= 320, (kernel, architecture)
 
 
 def test_the_build_is_as_the_table_says():
