@@ -6,11 +6,12 @@ find_package(hwy QUIET)
 if(TARGET hwy::hwy)
   return()
 endif()
-set(ATTNPATCH_HIGHWAY
-    "${CMAKE_CURRENT_SOURCE_DIR}/third_party/highway"
+set(ATTNPATCH_HIGHWAY "${CMAKE_CURRENT_SOURCE_DIR}/third_party/highway"
     CACHE PATH "Highway's sources, where it is not installed")
 if(NOT EXISTS "${ATTNPATCH_HIGHWAY}/hwy/highway.h")
-  message(FATAL_ERROR "Highway not found: install it (on Debian libhwy-dev), or build from an sdist, which carries it")
+  message(
+    FATAL_ERROR
+      "Highway not found: install it (on Debian libhwy-dev), or build from an sdist, which carries it")
 endif()
 file(GLOB highway_sources "${ATTNPATCH_HIGHWAY}/hwy/*.cc")
 list(FILTER highway_sources EXCLUDE REGEX "_test[.]cc$")

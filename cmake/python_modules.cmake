@@ -45,7 +45,8 @@ function(attnpatch_module name)
 endfunction()
 
 file(GLOB core_sources CONFIGURE_DEPENDS csrc/ops/*.cpp csrc/nets/*.cpp)
-attnpatch_module(_core ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp csrc/bindings/patches.cpp)
+attnpatch_module(_core ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp
+                 csrc/bindings/patches.cpp)
 target_link_libraries(_core PRIVATE attnpatch_kernels attnpatch_patches ${cxx_library} torch_stable)
 
 # The same operators for CUDA: their files with the other kernels, linked to torch's CUDA library as well.
@@ -75,5 +76,6 @@ if(ATTNPATCH_VISION)
 endif()
 
 if(ATTNPATCH_BUNDLED AND SKBUILD_METADATA_DIR)
-  install(DIRECTORY "${ATTNPATCH_BUNDLED}/sboms" "${ATTNPATCH_BUNDLED}/licenses" DESTINATION "${SKBUILD_METADATA_DIR}")
+  install(DIRECTORY "${ATTNPATCH_BUNDLED}/sboms" "${ATTNPATCH_BUNDLED}/licenses"
+          DESTINATION "${SKBUILD_METADATA_DIR}")
 endif()

