@@ -69,6 +69,8 @@ class Rows:
         Whether cond and uncond come in calls of their own.
     aside
         Whether the call is no part of a step: a pipeline looks for something by it.
+    read
+        Whether the pipeline reads what attention did in this call, so that none may follow it.
     latents
         How many latents the step has, where the call is of fewer: `samples` then tells which of
         those each row is.
@@ -80,6 +82,7 @@ class Rows:
     crops: tuple[Crop | None, ...] = ()
     split: bool = False
     aside: bool = False
+    read: bool = False
     latents: int | None = None
 
     @classmethod

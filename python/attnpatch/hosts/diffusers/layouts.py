@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -54,7 +55,9 @@ def panorama(running: Running, call: HostCall) -> Rows | None:
 def guided_by_itself(running: Running, call: HostCall) -> Rows | None:
     """[uncond, cond], or cond alone; then a degraded pass, uncond where there is uncond."""
     if call.sample is not running.local("degraded_latents"):
-        return standard(running, call)
+        rows = standard(running, call)
+        reads = running.local("do_self_attention_guidance") is True
+        return replace(rows, read=True) if rows and reads else rows
     guided = guidance_of(running)
     if guided is None or call.batch != running.latent_rows:
         return None
@@ -63,14 +66,12 @@ def guided_by_itself(running: Running, call: HostCall) -> Rows | None:
 
 def excited(running: Running, call: HostCall) -> Rows | None:
     """[uncond, cond], or cond alone; before that cond alone, one latent a call, to move it."""
-    text, seen = call.encoder_hidden_states, running.local("text_embedding")
     moved = running.local("updated_latents")
-    alone = isinstance(text, Tensor) and isinstance(seen, Tensor) and isinstance(moved, list)
-    if not alone or call.batch != 1 or text.data_ptr() != seen.data_ptr():
+    text = running.local("text_embedding")
+    if text is None or call.encoder_hidden_states is not text or call.batch != 1:
         return standard(running, call)
-    every = running.local("indices")
-    latents = len(running.local("text_embeddings", every) or every)
-    return Rows((COND,), (0,), samples=(len(moved),), latents=latents, aside=True)
+    every = running.outer_local("latents")
+    return Rows((COND,), (0,), samples=(len(moved),), latents=len(every), aside=True)
 
 
 def by_count(running: Running, call: HostCall) -> Rows | None:
@@ -101,6 +102,8 @@ def modular(running: Running, call: HostCall) -> Rows | None:
     kind = UNCOND if name.startswith("pred_uncond") else COND
     # Some guiders give the negative text to what they call cond.
     state, text = running.local("block_state"), call.encoder_hidden_states
+    if text is None:  # of a ControlNet
+        text = getattr(running.local("guider_state_batch"), "prompt_embeds", None)
     cond, uncond = (getattr(state, f"{sign}prompt_embeds", None) for sign in ("", "negative_"))
     if isinstance(text, Tensor) and cond is not uncond:
         if text is not cond and text is not uncond:

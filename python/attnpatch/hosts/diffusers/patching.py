@@ -479,7 +479,13 @@ def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running |
             f"{names}: expected cond and uncond in one call of the UNet, but {guider} runs them in "
             "calls of their own; use a pipeline that batches them, or a guider with one prediction"
         )
-    kinds = [set() for _ in range(max(rows.slots) + 1)]
+    if rows.read:
+        pipeline = type(getattr(running, "pipeline", None)).__name__
+        raise ValueError(
+            f"{names}: expected a pipeline that does not read attention itself, got {pipeline} "
+            "with guidance of its own; turn that off, or use the plain pipeline"
+        )
+    kinds: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
     for kind, slot in zip(rows.kinds, rows.slots, strict=True):
         kinds[slot].add(kind)
     if any(kind != kinds[0] for kind in kinds):

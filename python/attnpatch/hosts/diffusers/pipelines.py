@@ -121,10 +121,10 @@ UNPATCHED: dict[str, str] = {
         KandinskyV22Pipeline KandinskyV22Img2ImgPipeline KandinskyV22InpaintPipeline
         KandinskyV22ControlnetPipeline KandinskyV22ControlnetImg2ImgPipeline
         Kandinsky3Pipeline Kandinsky3Img2ImgPipeline StableDiffusionLatentUpscalePipeline
-        StableCascadeDecoderPipeline StableCascadePriorPipeline WuerstchenDecoderPipeline
+        StableCascadeDecoderPipeline StableCascadePriorPipeline
         DreamLitePipeline DreamLiteMobilePipeline
         StableDiffusionControlNetXSPipeline StableDiffusionXLControlNetXSPipeline
-        StableVideoDiffusionPipeline
+        StableVideoDiffusionPipeline UniDiffuserPipeline
         """,
     ),
     **_because(
@@ -138,18 +138,17 @@ UNPATCHED: dict[str, str] = {
     **_because(
         "it has several UNets, none of them named unet",
         """
-        UnCLIPPipeline UnCLIPImageVariationPipeline UniDiffuserPipeline
+        UnCLIPPipeline UnCLIPImageVariationPipeline
         VersatileDiffusionPipeline VersatileDiffusionDualGuidedPipeline
         VersatileDiffusionImageVariationPipeline VersatileDiffusionTextToImagePipeline
         """,
     ),
     **_because(
-        "it is made of other pipelines: patch those",
+        "it is made of pipelines that take no patches",
         """
         KandinskyCombinedPipeline KandinskyImg2ImgCombinedPipeline KandinskyInpaintCombinedPipeline
         KandinskyV22CombinedPipeline KandinskyV22Img2ImgCombinedPipeline
         KandinskyV22InpaintCombinedPipeline StableCascadeCombinedPipeline
-        WuerstchenCombinedPipeline
         """,
     ),
     **_because(

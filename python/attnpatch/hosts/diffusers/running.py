@@ -51,6 +51,10 @@ class Running:
                 return value
         return default
 
+    def outer_local(self, name: str) -> Any:
+        """Return a variable of the running methods, the outermost that has it."""
+        return next((f.f_locals[name] for f in reversed(self._frames) if name in f.f_locals), None)
+
     def locals(self) -> Iterator[tuple[str, Any]]:
         """Return names and values of all variables of the running methods, the innermost first."""
         for frame in self._frames:
