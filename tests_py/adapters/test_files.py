@@ -121,6 +121,20 @@ def test_dtypes_of_files(dtype, tmp_path):
         load_image_adapter(state, dtype=torch.int8)
 
 
+@readers
+@pytest.mark.parametrize("group", ["image_proj", "ip_adapter"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_numbers_that_are_no_floats_are_refused(read, group, dtype, tmp_path):
+    state = {g: dict(tensors) for g, tensors in STATE.items()}
+    name = next(iter(state[group]))
+    state[group][name] = state[group][name].to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    message = rf"{name}: expected a tensor of floats, found "
+    message += kind if read is load_image_adapter else r"\w+"  # a header is read by its sizes alone
+    with pytest.raises(ValueError, match=message):
+        read(save_state(state, tmp_path / "adapter.safetensors"))
+
+
 def test_mixed_dtypes_become_the_widest():
     state = {g: {n: t.half() for n, t in tensors.items()} for g, tensors in STATE.items()}
     state["image_proj"]["norm.weight"] = state["image_proj"]["norm.weight"].float()

@@ -236,6 +236,9 @@ def _split_index(name: str) -> tuple[int | None, str]:
 
 
 def _add(tensors: Tensors, name: str, value: torch.Tensor, full_name: str) -> None:
+    if not value.is_floating_point():  # quantised weights mean nothing without their scales
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise ValueError(f"{full_name}: expected a tensor of floats, found {dtype}")
     if name in tensors and not same_values(tensors[name], value):
         raise ValueError(f"{full_name}: another tensor of the same name has other values")
     tensors[name] = value
