@@ -35,8 +35,8 @@ target_link_libraries(attnpatch_cuda PUBLIC CUDA::cudart_static)
 # What the assembler says of registers and spills is kept beside each object: a test compares it with a table.
 target_compile_options(attnpatch_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v>")
 if(UNIX)
-  set_property(TARGET attnpatch_cuda PROPERTY RULE_LAUNCH_COMPILE
-                                              "${CMAKE_CURRENT_SOURCE_DIR}/tools/keep_ptxas.sh <OBJECT>.ptxas")
+  set_property(TARGET attnpatch_cuda
+               PROPERTY RULE_LAUNCH_COMPILE "${CMAKE_CURRENT_SOURCE_DIR}/tools/keep_ptxas.sh <OBJECT>.ptxas")
 endif()
 # All CUDA code that can be built here.
 add_custom_target(cuda DEPENDS attnpatch_cuda)

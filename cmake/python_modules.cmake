@@ -7,9 +7,7 @@ find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 find_package(pybind11 CONFIG REQUIRED)
 
 # Any torch serves to build against, also one of another Python.
-set(ATTNPATCH_TORCH
-    ""
-    CACHE PATH "Folder of the torch to build against; that of the Python if empty")
+set(ATTNPATCH_TORCH "" CACHE PATH "Folder of the torch to build against; that of the Python if empty")
 set(torch_folder "${ATTNPATCH_TORCH}")
 if(NOT torch_folder)
   execute_process(
