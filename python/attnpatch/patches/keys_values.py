@@ -251,6 +251,9 @@ def _tokens(embeds: Any) -> tuple[Tensor, Tensor | None]:
             raise ValueError(
                 f"embeds: expected {name} of shape (pictures, tokens, context), got {shape}"
             )
+        if not tokens.is_floating_point() or not bool(tokens.detach().isfinite().all()):
+            kind = "values that are not finite" if tokens.is_floating_point() else tokens.dtype
+            raise ValueError(f"embeds: expected {name} of finite floats, got {kind}")
     return cond, uncond
 
 

@@ -27,21 +27,52 @@ MASK_RESIZE_MODES = ("bilinear", "area", "bicubic", "nearest")
 def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
     """Read a mask of shape (H, W) or (pictures, H, W) as a float32 CPU tensor (pictures, H, W).
 
+    Floats are factors as they are; True is 1. Whole numbers of 8 and 16 bits without a sign are
+    parts of the highest, as pictures have them, unless all are 0 or 1; other whole numbers must be.
+
     Raises
     ------
+    TypeError
+        For what is no array.
     ValueError
-        For other shapes, empty masks and values that are not finite.
+        For other shapes, empty masks, and values that are not finite or not understood.
     """
-    tensor = torch.as_tensor(mask).detach().to("cpu", torch.float32, copy=True)
-    if tensor.dim() == 2:
-        tensor = tensor[None]
-    if tensor.dim() != 3 or 0 in tensor.shape:
+    try:
+        given = torch.as_tensor(mask).detach()
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise TypeError(
+            f"{name}: expected an array or tensor, such as numpy.asarray(picture.convert('L')), "
+            f"got {type(mask).__name__}"
+        ) from error
+    if given.dim() not in (2, 3) or 0 in given.shape or given.is_complex():
         raise ValueError(
-            f"{name}: expected shape (H, W) or (pictures, H, W), got {tuple(tensor.shape)}"
+            f"{name}: expected shape (H, W) or (pictures, H, W), got {tuple(given.shape)} "
+            f"{given.dtype}"
         )
+    if given.dim() == 3 and given.shape[2] in (3, 4) and min(given.shape[:2]) > 4:
+        raise ValueError(
+            f"{name}: expected shape (H, W) or (pictures, H, W), got {tuple(given.shape)}, which "
+            "has its colours last"
+        )
+    tensor = given.to("cpu", torch.float32, copy=True) / _highest(given, name)
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name}: expected finite values")
-    return tensor.contiguous()
+    return (tensor if tensor.dim() == 3 else tensor[None]).contiguous()
+
+
+def _highest(mask: torch.Tensor, name: str) -> float:
+    """Return the value that stands for a factor of 1."""
+    if mask.is_floating_point() or mask.dtype == torch.bool:
+        return 1.0
+    values = mask.to(torch.int64)
+    if int(values.min()) >= 0 and int(values.max()) <= 1:
+        return 1.0
+    if mask.dtype in (torch.uint8, torch.uint16):
+        return float(torch.iinfo(mask.dtype).max)
+    raise ValueError(
+        f"{name}: expected floats, or whole numbers of 0 and 1 or of 8 or 16 bits without a sign, "
+        f"got {mask.dtype} from {int(values.min())} to {int(values.max())}"
+    )
 
 
 def resize_mask(mask: torch.Tensor, grid: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:

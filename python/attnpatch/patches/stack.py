@@ -38,6 +38,8 @@ class PatchStack(Sequence[Patch]):
     _patches: tuple[Patch, ...]
 
     def __init__(self, patches: Patch | Iterable[Patch] = ()) -> None:
+        if not isinstance(patches, Patch | Iterable) or isinstance(patches, type):
+            raise TypeError(f"patches: expected a patch or several, got {patches!r}")
         many = (patches,) if isinstance(patches, Patch) else tuple(patches)
         for patch in many:
             if not isinstance(patch, Patch):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,7 @@ def has_lse(q: Tensor) -> bool:
     """
     if q.device.type == "cpu" and q.dtype.itemsize < 4:
         return False
-    return _kernel(q.device, q.dtype, q.shape[3]) != ""
+    return _kernel_for(q) != ""
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -49,7 +51,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     if scale < 0:  # the kernels look for the largest product, not the largest score
         q, scale = -q, -scale
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
-    kernel = _kernel(q.device, q.dtype, q.shape[3])
+    kernel = _kernel_for(q)
     aten = torch.ops.aten
     if kernel == "cpu":
         attend = aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -63,6 +65,11 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
 
 
 _KERNELS: dict[tuple[torch.device, torch.dtype, int], str] = {}
+
+
+def _kernel_for(q: Tensor) -> str:
+    # A compiler may have made a symbol of the head size; the kernels depend on its value.
+    return _kernel(q.device, q.dtype, operator.index(q.shape[3]))
 
 
 def _kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> str:
