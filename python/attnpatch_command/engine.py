@@ -23,19 +23,23 @@ _SECONDS = 300
 
 _ENGINE = """
 import importlib.util, json, torch
-from attnpatch import _core, ops
-from attnpatch.ops import library
-names = sorted(name for name in ops.__all__ if hasattr(torch.ops.attnpatch, name))
-has = torch._C._dispatch_has_kernel_for_dispatch_key
+from attnpatch import _core
+from attnpatch.ops import admission, library
+gpus = range(torch.cuda.device_count() if torch.version.cuda else 0)
+devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in gpus)]
 print(json.dumps({
     "instruction_sets": _core.cpu_targets(),
     "backend": library.backend(),
-    "kernels": {n: [k for k in ("CPU", "CUDA") if has(f"attnpatch::{n}", k)] for n in names},
+    "operators": sorted(admission.OPERATORS),
+    "verdicts": {
+        str(d): [[operator, choice.kernel] for operator, _, _, choice in admission.explain(d)]
+        for d in devices
+    },
     "cuda_module": importlib.util.find_spec("attnpatch._cuda") is not None,
     "gpus": [
         "%s, compute capability %d.%d"
         % (torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
-        for i in range(torch.cuda.device_count() if torch.version.cuda else 0)
+        for i in gpus
     ],
 }))
 """
@@ -126,16 +130,28 @@ def _operators() -> Iterator[Finding]:
     gpus = "\n".join(known["gpus"]) or "none that torch can use"
     yield Finding("Engine", "GPUs", gpus, "problem" if useless else "ok")
     yield _cuda(known["cuda_module"])
-    forced = known["backend"] == "reference"
-    for name, kernels in known["kernels"].items():
-        cpu = "reference" if forced or "CPU" not in kernels else f"kernel ({best})"
-        cuda = "reference" if forced or "CUDA" not in kernels else "kernel"
-        yield Finding("Operators", name, f"CPU: {cpu}; CUDA: {cuda}; elsewhere: reference")
+    for name in known["operators"]:
+        text = "; ".join(
+            f"{device}: {_serves(known['backend'], device, [k for n, k in verdicts if n == name])}"
+            for device, verdicts in known["verdicts"].items()
+        )
+        yield Finding("Operators", name, text)
+
+
+def _serves(backend: str, device: str, verdicts: list[bool]) -> str:
+    """Say what serves an operator on a device, by whether the kernel won each kind of calls."""
+    if backend in ("plain", "reference"):
+        return {"plain": "plain torch", "reference": "reference"}[backend]
+    default = "kernel" if device == "cpu" or backend == "cuda" else "plain torch"
+    if backend == "cuda" or not verdicts:
+        return default
+    measured = f"kernel for {sum(verdicts)} of {len(verdicts)} kinds of calls measured"
+    return f"{measured}, else {default}"
 
 
 def _cuda(built: bool) -> Finding:
     if not built:
-        return Finding("Engine", "CUDA module", "not built: a GPU takes the references", "note")
+        return Finding("Engine", "CUDA module", "not built: a GPU takes plain torch", "note")
     known, error = ask(_CUDA, **{_BACKEND: None})
     if error:
         return Finding("Engine", "CUDA module", f"cannot be loaded: {error}", "note")

@@ -114,9 +114,31 @@ def test_the_engine_as_it_is_here(monkeypatch):
     findings = list(engine.examine())
     assert not [finding for finding in findings if finding.state == "problem"]
     best, *_ = attnpatch._core.cpu_targets()
+    assert by_name(findings)["instruction sets"].value.startswith(best)
     operators = {f.name: f.value for f in findings if f.section == "Operators"}
     assert set(operators) == {name for name in ops.__all__ if f"{name}_reference" in ops.__all__}
-    assert all(f"CPU: kernel ({best})" in value for value in operators.values())
+    assert all(value.startswith("cpu: kernel") for value in operators.values())
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "verdicts", "told"),
+    [
+        ("auto", "cpu", [], "kernel"),
+        ("auto", "cuda:0", [], "plain torch"),
+        (
+            "auto",
+            "cuda:0",
+            [True, False, True],
+            "kernel for 2 of 3 kinds of calls measured, else plain torch",
+        ),
+        ("auto", "cpu", [False], "kernel for 0 of 1 kinds of calls measured, else kernel"),
+        ("cuda", "cuda:0", [False], "kernel"),
+        ("plain", "cpu", [True], "plain torch"),
+        ("reference", "cpu", [], "reference"),
+    ],
+)
+def test_what_serves_an_operator(backend, device, verdicts, told):
+    assert engine._serves(backend, device, verdicts) == told
 
 
 def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monkeypatch, capsys):
@@ -134,7 +156,8 @@ def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monk
 
 @pytest.mark.parametrize(("backend", "state"), [("auto", "ok"), ("cuda", "problem")])
 def test_cuda_that_is_asked_for_without_a_gpu_is_a_problem(monkeypatch, backend, state):
-    here = {"instruction_sets": ["AVX2"], "gpus": [], "cuda_module": True, "kernels": {}}
+    here = {"instruction_sets": ["AVX2"], "gpus": [], "cuda_module": True}
+    here |= {"operators": [], "verdicts": {}}
     answers = {engine._ENGINE: here | {"backend": backend}, engine._CUDA: {"head_size": 160}}
     monkeypatch.setattr(engine, "ask", lambda code, **environment: (answers[code], ""))
     found = by_name(engine._operators())
