@@ -21,6 +21,7 @@ TEST(OncePerPair, RunsOnceForEachPairWhoeverComesFirst) {
   std::atomic<int> runs[3][2] = {};
   std::atomic<int> early = 0;
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 600; ++i) {
