@@ -134,14 +134,14 @@ def test_the_predictions_of_every_guider(name):
                 run(pipeline)
 
 
-def test_guiders_that_stop():
+def test_a_guider_that_stops():
     unet = make_unet(NAME)
     guider = guiders.ClassifierFreeGuidance(3.0, stop=0.5)
     pipeline = make_modular(denoise.StableDiffusionXLDenoiseStep, guider, unet)
     uncond = TEXTS["negative_prompt_embeds"]
     with attach(unet, make_image_prompt(unet)), Watch(unet, uncond) as seen:
         run(pipeline)
-        assert kinds_of(seen) == [(COND,), (UNCOND,), (COND,)]
+    assert kinds_of(seen) == [(COND,), (UNCOND,), (COND,)]
 
 
 @pytest.mark.parametrize("name", ["plain", "unguided", "skip layers, unguided"])

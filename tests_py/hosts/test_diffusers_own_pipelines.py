@@ -203,7 +203,7 @@ def test_a_pipeline_inside_another_one_and_inside_itself():
 
 
 def test_pipelines_that_share_a_unet():
-    """Copies with schedulers of their own, in threads; pipelines of another one's parts."""
+    """Copies with schedulers of their own, in threads; pipelines made of another one's parts."""
     pipeline = make_pipeline(PLAIN)
     prompt = make_image_prompt(pipeline.unet)
     expected = {}
@@ -213,7 +213,7 @@ def test_pipelines_that_share_a_unet():
             expected[guidance] = pipeline(**inputs).images
     parent = patch_model(make_pipeline(PLAIN), prompt)
 
-    def request(guidance, parent=parent):
+    def request(guidance):
         twin = copy.copy(parent)
         twin.scheduler = copy.deepcopy(parent.scheduler)
         return twin(**arguments(twin, guidance_scale=guidance)).images
@@ -221,12 +221,11 @@ def test_pipelines_that_share_a_unet():
     wanted = [1.0, 3.0, 1.0, 3.0]
     with ThreadPoolExecutor(len(wanted)) as pool:
         found = list(pool.map(request, wanted))
-    others = [
-        diffusers.StableDiffusionPipeline(**parent.components, requires_safety_checker=False),
-        diffusers.StableDiffusionPipeline.from_pipe(parent, requires_safety_checker=False),
-    ]
-    del parent, request
-    for other in others:
+    kind, unchecked = diffusers.StableDiffusionPipeline, {"requires_safety_checker": False}
+    for other in (
+        kind(**patch_model(pipeline, prompt).components, **unchecked),  # the patched one is gone
+        kind.from_pipe(parent, **unchecked),
+    ):
         other.set_progress_bar_config(disable=True)
         found.append(other(**arguments(other)).images)
         wanted.append(3.0)

@@ -3,11 +3,13 @@
 """Every pipeline of diffusers that has a UNet: each row is taken for what its text is."""
 
 import importlib.util
+import types
 from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from pipeline_zoo import (
     COND_PICTURE,
     CONTEXT,
@@ -18,13 +20,14 @@ from pipeline_zoo import (
     make_adapter_state,
     make_image_prompt,
     make_pipeline,
+    make_unet,
     noise,
     pipelines_with_unets,
 )
 from row_oracle import Watch
 
 from attnpatch import NearSightedTile, PerturbedAttentionGuidance, SelfAttentionGuidance
-from attnpatch.hosts import attach
+from attnpatch.hosts import attach, patch_model
 from attnpatch.hosts.diffusers.pipelines import LAYOUTS, UNKNOWN_ROWS, UNPATCHED
 from attnpatch.patches import COND, UNCOND
 
@@ -152,6 +155,55 @@ def test_each_latent_that_is_moved_has_its_own_picture():
     assert [call.row_samples for call in alone] == [(0,), (1,)] * 2
 
 
+@pytest.mark.parametrize("views_at_once", [1, 2])
+@pytest.mark.parametrize("circular", [False, True])
+def test_views_of_a_panorama(views_at_once, circular):
+    """Each view gets its part of the mask, as if the part were given for it alone."""
+    name = "StableDiffusionPanoramaPipeline"
+    pipeline, width = make_pipeline(name), 80
+    mask = torch.rand(8, width, generator=torch.Generator().manual_seed(7))
+    prompt = make_image_prompt(pipeline.unet, mask=mask)
+    options = {
+        "width": 8 * width,
+        "view_batch_size": views_at_once,
+        "circular_padding": circular,
+        "num_inference_steps": 1,
+    }
+    uncond = uncond_texts(pipeline, arguments(pipeline))
+    with attach(pipeline, [prompt, *GUIDANCE]), Watch(pipeline.unet, uncond) as seen:
+        pipeline(**arguments(pipeline, **options))
+    lefts = range(0, width if circular else 24, 8)
+    plain = [call for call in seen.calls if not call.degraded]
+    crops = [crop for call in plain for crop in call.crops]
+    assert [(c.top, c.left, c.canvas) for c in crops] == [
+        (0, left, (8, width)) for left in lefts for _ in range(2)
+    ]
+    with attach(pipeline, prompt):
+        found = pipeline(**arguments(pipeline, **options))[0]
+
+    wide = torch.cat([mask, mask], dim=1)
+    parts = iter([wide[:, left : left + 64] for left in lefts])
+    forward = pipeline.unet.forward
+
+    def view_by_view(sample, timestep, encoder_hidden_states, **others):
+        """Run the UNet of another copy on each view, with the part of the mask that it shows."""
+        found = []
+        for view in sample.split(2):
+            part = patch_model(
+                pipeline.unet, prompt.replace(mask=next(parts)), cond_or_uncond=(1, 0)
+            )
+            part.forward = types.MethodType(type(part).forward, part)
+            found.append(part(view, timestep, encoder_hidden_states[:2]).sample)
+        return UNet2DConditionOutput(torch.cat(found))
+
+    try:
+        pipeline.unet.forward = view_by_view
+        expected = pipeline(**arguments(pipeline, **options))[0]
+    finally:
+        pipeline.unet.forward = forward
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 TAKE_AN_IP_ADAPTER = [
     "StableDiffusionXLAdapterPipeline",
     "StableDiffusionXLControlNetUnionPipeline",
@@ -230,3 +282,56 @@ def test_pipelines_that_do_not_tell():
     with attach(pipeline, make_image_prompt(pipeline.unet), cond_or_uncond=tell):
         assert (pipeline(**arguments(pipeline))[0] - plain).abs().max() > 1e-2
     assert seen == [pipeline] * 2
+
+
+TWO_LEVELS = {"sample_size": 8, "layers_per_block": 1, "cross_attention_dim": 32}
+
+
+def make_video_unet():
+    """As StableVideoDiffusionPipeline has it."""
+    return diffusers.UNetSpatioTemporalConditionModel(
+        **TWO_LEVELS,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 2,
+        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * 2,
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        num_attention_heads=2,
+    )
+
+
+def make_unet_of(down, up, middle):
+    return diffusers.UNet2DConditionModel(
+        **TWO_LEVELS,
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=down,
+        up_block_types=up,
+        mid_block_type=middle,
+    )
+
+
+OTHER_UNETS = {
+    "along time": make_video_unet,
+    "IF, Kandinsky": lambda: make_unet_of(
+        ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "UNetMidBlock2DSimpleCrossAttn",
+    ),
+    "latent upscaler": lambda: make_unet_of(
+        ("KDownBlock2D", "KCrossAttnDownBlock2D"), ("KCrossAttnUpBlock2D", "KUpBlock2D"), None
+    ),
+    "ControlNet-XS": lambda: diffusers.UNetControlNetXSModel.from_unet(
+        make_unet("StableDiffusionPipeline"),
+        diffusers.ControlNetXSAdapter.from_unet(
+            make_unet("StableDiffusionPipeline"), size_ratio=1.0
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_UNETS)
+def test_unets_of_another_structure_are_refused(name):
+    with pytest.raises(ValueError, match="model: "):
+        attach(OTHER_UNETS[name](), PerturbedAttentionGuidance(1.0))
