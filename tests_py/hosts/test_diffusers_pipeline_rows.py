@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import diffusers
+import diffusers_models
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
@@ -20,7 +21,6 @@ from pipeline_zoo import (
     make_adapter_state,
     make_image_prompt,
     make_pipeline,
-    make_unet,
     noise,
     pipelines_with_unets,
 )
@@ -312,6 +312,11 @@ def make_unet_of(down, up, middle):
     )
 
 
+def make_controlnet_xs(unet):
+    adapter = diffusers.ControlNetXSAdapter.from_unet(unet, size_ratio=1.0)
+    return diffusers.UNetControlNetXSModel.from_unet(unet, adapter)
+
+
 OTHER_UNETS = {
     "along time": make_video_unet,
     "IF, Kandinsky": lambda: make_unet_of(
@@ -322,16 +327,18 @@ OTHER_UNETS = {
     "latent upscaler": lambda: make_unet_of(
         ("KDownBlock2D", "KCrossAttnDownBlock2D"), ("KCrossAttnUpBlock2D", "KUpBlock2D"), None
     ),
-    "ControlNet-XS": lambda: diffusers.UNetControlNetXSModel.from_unet(
-        make_unet("StableDiffusionPipeline"),
-        diffusers.ControlNetXSAdapter.from_unet(
-            make_unet("StableDiffusionPipeline"), size_ratio=1.0
-        ),
+    "AudioLDM2": lambda: diffusers.AudioLDM2UNet2DConditionModel(
+        **{**TWO_LEVELS, "cross_attention_dim": ((None, 8), (None, 8))},
+        block_out_channels=(8, 16),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     ),
+    "ControlNet-XS": lambda: make_controlnet_xs(diffusers_models.make_unet()),
 }
 
 
 @pytest.mark.parametrize("name", OTHER_UNETS)
 def test_unets_of_another_structure_are_refused(name):
-    with pytest.raises(ValueError, match="model: "):
+    with pytest.raises((TypeError, ValueError), match=r"model: .* UNet"):
         attach(OTHER_UNETS[name](), PerturbedAttentionGuidance(1.0))

@@ -102,7 +102,7 @@ UNKNOWN_ROWS: dict[str, str] = {
     ),
     **_because(
         "it makes sound, and its layers attend to other things than one text",
-        "AudioLDMPipeline AudioLDM2Pipeline MusicLDMPipeline",
+        "AudioLDMPipeline MusicLDMPipeline",
     ),
 }
 """Why nobody tells what the rows of a pipeline's batches are.
@@ -124,7 +124,7 @@ UNPATCHED: dict[str, str] = {
         StableCascadeDecoderPipeline StableCascadePriorPipeline
         DreamLitePipeline DreamLiteMobilePipeline
         StableDiffusionControlNetXSPipeline StableDiffusionXLControlNetXSPipeline
-        StableVideoDiffusionPipeline UniDiffuserPipeline
+        StableVideoDiffusionPipeline AudioLDM2Pipeline UniDiffuserPipeline
         """,
     ),
     **_because(
