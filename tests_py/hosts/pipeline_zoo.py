@@ -209,7 +209,8 @@ def make_scheduler(name):
 
 def make_pipeline(name, **changes):
     """A pipeline of that class; prompts are given as embeddings."""
-    kind = getattr(diffusers, name)
+    # diffusers exports Kolors' only beside packages that its texts need.
+    kind = pipelines_with_unets()[name] if "Kolors" in name else getattr(diffusers, name)
     unet = make_unet(name)
     parts = {
         "unet": unet,
