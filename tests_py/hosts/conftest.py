@@ -3,16 +3,4 @@
 import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
-
-
-@pytest.fixture
-def one_thread():
-    """Small models are quicker so, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -169,7 +169,6 @@ NO_WINDOW = {
 }
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("patch", NO_WINDOW)
 def test_time_is_found_out_only_where_a_patch_asks_for_it(patch, monkeypatch):
     """On a GPU reading a sigma waits for the device."""

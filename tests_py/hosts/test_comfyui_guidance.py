@@ -17,8 +17,6 @@ from attnpatch.hosts.comfyui.guidance import GuidanceFunction, recorded_attentio
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.patches import degraded_passes, guide
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MIDDLE = ("middle", 0, 0)
 
 

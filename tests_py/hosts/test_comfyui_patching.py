@@ -17,7 +17,6 @@ from sampling_host import Sampler, entry
 
 import attnpatch as ap
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 STRUCTURES = pytest.mark.parametrize("structure", [SD1, SDXL], ids=["sd1", "sdxl"])
 SIGMA = 4.0
 

@@ -15,7 +15,6 @@ from protocol_unet import UNet, attention, optimized_attention
 
 import attnpatch as ap
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 KEY = ("input", 4, 0)
 
 

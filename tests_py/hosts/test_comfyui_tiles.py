@@ -10,8 +10,6 @@ from sampling_host import Sampler
 
 import attnpatch as ap
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = (16, 48)
 HALF = torch.cat([torch.ones(16, 24), torch.zeros(16, 24)], 1)
 

@@ -23,7 +23,6 @@ from attnpatch.patches import Call, Site, layer_table, token_grid
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.kind)
 SIZE = (21, 18)
 TIMESTEP = 500

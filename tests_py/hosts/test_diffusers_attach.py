@@ -24,8 +24,6 @@ from attnpatch.hosts import attach, patch_model, report
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.patches import PatchStack, Weight
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def unet():

@@ -20,7 +20,6 @@ from attnpatch import (
 from attnpatch.hosts import attach
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

@@ -15,8 +15,6 @@ from torch._dynamo.utils import counters
 from attnpatch import ImagePrompt, NearSightedAttention, SlothfulAttention
 from attnpatch.hosts import attach
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # One block each way: compiling is slow.
 SMALL = {
     "down_block_types": ("CrossAttnDownBlock2D",),

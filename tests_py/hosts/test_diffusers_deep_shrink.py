@@ -30,8 +30,6 @@ from attnpatch.hosts.diffusers import read_layer_table
 from attnpatch.patches import token_grid
 from attnpatch.patches.masks import resize_mask
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHRINKS = [
     ((16, 16), 0, 0.5),
     ((18, 28), 0, 0.5),

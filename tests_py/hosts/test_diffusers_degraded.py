@@ -22,8 +22,6 @@ from attnpatch import (
 from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SAG = SelfAttentionGuidance(0.7)
 PAG = PerturbedAttentionGuidance(20.0)
 STACK = [SAG, PAG, SmoothedEnergyGuidance(20.0, blocks="m0,u3")]

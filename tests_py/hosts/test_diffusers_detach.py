@@ -14,8 +14,6 @@ from test_diffusers_pipelines import make_pipeline
 import attnpatch as ap
 from attnpatch.hosts.diffusers import share_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def unet():

@@ -11,8 +11,6 @@ from diffusers_models import unet_inputs
 
 import attnpatch as ap
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE = (32, 24)
 PATCHES = {
     "prompt": prompt,

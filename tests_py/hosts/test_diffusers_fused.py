@@ -18,8 +18,6 @@ from attnpatch import (
 )
 from attnpatch.hosts import attach
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STACKS = {
     "prompt": lambda: [prompt()],
     "joint": lambda: [prompt(joint=True)],

@@ -23,8 +23,6 @@ from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.patches import ImagePrompt
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = {
     "down_block_types": ("CrossAttnDownBlock2D",),
     "up_block_types": ("CrossAttnUpBlock2D",),

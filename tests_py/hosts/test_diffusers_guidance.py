@@ -17,7 +17,6 @@ from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.patches import degraded_passes, guide
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*StableDiffusionSAGPipeline.*:FutureWarning"),
 ]

@@ -17,7 +17,6 @@ from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance
 from attnpatch.hosts import attach
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array.*:DeprecationWarning"),
 ]
 

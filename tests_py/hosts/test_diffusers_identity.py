@@ -16,7 +16,6 @@ from attnpatch.hosts import patch_model
 from attnpatch.patches import ImagePrompt, regions
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

@@ -29,7 +29,6 @@ from attnpatch.hosts import attach
 from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore"),  # diffusers' own
 ]
 

@@ -28,8 +28,6 @@ from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.patches import ImagePrompt
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def unet():

@@ -17,7 +17,6 @@ from attnpatch.hosts import attach, patch_model
 from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore"),  # diffusers' own
 ]
 

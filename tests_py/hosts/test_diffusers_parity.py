@@ -16,8 +16,6 @@ from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
 from attnpatch.patches import ImagePrompt
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 KINDS = ["linear", "full_face", "plus", "faceid", "faceid_plus", "faceid_plus_v2"]
 
 

@@ -18,8 +18,6 @@ from attnpatch import PerturbedAttentionGuidance, SlothfulAttention
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.hosts.diffusers import read_layer_table
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 STACKS = {
     "prompt": lambda: [prompt()],
     "reduction": lambda: [SlothfulAttention()],

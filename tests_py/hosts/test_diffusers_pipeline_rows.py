@@ -32,7 +32,6 @@ from attnpatch.hosts.diffusers.pipelines import LAYOUTS, UNKNOWN_ROWS, UNPATCHED
 from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore"),  # diffusers' own, of old pipelines
 ]
 

@@ -23,7 +23,6 @@ from attnpatch.hosts import attach, patch_model, report
 from attnpatch.patches import ImagePrompt
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     # diffusers' schedulers hand tensors to numpy in a way that numpy 2 dislikes.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

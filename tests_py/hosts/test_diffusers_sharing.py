@@ -20,8 +20,6 @@ from attnpatch.hosts.diffusers import share_weights
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def offload_by_blocks(unet):
     unet.enable_group_offload(

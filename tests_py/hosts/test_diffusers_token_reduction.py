@@ -33,8 +33,6 @@ from attnpatch.patches import AttentionRecord, Call, CallRecord, Site
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WIDTH = 16  # of the UNets' first level
 SLOTHFUL = SlothfulAttention(in_depth_decay=1, out_k_blend=0.5, out_mode="2D_MAX")
 TILE = NearSightedTile(tile_size=16, seed=3)

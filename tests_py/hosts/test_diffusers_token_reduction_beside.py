@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"
 from reduction_spec import attention
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 

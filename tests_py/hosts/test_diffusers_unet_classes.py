@@ -22,8 +22,6 @@ from attnpatch import (
 from attnpatch.hosts import attach, report
 from attnpatch.hosts.diffusers import read_layer_table
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SIZE, FRAMES = (18, 20), 3
 CHANNELS = {"block_out_channels": (16, 32), "norm_num_groups": 4, "layers_per_block": 1}
 LATENT = {"in_channels": 4, "out_channels": 4}

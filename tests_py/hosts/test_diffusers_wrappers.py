@@ -25,7 +25,6 @@ from attnpatch.hosts.diffusers import share_weights
 from attnpatch.hosts.recognition import diffusers_unet
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     # FSDP on a CPU, and torch's own future renamings.
     pytest.mark.filterwarnings("ignore::UserWarning:torch"),

@@ -26,9 +26,6 @@ from attnpatch.hosts.fooocus import ip_adapter
 EARLY, MIDDLE, LATE = 9.0, 5.0, 0.5  # sigmas; progress 1 - 100 sigma / 999
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def fill_with_oracle(model, structure, tasks):
     """Return a clone whose slots hold the formula itself."""
     clone = model.clone()

@@ -21,8 +21,6 @@ from attnpatch.hosts.fooocus import ip_adapter
 
 EARLY = 9.0  # sigma
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("rule", host.CLONE_RULES)
 def test_the_given_model_never_changes(rule):

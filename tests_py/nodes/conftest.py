@@ -24,15 +24,6 @@ WIDTH = 16
 HEAD = 8
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors here are too small to share out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def clip_vision():
     return FakeClipVision()

@@ -16,15 +16,6 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are quicker so, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session", params=kernel_devices())
 def device(request):
     """Every device that has kernels of ours here."""

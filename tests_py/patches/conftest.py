@@ -17,15 +17,6 @@ settings.load_profile("patient")
 HEADS = 2
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors here are too small to share out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session", params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 def device(request):
     """Where the host computes: CUDA too, where there is one, by our kernels or the references."""

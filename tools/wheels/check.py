@@ -71,7 +71,9 @@ def _prepare() -> None:
     """Put the operators' tests, generated face networks and a picture where no sources are."""
     shutil.rmtree(_FOLDER, ignore_errors=True)
     (_FOLDER / "networks").mkdir(parents=True)
-    shutil.copytree(ROOT / "tests_py" / "ops", _FOLDER / "ops")
+    # Where a test is of the sources' own tools, there is nothing to test.
+    of_tools = shutil.ignore_patterns("test_cuda_resources.py", "__pycache__")
+    shutil.copytree(ROOT / "tests_py" / "ops", _FOLDER / "ops", ignore=of_tools)
     shutil.copyfile(Path(__file__).with_name("neighbours.py"), _FOLDER / "neighbours.py")
     for sdist in DIST.glob("*.tar.gz"):
         shutil.copyfile(sdist, _FOLDER / sdist.name)

@@ -80,9 +80,9 @@ def _enter(
     name: str, system: tuple[str, ...], environment: str, folder: Path
 ) -> tuple[str, ...] | None:
     """Make a root where there is none; return the command of its python3."""
-    chroot, debootstrap = shutil.which("chroot"), shutil.which("debootstrap")
-    if os.geteuid() != 0 or chroot is None or debootstrap is None:
-        print(f"not tried: Debian {SUITE}, which root can make, with debootstrap")
+    unshare, debootstrap = shutil.which("unshare"), shutil.which("debootstrap")
+    if os.geteuid() != 0 or unshare is None or debootstrap is None:
+        print(f"not tried: Debian {SUITE}, which root can make, with debootstrap and unshare")
         return None
     root = ROOT / "build" / name
     if not (root / "usr" / "bin" / "python3").exists():
@@ -102,4 +102,6 @@ def _enter(
         subprocess.run(["cp", "--archive", "--link", str(source), str(target)], check=True)
     for program in (root / "srv" / "bin").glob("python*"):
         program.unlink()  # links to another system's
-    return (chroot, str(root), "env", "--chdir=/srv/check", "/usr/bin/python3")
+    # torch reads /proc, which is there for the process alone.
+    proc = ("--pid", "--fork", "--mount-proc")
+    return (unshare, *proc, f"--root={root}", "--wd=/srv/check", "/usr/bin/python3")

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+import torch
+
+# Small tensors are quicker so, tests that run side by side leave each other the cores, and sums
+# keep their order. A test that asks about threads sets their number itself.
+torch.set_num_threads(1)
