@@ -282,7 +282,6 @@ def test_a_row_outside_the_batch_is_an_error(function, row, device):
             r"^k: expected float32 \(1, 3, tokens, 40\) .*, got float32 \(2, 3, 29, 40\)",
         ),
     ],
-    ids=str,
 )
 def test_errors_name_the_argument(index, value, message, device):
     inputs = list(make_inputs())

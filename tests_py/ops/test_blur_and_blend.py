@@ -256,7 +256,6 @@ def test_wrong_numbers_are_errors(function, numbers, message, device):
         ),
         ((torch.rand(2, 3, 8, 8).double(), torch.rand(2, 2, 2)), "x0: expected float32"),
     ],
-    ids=str,
 )
 def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):

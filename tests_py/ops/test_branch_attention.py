@@ -371,7 +371,6 @@ def replaced(index, value, inner=None):
         ),
         ([t.double() if torch.is_tensor(t) else t for t in make_inputs(branches=())], "float32"),
     ],
-    ids=str,
 )
 def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):
