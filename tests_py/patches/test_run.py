@@ -35,7 +35,7 @@ NOTHING = {
     "weights 0 for every picture": {"weight": torch.zeros(1)},
     "layer not named": {"weight": {0: 1.0}},
     "empty window": {"start": 1.0, "end": 1.0},
-    "start after end": {"start": 0.8, "end": 0.2},
+    "window of no time at the beginning": {"start": 0.0, "end": 0.0},
     "before the window": {"start": 0.31},
     "after the window": {"end": 0.29},
     "end exclusive": {"end": 0.3, "end_exclusive": True},
