@@ -161,11 +161,11 @@ def test_wrong_batch_and_wrong_tokens_are_named(prompt, site, table, qkv):
 
 
 def test_pictures_that_do_not_fit_the_batch(prompt, site, branches):
-    with pytest.raises(ValueError, match="2 pictures do not fit a batch of 3 rows"):
+    with pytest.raises(ValueError, match="got 2 for 3 cond rows"):
         branches(prompt(pictures=2), site(0, batch=3))
-    with pytest.raises(ValueError, match="mask: 2 pictures do not fit"):
+    with pytest.raises(ValueError, match="mask: expected 1 picture, got 2 for 1 cond row"):
         branches(prompt(mask=torch.ones(2, 4, 4)), site(0, batch=1))
-    with pytest.raises(ValueError, match="weight: 2 pictures do not fit"):
+    with pytest.raises(ValueError, match="weight: expected 1 picture, got 2 for 1 cond row"):
         branches(prompt(torch.ones(2)), site(0, batch=1))
 
 

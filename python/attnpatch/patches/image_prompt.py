@@ -44,8 +44,9 @@ class ImagePrompt(Patch):
         What ``load_image_adapter`` gives.
     embeds
         What ``adapter.get_image_embeds`` gives, or a pair of tensors (cond, uncond) of shapes
-        (pictures, tokens, context) and (1 or pictures, tokens, context). Several pictures: one for
-        each picture of the batch. uncond may be None: nothing is added to uncond then.
+        (pictures, tokens, context) and (1 or pictures, tokens, context); of these each may have its
+        own number of tokens. Several pictures: one for each picture of the batch. uncond may be
+        None: nothing is added to uncond then.
     weight
         A number, or anything of the grammar of ``Weight``.
     mask
