@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace as replaced
 from typing import Any
 
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.copying import copy_pipeline
+from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
 from attnpatch.hosts.diffusers.patching import Patching
 from attnpatch.hosts.diffusers.sharing import share_weights
 from attnpatch.hosts.host_call import CondOrUncond
@@ -25,6 +28,8 @@ from attnpatch.patches import Patch, PatchStack, Report
 
 Patches = Patch | Sequence[Patch]
 
+logger = logging.getLogger("attnpatch")
+
 
 class Attachment:
     """Patches that are attached to a UNet, until `detach` or the end of a ``with`` block.
@@ -37,7 +42,8 @@ class Attachment:
     stack : PatchStack
         What was attached.
     report : Report
-        The layers wanted, matched, and skipped with reasons.
+        The layers wanted, matched, and skipped with reasons; and other denoisers that the pipeline
+        holds, which stay without patches.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class Attachment:
     ) -> None:
         patching = Patching.of(unet) or Patching(unet)
         self.stack = stack
-        self.report: Report = stack.bind(patching.table).report()
+        self.report: Report = _complete(stack.bind(patching.table).report(), pipeline, unet)
         self._unet = unet
         self._pipeline = None if pipeline is None else weakref.ref(pipeline)
         self._patching: Patching | None = patching
@@ -59,6 +65,13 @@ class Attachment:
         patching.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
         for key in before:
             _forget(key)
+        if beside := unpatched_unets(pipeline, unet) if pipeline is not None else ():
+            logger.warning(
+                "attach: the %s holds another UNet, which its calls may run without patches: %s; "
+                "attach patches to that as well where they are meant for both",
+                type(pipeline).__name__,
+                ", ".join(beside),
+            )
 
     @property
     def attention(self) -> Tensor | None:
@@ -159,13 +172,18 @@ def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | 
 def report(model: Any) -> Report:
     """Say where the patches of `model` act; see :func:`attnpatch.report`."""
     unet = _unet_of(model)
-    return (Patching.of(unet) or Patching(unet)).report()
+    return _complete((Patching.of(unet) or Patching(unet)).report(), model, unet)
 
 
 def recorded_attention(model: Any) -> Tensor | None:
     """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
     patching = Patching.of(_unet_of(model))
     return None if patching is None else patching.attention
+
+
+def _complete(found: Report, pipeline: Any, unet: Any) -> Report:
+    """Add what the pipeline holds beside the UNet that was looked at."""
+    return replaced(found, unpatched=unpatched_denoisers(pipeline, unet))
 
 
 def _forget(key: object) -> None:
