@@ -75,7 +75,7 @@ def test_a_call_that_raises_leaves_no_state(unet):
         with pytest.raises(RuntimeError):
             run(unet, encoder_hidden_states=torch.zeros(2, 7, 5))
         attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
-        assert attention.processor.attnpatch_layer.patching.running.call is None
+        assert attention.processor.attnpatch_layer.patched.running.call is None
         assert torch.equal(run(unet), expected)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
-from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.sharing import share_weights
 from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import (
@@ -54,15 +54,15 @@ class Attachment:
         cond_or_uncond: CondOrUncond | None,
         replace: bool = False,
     ) -> None:
-        patching = Patching.of(unet) or Patching(unet)
+        patched = PatchedModel.of(unet) or PatchedModel(unet)
         self.stack = stack
-        self.report: Report = _complete(stack.bind(patching.table).report(), pipeline, unet)
+        self.report: Report = _complete(stack.bind(patched.table).report(), pipeline, unet)
         self._unet = unet
         self._pipeline = None if pipeline is None else weakref.ref(pipeline)
-        self._patching: Patching | None = patching
+        self._patched: PatchedModel | None = patched
         self._attention: Tensor | None = None
-        before = list(patching.stacks) if replace else []
-        patching.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
+        before = list(patched.stacks) if replace else []
+        patched.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
         for key in before:
             _forget(key)
         if beside := unpatched_unets(pipeline, unet) if pipeline is not None else ():
@@ -80,12 +80,12 @@ class Attachment:
         For each token how much attention it got: 1 is as much as the others on average. None before
         the first step, and without that guidance. See :func:`attnpatch.show_attention`.
         """
-        return self._attention if self._patching is None else self._patching.attention
+        return self._attention if self._patched is None else self._patched.attention
 
     @property
     def attached(self) -> bool:
         """Whether the UNet has these patches: neither this `detach` nor anything else took them."""
-        return self._patching is not None
+        return self._patched is not None
 
     @property
     def in_use(self) -> bool:
@@ -106,14 +106,14 @@ class Attachment:
         Patches attached at other times stay, in whatever order they are detached. A second call
         does nothing, nor does one after :func:`attnpatch.detach` or ``attach(…, replace=True)``.
         """
-        patching = self._patching
-        if patching is not None:
-            patching.remove(self, self._unet)
+        patched = self._patched
+        if patched is not None:
+            patched.remove(self, self._unet)
             self._forget()
 
     def _forget(self) -> None:
         """Know that the patches are gone from the UNet."""
-        self._attention, self._patching = self.attention, None
+        self._attention, self._patched = self.attention, None
 
     def __enter__(self) -> Attachment:
         return self
@@ -147,18 +147,18 @@ def attach(
 def detach(model: Any) -> None:
     """Take everything off that is attached to `model`; see :func:`attnpatch.detach`."""
     unet = _unet_of(model)
-    patching = Patching.of(unet)
-    if patching is not None:
-        before = list(patching.stacks)
-        patching.clear(unet)
+    patched = PatchedModel.of(unet)
+    if patched is not None:
+        before = list(patched.stacks)
+        patched.clear(unet)
         for key in before:
             _forget(key)
 
 
 def attached(model: Any) -> PatchStack:
     """Return what is attached to `model`; see :func:`attnpatch.attached`."""
-    patching = Patching.of(_unet_of(model))
-    return PatchStack() if patching is None else patching.stack
+    patched = PatchedModel.of(_unet_of(model))
+    return PatchStack() if patched is None else patched.stack
 
 
 def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
@@ -172,13 +172,13 @@ def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | 
 def report(model: Any) -> Report:
     """Say where the patches of `model` act; see :func:`attnpatch.report`."""
     unet = _unet_of(model)
-    return _complete((Patching.of(unet) or Patching(unet)).report(), model, unet)
+    return _complete((PatchedModel.of(unet) or PatchedModel(unet)).report(), model, unet)
 
 
 def recorded_attention(model: Any) -> Tensor | None:
     """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
-    patching = Patching.of(_unet_of(model))
-    return None if patching is None else patching.attention
+    patched = PatchedModel.of(_unet_of(model))
+    return None if patched is None else patched.attention
 
 
 def _complete(found: Report, pipeline: Any, unet: Any) -> Report:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.running import is_pipeline
 from attnpatch.hosts.recognition import is_unet, unwrapped
 
@@ -31,13 +31,13 @@ def unpatched_denoisers(pipeline: Any, unet: Any) -> tuple[str, ...]:
     """
     found = {}
     for name, module in _denoisers(pipeline, "", set()):
-        if module is not unet and Patching.of(module) is None:
+        if module is not unet and PatchedModel.of(module) is None:
             found.setdefault(id(module), f"{name} ({type(module).__name__})")
     return tuple(found.values())
 
 
 def unpatched_unets(pipeline: Any, unet: Any) -> tuple[str, ...]:
-    """Say which other UNets without patches are parts of the pipeline itself: its calls run them."""
+    """Say which other UNets without patches the pipeline itself has, so that its calls run them."""
     own = getattr(pipeline, "config", None) or {}
     return tuple(
         name
@@ -45,7 +45,7 @@ def unpatched_unets(pipeline: Any, unet: Any) -> tuple[str, ...]:
         if name in own
         and is_unet(module := unwrapped(value))
         and module is not unet
-        and Patching.of(module) is None
+        and PatchedModel.of(module) is None
     )
 
 
