@@ -227,7 +227,7 @@ class TestInputs:
     def test_values_must_be_finite(self, value):
         image = self.image.clone()
         image[1, 3] = value
-        with pytest.raises(ValueError, match="image: holds values that are not finite"):
+        with pytest.raises(ValueError, match="image: expected finite values, got NaN"):
             self.adapter.get_image_embeds(image)
 
     def test_arrays_and_encoder_outputs(self):

@@ -189,3 +189,24 @@ def test_features_of_other_tools(tmp_path):
     torch.save([pair], tmp_path / "face.ipadpt")
     image, negative = load_features(tmp_path / "face.ipadpt")
     assert torch.equal(image, pair[1]) and torch.equal(negative, pair[0])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_files_with_values_that_are_not_finite(value, tmp_path):
+    path = tmp_path / "file.safetensors"
+    whole = LINEAR.get_image_embeds(torch.ones(1, LINEAR.embed_dim))
+    for part in ("cond", "uncond"):
+        tensors = {"cond": whole.cond.clone(), "uncond": whole.uncond.clone()}
+        tensors[part][0, -1, -1] = value
+        ImageEmbeds(**tensors).save(path)
+        with pytest.raises(ValueError, match=rf"^file\.safetensors: {part}: expected finite"):
+            load_embeds(path)
+    features = torch.ones(2, LINEAR.embed_dim)
+    features[1, 3] = value
+    save_features(path, features)
+    for read in (load_features, lambda path: load_embeds(path, LINEAR)):
+        with pytest.raises(ValueError, match=r"^file\.safetensors: image: expected finite"):
+            read(path)
+    torch.save([torch.stack([features, torch.ones_like(features)])], path)  # the negatives first
+    with pytest.raises(ValueError, match=r"^file\.safetensors: negative: expected finite"):
+        load_features(path)

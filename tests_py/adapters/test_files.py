@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files as they really come: cut, misnamed, with code in them, or something else."""
 
+import json
+import math
 import pickle
 
 import pytest
@@ -141,3 +143,61 @@ def test_mixed_dtypes_become_the_widest():
     adapter = load_image_adapter(state)
     assert adapter.dtype == torch.float32
     assert adapter.project_sites(torch.ones(1, 2, 24))[0][0].dtype == torch.float32
+
+
+@readers
+@pytest.mark.parametrize(
+    ("dtype", "named"), [("I8", "int8"), ("U16", "uint16"), ("F8_E8M0", "F8_E8M0"), ("F4", "F4")]
+)
+def test_dtypes_that_no_weight_has_are_named(read, dtype, named, tmp_path):
+    name = "ip_adapter.1.to_k_ip.weight"
+    path = save_state(STATE, tmp_path / "adapter.safetensors")
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    shape, (start, end) = header[name]["shape"], header[name]["data_offsets"]
+    bits = {"I8": 8, "U16": 16, "F8_E8M0": 8, "F4": 4}[dtype]
+    left = (end - start) * 8 // bits // shape[1]  # as many rows as there is room for
+    header[name] = {"dtype": dtype, "shape": [left, shape[1]], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    message = rf"adapter\.safetensors: {name}: expected a tensor of floats, found {named}$"
+    with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite(value, suffix, dtype, tmp_path):
+    for part, name in (("image_proj", "proj.bias"), ("ip_adapter", "3.to_v_ip.weight")):
+        state = {
+            part: {k: t.to(dtype, copy=True) for k, t in STATE[part].items()} for part in STATE
+        }
+        state[part][name].view(-1)[-1] = value
+        path = save_state(state, tmp_path / f"{part}{suffix}")
+        message = "expected finite weights, got NaN or infinity"
+        with pytest.raises(ValueError, match=rf"^{path.name}: {part}\.{name}: {message}$"):
+            load_image_adapter(path)
+        with pytest.raises(ValueError, match=rf"^state dict: {part}\.{name}: {message}$"):
+            load_image_adapter(state)
+
+
+def test_eight_bit_weights_that_are_not_finite():
+    dtype = torch.float8_e4m3fn
+    state = {part: {k: t.to(dtype, copy=True) for k, t in STATE[part].items()} for part in STATE}
+    load_image_adapter(state)
+    state["image_proj"]["norm.bias"].view(torch.uint8)[0] = 0x7F  # its one NaN
+    with pytest.raises(ValueError, match=r"image_proj\.norm\.bias: expected finite"):
+        load_image_adapter(state)
+
+
+def test_a_dtype_without_room_for_the_weights():
+    state = {part: dict(STATE[part]) for part in STATE}
+    state["ip_adapter"]["1.to_k_ip.weight"] = STATE["ip_adapter"]["1.to_k_ip.weight"] * 1e6
+    adapter = load_image_adapter(state)
+    assert adapter.to(dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"dtype: .* room for .*layer 0's keys.*got torch.float16"):
+        adapter.to(dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"dtype: .* room"):
+        load_image_adapter(state, dtype=torch.float16)

@@ -4,7 +4,7 @@
 
 import torch
 
-from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.patches import COND, UNCOND
 
 
@@ -32,7 +32,7 @@ class Watch:
         self._hook.remove()
 
     def _check(self, unet, args, kwargs):
-        call = Patching.of(unet).running.call
+        call = PatchedModel.of(unet).running.call
         names = ("sample", "timestep", "encoder_hidden_states")
         given = dict(zip(names, args, strict=False)) | kwargs
         sample, text = given["sample"], given["encoder_hidden_states"]

@@ -75,7 +75,7 @@ def test_a_call_that_raises_leaves_no_state(unet):
         with pytest.raises(RuntimeError):
             run(unet, encoder_hidden_states=torch.zeros(2, 7, 5))
         attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
-        assert attention.processor.attnpatch_layer.patching.running.call is None
+        assert attention.processor.attnpatch_layer.patched.running.call is None
         assert torch.equal(run(unet), expected)
 
 
@@ -251,13 +251,15 @@ def test_errors_name_what_is_wrong(unet):
     with pytest.raises(ValueError, match=r"has 16 sites .* this UNet has 70"):
         attach(make_unet("sdxl"), prompt())
     for wrong in [(), "10", (1, -1), (0.5,)]:
-        with pytest.raises(ValueError, match="cond_or_uncond: expected the kind of each chunk"):
+        with pytest.raises(
+            ValueError, match="cond_or_uncond: expected 0 for cond and 1 for uncond"
+        ):
             attach(unet, prompt(), cond_or_uncond=wrong)
     assert is_original(unet)
     with attach(unet, prompt(), cond_or_uncond=(1, 0)):
         with pytest.raises(ValueError, match=r"already has \(1, 0\), got \(0, 1\)"):
             attach(unet, prompt(), cond_or_uncond=(0, 1))
-        with pytest.raises(ValueError, match="batch of 3 rows"):
+        with pytest.raises(ValueError, match=r"multiple of 2 rows, .* \(1, 0\), got 3 rows"):
             run(unet, **unet_inputs(unet, batch=3))
     assert is_original(unet)
 

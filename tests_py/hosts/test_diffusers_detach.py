@@ -51,6 +51,22 @@ def test_detach_of_a_patched_copy(unet):
     assert ap.attached(unet) == handle.stack
 
 
+@pytest.mark.parametrize("copied", [lambda unet: unet, copy.deepcopy])
+def test_what_was_told_of_rows_goes_with_its_patches(unet, copied):
+    ap.attach(unet, prompt(0), cond_or_uncond=(0,))
+    expected = run(unet)
+    ap.detach(unet)
+    first = ap.attach(unet, prompt(0))
+    second = ap.attach(unet, prompt(1), cond_or_uncond=(1, 0))
+    assert torch.equal(run(copied(unet)), run(unet))
+    second.detach()
+    with pytest.raises(ValueError, match="cond_or_uncond: expected to be told"):
+        run(copied(unet))
+    ap.attach(unet, prompt(1).replace(weight=0.0), cond_or_uncond=(0,))
+    assert torch.equal(run(copied(unet)), expected)
+    assert first.attached
+
+
 def test_what_was_recorded_outlives_the_patches(unet):
     with ap.attach(unet, ap.SelfAttentionGuidance(0.5), **GUIDED) as attached:
         run(unet)

@@ -251,6 +251,20 @@ def test_what_is_missing_is_named(host, picture, tmp_path):
         ip_adapter.preprocess(picture, path)
 
 
+def test_files_with_values_that_are_not_finite(host, tmp_path):
+    checkpoint = linear_checkpoint()
+    checkpoint["image_proj"]["proj.bias"][2] = torch.nan
+    path = write_bin(tmp_path / "linear.bin", checkpoint)
+    with pytest.raises(ValueError, match=r"linear\.bin: .*image_proj\.proj\.bias: .*finite"):
+        ip_adapter.load_ip_adapter(None, None, path)
+    assert ip_adapter.ip_adapters == {}
+    path = str(tmp_path / "negative.safetensors")
+    save_file({"data": torch.full((1, TOKENS, CONTEXT), torch.inf)}, path)
+    with pytest.raises(ValueError, match=r"ip_negative_path: .*negative\.safetensors.* data"):
+        ip_adapter.load_ip_adapter(None, path, None)
+    assert ip_adapter.ip_negative is None
+
+
 def test_adapter_model_checks_what_it_is_told():
     sizes = {
         "plus": True,

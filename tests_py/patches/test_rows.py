@@ -62,12 +62,14 @@ def test_pictures_follow_slots_where_no_samples_are_told():
             4,
             None,
             3,
-            "mask: 3 pictures do not fit a batch of 4 rows in 2 chunks; expected 1 or 2, or "
-            "samples that name the picture of each row of a chunk",
+            "mask: expected 1 picture, or 2: one for each image that is made, got 3 for 2 cond and "
+            "2 uncond rows",
         ),
         # Two pictures for a batch of one are not one for cond and one for uncond.
-        ((1, 0), 2, None, 2, "expected 1, or samples"),
-        ((0,), 2, (0, 5), 3, "highest of samples"),
+        ((1, 0), 2, None, 2, "expected 1 picture, got 2 for 1 cond and 1 uncond rows"),
+        ((0,), 2, (0, 5), 3, "1 picture, or more than 5, the last picture that a row shows, got 3"),
+        ((1, 0, 1, 0), 4, None, 3, "expected 1 picture, got 3 for 2 cond and 2 uncond rows"),
+        ((2, 0), 2, None, 4, "got 4 for 1 cond and 1 kind 2 rows"),
     ],
 )
 def test_pictures_that_do_not_fit(chunks, batch, samples, count, message):

@@ -143,7 +143,9 @@ def test_no_stage_is_false():
 
 
 def test_degraded_needs_one_for_each_chunk():
-    with pytest.raises(ValueError, match="degraded: expected one for each of the 2 chunks, got 1"):
+    with pytest.raises(
+        ValueError, match="degraded: expected one for each of the 2 cond or uncond parts, got 1"
+    ):
         Call(latent=(8, 8), batch=2, chunks=(1, 0), degraded=(0,))
     plain = Call(latent=(8, 8), batch=2, chunks=(1, 0))
     assert plain == Call(latent=(8, 8), batch=2, chunks=(1, 0), record=object())

@@ -24,7 +24,7 @@ def test_call_is_a_value_that_prints_as_made():
     ("values", "message"),
     [
         ({"latent": (0, 4)}, "latent"),
-        ({"latent": (4, 4), "batch": 3, "chunks": (0, 1)}, "3 rows for 2 chunks"),
+        ({"latent": (4, 4), "batch": 3, "chunks": (0, 1)}, r"2 equal parts \(0, 1\), got 3 rows"),
         ({"latent": (4, 4), "batch": 0}, "batch"),
         ({"latent": (4, 4), "chunks": ()}, "batch"),
         ({"latent": (4, 4), "batch": 2, "samples": (0,)}, "samples"),

@@ -117,11 +117,13 @@ def test_stacks_round_trip(various, tmp_path):
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.floats(allow_nan=False, allow_infinity=False, width=64), max_size=4), st.booleans()
+    st.lists(st.floats(allow_nan=False, allow_infinity=False, width=64), max_size=4),
+    st.floats(0, 1),
+    st.booleans(),
 )
-def test_numbers_round_trip_exactly(prompt, tmp_path, numbers, joint):
+def test_numbers_round_trip_exactly(prompt, tmp_path, numbers, start, joint):
     weight = Weight(layers=numbers) if numbers else 1 / 3
-    stack = PatchStack([prompt(weight, joint=joint, start=numbers[0] if numbers else 0.1)])
+    stack = PatchStack([prompt(weight, joint=joint, start=start)])
     stack.save(tmp_path / "stack.safetensors")
     assert PatchStack.load(tmp_path / "stack.safetensors") == stack
 

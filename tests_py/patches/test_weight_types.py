@@ -110,7 +110,7 @@ def test_the_last_picture_may_serve_the_rest(prompt, table):
 
 
 def test_else_that_is_an_error(prompt, table):
-    with pytest.raises(ValueError, match="3 pictures do not fit a batch of 8 rows"):
+    with pytest.raises(ValueError, match="got 3 for 4 cond and 4 uncond rows"):
         rows(prompt(pictures=3), table, 8)
     with pytest.raises(ValueError, match="expected 1 picture or equally many"):
         prompt(torch.tensor([0.1, 0.2]), pictures=3)

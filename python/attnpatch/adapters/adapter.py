@@ -23,6 +23,7 @@ from attnpatch.adapters.inputs import (
     check_values,
     count_rows,
     hash_tensors,
+    is_finite,
 )
 from attnpatch.adapters.layout import Layout
 from attnpatch.adapters.state_dicts import Tensors
@@ -278,15 +279,16 @@ class ImageAdapter:
         Raises
         ------
         ValueError
-            A dtype in which nothing can be computed; or weights that require a gradient would have
-            to be copied, while gradients are enabled: the copies would not follow an optimiser.
+            A dtype in which nothing can be computed, or that has no room for some weight; or
+            weights that require a gradient would have to be copied, while gradients are enabled:
+            the copies would not follow an optimiser.
         """
         if dtype is not None and dtype not in FLOATS:
             raise ValueError(
                 f"dtype: expected a float16, bfloat16, float32 or float64; given {dtype}"
             )
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
+        def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
             moved = tensor.to(device=device, dtype=dtype)
             if moved is not tensor and moved.requires_grad:
                 raise ValueError(
@@ -294,13 +296,21 @@ class ImageAdapter:
                     f"are that require a gradient, got {moved.device} and {moved.dtype}; convert "
                     "the parameters first, or copy their values in torch.no_grad()"
                 )
+            if moved.dtype != tensor.dtype and not is_finite(moved):
+                raise ValueError(
+                    f"dtype: expected one with room for the values of {name}, which are up to "
+                    f"{tensor.detach().abs().max().item():.3g}, got {moved.dtype}"
+                )
             return moved
 
         digest = self._digest_now()
         return ImageAdapter(
-            {name: move(tensor) for name, tensor in self._image_proj.items()},
-            [(move(key), move(value)) for key, value in self._sites],
-            {name: move(tensor) for name, tensor in self.lora.items()},
+            {name: move(f"image_proj.{name}", t) for name, t in self._image_proj.items()},
+            [
+                (move(f"layer {index}'s keys", key), move(f"layer {index}'s values", value))
+                for index, (key, value) in enumerate(self._sites)
+            ],
+            {name: move(name, tensor) for name, tensor in self.lora.items()},
             self._layout,
             digest,
         )

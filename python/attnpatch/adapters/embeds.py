@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from attnpatch.adapters.inputs import is_finite
+
 if TYPE_CHECKING:
     from attnpatch.adapters.adapter import ImageAdapter
 
@@ -203,7 +205,8 @@ def load_embeds(
     Raises
     ------
     ValueError
-        Not such a file, one that holds code, or tokens of another adapter.
+        Not such a file, one that holds code, tokens of another adapter, or values that are not
+        finite.
     """
     from attnpatch.adapters.files import read_file
 
@@ -216,6 +219,7 @@ def load_embeds(
                 "(.ipadpt), give the adapter that is to project them"
             )
         image, negative = _find_features(path.name, content)
+        _check_finite(path.name, {"image": image, "negative": negative})
         return adapter.get_image_embeds(image, negative).to(device, dtype)
     metadata = read_metadata(path)
     if metadata.pop("format", "") != FORMAT:
@@ -223,6 +227,7 @@ def load_embeds(
     if (version := metadata.pop("format_version", "")) != VERSION:
         raise ValueError(f"{path.name}: format version {version!r}; this release reads {VERSION}")
     embeds = ImageEmbeds(content["cond"], content["uncond"], metadata).to(device, dtype)
+    _check_finite(path.name, {"cond": embeds.cond, "uncond": embeds.uncond})
     digest = metadata.get("digest")
     if adapter is not None and digest and digest != adapter.digest:
         raise ValueError(
@@ -269,12 +274,21 @@ def load_features(
     Raises
     ------
     ValueError
-        Not such a file, or one that holds code.
+        Not such a file, one that holds code, or values that are not finite.
     """
     from attnpatch.adapters.files import read_file
 
     path = Path(path)
-    return _find_features(path.name, read_file(path))
+    image, negative = _find_features(path.name, read_file(path))
+    _check_finite(path.name, {"image": image, "negative": negative})
+    return image, negative
+
+
+def _check_finite(name: str, tensors: Mapping[str, torch.Tensor | None]) -> None:
+    """Raise ValueError with the names of the file and of the first tensor that is not finite."""
+    for part, tensor in tensors.items():
+        if tensor is not None and tensor.is_floating_point() and not is_finite(tensor):
+            raise ValueError(f"{name}: {part}: expected finite values, got NaN or infinity")
 
 
 def _find_features(name: str, content: object) -> tuple[torch.Tensor, torch.Tensor | None]:

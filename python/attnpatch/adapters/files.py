@@ -30,6 +30,16 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 
 
@@ -119,20 +129,27 @@ def _read_safetensors(path: Path, shapes_only: bool) -> Mapping[str, object]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length)
+    tensors: dict[str, object] = {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:  # checks header and size
             entries = json.loads(header)
-            return {
-                name: _describe_tensor(entries[name])
-                if shapes_only or _is_of_model(name)
-                else file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118  (no mapping)
-            }
+            for name in file.keys():  # noqa: SIM118  (no mapping)
+                dtype, of_model = entries[name]["dtype"], _is_of_model(name)
+                if dtype not in _DTYPES and not of_model:
+                    raise ValueError(
+                        f"{path.name}: {name}: expected a tensor of floats, found {dtype}"
+                    )
+                tensors[name] = (
+                    _describe_tensor(entries[name])
+                    if shapes_only or of_model
+                    else file.get_tensor(name)
+                )
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path.name}: not a whole safetensors file ({path.stat().st_size} bytes), perhaps an "
             f"incomplete download: {error}"
         ) from None
+    return tensors
 
 
 def _is_of_model(name: str) -> bool:
@@ -140,6 +157,7 @@ def _is_of_model(name: str) -> bool:
 
 
 def _describe_tensor(entry: Mapping[str, Any]) -> torch.Tensor:
+    # Of a model's tensor in another dtype nothing but the shape is asked.
     dtype = _DTYPES.get(entry["dtype"], torch.uint8)
     return torch.empty(entry["shape"], dtype=dtype, device="meta")
 

@@ -62,8 +62,8 @@ def load_image_adapter(
     Raises
     ------
     ValueError
-        No adapter, an incomplete one, or one for another kind of model; said before anything is
-        built. Also a file or folder with several adapters.
+        No adapter, an incomplete one, one for another kind of model, or weights that are not
+        finite; said before anything is built. Also a file or folder with several adapters.
     FileNotFoundError
         No such file, here or on the hub.
     ImportError

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from attnpatch.adapters.inputs import check_weights
 from attnpatch.adapters.layer_names import UNET_BLOCKS
 
 Tensors = dict[str, torch.Tensor]
@@ -239,6 +240,7 @@ def _add(tensors: Tensors, name: str, value: torch.Tensor, full_name: str) -> No
     if not value.is_floating_point():  # quantised weights mean nothing without their scales
         dtype = str(value.dtype).removeprefix("torch.")
         raise ValueError(f"{full_name}: expected a tensor of floats, found {dtype}")
+    check_weights({full_name: value})
     if name in tensors and not same_values(tensors[name], value):
         raise ValueError(f"{full_name}: another tensor of the same name has other values")
     tensors[name] = value

@@ -107,8 +107,8 @@ def check_kinds(kinds: Any) -> tuple[int, ...]:
         found = ()
     if not found or min(found) < 0:
         raise ValueError(
-            "cond_or_uncond: expected the kind of each chunk or row of a batch, 0 for cond and 1 "
-            "for uncond, such as (1, 0), or a callable that gives it for a call; "
+            "cond_or_uncond: expected 0 for cond and 1 for uncond, for each row or for equal parts "
+            "of the batch, such as (1, 0), or a callable that gives it for a call, "
             f"got {kinds!r}"
         )
     return found
@@ -129,7 +129,8 @@ def told_rows(cond_or_uncond: CondOrUncond, call: HostCall) -> Rows:
     kinds = check_kinds(cond_or_uncond(call) if callable(cond_or_uncond) else cond_or_uncond)
     if batch % len(kinds):
         raise ValueError(
-            f"cond_or_uncond: {kinds} makes {len(kinds)} equal chunks, got a batch of {batch} rows"
+            f"cond_or_uncond: expected a multiple of {len(kinds)} rows, cond and uncond in equal "
+            f"parts {kinds}, got {batch} rows"
         )
     if len(kinds) < batch or len(set(Counter(kinds).values())) > 1:
         return Rows.of_chunks(kinds, batch)

@@ -18,7 +18,7 @@ def diffusers_unet(model: Any) -> Any:
     Either may be in wrappers: compiled, in data parallel, sharded.
     """
     for candidate in (unwrapped(model), unwrapped(getattr(model, "unet", None))):
-        if _is_unet(candidate):
+        if is_unet(candidate):
             return candidate
     return None
 
@@ -53,5 +53,6 @@ def described(model: Any) -> str:
     return f"{name}, whose unet is " + ("None" if unet is None else f"a {type(unet).__qualname__}")
 
 
-def _is_unet(module: Any) -> bool:
+def is_unet(module: Any) -> bool:
+    """Whether a module, which is in no wrapper, is a UNet as diffusers builds them."""
     return all(hasattr(module, name) for name in _UNET_NAMES)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.nodes import host
+from attnpatch.patches.window import check_window
 
 __all__ = ["Conditioning", "add_control"]
 
@@ -45,6 +46,7 @@ def add_control(
     tuple of list
         New entries; the old ones stay as they are.
     """
+    window = check_window(*window)
     if mask is not None:
         mask = mask.to(host.compute_device())
         mask = mask[None] if mask.dim() < 3 else mask

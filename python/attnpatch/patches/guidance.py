@@ -25,6 +25,7 @@ from attnpatch.patches.guidance_scale import (
 from attnpatch.patches.patch import BoundPatch, Patch
 from attnpatch.patches.site import UNCOND, Call
 from attnpatch.patches.weights import Weight, number
+from attnpatch.patches.window import check_window
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,8 +61,10 @@ class Guidance(Patch):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", read_scale(self.scale))
-        for name in ("start", "end", "rescale"):
-            object.__setattr__(self, name, number(name, getattr(self, name)))
+        start, end = check_window(self.start, self.end)
+        values = {"start": start, "end": end, "rescale": number("rescale", self.rescale)}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "blocks", check_blocks(self.blocks))
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale: expected 0 to 1, got {self.rescale}")

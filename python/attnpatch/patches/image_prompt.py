@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +22,7 @@ from attnpatch.patches.parts import Part
 from attnpatch.patches.patch import Patch
 from attnpatch.patches.rows import ROLES
 from attnpatch.patches.weights import Weight, WeightLike
+from attnpatch.patches.window import check_window
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,8 +44,9 @@ class ImagePrompt(Patch):
         What ``load_image_adapter`` gives.
     embeds
         What ``adapter.get_image_embeds`` gives, or a pair of tensors (cond, uncond) of shapes
-        (pictures, tokens, context) and (1 or pictures, tokens, context). Several pictures: one for
-        each picture of the batch. uncond may be None: nothing is added to uncond then.
+        (pictures, tokens, context) and (1 or pictures, tokens, context); of these each may have its
+        own number of tokens. Several pictures: one for each picture of the batch. uncond may be
+        None: nothing is added to uncond then.
     weight
         A number, or anything of the grammar of ``Weight``.
     mask
@@ -54,7 +55,7 @@ class ImagePrompt(Patch):
         the joint form the image's share of the softmax).
     start, end
         The part of sampling in which it is active, 0 to 1: start <= progress <= end. A start of 0
-        is the very beginning, an end of 1 the very end.
+        is the very beginning, an end of 1 the very end. A start of 1 or an end of 0 is no time.
     scaling
         How the weight acts, with w the weight and C the layer's channels: "V only" (the branch's
         output times w; the default), "K+V" (keys and values times w), "K+V w/ C penalty" (times
@@ -193,6 +194,7 @@ class ImagePrompt(Patch):
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         given = {**_DEFAULTS, **options}
         joint, mask, scaling = bool(given["joint"]), given["mask"], given["scaling"]
+        start, end = check_window(given["start"], given["end"])
         if scaling is None:
             scaling = _scaling(joint)
         values = {
@@ -200,8 +202,8 @@ class ImagePrompt(Patch):
             "source": source,
             "weight": Weight.of(given["weight"]),
             **_masks(mask),
-            "start": float(given["start"]),
-            "end": float(given["end"]),
+            "start": start,
+            "end": end,
             "scaling": _one_of("scaling", scaling, tuple(SCALINGS)),
             "joint": joint,
             "roles": _roles(given["roles"]),
@@ -212,9 +214,6 @@ class ImagePrompt(Patch):
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        for name in ("start", "end"):
-            if not math.isfinite(values[name]):
-                raise ValueError(f"{name}: expected a finite number, got {values[name]}")
         if joint and self.mask is not None:
             check_joint(self.mask)
         self.pictures  # noqa: B018 (says what does not fit together)

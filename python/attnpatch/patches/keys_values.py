@@ -18,6 +18,7 @@ from attnpatch.patches.parts import (
     MakeLayer,
     Part,
     TrainablePart,
+    check_finite,
     make_part,
     own_copies,
 )
@@ -113,7 +114,9 @@ class KeysValues:
                 return replace(cls._of(*rows), own_tokens=own)
             both = adapter.project_sites(torch.cat([cond, uncond]))
         make_layer = _projecting(adapter, cond, uncond) if _trainable(both) else None
-        part = make_part(0, own_copies("adapter", both), make_layer)
+        layers = own_copies("adapter", both)
+        check_finite("adapter", layers)
+        part = make_part(0, layers, make_layer)
         return cls(len(cond), len(uncond), (part,), own)._valid()
 
     @classmethod
@@ -125,11 +128,13 @@ class KeysValues:
     @classmethod
     def _of(cls, cond: _Rows, uncond: _Rows | None) -> KeysValues:
         positive = own_copies("cond", cond.layers)
+        check_finite("cond", positive)
         pictures = len(positive[0][0])
         make_cond = cond.make_layer if _trainable(cond.layers) else None
         if uncond is None:
             return cls(pictures, 0, (make_part(0, positive, make_cond),))._valid()
         negative = own_copies("uncond", uncond.layers)
+        check_finite("uncond", negative)
         negatives = len(negative[0][0])
         if [k.shape[2] for k, _ in positive] != [k.shape[2] for k, _ in negative]:
             raise ValueError(

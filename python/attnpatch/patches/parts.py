@@ -11,7 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["LayerTensors", "MakeLayer", "Part", "TrainablePart", "make_part", "own_copies"]
+__all__ = [
+    "LayerTensors",
+    "MakeLayer",
+    "Part",
+    "TrainablePart",
+    "check_finite",
+    "make_part",
+    "own_copies",
+]
 
 LayerTensors = tuple[tuple[Tensor, Tensor], ...]
 MakeLayer = Callable[[int], tuple[Tensor, Tensor]]
@@ -80,6 +88,18 @@ def make_part(
         return part
     sizes = part.channels, part.tokens, part.dtype
     return TrainablePart(first, part.rows, *sizes, make_layer)
+
+
+def check_finite(name: str, layers: LayerTensors) -> None:
+    """Raise ValueError where keys or values are not finite, as of a dtype without room for them."""
+    finite = torch.stack([t.isfinite().all() for pair in layers for t in pair])
+    if finite.is_meta or finite.all():  # one look for all: it waits for a GPU
+        return
+    index = int(finite.logical_not().nonzero()[0, 0])
+    part, dtype = ("keys", "values")[index % 2], layers[0][0].dtype
+    raise ValueError(
+        f"{name}: expected finite {part} in layer {index // 2}, got NaN or infinity in {dtype}"
+    )
 
 
 def own_copies(name: str, layers: Sequence[Any]) -> LayerTensors:

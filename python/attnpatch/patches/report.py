@@ -33,6 +33,8 @@ class Report:
     """Where a patch does not act, and why."""
     nbytes: int
     """Bytes of the patches' tensors."""
+    unpatched: tuple[str, ...] = ()
+    """Other denoisers that the pipeline holds and that have no patches, with their types."""
 
     def __str__(self) -> str:
         lines = [
@@ -45,4 +47,6 @@ class Report:
         for (patch, reason), names in groups.items():
             shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
             lines.append(f"patch {patch} skips {len(names)}: {reason} ({shown})")
+        if self.unpatched:
+            lines.append(f"not patched: {', '.join(self.unpatched)}")
         return "\n".join(lines)

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
-from attnpatch.patches.site import COND, Call
+from attnpatch.patches.site import COND, UNCOND, Call
 
 __all__ = ["ROLES", "key_rows", "picture_rows", "role_of"]
 
@@ -45,18 +46,22 @@ def picture_rows(call: Call, count: int, what: str, *, hold_last: bool = False) 
         return [min(sample, count - 1) for sample in samples]
     fits = count == call.slot_count if call.samples is None else max(samples) < count
     if not fits:
-        size = call.slot_count
-        several = "" if size == 1 else f" or {size}"
-        expected = (
-            f"1{several}, or samples that name the picture of each row of a chunk"
-            if call.samples is None
-            else "1 or more than the highest of samples"
-        )
+        images = call.slot_count
+        several = "" if images == 1 else f", or {images}: one for each image that is made"
+        if call.samples is not None:
+            several = f", or more than {max(samples)}, the last picture that a row shows"
         raise ValueError(
-            f"{what}: {count} pictures do not fit a batch of {call.batch} rows in "
-            f"{call.batch // size} chunks; expected {expected}"
+            f"{what}: expected 1 picture{several}, got {count} for {_describe_rows(call)}"
         )
     return list(samples)
+
+
+def _describe_rows(call: Call) -> str:
+    """Say how many rows of which kind a call has: "2 cond and 2 uncond rows"."""
+    counts = Counter(call.kinds)
+    names = {COND: "cond", UNCOND: "uncond"}
+    parts = [f"{counts[kind]} {names.get(kind, f'kind {kind}')}" for kind in sorted(counts)]
+    return f"{' and '.join(parts)} {'row' if call.batch == 1 else 'rows'}"
 
 
 def key_rows(

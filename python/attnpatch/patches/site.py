@@ -124,13 +124,14 @@ class Call:
     def _check(self) -> None:
         if not self.chunks or self.batch < 1 or self.batch % len(self.chunks):
             raise ValueError(
-                f"batch: expected equal chunks, got {self.batch} rows for {len(self.chunks)} chunks"
+                f"batch: expected cond and uncond rows in {len(self.chunks)} equal parts "
+                f"{self.chunks}, got {self.batch} rows"
             )
         if self.samples is not None:
             if len(self.samples) not in (self.chunk_size, self.batch):
                 raise ValueError(
-                    f"samples: expected one for each of the {self.chunk_size} rows of a chunk or "
-                    f"the {self.batch} rows of the batch, got {len(self.samples)}"
+                    f"samples: expected the picture of each of the {self.batch} rows, or of the "
+                    f"{self.chunk_size} rows of each cond or uncond part, got {len(self.samples)}"
                 )
             if min(self.samples) < 0:
                 raise ValueError(f"samples: expected 0 or more, got {min(self.samples)}")
@@ -144,7 +145,7 @@ class Call:
             raise ValueError(f"slots: expected numbers 0, 1, 2, … without gaps, got {self.slots}")
         if self.degraded and len(self.degraded) != len(self.chunks):
             raise ValueError(
-                f"degraded: expected one for each of the {len(self.chunks)} chunks, "
+                f"degraded: expected one for each of the {len(self.chunks)} cond or uncond parts, "
                 f"got {len(self.degraded)}"
             )
 

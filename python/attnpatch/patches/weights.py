@@ -34,7 +34,8 @@ class Weight:
         or the front of them up to a dot; a list of one number for each layer in checkpoint order.
         Layers that a dict does not name get nothing.
     curve
-        Points (progress, factor) with straight lines between them, level outside.
+        Points (progress, factor), progress from 0 to 1, with straight lines between them and level
+        outside.
     pictures
         One factor for each picture of the batch, as numbers or a tensor of shape (pictures,).
 
@@ -60,7 +61,10 @@ class Weight:
         object.__setattr__(self, "scale", number("weight", self.scale))
         object.__setattr__(self, "layers", _freeze_layers(self.layers))
         points = tuple((number("curve", p), number("curve", f)) for p, f in self.curve)
-        Curve(list(points))  # says what is wrong with them
+        for progress, _ in points:
+            if not 0 <= progress <= 1:
+                raise ValueError(f"curve: expected a progress of 0 to 1 in points, got {progress}")
+        Curve(list(points))  # says what is wrong with their order
         object.__setattr__(self, "curve", points)
         pictures = self.pictures
         if isinstance(pictures, torch.Tensor):

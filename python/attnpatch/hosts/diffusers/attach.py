@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace as replaced
 from typing import Any
 
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.copying import copy_pipeline
-from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
+from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.sharing import share_weights
 from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import (
@@ -25,6 +28,8 @@ from attnpatch.patches import Patch, PatchStack, Report
 
 Patches = Patch | Sequence[Patch]
 
+logger = logging.getLogger("attnpatch")
+
 
 class Attachment:
     """Patches that are attached to a UNet, until `detach` or the end of a ``with`` block.
@@ -37,7 +42,8 @@ class Attachment:
     stack : PatchStack
         What was attached.
     report : Report
-        The layers wanted, matched, and skipped with reasons.
+        The layers wanted, matched, and skipped with reasons; and other denoisers that the pipeline
+        holds, which stay without patches.
     """
 
     def __init__(
@@ -48,17 +54,24 @@ class Attachment:
         cond_or_uncond: CondOrUncond | None,
         replace: bool = False,
     ) -> None:
-        patching = Patching.of(unet) or Patching(unet)
+        patched = PatchedModel.of(unet) or PatchedModel(unet)
         self.stack = stack
-        self.report: Report = stack.bind(patching.table).report()
+        self.report: Report = _complete(stack.bind(patched.table).report(), pipeline, unet)
         self._unet = unet
         self._pipeline = None if pipeline is None else weakref.ref(pipeline)
-        self._patching: Patching | None = patching
+        self._patched: PatchedModel | None = patched
         self._attention: Tensor | None = None
-        before = list(patching.stacks) if replace else []
-        patching.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
+        before = list(patched.stacks) if replace else []
+        patched.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
         for key in before:
             _forget(key)
+        if beside := unpatched_unets(pipeline, unet) if pipeline is not None else ():
+            logger.warning(
+                "attach: the %s holds another UNet, which its calls may run without patches: %s; "
+                "attach patches to that as well where they are meant for both",
+                type(pipeline).__name__,
+                ", ".join(beside),
+            )
 
     @property
     def attention(self) -> Tensor | None:
@@ -67,12 +80,12 @@ class Attachment:
         For each token how much attention it got: 1 is as much as the others on average. None before
         the first step, and without that guidance. See :func:`attnpatch.show_attention`.
         """
-        return self._attention if self._patching is None else self._patching.attention
+        return self._attention if self._patched is None else self._patched.attention
 
     @property
     def attached(self) -> bool:
         """Whether the UNet has these patches: neither this `detach` nor anything else took them."""
-        return self._patching is not None
+        return self._patched is not None
 
     @property
     def in_use(self) -> bool:
@@ -93,14 +106,14 @@ class Attachment:
         Patches attached at other times stay, in whatever order they are detached. A second call
         does nothing, nor does one after :func:`attnpatch.detach` or ``attach(…, replace=True)``.
         """
-        patching = self._patching
-        if patching is not None:
-            patching.remove(self, self._unet)
+        patched = self._patched
+        if patched is not None:
+            patched.remove(self, self._unet)
             self._forget()
 
     def _forget(self) -> None:
         """Know that the patches are gone from the UNet."""
-        self._attention, self._patching = self.attention, None
+        self._attention, self._patched = self.attention, None
 
     def __enter__(self) -> Attachment:
         return self
@@ -134,18 +147,18 @@ def attach(
 def detach(model: Any) -> None:
     """Take everything off that is attached to `model`; see :func:`attnpatch.detach`."""
     unet = _unet_of(model)
-    patching = Patching.of(unet)
-    if patching is not None:
-        before = list(patching.stacks)
-        patching.clear(unet)
+    patched = PatchedModel.of(unet)
+    if patched is not None:
+        before = list(patched.stacks)
+        patched.clear(unet)
         for key in before:
             _forget(key)
 
 
 def attached(model: Any) -> PatchStack:
     """Return what is attached to `model`; see :func:`attnpatch.attached`."""
-    patching = Patching.of(_unet_of(model))
-    return PatchStack() if patching is None else patching.stack
+    patched = PatchedModel.of(_unet_of(model))
+    return PatchStack() if patched is None else patched.stack
 
 
 def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
@@ -159,13 +172,18 @@ def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | 
 def report(model: Any) -> Report:
     """Say where the patches of `model` act; see :func:`attnpatch.report`."""
     unet = _unet_of(model)
-    return (Patching.of(unet) or Patching(unet)).report()
+    return _complete((PatchedModel.of(unet) or PatchedModel(unet)).report(), model, unet)
 
 
 def recorded_attention(model: Any) -> Tensor | None:
     """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
-    patching = Patching.of(_unet_of(model))
-    return None if patching is None else patching.attention
+    patched = PatchedModel.of(_unet_of(model))
+    return None if patched is None else patched.attention
+
+
+def _complete(found: Report, pipeline: Any, unet: Any) -> Report:
+    """Add what the pipeline holds beside the UNet that was looked at."""
+    return replaced(found, unpatched=unpatched_denoisers(pipeline, unet))
 
 
 def _forget(key: object) -> None:

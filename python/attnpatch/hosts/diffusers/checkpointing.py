@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patching import Patching
+    from attnpatch.hosts.diffusers.patched_model import PatchedModel
 
 _FUNCTION = "_gradient_checkpointing_func"  # diffusers' name of it, in every module that has one
 
@@ -26,11 +26,11 @@ class Checkpointing:
     ----------
     unet
         Whose modules they are; until `restore` they are replaced.
-    patching
+    patched
         Knows which call is running.
     """
 
-    def __init__(self, unet: Any, patching: Patching) -> None:
+    def __init__(self, unet: Any, patched: PatchedModel) -> None:
         self._originals: list[tuple[Any, Callable[..., Any]]] = []
         if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
             return
@@ -38,7 +38,7 @@ class Checkpointing:
             original = getattr(module, _FUNCTION, None)
             if original is not None and getattr(module, "gradient_checkpointing", False):
                 self._originals.append((module, original))
-                setattr(module, _FUNCTION, _remembering(original, patching))
+                setattr(module, _FUNCTION, _remembering(original, patched))
 
     def restore(self) -> None:
         """Put the modules' own functions back."""
@@ -47,12 +47,12 @@ class Checkpointing:
         self._originals = []
 
 
-def _remembering(original: Callable[..., Any], patching: Patching) -> Callable[..., Any]:
+def _remembering(original: Callable[..., Any], patched: PatchedModel) -> Callable[..., Any]:
     def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return original(function, *args, **kwargs)
-        running = patching.running
-        run, call, layers = running.run, running.call, patching.layers
+        running = patched.running
+        run, call, layers = running.run, running.call, patched.layers
 
         def compute(*inputs: Any, **keywords: Any) -> Any:
             if any(layer.stand_in is None for layer in layers):
@@ -61,7 +61,7 @@ def _remembering(original: Callable[..., Any], patching: Patching) -> Callable[.
                     "but the patches were detached before it; call backward before detach, inside "
                     "the with block"
                 )
-            here = patching.running  # of this thread
+            here = patched.running  # of this thread
             before = here.run, here.call
             here.run, here.call = run, call
             try:

@@ -8,7 +8,7 @@ import copy
 from typing import Any
 
 from attnpatch.hosts.diffusers.identity_hook import has_identity
-from attnpatch.hosts.diffusers.patching import Patching
+from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.sharing import share_weights
 
 __all__ = ["copy_controlnet", "copy_pipeline"]
@@ -26,9 +26,9 @@ def copy_pipeline(model: Any) -> Any:
     if getattr(model, "scheduler", None) is not None:
         # Schedulers count steps: each pipeline needs its own.
         pipeline.scheduler = copy.deepcopy(model.scheduler)
-    patching = Patching.of(pipeline.unet)
-    if patching is not None:
-        patching.follow(pipeline)
+    patched = PatchedModel.of(pipeline.unet)
+    if patched is not None:
+        patched.follow(pipeline)
     if has_identity(model):
         copy_controlnet(model, pipeline)
     return pipeline

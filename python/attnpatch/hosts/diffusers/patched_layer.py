@@ -18,7 +18,7 @@ from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Call, Layer, Run, SelfAttention, Site
 
 if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patching import Patching
+    from attnpatch.hosts.diffusers.patched_model import PatchedModel
 
 
 class PatchedLayer:
@@ -28,8 +28,8 @@ class PatchedLayer:
     attention: str
     attribute: str  # of the transformer block
 
-    def __init__(self, patching: Patching, layer: Layer, block: Any) -> None:
-        self.patching = patching
+    def __init__(self, patched: PatchedModel, layer: Layer, block: Any) -> None:
+        self.patched = patched
         self.layer = layer
         self.block = block
         self.module = getattr(block, self.attribute)
@@ -76,7 +76,7 @@ class PatchedLayer:
         A UNet may resize its features on the way: the grid is that of the features where these
         were seen, else it follows from the count of tokens.
         """
-        running = self.patching.running
+        running = self.patched.running
         call: Call | None = running.call
         if call is None or running.run is None:
             return None
@@ -107,12 +107,12 @@ class CrossLayer(PatchedLayer):
     @property
     def joint(self) -> bool:
         """Whether a patch shares the text's softmax."""
-        return self.patching.joint
+        return self.patched.joint
 
     @property
     def trained(self) -> bool:
         """Whether tensors of a patch require a gradient, and one may be asked for."""
-        return self.patching.trained and torch.is_grad_enabled()
+        return self.patched.trained and torch.is_grad_enabled()
 
     def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerBranching | None:
         """Return what the patches do for these states; None: nothing, or not by this stand-in."""
@@ -150,12 +150,12 @@ class SelfLayer(PatchedLayer):
     @property
     def degraded(self) -> bool:
         """Whether a degraded pass of ours is running."""
-        return self.patching.running.degraded is not None
+        return self.patched.running.degraded is not None
 
     @property
     def reduces(self) -> bool:
         """Whether a patch may give keys and values fewer tokens."""
-        return self.patching.reduces
+        return self.patched.reduces
 
     def begin(self, stand_in: Any, hidden_states: Tensor) -> EagerStaging | None:
         """Return what the patches do for these states; None: nothing, or not by this stand-in."""
@@ -182,8 +182,8 @@ class SelfLayer(PatchedLayer):
 class FeatureShape:
     """Notes height and width of what a spatial transformer is given: its forward pre-hook."""
 
-    def __init__(self, patching: Patching, spatial: int) -> None:
-        self.patching = patching
+    def __init__(self, patched: PatchedModel, spatial: int) -> None:
+        self.patched = patched
         self.spatial = spatial
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -192,7 +192,7 @@ class FeatureShape:
             return
         features = args[0] if args else kwargs["hidden_states"]
         if features.ndim == 4:
-            self.patching.running.features[self.spatial] = (features.shape[2], features.shape[3])
+            self.patched.running.features[self.spatial] = (features.shape[2], features.shape[3])
 
 
 def _tokens(shape: torch.Size) -> int:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from attnpatch.adapters.files import read_file
+from attnpatch.adapters.inputs import is_finite
 from attnpatch.hosts.fooocus.encoding import (
     clip_preprocess,
     compute_placement,
@@ -95,7 +96,7 @@ def load_ip_adapter(
     if ip_negative is None and _is_path(ip_negative_path):
         ip_negative = _read_negative(ip_negative_path)
     if _is_path(ip_adapter_path) and ip_adapter_path not in ip_adapters:
-        adapter = IPAdapterModel(read_file(Path(ip_adapter_path)), None, None, None, None)
+        adapter = _read_adapter(Path(ip_adapter_path))
         ip_adapters[ip_adapter_path] = {"ip_adapter": adapter, "ip_unconds": None}
 
 
@@ -158,11 +159,24 @@ def _project_negative(adapter: IPAdapterModel, pixels: Tensor) -> list[Tensor]:
     return keys_and_values(adapter, image_tokens(adapter, nothing))
 
 
+def _read_adapter(path: Path) -> IPAdapterModel:
+    content: Any = read_file(path)
+    try:
+        return IPAdapterModel(content, None, None, None, None)
+    except ValueError as error:
+        raise type(error)(f"{path.name}: {error}") from None
+
+
 def _read_negative(path: str) -> Tensor:
     tensors = load_file(path)
     if "data" not in tensors or tensors["data"].ndim != 3:
         held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise ValueError(f"ip_negative_path: expected a tensor data (1, T, context), found {held}")
+    if not is_finite(tensors["data"]):
+        raise ValueError(
+            f"ip_negative_path: expected finite values in {Path(path).name}, got NaN or infinity "
+            "in data"
+        )
     return tensors["data"]
 
 

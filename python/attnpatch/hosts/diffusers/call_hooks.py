@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What happens before and after each call of a patched UNet: patches learn of it, and guide."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
+from attnpatch.hosts.diffusers.checkpointing import Checkpointing
+from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
+from attnpatch.hosts.diffusers.degraded import GuidedCall, kept
+from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
+from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.rows import rows_of
+from attnpatch.hosts.diffusers.running import Running, running_pipeline
+from attnpatch.hosts.diffusers.running_call import describe_call, host_call_of
+from attnpatch.hosts.host_call import HostCall, Rows, told_rows
+from attnpatch.patches import COND, Call, DegradedPass, Guidance, Run, degraded_passes
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patched_model import PatchedModel
+
+_STABLE_DIFFUSION = Schedule()
+
+
+class CallHooks:
+    """The beginning and the end of a patched UNet's calls.
+
+    Parameters
+    ----------
+    model
+        What is attached to the UNet.
+    """
+
+    def __init__(self, model: PatchedModel) -> None:
+        self._model = model
+        self._read_timestep = TimestepReader()
+        self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
+
+    def begin(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Learn about the call of the UNet that begins."""
+        if unet.__dict__.get("_is_replica"):
+            raise TypeError(
+                "model: expected a UNet that is given whole batches, but DataParallel scatters "
+                "their rows over devices, so that it cannot be known which are cond and which "
+                "uncond; use one device, or DistributedDataParallel"
+            )
+        run, running = self._model.run, self._model.running
+        self._model.take_over_again()
+        degraded, places = running.degraded or (None, ())
+        pipeline = running_pipeline()
+        host_call = host_call_of(args, kwargs, pipeline)
+        rows = degraded or self._rows_of(pipeline, host_call)
+        guides = any(isinstance(patch, Guidance) for patch in run.stack) if run else False
+        running.run, running.reached, running.rows = run, False, rows
+        running.features = {}
+        schedule = self._schedule_of(pipeline)
+        points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
+        running.call = describe_call(run, host_call, rows, points, places)
+        if guides and not degraded:
+            check_caches(unet)
+            running.perturbed = self._model.take_over_perturbed()
+            running.given = kept(args), kept(dict(kwargs))
+        running.checkpointing = Checkpointing(unet, self._model)
+
+    def end(self, unet: Any, output: Any) -> Any:
+        """Forget the call, see once that it came by our layers, and guide."""
+        running = self._model.running
+        try:
+            return self._end(unet, output)
+        finally:
+            if not running.degraded:
+                for layer in running.perturbed:
+                    layer.restore()
+                running.perturbed = ()
+
+    def _end(self, unet: Any, output: Any) -> Any:
+        model, running = self._model, self._model.running
+        run, call, reached = running.run, running.call, running.reached
+        rows, given, running.given = running.rows, running.given, None
+        running.run = running.call = None
+        if running.checkpointing is not None:
+            running.checkpointing.restore()
+            running.checkpointing = None
+        if output is None:  # it raised
+            return None
+        if not (reached or model.checked) and model.layers:
+            raise RuntimeError(
+                f"attach: none of the {len(model.layers)} patched attention layers ran in this "
+                f"call of {type(unet).__name__}; something replaced its attention modules after "
+                "attach"
+            )
+        model.checked = True
+        if running.degraded or run is None or call is None or rows is None or given is None:
+            return None
+        return self._guide(unet, run, call, rows, given, output)
+
+    def _guide(
+        self,
+        unet: Any,
+        run: Run,
+        call: Call,
+        rows: Rows,
+        given: tuple[tuple[Any, ...], dict[str, Any]],
+        output: Any,
+    ) -> Any:
+        """Return the output with guidance in it; None: as it is."""
+        firsts = [rows.slots.index(slot) for slot in range(max(rows.slots) + 1)]
+        frames = call.batch // len(rows.kinds)
+        points = call.points if len(call.points) == 1 else call.points[::frames]
+        progress: Any = points[0].progress
+        if len(points) > 1:
+            progress = [points[row].progress for row in firsts]
+        passes = degraded_passes(run.stack, call.latent, progress)
+        if not passes or rows.aside or not all(point.sigma for point in points):
+            return None  # without noise there is nothing to guide
+        pipeline = running_pipeline()
+        _check_guided(passes, rows, pipeline)
+        scheduler = self._scheduler_of(pipeline)
+        config = getattr(scheduler, "config", {})
+        sigmas = [point.sigma or 0.0 for point in points]
+        prediction = Prediction.of_rows(sigmas, self._schedule_of(pipeline), config, output[0])
+        cfg_scale = pipeline.setting("guidance_scale") if pipeline else 1.0
+        cfg_scale = cfg_scale if isinstance(cfg_scale, float | int) else 1.0
+        skipped = None if deepcache_of(unet) is None else self._model.attention
+        guided = GuidedCall(call, rows, passes, prediction, cfg_scale, skipped)
+        # What torch.compile made of the UNet, where the pipeline has that: no other wrapper, whose
+        # own call has not ended yet.
+        compiled = getattr(pipeline.pipeline, "unet", None) if pipeline else None
+        target = compiled if getattr(compiled, "_orig_mod", None) is unet else unet
+
+        def run_unet(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            self._model.running.degraded = guided.degraded
+            self._model.running.caches = caches = self._model.running.caches or {}
+            try:
+                with own_cache(unet, caches, guided.degraded):
+                    return target(*args, **kwargs)
+            finally:
+                self._model.running.degraded = None
+
+        result = guided.output(*given, output, run_unet)
+        if guided.attention is not None:
+            self._model.attention = guided.attention
+        return result
+
+    def _rows_of(self, running: Running | None, call: HostCall) -> Rows:
+        if self._model.cond_or_uncond is not None:
+            return told_rows(self._model.cond_or_uncond, call)
+        rows = rows_of(running, call)
+        if rows is not None:
+            return rows
+        if self._model.run is not None and self._model.run.tells_kinds_apart:
+            runs = "no pipeline is running"
+            if running is not None:
+                name = type(running.pipeline).__name__
+                reason = UNKNOWN_ROWS.get(name)
+                runs = f"{name} does not tell" + (f" ({reason})" if reason else "")
+            raise ValueError(
+                f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
+                f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
+                "are cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a "
+                "kind for each row, or a callable that gives it for a call"
+            )
+        return Rows.of_chunks((COND,), call.batch)
+
+    def _scheduler_of(self, running: Running | None) -> Any:
+        """Return the scheduler of the pipeline that runs, else of the one that was attached to."""
+        pipeline = running.pipeline if running else self._model.pipeline
+        return getattr(pipeline, "scheduler", None)
+
+    def _schedule_of(self, running: Running | None) -> Schedule:
+        scheduler = self._scheduler_of(running)
+        if scheduler is None:
+            return _STABLE_DIFFUSION
+        schedule = self._schedules.get(scheduler)
+        if schedule is None:
+            schedule = self._schedules[scheduler] = Schedule(scheduler)
+        return schedule
+
+
+def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
+    """Raise where guidance can not see what it needs of a step in one call."""
+    names = ", ".join(type(one.guidance).__name__ for one in passes)
+    if rows.split:
+        guider = type(getattr(running and running.pipeline, "guider", None)).__name__
+        raise ValueError(
+            f"{names}: expected cond and uncond in one call of the UNet, but {guider} runs them in "
+            "calls of their own; use a pipeline that batches them, or a guider with one prediction"
+        )
+    if rows.read:
+        pipeline = type(getattr(running, "pipeline", None)).__name__
+        raise ValueError(
+            f"{names}: expected a pipeline that does not read attention itself, got {pipeline} "
+            "with guidance of its own; turn that off, or use the plain pipeline"
+        )
+    kinds: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
+    for kind, slot in zip(rows.kinds, rows.slots, strict=True):
+        kinds[slot].add(kind)
+    if any(kind != kinds[0] for kind in kinds):
+        raise ValueError(
+            f"{names}: expected rows of the same kinds for each latent of a call, got the kinds "
+            f"{rows.kinds} for the latents {rows.slots}"
+        )

@@ -1,0 +1,254 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is attached to one UNet: stacks of patches, its layers' stand-ins, and its hooks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnpatch.hosts.diffusers.call_hooks import CallHooks
+from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
+from attnpatch.hosts.diffusers.patched_layer import (
+    CrossLayer,
+    FeatureShape,
+    PatchedLayer,
+    SelfLayer,
+)
+from attnpatch.hosts.diffusers.processor import is_perturbed, put_originals_back
+from attnpatch.hosts.diffusers.running_call import RunningCall
+from attnpatch.hosts.host_call import CondOrUncond, check_kinds
+from attnpatch.patches import PatchStack, Report, Run
+
+logger = logging.getLogger("attnpatch")
+
+_ATTRIBUTE = "_attnpatch_patched"
+_OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told")
+
+
+class PatchedModel:
+    """All that is attached to one UNet."""
+
+    def __init__(self, unet: Any) -> None:
+        self.table = read_layer_table(unet)
+        blocks = [unet.get_submodule(layer.name) for layer in self.table]
+        self.cross_layers, self.self_layers = (
+            tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
+            for kind in (CrossLayer, SelfLayer)
+        )
+        self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
+        self._renew()
+        self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
+        self._told_kinds: dict[object, CondOrUncond] = {}  # by what told them
+        self.joint = False
+        self.trained = False
+        self.reduces = False
+        self.attention: Tensor | None = None  # what the latest guided call recorded
+        self.run: Run | None = None
+        self._pipeline: weakref.ref[Any] | None = None
+        self._hooks: tuple[Any, ...] = ()
+        self.checked = False  # whether a call came by a patched layer
+        self._told: set[str] = set()
+
+    def _renew(self) -> None:
+        """Make what no two copies share."""
+        self.running = RunningCall()
+        self._calls = CallHooks(self)
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def of(unet: Any) -> PatchedModel | None:
+        """Return what is attached to `unet`."""
+        return unet.__dict__.get(_ATTRIBUTE)
+
+    @property
+    def stack(self) -> PatchStack:
+        """All patches that are attached, in order."""
+        return PatchStack([patch for stack in self.stacks.values() for patch in stack])
+
+    def report(self) -> Report:
+        """Say where the patches act."""
+        return self.stack.bind(self.table).report()
+
+    def add(
+        self,
+        key: object,
+        stack: PatchStack,
+        unet: Any,
+        pipeline: Any,
+        cond_or_uncond: CondOrUncond | None,
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Attach the patches of `stack`, beside or instead of others; raises before any change."""
+        told = cond_or_uncond
+        if told is not None and not callable(told):
+            told = check_kinds(told)
+        kept, known = ({}, None) if replace else (self.stacks, self.cond_or_uncond)
+        if told is not None and known not in (None, told):
+            raise ValueError(f"cond_or_uncond: what is attached already has {known}, got {told}")
+        before = PatchStack() if replace else self.stack
+        self._bind({**kept, key: stack})
+        if told is not None:
+            self._told_kinds[key] = told
+        if pipeline is not None:
+            self.follow(pipeline)
+        if not self._hooks:
+            self._hooks = (
+                unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
+                unet.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
+                *(
+                    module.register_forward_pre_hook(FeatureShape(self, spatial), with_kwargs=True)
+                    for spatial, module in spatial_transformers(unet, self.table).items()
+                ),
+            )
+            setattr(unet, _ATTRIBUTE, self)
+        self._settle()
+        again = sorted({type(patch).__name__ for patch in stack if patch in before})
+        if again:
+            self._tell(
+                f"attach: an equal {' and '.join(again)} is attached already, and now acts twice; "
+                "detach(model) takes off all that is attached, attach(…, replace=True) what was "
+                "attached before"
+            )
+
+    @property
+    def cond_or_uncond(self) -> CondOrUncond | None:
+        """What users told of the kinds of rows, with patches that are attached still."""
+        return next(iter(self._told_kinds.values()), None)
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline whose schedule counts where none is running; None: none, or it is gone."""
+        return self._pipeline and self._pipeline()
+
+    def follow(self, pipeline: Any) -> None:
+        """Take it for the pipeline whose schedule counts where none is running."""
+        self._pipeline = weakref.ref(pipeline)
+
+    def remove(self, key: object, unet: Any) -> None:
+        """Detach what `key` attached; with the last one the UNet is as it was before."""
+        self._keep({k: stack for k, stack in self.stacks.items() if k is not key}, unet)
+
+    def clear(self, unet: Any) -> None:
+        """Detach all: the UNet is as it was before."""
+        self._keep({}, unet)
+
+    def _keep(self, left: Mapping[object, PatchStack], unet: Any) -> None:
+        if len(left) == len(self.stacks):
+            return
+        self._bind(left)
+        self._settle()
+        if left:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = ()
+        delattr(unet, _ATTRIBUTE)
+        put_originals_back(getattr(unet, "original_attn_processors", None) or {})
+
+    def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
+        stack = PatchStack([patch for stack in stacks.values() for patch in stack])
+        run = stack.bind(self.table)
+        self.joint = any(getattr(patch, "joint", False) for patch in stack)
+        self.trained = any(patch.requires_grad for patch in stack)
+        self.reduces = run.reduces
+        self.stacks, self.run, self.checked = dict(stacks), run, False
+        self._told_kinds = {k: kinds for k, kinds in self._told_kinds.items() if k in stacks}
+
+    def _settle(self) -> None:
+        """Put stand-ins where patches may act, and the originals back everywhere else."""
+        run = self.run
+        assert run is not None
+        # All of cross-attention: so a compiled UNet stays when weights, windows or layers change.
+        wanted: list[PatchedLayer] = list(self.cross_layers) if run.cross_layers else []
+        wanted += [self.self_layers[layer.index] for layer in run.self_layers]
+        gone = [layer for layer in self.layers if layer not in wanted]
+        foreign = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
+        if foreign:
+            logger.warning(
+                "detach: %s replaced attention processors after attach and stays in place",
+                ", ".join(sorted(foreign)),
+            )
+        self.layers = tuple(wanted)
+        for layer in self.layers:
+            layer.take_over()
+
+    @torch.compiler.disable
+    def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Learn about a call of the UNet: its forward pre-hook."""
+        self._calls.begin(unet, args, kwargs)
+
+    @torch.compiler.disable
+    def end_call(self, unet: Any, args: object, kwargs: object, output: Any) -> Any:
+        """Return a call's output, guided, or None: as it is. The UNet's forward hook."""
+        return self._calls.end(unet, output)
+
+    def take_over_perturbed(self) -> tuple[PatchedLayer, ...]:
+        """Take over, for one call, what a pipeline perturbs itself: degraded passes must not be."""
+        found = [
+            layer
+            for layer in self.self_layers
+            if layer.stand_in is None and is_perturbed(getattr(layer.module, "processor", None))
+        ]
+        for layer in found:
+            layer.take_over()
+        return tuple(found)
+
+    def take_over_again(self) -> None:
+        """Add the patches to processors that others put in the place of ours."""
+        if not any(layer.replaced for layer in self.layers):
+            return
+        with self._lock:
+            replaced = [p for p in (layer.take_over() for layer in self.layers) if p is not None]
+        if replaced:
+            names = ", ".join(sorted({type(p).__name__ for p in replaced}))
+            self._tell(
+                f"{len(replaced)} attention processors were replaced after attach, by {names}: "
+                "the patches are added to those"
+            )
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Neither what `_renew` makes nor what is of this process: a pipeline, its schedule.
+        state = {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
+        # What attached them does not come along.
+        state["stacks"] = list(self.stacks.values())
+        state["_told_kinds"] = [self._told_kinds.get(key) for key in self.stacks]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew()
+        self._pipeline, self._told = None, set()
+        self._set_stacks(state["stacks"], state["_told_kinds"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PatchedModel:
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._renew()
+        twin._told = set(self._told)
+        told = [self._told_kinds.get(key) for key in self.stacks]
+        twin._set_stacks(list(self.stacks.values()), told)
+        for name in ("cross_layers", "self_layers", "layers"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
+        twin._hooks = copy.deepcopy(self._hooks, memo)
+        return twin
+
+    def _set_stacks(self, stacks: list[PatchStack], told: list[CondOrUncond | None]) -> None:
+        """Take stacks, and the kinds of rows told with each, that nothing here attached."""
+        keys = [object() for _ in stacks]
+        self.stacks = dict(zip(keys, stacks, strict=True))
+        pairs = zip(keys, told, strict=True)
+        self._told_kinds = {key: kinds for key, kinds in pairs if kinds is not None}
