@@ -16,7 +16,7 @@
 namespace attnpatch {
 namespace {
 
-/// Formulas of the spec, in the layer's t, the table's L and its block.
+/// Formulas of docs/design/image-prompts.md, in the layer's t, the table's L and its block.
 struct RampCase {
   const char* preset;
   std::function<double(double t, double spatial, BlockKind block)> formula;

@@ -110,7 +110,7 @@ def attention(q, k, v):
 
 
 def scaled(k, v, weight, scaling):
-    """Keys, values and the output's factor of a branch of this weight, as the spec has them."""
+    """Keys, values and the output's factor of a branch: docs/design/image-prompts.md, scaling."""
     k, v, one = k.double(), v.double(), weight * 0 + 1
     mean = v.mean(0, keepdim=True)
     penalised = weight * k.shape[-1] / 1280

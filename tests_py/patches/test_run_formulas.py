@@ -14,7 +14,7 @@ SCALINGS = ["V only", "K+V", "K+V w/ C penalty", "K+mean(V) w/ C penalty"]
 
 @pytest.fixture
 def expect(formulas, table):
-    """Attention of a stack of image prompts at a site, row by row, from the spec's formulas."""
+    """Attention of a stack of image prompts at a site, row by row: docs/design/image-prompts.md."""
 
     def row_of(call, row):
         """Kind and picture of a row of the batch."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +56,13 @@ class ImageAdapter:
     """
 
     __slots__ = ("_digest", "_image_proj", "_layout", "_net", "_project", "_sites", "lora")
+    lora: Mapping[str, torch.Tensor]
+    _image_proj: Tensors
+    _sites: list[tuple[torch.Tensor, torch.Tensor]]
+    _layout: Layout
+    _digest: str
+    _net: Callable[..., torch.Tensor]
+    _project: _core.SiteProjections
 
     def __init__(
         self,
@@ -65,15 +72,16 @@ class ImageAdapter:
         layout: Layout,
         digest: str = "",
     ) -> None:
+        weights, pairs = dict(image_proj), list(sites)
         values = {
             "lora": MappingProxyType(dict(lora)),
-            "_image_proj": dict(image_proj),
-            "_sites": list(sites),
+            "_image_proj": weights,
+            "_sites": pairs,
             "_layout": layout,
             "_digest": digest,
+            "_net": _NETS[layout.structure](weights),
+            "_project": _core.SiteProjections(pairs),
         }
-        values["_net"] = _NETS[layout.structure](values["_image_proj"])
-        values["_project"] = _core.SiteProjections(values["_sites"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

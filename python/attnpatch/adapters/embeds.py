@@ -131,8 +131,9 @@ class ImageEmbeds:
 
         def project(tokens: torch.Tensor) -> torch.Tensor:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
-            parts = (None if t is None else t.to(tokens.device, dtype) for t in (weight, bias))
-            return (scale * F.linear(tokens.to(dtype), *parts)).to(tokens.dtype)
+            matrix = weight.to(tokens.device, dtype)
+            offset = None if bias is None else bias.to(tokens.device, dtype)
+            return (scale * F.linear(tokens.to(dtype), matrix, offset)).to(tokens.dtype)
 
         metadata = {**self.metadata, "context_dim": str(len(weight))}
         return ImageEmbeds(project(self.cond), project(self.uncond), metadata)

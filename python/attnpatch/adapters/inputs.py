@@ -39,7 +39,7 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.device.type != "meta":
             flat = tensor.detach().cpu().contiguous().flatten()
-            total.update(memoryview(flat.view(torch.uint8).numpy()))
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -96,7 +97,7 @@ class Parts:
         return bool(self.numbered or self.named)
 
 
-def sort_tensors(content: Mapping[object, object]) -> dict[str, Parts]:
+def sort_tensors(content: Mapping[Any, object]) -> dict[str, Parts]:
     """Sort the tensors of a state dict of any nesting by who holds them and by part.
 
     Parameters
@@ -145,14 +146,14 @@ def sort_tensors(content: Mapping[object, object]) -> dict[str, Parts]:
     }
 
 
-def list_contents(content: Mapping[object, object]) -> str:
+def list_contents(content: Mapping[Any, object]) -> str:
     """Say what a state dict holds: its first names, and how many there are."""
     names = [str(name) for name in content]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (", ".join(names[:5]) or "nothing") + more
 
 
-def _flatten(content: Mapping[object, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten(content: Mapping[Any, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
@@ -256,7 +257,7 @@ def same_values(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(left, right)
 
 
-def _nothing(content: Mapping[object, object], entries: list[tuple[str, object]]) -> str:
+def _nothing(content: Mapping[Any, object], entries: list[tuple[str, object]]) -> str:
     for mark, what in _FOREIGN.items():
         if any(name.startswith(mark) for name, _ in entries):
             return f"this is {what}, not an image adapter"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slothful and Near-sighted attention as their specification says it, in float64 and plain loops.
 
+The specification is docs/design/token-reduction.md.
 Every picture is one of the batch, and every query has its list of keys.
 """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the patches compute, against their specification in float64."""
+"""What the patches compute, against docs/design/token-reduction.md in float64."""
 
 import pytest
 import reduction_spec as spec
