@@ -27,8 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attnpatch import _core
+from attnpatch.engine import layer_table, token_grid
 from attnpatch.ops import branch_attention
-from attnpatch.patches import layer_table, token_grid
 
 BATCH = 2
 TEXT_TOKENS = 77

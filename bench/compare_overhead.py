@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import attnpatch as ap
-from attnpatch.hosts.other_patches import OTHERS
+from attnpatch.hosts.comfyui.unet.other_packs import OTHERS
 from attnpatch.ops import branch_attention
 from attnpatch.patches import ImagePrompt
 
@@ -83,7 +83,7 @@ def real_host(family: str) -> Host:
 
 
 def _anywhere(model: Any) -> ImagePrompt:
-    from attnpatch.hosts.sd_unet import read_layer_table
+    from attnpatch.hosts.comfyui.unet.layers import read_layer_table
 
     return make_prompt([layer.channels for layer in read_layer_table(model.model.diffusion_model)])
 

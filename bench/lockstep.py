@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-Clock = Callable[[], float]
+SamplingClock = Callable[[], float]
 
 _TRANSFORMER = "BasicTransformerBlock"
 _BLOCKS = (_TRANSFORMER, "ResBlock", "ResnetBlock2D")
@@ -58,7 +58,9 @@ def _projections(transformer: Any) -> tuple[nn.Module, ...]:
 class Lane(threading.Thread):
     """One call in a thread of its own, which runs when it is its turn."""
 
-    def __init__(self, call: Callable[[], Tensor], clock: Clock, names: dict[int, str]) -> None:
+    def __init__(
+        self, call: Callable[[], Tensor], clock: SamplingClock, names: dict[int, str]
+    ) -> None:
         super().__init__(daemon=True)
         self.times = Times()
         self.error: BaseException | None = None
@@ -140,7 +142,7 @@ class Lane(threading.Thread):
 
 
 def run(
-    calls: dict[str, Callable[[], Tensor]], unets: list[nn.Module], clock: Clock
+    calls: dict[str, Callable[[], Tensor]], unets: list[nn.Module], clock: SamplingClock
 ) -> dict[str, Times]:
     """Make each call once, in turns.
 

@@ -30,8 +30,8 @@ import attnpatch as ap
 from attnpatch.demo import store
 from attnpatch.demo.data import to_pixels
 from attnpatch.demo.model import NULL_CLASS, SCHEDULER_CONFIG, encode_latents
+from attnpatch.engine import Call, Layer, LayerTable, Patch, PatchStack, Site, make_layer_table
 from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import Call, Layer, LayerTable, Patch, PatchStack, Site, make_layer_table
 
 TARGET = Path(__file__).parents[1] / "docs" / "token-reduction.md"
 SHEET = 4  # rows and columns of test items

@@ -5,10 +5,10 @@
 //
 //   out[b,h,n] = softmax_T(s q·k) v  +  sum_i w[i,b] m[i,b,n] softmax_Mi(s q·k_i) v_i
 //
-// with row r = rows_i[b] of k_i and v_i. The first `joint` branches share the text's softmax
-// instead: their exponentials, times w·m, enter its numerator and its sum. Where w = 0, m = 0 or r
-// < 0 nothing of the branch arrives, whatever stands in its tensors: not as the largest score of a
-// shared softmax either, nor as a NaN. No text tokens: the text's term is zero.
+// with row r = rows_i[b] of k_i and v_i. The first `shared_softmax` branches share the text's
+// softmax instead: their exponentials, times w·m, enter its numerator and its sum. Where w = 0, m =
+// 0 or r < 0 nothing of the branch arrives, whatever stands in its tensors: not as the largest
+// score of a shared softmax either, nor as a NaN. No text tokens: the text's term is zero.
 
 #pragma once
 
@@ -38,7 +38,7 @@ struct BranchAttentionParams {
   AttentionView q, k, v;
   AttentionView out;  // written
   std::vector<AttentionBranch> branches;
-  int64_t joint = 0;
+  int64_t shared_softmax = 0;
 
   int64_t threads = 1;
   ParallelFor parallel_for;

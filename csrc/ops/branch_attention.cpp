@@ -26,7 +26,7 @@ struct BranchArguments {
   int64_t count() const { return static_cast<int64_t>(k.size()); }
 };
 
-void check_branches(const BranchArguments& a, const First& q, int64_t joint) {
+void check_branches(const BranchArguments& a, const First& q, int64_t shared_softmax) {
   const int64_t batch = q.tensor.size(0), count = a.count();
   if (a.v.size() != a.k.size() || a.rows.size() != a.k.size()) {
     fail("branch_k, branch_v, branch_rows: expected the same count of branches, got ", a.k.size(),
@@ -44,7 +44,8 @@ void check_branches(const BranchArguments& a, const First& q, int64_t joint) {
     check_tensor("masks", *a.masks, q, ScalarType::Float,
                  {{count}, {one ? 1 : batch, "1 or batch"}, {q.tensor.size(2)}});
   }
-  if (joint < 0 || joint > count) fail("joint: expected 0 to ", count, ", got ", joint);
+  if (shared_softmax < 0 || shared_softmax > count)
+    fail("shared_softmax: expected 0 to ", count, ", got ", shared_softmax);
 }
 
 // All that can be said without the tensors' values.
@@ -52,15 +53,16 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_k,
                             const std::vector<Tensor>& branch_v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
-                            const std::optional<Tensor>& masks, int64_t joint,
+                            const std::optional<Tensor>& masks, int64_t shared_softmax,
                             std::optional<double> /*scale*/, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
   check_values("v", v, k, first);
-  check_branches({branch_k, branch_v, branch_rows, weights, masks}, first, joint);
-  if (joint > 0 && k.size(2) == 0) {
-    fail("joint: expected 0 where there are no text tokens to share a softmax with, got ", joint);
+  check_branches({branch_k, branch_v, branch_rows, weights, masks}, first, shared_softmax);
+  if (shared_softmax > 0 && k.size(2) == 0) {
+    fail("shared_softmax: expected 0 where there are no text tokens to share a softmax with, got ",
+         shared_softmax);
   }
 }
 
@@ -99,10 +101,10 @@ void check_branch_attention_on_cpu(const Tensor& q, const Tensor& k, const Tenso
                                    const std::vector<Tensor>& branch_k,
                                    const std::vector<Tensor>& branch_v,
                                    const std::vector<Tensor>& branch_rows, const Tensor& weights,
-                                   const std::optional<Tensor>& masks, int64_t joint,
+                                   const std::optional<Tensor>& masks, int64_t shared_softmax,
                                    std::optional<double> scale, bool wide) {
-  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
-                         wide);
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, shared_softmax,
+                         scale, wide);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
   check_rows(arguments, Contiguous(arguments));
 }
@@ -134,10 +136,10 @@ std::vector<AttentionBranch> branches_of(const BranchArguments& a, const Contigu
 Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         const std::vector<Tensor>& branch_k, const std::vector<Tensor>& branch_v,
                         const std::vector<Tensor>& branch_rows, const Tensor& weights,
-                        const std::optional<Tensor>& masks, int64_t joint,
+                        const std::optional<Tensor>& masks, int64_t shared_softmax,
                         std::optional<double> scale) {
-  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale,
-                         false);
+  check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, shared_softmax,
+                         scale, false);
   const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
   const Contiguous read(arguments);
 #ifndef ATTNPATCH_OPS_ON_CUDA
@@ -158,7 +160,7 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.v = view_of(v);
   params.out = view_of(out);
   params.branches = branches_of(arguments, read, q);
-  params.joint = joint;
+  params.shared_softmax = shared_softmax;
   params.threads = threads();
   params.parallel_for = parallel_for;
   if constexpr (kOnCuda) {
@@ -177,11 +179,13 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] branch_v, "
-      "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? scale=None) "
+      "Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int shared_softmax=0, float? "
+      "scale=None) "
       "-> Tensor");
   m.def(
       "_check_branch_attention(Tensor q, Tensor k, Tensor v, Tensor[] branch_k, Tensor[] "
-      "branch_v, Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int joint=0, float? "
+      "branch_v, Tensor[] branch_rows, Tensor weights, Tensor? masks=None, int shared_softmax=0, "
+      "float? "
       "scale=None, *, bool wide=False) -> ()");
 }
 

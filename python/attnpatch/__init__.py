@@ -13,7 +13,7 @@ from attnpatch.adapters import (
     load_embeds,
     load_image_adapter,
 )
-from attnpatch.attention_pictures import show_attention
+from attnpatch.engine import PatchStack, Weight
 from attnpatch.hosts import (
     attach,
     attached,
@@ -29,17 +29,16 @@ from attnpatch.patches import (
     ImagePrompt,
     NearSightedAttention,
     NearSightedTile,
-    PatchStack,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
     SlothfulAttention,
     SmoothedEnergyGuidance,
     TokenMerging,
-    Weight,
     reduce_tokens,
     regions,
     sag_blur,
 )
+from attnpatch.patches.guidance.heat_map import show_attention
 
 __version__ = _version("attnpatch")
 

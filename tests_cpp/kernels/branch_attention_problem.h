@@ -21,7 +21,7 @@ struct Case {
   const char* why;
   int64_t batch, heads, queries, size, text;
   std::vector<int64_t> branches;  // tokens of each
-  int64_t joint = 0;
+  int64_t shared_softmax = 0;
   bool masks = false;
 };
 
@@ -37,8 +37,8 @@ inline const Case kCases[] = {
     {"no text at all", 2, 3, 23, 32, 0, {4, 5}},
     {"a head size that no vector divides", 2, 3, 29, 37, 7, {3}},
     {"keys that no panel of four divides, masks", 3, 2, 31, 80, 5, {1, 2, 3}, 0, true},
-    {"one joint branch", 2, 2, 40, 40, 77, {16}, 1},
-    {"joint and separate branches, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
+    {"one branch in the text's softmax", 2, 2, 40, 40, 77, {16}, 1},
+    {"shared and separate softmaxes, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
     {"more queries than one block", 1, 1, 517, 8, 3, {2}, 0, true},
     {"more keys than shared memory holds", 1, 1, 70, 160, 77, {257, 100}},
     // On CUDA as much shared memory as a launch gives unasked, but for the kernel's own.
@@ -50,10 +50,18 @@ inline const Case kMaskedCases[] = {
     {"a branch of its own", 2, 2, 31, 40, 7, {5, 3}, 0, true},
     {"a branch in the text's softmax", 2, 2, 31, 40, 7, {5, 3}, 1, true},
     {"no text", 2, 1, 31, 32, 0, {5}, 0, true},
-    {"head size that no vector divides, all branches joint", 2, 2, 29, 37, 6, {3, 9}, 2, true},
+    {"head size that no vector divides, all branches in the text's softmax",
+     2,
+     2,
+     29,
+     37,
+     6,
+     {3, 9},
+     2,
+     true},
     // On CUDA such are gone through twice.
     {"more keys than a block", 2, 1, 70, 32, 77, {100}, 0, true},
-    {"more joint keys than a block", 2, 1, 70, 32, 77, {100}, 1, true},
+    {"more keys of one softmax than a block", 2, 1, 70, 32, 77, {100}, 1, true},
 };
 
 inline std::vector<float> normal_values(int64_t count, std::mt19937& generator,
@@ -122,7 +130,7 @@ struct Problem {
     p.k = view(k, shape.text);
     p.v = view(v, shape.text);
     p.out = view(out, shape.queries);
-    p.joint = shape.joint;
+    p.shared_softmax = shape.shared_softmax;
     for (size_t i = 0; i < branch_k.size(); ++i) {
       AttentionBranch branch{.k = view(branch_k[i], shape.branches[i]),
                              .v = view(branch_v[i], shape.branches[i]),
@@ -149,15 +157,16 @@ struct Problem {
     std::vector<Term> group;
     if (shape.text > 0) group.push_back({&k, &v, b, shape.text, 1.0});
     for (size_t i = 0; i < branch_k.size(); ++i) {
-      if (static_cast<int64_t>(i) == shape.joint) flush(group, 1.0, b, h, n, result);
+      if (static_cast<int64_t>(i) == shape.shared_softmax) flush(group, 1.0, b, h, n, result);
       const double factor =
           rows[i][b] < 0
               ? 0.0
               : double{weights[i][b]} * (shape.masks ? masks[i][b * shape.queries + n] : 1.0f);
       const Term term{&branch_k[i], &branch_v[i], std::max<int64_t>(rows[i][b], 0),
-                      shape.branches[i], static_cast<int64_t>(i) < shape.joint ? factor : 1.0};
+                      shape.branches[i],
+                      static_cast<int64_t>(i) < shape.shared_softmax ? factor : 1.0};
       group.push_back(term);
-      if (static_cast<int64_t>(i) >= shape.joint) flush(group, factor, b, h, n, result);
+      if (static_cast<int64_t>(i) >= shape.shared_softmax) flush(group, factor, b, h, n, result);
     }
     flush(group, 1.0, b, h, n, result);
     return result;

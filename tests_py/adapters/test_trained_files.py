@@ -19,7 +19,7 @@ from unet_files import (
 )
 
 from attnpatch.adapters import describe, load_image_adapter
-from attnpatch.hosts.diffusers.layers import read_layer_table
+from attnpatch.hosts.diffusers.unet.layers import read_layer_table
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 

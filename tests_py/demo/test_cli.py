@@ -8,7 +8,7 @@ from PIL import Image
 
 from attnpatch.demo import cli
 from attnpatch.demo.embedded import EmbeddedModel
-from attnpatch.demo.runner import StepClock, change
+from attnpatch.demo.runner import StepSchedule, change
 from attnpatch.demo.variants import SMALL_REDUCTIONS, plan
 
 
@@ -36,11 +36,11 @@ def test_fewer_tokens_change_the_pictures_a_little():
     model = EmbeddedModel([1, 2], 3, 0)
     variants = plan([1.0])
     (prompted,) = (v for v in variants if v.group == "weight" and v.patched)
-    base = model.generate(prompted, StepClock())
+    base = model.generate(prompted, StepSchedule())
     reduced = [v for v in variants if v.group == "tokens"]
     assert {v.name for v in reduced} == SMALL_REDUCTIONS.keys()
     for variant in reduced:
-        assert 0 < sum(change(model.generate(variant, StepClock()), base)) < 0.1
+        assert 0 < sum(change(model.generate(variant, StepSchedule()), base)) < 0.1
 
 
 def test_demo_fails_when_nothing_changes(tmp_path, capsys):

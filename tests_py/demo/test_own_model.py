@@ -146,7 +146,7 @@ def test_a_users_pipeline_runs(own, capsys):
 
 def test_image_prompts_change_a_users_pictures(own):
     from attnpatch.demo.own_model import OwnModel, OwnOptions
-    from attnpatch.demo.runner import StepClock, change
+    from attnpatch.demo.runner import StepSchedule, change
     from attnpatch.demo.variants import PLAIN, Variant
 
     model = OwnModel(
@@ -160,12 +160,12 @@ def test_image_prompts_change_a_users_pictures(own):
             size=32,
         )
     )
-    plain = model.generate(PLAIN, StepClock())
-    again = model.generate(PLAIN, StepClock())
-    prompted = model.generate(Variant("weight", "weight 1", 1.0), StepClock())
+    plain = model.generate(PLAIN, StepSchedule())
+    again = model.generate(PLAIN, StepSchedule())
+    prompted = model.generate(Variant("weight", "weight 1", 1.0), StepSchedule())
     assert change(again, plain) == (0.0, 0.0)
     assert min(change(prompted, plain)) > 0.0
-    assert change(model.generate(PLAIN, StepClock()), plain) == (0.0, 0.0)
+    assert change(model.generate(PLAIN, StepSchedule()), plain) == (0.0, 0.0)
 
 
 def test_references_are_read_upright_and_square(tmp_path):

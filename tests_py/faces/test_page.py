@@ -12,8 +12,8 @@ from PIL import Image
 
 from attnpatch.cli import main
 from attnpatch.demo import face_model, face_page, narrow_sdxl
+from attnpatch.engine import layer_table
 from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import layer_table
 
 
 @pytest.fixture(autouse=True)

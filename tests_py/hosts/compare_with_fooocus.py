@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run Fooocus' own image prompts beside ours, on one model with random weights.
+"""BoundStack Fooocus' own image prompts beside ours, on one model with random weights.
 
 ::
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The joint form of an image prompt in float64, tasks to try it on, and what is seen of them."""
+"""The shared softmax of an image prompt in float64, tasks to try it on, and what is seen of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_task(structure, width, *, tokens=4, pictures=1, stop=1.0, weight=1.0, s
 
 
 def joint_attention(q, k, v, heads, *, tasks, number, chunks, progress):
-    """Attend as the joint form says: one softmax over the text and all active image tokens.
+    """Attend as the shared softmax says: one softmax over the text and all active image tokens.
 
     q (B, N, C), k and v (B, T, C); `number` is the site's place in checkpoint order.
     """
@@ -61,7 +61,7 @@ def relative(ours, expected):
 
 
 def strong(weight):
-    """Undo the channels' part in the joint weight, so that narrow hosts feel the picture."""
+    """Undo the channels' part in the weight of a shared softmax, so that narrow hosts feel the picture."""
     return weight * 1280 / WIDTH
 
 

@@ -4,8 +4,8 @@
 
 import torch
 
+from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
-from attnpatch.patches import COND, UNCOND
 
 
 class Watch:

@@ -16,7 +16,7 @@ from protocol_sampling import DiscreteSampling, make_comfy, make_conds, sample
 
 import attnpatch as ap
 from attnpatch._core import Window
-from attnpatch.hosts.comfyui.clock import Schedule, SigmaClock
+from attnpatch.hosts.comfyui.schedule import Schedule, SigmaSchedule
 
 
 class FlowSampling:
@@ -99,7 +99,7 @@ class Sigmas:
 
 def test_a_schedule_that_another_node_sets_later_counts():
     model = Sigmas()
-    clock = SigmaClock(model, [0.5])
+    clock = SigmaSchedule(model, [0.5])
     at = {"sigmas": torch.tensor([0.7, 0.7])}
     before = clock(at)[0].progress
     model.model_sampling = FlowSampling()
@@ -108,7 +108,7 @@ def test_a_schedule_that_another_node_sets_later_counts():
 
 
 def test_sigmas_that_change_in_place_are_seen():
-    clock = SigmaClock(Sigmas())
+    clock = SigmaSchedule(Sigmas())
     sigmas = torch.tensor([2.0])
     assert clock({"sigmas": sigmas})[0].sigma == 2.0
     sigmas.mul_(2)
@@ -116,7 +116,7 @@ def test_sigmas_that_change_in_place_are_seen():
 
 
 def test_pictures_may_be_at_sigmas_of_their_own():
-    clock = SigmaClock(Sigmas())
+    clock = SigmaSchedule(Sigmas())
     found = clock({"sigmas": torch.tensor([2.0, 4.0])})
     assert [point.sigma for point in found] == [2.0, 4.0]
     assert found == tuple(clock({"sigmas": torch.tensor([s])})[0] for s in (2.0, 4.0))
@@ -131,19 +131,21 @@ def test_a_moment_is_worked_out_once():
             return super().timestep(sigma)
 
     model = SimpleNamespace(model_sampling=Counted())
-    clock = SigmaClock(model)
+    clock = SigmaSchedule(model)
     for _ in range(5):
         (moment,) = clock({"sigmas": torch.full((2,), 3.0)})
     assert len(asked) == 1 and moment.sigma == 3.0
 
 
 def test_hosts_that_tell_less():
-    assert SigmaClock(Sigmas())({})[0].progress is None
+    assert SigmaSchedule(Sigmas())({})[0].progress is None
     old = SimpleNamespace(timestep=lambda sigma: sigma * 100)
-    (moment,) = SigmaClock(SimpleNamespace(model_sampling=old))({"sigmas": torch.tensor([4.995])})
+    (moment,) = SigmaSchedule(SimpleNamespace(model_sampling=old))(
+        {"sigmas": torch.tensor([4.995])}
+    )
     assert moment.progress == pytest.approx(0.5)
     forge = SimpleNamespace(predictor=DiscreteSampling())
-    assert SigmaClock(forge)({"sigmas": 1.0})[0].sigma == 1.0
+    assert SigmaSchedule(forge)({"sigmas": 1.0})[0].sigma == 1.0
 
 
 def test_modules_are_asked_on_the_cpu_and_stay_as_they_are():
@@ -176,7 +178,7 @@ def test_time_is_found_out_only_where_a_patch_asks_for_it(patch, monkeypatch):
     model.model_options.pop("sampler_post_cfg_function", None)  # it asks once a step
     asked = []
     monkeypatch.setattr(
-        SigmaClock, "_sigmas", lambda self, sigmas: asked.append(1) or (float(sigmas[0]),)
+        SigmaSchedule, "_sigmas", lambda self, sigmas: asked.append(1) or (float(sigmas[0]),)
     )
     x, conds = make_conds()
     sample(model, x, conds, steps=2)

@@ -14,13 +14,13 @@ from sampling_host import Sampler, entry
 from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
 from attnpatch.hosts.comfyui import host as comfyui
 from attnpatch.hosts.comfyui.guidance import GuidanceFunction, recorded_attention
-from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.patches import degraded_passes, guide
 
 MIDDLE = ("middle", 0, 0)
 
 
-sdp = HostAttention("none")
+sdp = OptimizedAttention("none")
 
 
 @pytest.fixture(autouse=True)

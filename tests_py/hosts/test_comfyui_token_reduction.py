@@ -17,8 +17,8 @@ from side_by_side import assert_undisturbed
 from test_diffusers_token_reduction import BOTH, SLOTHFUL, TILE, where_of
 
 from attnpatch import HyperTile, PatchStack, TokenMerging, patch_model, report
-from attnpatch.hosts.sd_unet import read_layer_table
-from attnpatch.patches import Call, Site, layer_table, token_grid
+from attnpatch.engine import Call, Site, layer_table, token_grid
+from attnpatch.hosts.comfyui.unet.layers import read_layer_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec

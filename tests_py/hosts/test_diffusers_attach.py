@@ -20,9 +20,9 @@ from diffusers_models import (
     unet_inputs,
 )
 
+from attnpatch.engine import PatchStack, Weight
 from attnpatch.hosts import attach, patch_model, report
 from attnpatch.hosts.diffusers import share_weights
-from attnpatch.patches import PatchStack, Weight
 
 
 @pytest.fixture

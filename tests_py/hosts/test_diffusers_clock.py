@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
+from attnpatch.hosts.diffusers.schedule import Schedule, TimestepReader
 
 # diffusers' schedulers hand tensors to numpy in a way that numpy 2 dislikes.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

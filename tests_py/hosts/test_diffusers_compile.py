@@ -47,15 +47,20 @@ def run(unet, inputs, **changes):
         return unet(**(inputs | changes)).sample
 
 
-@pytest.mark.parametrize(("compiler", "joint"), [(compile_whole, False), (compile_blocks, True)])
-def test_one_graph_for_all_weights_windows_and_pictures(compiler, joint):
+@pytest.mark.parametrize(
+    ("compiler", "shared_softmax"), [(compile_whole, False), (compile_blocks, True)]
+)
+def test_one_graph_for_all_weights_windows_and_pictures(compiler, shared_softmax):
     unet = make_unet(**SMALL)
     inputs = unet_inputs(unet)
     stacks = [
-        make_prompt(unet, joint=joint),
-        make_prompt(unet, seed=5, joint=joint).replace(weight=0.3),
-        make_prompt(unet, joint=joint, start=0.6),
-        [make_prompt(unet, joint=joint, mask=torch.eye(8)), make_prompt(unet, seed=6)],
+        make_prompt(unet, shared_softmax=shared_softmax),
+        make_prompt(unet, seed=5, shared_softmax=shared_softmax).replace(weight=0.3),
+        make_prompt(unet, shared_softmax=shared_softmax, start=0.6),
+        [
+            make_prompt(unet, shared_softmax=shared_softmax, mask=torch.eye(8)),
+            make_prompt(unet, seed=6),
+        ],
     ]
     calls = [lambda net: run(net, inputs), lambda net: run(net, inputs, timestep=torch.tensor(9))]
     expected = eager(unet, stacks, calls)

@@ -25,10 +25,10 @@ from attnpatch import (
     SmoothedEnergyGuidance,
 )
 from attnpatch.adapters import load_image_adapter
+from attnpatch.engine import token_grid
+from attnpatch.engine.masks import resize_mask
 from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import token_grid
-from attnpatch.patches.masks import resize_mask
 
 SHRINKS = [
     ((16, 16), 0, 0.5),

@@ -15,7 +15,7 @@ SIZE = (32, 24)
 PATCHES = {
     "prompt": prompt,
     "masked": lambda: prompt().replace(mask=torch.ones(8, 6).tril()),
-    "joint": lambda: prompt().replace(joint=True),
+    "shared_softmax": lambda: prompt().replace(shared_softmax=True),
     "curve": lambda: prompt().replace(weight=ap.Weight(0.8, curve=[(0, 1), (0.5, 0.2)])),
     "SAG": lambda: ap.SelfAttentionGuidance(0.5),
     "PAG": lambda: ap.PerturbedAttentionGuidance(2.0),

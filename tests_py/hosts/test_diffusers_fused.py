@@ -20,7 +20,7 @@ from attnpatch.hosts import attach
 
 STACKS = {
     "prompt": lambda: [prompt()],
-    "joint": lambda: [prompt(joint=True)],
+    "shared_softmax": lambda: [prompt(shared_softmax=True)],
     "fewer keys": lambda: [SlothfulAttention(in_slothful=3.0)],
     "merged": lambda: [TokenMerging(max_depth=2)],
     "all": lambda: [

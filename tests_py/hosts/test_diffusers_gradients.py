@@ -153,15 +153,15 @@ BESIDE = [
 
 
 @pytest.mark.parametrize("patch", BESIDE, ids=lambda patch: type(patch).__name__)
-@pytest.mark.parametrize("joint", [False, True])
-def test_beside_every_other_patch(unet, patch, joint):
+@pytest.mark.parametrize("shared_softmax", [False, True])
+def test_beside_every_other_patch(unet, patch, shared_softmax):
     """The derivative along the gradient is the one that differences show."""
     adapter = load_image_adapter(make_adapter_state(unet, "linear"))
     embeds = adapter.get_image_embeds(*make_features("linear", 1))
     inputs = {"sample": unet_inputs(unet, size=(16, 16))["sample"]}
 
     def loss(tokens, *patches):
-        prompt = ImagePrompt(adapter, (tokens, embeds.uncond), joint=joint)
+        prompt = ImagePrompt(adapter, (tokens, embeds.uncond), shared_softmax=shared_softmax)
         return patched_loss(unet, [prompt, *patches], **inputs)
 
     tokens = embeds.cond.clone().requires_grad_()

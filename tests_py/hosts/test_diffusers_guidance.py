@@ -12,8 +12,8 @@ from test_diffusers_pipelines import SD, arguments, make_pipeline
 from attnpatch import PerturbedAttentionGuidance, SelfAttentionGuidance, SmoothedEnergyGuidance
 from attnpatch.hosts import attach
 from attnpatch.hosts.diffusers import share_weights
-from attnpatch.hosts.diffusers.clock import Schedule
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.schedule import Schedule
 from attnpatch.patches import degraded_passes, guide
 
 pytestmark = [

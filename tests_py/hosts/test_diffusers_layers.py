@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers_models import SD1, SDXL, make_unet
 
+from attnpatch.engine import diffusers_layer_table, layer_table
 from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import diffusers_layer_table, layer_table
 
 
 def full_size(structure, **changes):

@@ -25,8 +25,8 @@ from pipeline_zoo import (
 from row_oracle import Watch
 
 from attnpatch import PerturbedAttentionGuidance
+from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts import attach
-from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # diffusers' own

@@ -53,12 +53,12 @@ class Weighted(torch.nn.Module):
         return out * (1 + 0 * self.gain)
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("shared_softmax", [False, True])
 @pytest.mark.parametrize(
     "make", [lambda: SlicedAttnProcessor(1), Tinted, Weighted], ids=["sliced", "custom", "module"]
 )
-def test_foreign_processors_are_called_and_added_to(unet, make, joint):
-    image = prompt(joint=joint)
+def test_foreign_processors_are_called_and_added_to(unet, make, shared_softmax):
+    image = prompt(shared_softmax=shared_softmax)
     with attach(unet, image, **GUIDED):
         expected = run(unet)
     unet.set_attn_processor({name: make() for name in unet.attn_processors})
@@ -93,7 +93,10 @@ def test_text_masks_reach_the_text_alone(unet):
         expected = run(unet, encoder_hidden_states=short)
         found = run(unet, encoder_attention_mask=keep)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    with attach(unet, prompt(joint=True), **GUIDED), pytest.raises(ValueError, match="joint"):
+    with (
+        attach(unet, prompt(shared_softmax=True), **GUIDED),
+        pytest.raises(ValueError, match="shared_softmax"),
+    ):
         run(unet, encoder_attention_mask=keep)
 
 

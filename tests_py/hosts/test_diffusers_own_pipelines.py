@@ -13,8 +13,8 @@ from pipeline_zoo import arguments, make_image_prompt, make_pipeline
 from row_oracle import Watch
 
 from attnpatch import PerturbedAttentionGuidance
+from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts import attach, patch_model
-from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # diffusers' own

@@ -97,9 +97,9 @@ def test_weights_of_processors_come_along():
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     # The stand-in and what it stands for have one set of weights, in the copy as well.
     for layer in read_layer_table(loaded):
-        stand_in = loaded.get_submodule(layer.name).attn2.processor
-        stand_in.to_k_ip[0].weight.data.fill_(2.0)
-        assert (stand_in.attnpatch_original.to_k_ip[0].weight == 2.0).all()
+        patched_processor = loaded.get_submodule(layer.name).attn2.processor
+        patched_processor.to_k_ip[0].weight.data.fill_(2.0)
+        assert (patched_processor.attnpatch_original.to_k_ip[0].weight == 2.0).all()
 
 
 def test_a_processor_without_a_layer_comes_along_as_what_it_is_of():

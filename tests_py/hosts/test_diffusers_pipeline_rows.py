@@ -27,9 +27,9 @@ from pipeline_zoo import (
 from row_oracle import Watch
 
 from attnpatch import NearSightedTile, PerturbedAttentionGuidance, SelfAttentionGuidance
+from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts import attach, patch_model
 from attnpatch.hosts.diffusers.pipelines import LAYOUTS, UNKNOWN_ROWS, UNPATCHED
-from attnpatch.patches import COND, UNCOND
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # diffusers' own, of old pipelines

@@ -66,9 +66,12 @@ STACKS = {
             [make_prompt(unet, start=0.6), make_prompt(unet, seed=6)],
         ],
     ),
-    "joint": (
+    "shared_softmax": (
         2,
-        lambda unet: [make_prompt(unet, joint=True), make_prompt(unet, seed=3, joint=True)],
+        lambda unet: [
+            make_prompt(unet, shared_softmax=True),
+            make_prompt(unet, seed=3, shared_softmax=True),
+        ],
     ),
     "reduction": (
         4,

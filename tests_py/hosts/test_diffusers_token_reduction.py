@@ -27,8 +27,9 @@ from attnpatch import (
     patch_model,
 )
 from attnpatch._core import tile_offset, tile_shape
+from attnpatch.engine import Call, Site
 from attnpatch.hosts.diffusers import read_layer_table
-from attnpatch.patches import AttentionRecord, Call, CallRecord, Site
+from attnpatch.patches import AttentionRecord, CallRecord
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec

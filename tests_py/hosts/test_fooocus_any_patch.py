@@ -10,9 +10,10 @@ import torch
 from fooocus_oracle import make_task, split_pairs
 
 from attnpatch import hosts
+from attnpatch.engine import layer_table
 from attnpatch.hosts import fooocus
-from attnpatch.hosts.sd_unet import read_layer_table
-from attnpatch.patches import ImagePrompt, layer_table
+from attnpatch.hosts.comfyui.unet.layers import read_layer_table
+from attnpatch.patches import ImagePrompt
 
 WIDTH = 16
 SIGMA = 5.0

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.hosts.joined_rows import HostBatch, joined_rows
-from attnpatch.patches import Area, Crop
+from attnpatch.engine import Crop
+from attnpatch.hosts.comfyui.joined_rows import HostBatch, joined_rows
+from attnpatch.patches import Area
 
 CANVAS = (9, 14)
 

@@ -9,8 +9,8 @@ from comfyui_oracle import grid_at
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnpatch.engine import layer_table
 from attnpatch.hosts.token_grids import grid_of
-from attnpatch.patches import layer_table
 
 LAYERS = {layer.level: layer for layer in layer_table("sd1")}
 SIDES = range(64, 257)  # latents of pictures of 512 to 2048 pixels, in steps of 8

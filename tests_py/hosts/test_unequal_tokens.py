@@ -16,7 +16,7 @@ import attnpatch as ap
 from attnpatch import ImagePrompt, load_image_adapter
 
 FORMS = pytest.mark.parametrize(
-    "options", [{}, {"joint": True}, {"scaling": "K+V"}, {"mask": torch.eye(4)}], ids=str
+    "options", [{}, {"shared_softmax": True}, {"scaling": "K+V"}, {"mask": torch.eye(4)}], ids=str
 )
 EACH = {"rtol": 1e-4, "atol": 1e-5}
 

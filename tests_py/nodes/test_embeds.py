@@ -10,7 +10,7 @@ from running import near, run
 
 from attnpatch import load_image_adapter
 from attnpatch.nodes import NODE_CLASS_MAPPINGS
-from attnpatch.nodes.encoding import blend_mask, encode, encode_black
+from attnpatch.nodes.ipadapter.encoding import blend_mask, encode, encode_black
 
 
 @pytest.mark.parametrize("kind", ["linear", "plus"])

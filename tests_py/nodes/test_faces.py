@@ -12,7 +12,7 @@ from protocol_unet import SD1, SDXL
 from running import near, run
 
 from attnpatch import load_image_adapter
-from attnpatch.nodes.faces import find_faces, load_analyser
+from attnpatch.nodes.ipadapter.faces import find_faces, load_analyser
 
 
 def bright(image, count=1, seed=0):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from attnpatch.adapters import as_identity_adapter, get_identity_embeds
 from attnpatch.faces import FaceAnalysis, draw_keypoints
-from attnpatch.nodes.sockets import AdapterDict
+from attnpatch.nodes.ipadapter.sockets import AdapterDict
 
 SIZE = (96, 80)
 

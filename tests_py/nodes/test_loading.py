@@ -14,9 +14,9 @@ from running import run
 
 from attnpatch import load_image_adapter
 from attnpatch.nodes import NODE_CLASS_MAPPINGS, host
-from attnpatch.nodes.faces import load_analyser
-from attnpatch.nodes.presets import COMMUNITY, FACE, PICTURE, find_file
-from attnpatch.nodes.sockets import AdapterDict, unpack
+from attnpatch.nodes.ipadapter.faces import load_analyser
+from attnpatch.nodes.ipadapter.presets import COMMUNITY, FACE, PICTURE, find_file
+from attnpatch.nodes.ipadapter.sockets import AdapterDict, unpack
 
 FILES = [
     "clip-vit-large-patch14-336.bin", "ip-adapter-faceid-plus_sd15.bin",
@@ -178,7 +178,7 @@ def analysis(monkeypatch):
             self.name, self.folders, self.insightface = name, folders, self
 
     load_analyser.cache_clear()
-    monkeypatch.setattr("attnpatch.nodes.faces.FaceAnalysis", Analysis)
+    monkeypatch.setattr("attnpatch.nodes.ipadapter.faces.FaceAnalysis", Analysis)
     yield
     load_analyser.cache_clear()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from running import near, run
 
-from attnpatch.nodes.image_prompts_tiled import cut_tiles
+from attnpatch.nodes.ipadapter.tiled import cut_tiles
 
 
 def test_regions_are_applied_together(model, image, raw_adapter, clip_vision, render):

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from running import run
 
-from attnpatch.hosts.comfyui.clock import SigmaClock
-from attnpatch.hosts.slot_filling import find_group
+from attnpatch.hosts.comfyui.schedule import SigmaSchedule
+from attnpatch.hosts.comfyui.unet.install import find_patched_model
 
 
 def test_report_of_a_patched_model(model, image, raw_adapter, clip_vision):
@@ -25,4 +25,4 @@ def test_report_of_a_model_without_patches(model):
 def test_nodes_patch_by_comfyuis_own_host(model, image, raw_adapter, clip_vision):
     (patched,) = run("IPAdapterAdvanced", model=model(), ipadapter=raw_adapter(), image=image(),
                      clip_vision=clip_vision)  # fmt: skip
-    assert isinstance(find_group(patched).clock, SigmaClock)
+    assert isinstance(find_patched_model(patched).clock, SigmaSchedule)

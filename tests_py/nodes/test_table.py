@@ -18,7 +18,7 @@ from attnpatch.nodes.spec import Input, NodeSpec, Output, Result
 from attnpatch.nodes.v1 import make_v1_class
 from attnpatch.nodes.v3 import make_v3_class
 from attnpatch.patches import WEIGHT_TYPES, ImagePrompt
-from attnpatch.patches.keys_values import SCALINGS
+from attnpatch.patches.image_prompt.keys_values import SCALINGS
 
 KNOWN = json.loads((Path(__file__).parent / "reference_nodes.json").read_text())
 BY_ID = {spec.id: spec for spec in NODES}

@@ -17,7 +17,7 @@ from attnpatch import (
     TokenMerging,
     report,
 )
-from attnpatch.hosts.slot_filling import find_group
+from attnpatch.hosts.comfyui.unet.install import find_patched_model
 from attnpatch.nodes import NODES
 
 BY_ID = {spec.id: spec for spec in NODES}
@@ -33,7 +33,7 @@ CHANGED = {"FLOAT": 0.5, "INT": 3, "BOOLEAN": True, "COMBO": "1D_MAX"}
 
 
 def patches_of(model):
-    return find_group(model).run.stack
+    return find_patched_model(model).run.stack
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())

@@ -47,7 +47,7 @@ def random_masks(inputs, rows, seed=1):
     return torch.rand(weights.shape[0], rows, q.shape[2], generator=g).to(q.device)
 
 
-def formula(inputs, masks=None, joint=0):
+def formula(inputs, masks=None, shared_softmax=0):
     """What the operator computes, in float64, one row and head at a time."""
     q, k, v, branch_k, branch_v, rows, weights = exact(inputs)
     masks = exact(masks)
@@ -61,7 +61,7 @@ def formula(inputs, masks=None, joint=0):
                     share = share * masks[i, b % masks.shape[1]]
                 r = int(rows[i][b])
                 term = (branch_k[i][r, h], branch_v[i][r, h], share if r >= 0 else 0 * share)
-                groups[0].append(term) if i < joint else groups.append([term])
+                groups[0].append(term) if i < shared_softmax else groups.append([term])
             for number, group in enumerate(groups):
                 keys = torch.cat([term[0] for term in group])
                 if len(keys) == 0:
@@ -80,16 +80,16 @@ BOUNDS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("joint", [0, 1, 2])
+@pytest.mark.parametrize("shared_softmax", [0, 1, 2])
 @pytest.mark.parametrize("mask_rows", [0, 1, 2])
 @pytest.mark.parametrize("function", [OPERATOR, branch_attention_reference])
-def test_equals_the_formula(dtype, joint, mask_rows, function, device):
+def test_equals_the_formula(dtype, shared_softmax, mask_rows, function, device):
     inputs = make_inputs(dtype=dtype, device=device)
     masks = random_masks(inputs, mask_rows) if mask_rows else None
-    out = function(*inputs, masks, joint)
+    out = function(*inputs, masks, shared_softmax)
     assert out.dtype == dtype
     torch.testing.assert_close(
-        exact(out), formula(inputs, masks, joint), rtol=BOUNDS[dtype], atol=BOUNDS[dtype]
+        exact(out), formula(inputs, masks, shared_softmax), rtol=BOUNDS[dtype], atol=BOUNDS[dtype]
     )
 
 
@@ -108,13 +108,13 @@ def test_equals_the_formula_for_every_shape(
     batch, heads, queries, size, text, branches, seed, data, device
 ):
     inputs = make_inputs(batch, heads, queries, size, text, branches, seed=seed, device=device)
-    joint = data.draw(st.integers(0, len(branches) if text else 0))
+    shared_softmax = data.draw(st.integers(0, len(branches) if text else 0))
     if branches:
         inputs[5][0][0] = data.draw(st.integers(-1, 2))
         inputs[6][-1][-1] = data.draw(st.sampled_from([0.0, 0.5, 2.0]))
     masks = random_masks(inputs, data.draw(st.sampled_from([1, batch])), seed)
-    expected = formula(inputs, masks, joint)
-    out = OPERATOR(*inputs, masks, joint)
+    expected = formula(inputs, masks, shared_softmax)
+    out = OPERATOR(*inputs, masks, shared_softmax)
     torch.testing.assert_close(exact(out), expected, rtol=0, atol=4e-6)
 
 
@@ -185,7 +185,7 @@ def test_a_branch_of_weight_zero_changes_no_bit(device):
 @settings(max_examples=60)
 @given(
     function=st.sampled_from([OPERATOR, branch_attention_reference]),
-    joint=st.integers(0, 2),
+    shared_softmax=st.integers(0, 2),
     kind=st.sampled_from(["mask", "weight", "row"]),
     index=st.sampled_from([3, 4]),
     value=st.sampled_from([float("nan"), float("inf"), -float("inf"), 300.0]),
@@ -193,7 +193,7 @@ def test_a_branch_of_weight_zero_changes_no_bit(device):
     dtype=st.sampled_from(list(BOUNDS)),
 )
 def test_nothing_of_a_branch_arrives_where_it_is_off(
-    device, function, joint, kind, index, value, place, dtype
+    device, function, shared_softmax, kind, index, value, place, dtype
 ):
     """Neither as a number nor as one that is none, nor as the largest score of a softmax."""
     inputs = make_inputs(dtype=dtype, device=device)
@@ -207,11 +207,11 @@ def test_nothing_of_a_branch_arrives_where_it_is_off(
         inputs[6][0] = 0.0
     else:
         inputs[5][0][:] = -1
-    expected = function(*inputs, masks, joint).transpose(1, 2)[off]
+    expected = function(*inputs, masks, shared_softmax).transpose(1, 2)[off]
     branch = inputs[index][0].clone(memory_format=torch.contiguous_format)
     branch.view(-1)[place % branch.numel()] = value
     inputs[index][0] = branch
-    found = function(*inputs, masks, joint).transpose(1, 2)[off]
+    found = function(*inputs, masks, shared_softmax).transpose(1, 2)[off]
     torch.testing.assert_close(found, expected, rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
 
 
@@ -248,8 +248,8 @@ def test_gradients_are_those_of_the_reference(device):
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("joint", [0, 1, 2])
-def test_gradients_are_the_derivatives(joint):
+@pytest.mark.parametrize("shared_softmax", [0, 1, 2])
+def test_gradients_are_the_derivatives(shared_softmax):
     """In float64, where weights and masks are 0 as well."""
     inputs = exact(make_inputs(queries=3, size=4, text=2, branches=(2, 3)))
     masks = exact(random_masks(inputs, 2))
@@ -259,27 +259,27 @@ def test_gradients_are_the_derivatives(joint):
     leaves = [leaf.requires_grad_() for leaf in (q, k, v, k0, k1, v0, v1, weights, masks)]
 
     def function(q, k, v, k0, k1, v0, v1, weights, masks):
-        if joint:  # differences from below 0 are none of a share
+        if shared_softmax:  # differences from below 0 are none of a share
             weights, masks = weights.abs(), masks.abs()
         # Past the checks: the derivatives by weights and masks are to be exact as well.
         reference = branch_attention_reference.__wrapped__
-        return reference(q, k, v, [k0, k1], [v0, v1], rows, weights, masks, joint)
+        return reference(q, k, v, [k0, k1], [v0, v1], rows, weights, masks, shared_softmax)
 
-    if joint:
+    if shared_softmax:
         masks.data.clamp_(min=0.1)
         weights.data.clamp_(min=0.1)
     torch.autograd.gradcheck(function, leaves)
 
 
-@pytest.mark.parametrize("joint", [0, 1])
-def test_a_share_of_zero_has_the_gradient_of_a_small_one(joint, device):
+@pytest.mark.parametrize("shared_softmax", [0, 1])
+def test_a_share_of_zero_has_the_gradient_of_a_small_one(shared_softmax, device):
     def gradients(share):
         inputs = make_inputs(queries=5, size=8, device=device)
         masks = random_masks(inputs, 2)
         masks[0, :, 2] = share
         inputs[6][0, 1] = share
         leaves = [inputs[6].requires_grad_(), masks.requires_grad_()]
-        return torch.autograd.grad(OPERATOR(*inputs, masks, joint).square().sum(), leaves)
+        return torch.autograd.grad(OPERATOR(*inputs, masks, shared_softmax).square().sum(), leaves)
 
     for ours, near in zip(gradients(0.0), gradients(1e-6), strict=True):
         torch.testing.assert_close(ours, near, rtol=1e-3, atol=1e-4)
@@ -390,7 +390,7 @@ def test_a_row_that_is_not_there_is_seen(device):
 
 def test_joint_without_text_is_an_error(device):
     with pytest.raises(
-        RuntimeError, match=r"joint: expected 0 where there are no text tokens .*, got 1"
+        RuntimeError, match=r"shared_softmax: expected 0 where there are no text tokens .*, got 1"
     ):
         OPERATOR(*make_inputs(text=0, device=device), None, 1)
 

@@ -13,20 +13,20 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("joint", [0, 1])
+@pytest.mark.parametrize("shared_softmax", [0, 1])
 @pytest.mark.parametrize("masked", [False, True])
-def test_branch_attention(joint, masked):
+def test_branch_attention(shared_softmax, masked):
     q, k, v = noise(2, 3, 5, 8), noise(2, 3, 7, 8, seed=1), noise(2, 3, 7, 8, seed=2)
     image_k, image_v = noise(2, 3, 4, 8, seed=3), noise(2, 3, 4, 8, seed=4)
     weights = torch.tensor([[0.3, 0.7]])
     masks = torch.linspace(0.1, 0.9, 5).reshape(1, 1, 5) if masked else None
     out = ops.branch_attention(
-        q, k, v, [image_k], [image_v], [torch.arange(2)], weights, masks, joint
+        q, k, v, [image_k], [image_v], [torch.arange(2)], weights, masks, shared_softmax
     )
     factor = weights.double()[0, :, None, None, None]
     factor = factor * (1.0 if masks is None else masks.double()[0, :, None, :, None])
     text, image = ((q @ keys.mT / 8**0.5).exp() for keys in (k, image_k))
-    if joint:
+    if shared_softmax:
         total = text.sum(-1, keepdim=True) + factor * image.sum(-1, keepdim=True)
         expected = (text @ v + factor * (image @ image_v)) / total
     else:

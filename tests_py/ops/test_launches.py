@@ -24,11 +24,11 @@ def heads(tokens, batch=2):
     )
 
 
-def branch(masked=False, joint=0):
+def branch(masked=False, shared_softmax=0):
     q, text, image = heads(4096), heads(77), heads(16)
     rows = [torch.empty(2, dtype=torch.int64)]
     masks = torch.empty(1, 1, 4096) if masked else None
-    arguments = (q, text, text, [image], [image], rows, torch.empty(1, 2), masks, joint)
+    arguments = (q, text, text, [image], [image], rows, torch.empty(1, 2), masks, shared_softmax)
     return plain.branch_attention, arguments
 
 
@@ -57,7 +57,7 @@ CASES = {
     # Launches, MiB of new memory, MiB read and written. The result has 10 MiB.
     "an image branch": (branch, 14, 20.7, 71.5),
     "a masked branch": (lambda: branch(masked=True), 15, 20.7, 91.5),
-    "a shared softmax": (lambda: branch(joint=1), 18, 21.5, 74.2),
+    "a shared softmax": (lambda: branch(shared_softmax=1), 18, 21.5, 74.2),
     "a masked shared softmax": (lambda: branch(True, 1), 21, 21.6, 95.0),
     "column means": (columns, 13, 27.8, 87.2),
     "tiles": (lambda: tiles(4096, (), False), 5, 50.3, 130.3),

@@ -35,17 +35,17 @@ def random(*shape):
     return (torch.arange(math.prod(shape)) ** 2 * 0.7).sin().view(shape)  # compiles
 
 
-def call_branches(joint):
+def call_branches(shared_softmax):
     q, image = random(2, 2, 9, 8), random(2, 2, 4, 8)
     rows, weights = torch.tensor([0, -1]), torch.full((1, 2), 0.7)
-    return branch_attention(q, q, q, [image], [image], [rows], weights, None, joint)
+    return branch_attention(q, q, q, [image], [image], [rows], weights, None, shared_softmax)
 
 
 CALLS = {
     "attention_column_mean": lambda: attention_column_mean(*[random(2, 2, 9, 8)] * 3, [1]),
     "blur_and_blend": lambda: blur_and_blend(random(1, 2, 9, 9), random(1, 3, 3), 2.0),
     "branch_attention": lambda: call_branches(0),
-    "branch_attention, joint": lambda: call_branches(1),
+    "branch_attention, shared_softmax": lambda: call_branches(1),
     "pool_tokens": lambda: pool_tokens(random(2, 20, 6), (4, 5), (2, 2), (2, 2), "avg", (0.5, 1.0)),
     "tile_attention": lambda: tile_attention(
         *[random(2, 2, 20, 8)] * 3, Tiling((4, 5), (2, 3)), (), *[random(2, 2, 4, 8)] * 2

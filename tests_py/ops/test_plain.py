@@ -62,7 +62,7 @@ def test_log_sum_exps_are_those_of_the_scores(shape, size, dtype, scale):
 )
 def test_branch_attention_equals_the_formula(shape, size, text, branches, dtype, layout, data):
     inputs = branch.make_inputs(*shape, size, text, branches, dtype)
-    joint = data.draw(st.integers(0, len(branches) if text else 0))
+    shared_softmax = data.draw(st.integers(0, len(branches) if text else 0))
     for rows, weights in zip(inputs[5], inputs[6], strict=True):
         rows[0] = data.draw(st.integers(-2, 2))
         weights[-1] = data.draw(st.sampled_from([0.0, 0.5, 2.0]))
@@ -70,20 +70,20 @@ def test_branch_attention_equals_the_formula(shape, size, text, branches, dtype,
     masks = branch.random_masks(inputs, mask_rows) if mask_rows and branches else None
     if masks is not None:
         masks[..., ::2] *= data.draw(st.sampled_from([0.0, 1.0]))
-    expected = branch.formula(inputs, masks, joint)
+    expected = branch.formula(inputs, masks, shared_softmax)
     inputs[:3] = map(column_mean.LAYOUTS[layout], inputs[:3])
     if layout.endswith("one memory"):
-        expected = branch.formula(inputs, masks, joint)
-    out = plain.branch_attention(*inputs, masks, joint)
+        expected = branch.formula(inputs, masks, shared_softmax)
+    out = plain.branch_attention(*inputs, masks, shared_softmax)
     assert out.dtype == dtype
     assert_heads_in_rows(out)
     assert_close(out, expected, BOUNDS[dtype])
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("joint", [0, 1, 2])
+@pytest.mark.parametrize("shared_softmax", [0, 1, 2])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nothing_of_a_branch_that_is_off_arrives(joint, masked, value):
+def test_nothing_of_a_branch_that_is_off_arrives(shared_softmax, masked, value):
     """Whatever stands in its tensors: by its row, its weight, or its mask."""
     inputs = branch.make_inputs(3)
     masks = branch.random_masks(inputs, 3) if masked else None
@@ -91,13 +91,13 @@ def test_nothing_of_a_branch_that_is_off_arrives(joint, masked, value):
     inputs[6][0, 1] = 0.0
     if masked:
         masks[0, 2, ::2] = 0.0
-    expected = plain.branch_attention(*inputs, masks, joint)
+    expected = plain.branch_attention(*inputs, masks, shared_softmax)
     k, v = inputs[3][0], inputs[4][0]
     for row in (0, 1):
         k[row], v[row] = value, value
     if masked:
         k[2, :, 1], v[2, :, 2] = value, value
-    out = plain.branch_attention(*inputs, masks, joint)
+    out = plain.branch_attention(*inputs, masks, shared_softmax)
     off = torch.ones(3, 37, dtype=torch.bool)
     if masked:
         off[2] = masks[0, 2] == 0.0
@@ -107,12 +107,12 @@ def test_nothing_of_a_branch_that_is_off_arrives(joint, masked, value):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("joint", [0, 1])
-def test_a_row_that_is_not_there_gives_no_number(joint, masked):
+@pytest.mark.parametrize("shared_softmax", [0, 1])
+def test_a_row_that_is_not_there_gives_no_number(shared_softmax, masked):
     inputs = branch.make_inputs(branches=(4,))
     inputs[5][0] = torch.tensor([0, 3])
     masks = branch.random_masks(inputs, 1) if masked else None
-    out = plain.branch_attention(*inputs, masks, joint)
+    out = plain.branch_attention(*inputs, masks, shared_softmax)
     assert out.isnan().flatten(1).all(dim=1).tolist() == [False, True]
     assert out[0].isfinite().all()
 
@@ -137,21 +137,21 @@ def test_one_softmax_keeps_a_text_that_other_scores_dwarf():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("joint", [0, 1])
-def test_error_of_branch_attention_is_that_of_torch(dtype, joint):
+@pytest.mark.parametrize("shared_softmax", [0, 1])
+def test_error_of_branch_attention_is_that_of_torch(dtype, shared_softmax):
     inputs = branch.make_inputs(2, 8, 256, 64, 77, (16,), dtype)
     inputs[6].fill_(1.0)
     inputs[5] = [torch.tensor([0, 1])]
     q, k, v, (bk,), (bv,), _, _ = inputs
-    expected = branch.formula(inputs, None, joint)
+    expected = branch.formula(inputs, None, shared_softmax)
     attend = F.scaled_dot_product_attention
-    if joint:
+    if shared_softmax:
         theirs = attend(q, torch.cat([k, bk[:2]], 2), torch.cat([v, bv[:2]], 2))
     else:
         theirs = attend(q, k, v) + attend(q, bk[:2], bv[:2])
-    ours = (exact(plain.branch_attention(*inputs, None, joint)) - expected).norm()
+    ours = (exact(plain.branch_attention(*inputs, None, shared_softmax)) - expected).norm()
     # Two results are rounded before they are merged.
-    assert ours <= (1.5 if joint else 1.01) * (exact(theirs) - expected).norm()
+    assert ours <= (1.5 if shared_softmax else 1.01) * (exact(theirs) - expected).norm()
 
 
 @settings(max_examples=120)

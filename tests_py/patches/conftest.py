@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from attnpatch.patches import Call, ImagePrompt, Site, make_layer_table
+from attnpatch.engine import Call, Site, make_layer_table
+from attnpatch.patches import ImagePrompt
 
 # The machine may be busy: time is no failure.
 settings.register_profile("patient", deadline=None)

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from attnpatch.patches.cache import Cache
-from attnpatch.patches.keys_values import move
+from attnpatch.engine.cache import Cache
+from attnpatch.patches.image_prompt.keys_values import move
 
 
 def test_keeps_the_latest():

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from attnpatch.adapters import load_image_adapter
-from attnpatch.patches import ImagePrompt, PatchStack, Weight
-from attnpatch.patches.keys_values import SCALINGS
+from attnpatch.engine import PatchStack, Weight
+from attnpatch.patches import ImagePrompt
+from attnpatch.patches.image_prompt.keys_values import SCALINGS
 
 WEIGHT = 0.7
 
@@ -43,8 +44,10 @@ def joint_attention(q, k, v, keys, values, share):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("joint", [False, True])
-def test_equal_those_of_the_formula(scaling, joint, adapter, tokens, table, site, qkv, formulas):
+@pytest.mark.parametrize("shared_softmax", [False, True])
+def test_equal_those_of_the_formula(
+    scaling, shared_softmax, adapter, tokens, table, site, qkv, formulas
+):
     here = site(3, chunks=(1, 0), batch=4)
     grid = here.grid
     weights = adapter.weights[3]
@@ -54,7 +57,12 @@ def test_equal_those_of_the_formula(scaling, joint, adapter, tokens, table, site
     cond, uncond, to_k, to_v, mask = leaves
     strengths = [0.7, 1.3]
     prompt = ImagePrompt(
-        adapter, (cond, uncond), Weight(pictures=strengths), mask=mask, scaling=scaling, joint=joint
+        adapter,
+        (cond, uncond),
+        Weight(pictures=strengths),
+        mask=mask,
+        scaling=scaling,
+        shared_softmax=shared_softmax,
     )
     q, k, v = qkv(here)
     rows = []
@@ -64,7 +72,7 @@ def test_equal_those_of_the_formula(scaling, joint, adapter, tokens, table, site
         strength = torch.tensor(strengths[picture], dtype=torch.float64)
         share = mask[picture].flatten()
         keys, values, factor = formulas.scaled(token @ to_k.T, token @ to_v.T, strength, scaling)
-        if joint:
+        if shared_softmax:
             if scaling == "V only":
                 values = values * strength
             rows.append(joint_attention(q[row], k[row], v[row], keys, values, share))
@@ -76,14 +84,16 @@ def test_equal_those_of_the_formula(scaling, joint, adapter, tokens, table, site
     assert_same_gradients(found, torch.stack(rows), leaves)
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_a_mask_of_zeros_can_be_learned(joint, prompt, table, site, qkv):
+@pytest.mark.parametrize("shared_softmax", [False, True])
+def test_a_mask_of_zeros_can_be_learned(shared_softmax, prompt, table, site, qkv):
     """There the gradient is the derivative from above, as differences show."""
     here = site(3)
     mask = torch.zeros(here.grid, requires_grad=True)
 
     def loss(mask):
-        return loss_of(attend(table, [prompt(WEIGHT, mask=mask, joint=joint)], here, qkv))
+        return loss_of(
+            attend(table, [prompt(WEIGHT, mask=mask, shared_softmax=shared_softmax)], here, qkv)
+        )
 
     (found,) = torch.autograd.grad(loss(mask), mask)
     step = 1e-3
@@ -168,9 +178,9 @@ def test_without_gradients_nothing_is_made_twice(prompt, table, site):
 def test_a_joint_mask_that_a_step_took_below_zero_is_an_error(prompt, table, site, qkv):
     here = site(3)
     mask = torch.zeros(here.grid, requires_grad=True)
-    run = PatchStack([prompt(mask=mask, joint=True)]).bind(table)
+    run = PatchStack([prompt(mask=mask, shared_softmax=True)]).bind(table)
     mask.data.sub_(0.1)
-    with pytest.raises(ValueError, match="mask: the joint form takes no values below 0"):
+    with pytest.raises(ValueError, match="mask: a shared softmax takes no values below 0"):
         run.attend(here, *qkv(here), heads=2)
 
 

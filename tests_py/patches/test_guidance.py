@@ -9,22 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from attnpatch.engine import Call, PatchStack, Site, Weight, layer_table
 from attnpatch.patches import (
     AttentionRecord,
-    Call,
     Guidance,
-    PatchStack,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
-    Site,
     SmoothedEnergyGuidance,
-    Weight,
     degraded_passes,
     find_blocks,
     guide,
-    layer_table,
 )
-from attnpatch.patches.guidance_attention import blur_tokens
+from attnpatch.patches.guidance.pag_seg import blur_tokens
 
 KINDS = [SelfAttentionGuidance, PerturbedAttentionGuidance, SmoothedEnergyGuidance]
 HEADS = 2

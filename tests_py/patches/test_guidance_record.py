@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch import sag_blur
-from attnpatch.patches import (
-    Area,
-    AttentionRecord,
-    Call,
-    CallRecord,
-    PatchStack,
-    SelfAttentionGuidance,
-    Site,
-    token_grid,
-)
+from attnpatch.engine import Call, PatchStack, Site, token_grid
+from attnpatch.patches import Area, AttentionRecord, CallRecord, SelfAttentionGuidance
 
 HEADS = 2
 ORDERS = [[0], [1], [1, 0], [0, 1], [0, 1, 2], [1, 1, 0, 0]]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches.heads import join_heads, split_heads
+from attnpatch.engine.heads import join_heads, split_heads
 
 LAYOUTS = {
     "contiguous": lambda x: x,

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from attnpatch import Identity, ImageEmbeds, ImagePrompt, PatchStack, get_identity_embeds, regions
 from attnpatch.adapters import ImageAdapter, as_identity_adapter, load_embeds, noise_like
+from attnpatch.engine import Call, Site
 from attnpatch.faces import Face
-from attnpatch.patches import Call, Site, resolve_overlaps
+from attnpatch.patches import resolve_overlaps
 
 POINTS = np.zeros((5, 2), np.float32)
 

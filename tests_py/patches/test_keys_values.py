@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnpatch import ImagePrompt, PatchStack
-from attnpatch.patches.keys_values import SCALINGS, KeysValues
+from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues
 
 
 class Adapter:
@@ -27,18 +27,20 @@ def tokens(pictures, seed):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
-@pytest.mark.parametrize("joint", [False, True])
-def test_joined_pictures_are_weighed_like_each_alone(scaling, joint):
+@pytest.mark.parametrize("shared_softmax", [False, True])
+def test_joined_pictures_are_weighed_like_each_alone(scaling, shared_softmax):
     weight = torch.full((1, 1, 1), 0.3)
     cond = tokens(3, seed=2)
     joined = KeysValues.project(Adapter(), (cond, None))
     assert joined.own_tokens == 4
     k, v = joined.parts[0].layers[0]
     expected = [
-        scaling.fold(*KeysValues.project(Adapter(), (one, None)).parts[0].layers[0], weight, joint)
+        scaling.fold(
+            *KeysValues.project(Adapter(), (one, None)).parts[0].layers[0], weight, shared_softmax
+        )
         for one in cond.split(4, dim=1)
     ]
-    got = scaling.fold(k, v, weight, joint, joined.own_tokens)
+    got = scaling.fold(k, v, weight, shared_softmax, joined.own_tokens)
     for mine, parts in zip(got, zip(*expected, strict=True), strict=True):
         torch.testing.assert_close(mine, torch.cat(parts, 1))
 

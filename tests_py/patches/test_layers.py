@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches import (
+from attnpatch.engine import (
     Layer,
     LayerTable,
     diffusers_layer_table,

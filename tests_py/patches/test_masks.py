@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches import resize_mask, token_grid
-from attnpatch.patches.masks import MASK_RESIZE_MODES, MaskPyramid, to_mask
+from attnpatch.engine import resize_mask, token_grid
+from attnpatch.engine.masks import MASK_RESIZE_MODES, MaskPyramid, to_mask
 
 sizes = st.integers(1, 40)
 

@@ -10,18 +10,14 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attnpatch.engine import Call, Crop, PatchStack, Site, Weight
 from attnpatch.patches import (
     AttentionRecord,
-    Call,
-    Crop,
     HyperTile,
-    PatchStack,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
-    Site,
     SmoothedEnergyGuidance,
     TokenMerging,
-    Weight,
 )
 
 HEADS = 2
@@ -67,7 +63,7 @@ STACKS = {
     ],
     "folded": lambda prompt, mask: [
         prompt(Weight(pictures=(0.5, 0.1, 2.0), curve=[(0, 1), (1, 0)]), scaling="K+V"),
-        prompt(0.4, seed=5, joint=True, mask=mask, start=0.5),
+        prompt(0.4, seed=5, shared_softmax=True, mask=mask, start=0.5),
     ],
 }
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches import Call
-from attnpatch.patches.rows import key_rows, picture_rows
+from attnpatch.engine import Call
+from attnpatch.engine.rows import key_rows, picture_rows
 
 
 def call(chunks, batch, samples=None, **more):

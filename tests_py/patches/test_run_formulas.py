@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnpatch.patches import Call, ImagePrompt, PatchStack, Site, Weight, resize_mask
+from attnpatch.engine import Call, PatchStack, Site, Weight, resize_mask
+from attnpatch.patches import ImagePrompt
 
 SCALINGS = ["V only", "K+V", "K+V w/ C penalty", "K+mean(V) w/ C penalty"]
 
@@ -48,13 +49,13 @@ def expect(formulas, table):
         if weight == 0:
             return None
         k, v, factor = formulas.scaled(k, v, torch.tensor(weight).double(), prompt.scaling)
-        return (k, v * factor, 1.0, mask) if prompt.joint else (k, v, factor, mask)
+        return (k, v * factor, 1.0, mask) if prompt.shared_softmax else (k, v, factor, mask)
 
     def row(stack, site, q, k, v, b):
-        found = [(p.joint, terms(p, site, b)) for p in stack]
-        joint = [t for is_joint, t in found if t is not None and is_joint]
-        keys = torch.cat([k.double(), *(t[0] for t in joint)])
-        values = torch.cat([v.double(), *(t[1] for t in joint)])
+        found = [(p.shared_softmax, terms(p, site, b)) for p in stack]
+        shared_softmax = [t for is_joint, t in found if t is not None and is_joint]
+        keys = torch.cat([k.double(), *(t[0] for t in shared_softmax)])
+        values = torch.cat([v.double(), *(t[1] for t in shared_softmax)])
         out = formulas.attention(q, keys, values)
         for is_joint, term in found:
             if term is not None and not is_joint:
@@ -109,16 +110,16 @@ def test_a_window_of_pictures(prompt, site, check):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("shared_softmax", [False, True])
 @pytest.mark.parametrize("layer", [0, 8])
-def test_scaling_modes(prompt, site, check, scaling, joint, layer):
+def test_scaling_modes(prompt, site, check, scaling, shared_softmax, layer):
     weight = Weight(1.7, "ease out", curve=[(0, 1), (1, 0)], pictures=(0.5, 1.5))
-    stack = PatchStack([prompt(weight, scaling=scaling, joint=joint, pictures=2)])
+    stack = PatchStack([prompt(weight, scaling=scaling, shared_softmax=shared_softmax, pictures=2)])
     check(stack, site(layer, chunks=(1, 0), batch=4))
 
 
 def test_joint_is_fooocus_formula_by_default(prompt):
-    assert prompt(joint=True).scaling == "K+mean(V) w/ C penalty"
+    assert prompt(shared_softmax=True).scaling == "K+mean(V) w/ C penalty"
     assert prompt().scaling == "V only"
 
 
@@ -127,16 +128,16 @@ def test_several_adapters_in_one_pass(prompt, table, site, check):
     stack = PatchStack(
         [
             prompt(0.5, mask=mask),
-            prompt(0.8, seed=1, joint=True),
+            prompt(0.8, seed=1, shared_softmax=True),
             prompt("ease in", seed=2, count=9, mask=torch.stack([mask, 1 - mask])),
-            prompt(1.5, seed=3, joint=True, count=3),
+            prompt(1.5, seed=3, shared_softmax=True, count=3),
             prompt(-0.5, seed=4, scaling="K+V"),
         ]
     )
     here = site(4, chunks=(1, 0), batch=4)
     check(stack, here)
     branches = stack.bind(table).branches(here, torch.float32, torch.device("cpu"))
-    assert branches.joint == 2 and len(branches.k) == 5
+    assert branches.shared_softmax == 2 and len(branches.k) == 5
     assert branches.masks.shape == (5, 4, here.grid[0] * here.grid[1])
 
 
@@ -172,7 +173,7 @@ def test_outside_the_mask_nothing_changes(prompt, site, table, qkv):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dtypes_follow_the_queries(prompt, site, check, dtype):
-    stack = PatchStack([prompt(0.8), prompt(0.6, seed=1, joint=True)])
+    stack = PatchStack([prompt(0.8), prompt(0.6, seed=1, shared_softmax=True)])
     tolerance = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
     check(stack, site(3, chunks=(1, 0), batch=2), tolerance, dtype=dtype)
 
@@ -182,7 +183,10 @@ def test_cond_and_uncond_with_different_tokens(adapter, tokens, site, check):
     assert len(several.keys_values.parts) == 2
     for chunks in CHUNKS:
         check(PatchStack([several]), site(5, chunks=chunks, batch=len(chunks)))
-        check(PatchStack([several.replace(joint=True)]), site(5, chunks=chunks, batch=len(chunks)))
+        check(
+            PatchStack([several.replace(shared_softmax=True)]),
+            site(5, chunks=chunks, batch=len(chunks)),
+        )
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

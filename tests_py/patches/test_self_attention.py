@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from attnpatch.patches import (
+from attnpatch.engine import (
     BoundPatch,
     Call,
     Inner,

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from attnpatch.patches import Call, Crop, SamplingPoint, Site, layer_table
+from attnpatch.engine import Call, Crop, SamplingPoint, Site, layer_table
 
 
 def test_call_is_a_value_that_prints_as_made():

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from attnpatch.patches import ImagePrompt, PatchStack, Weight
-from attnpatch.patches.patch import Patch
+from attnpatch.engine import PatchStack, Weight
+from attnpatch.engine.patch import Patch
+from attnpatch.patches import ImagePrompt
 
 
 def tensors_alive():
@@ -92,7 +93,7 @@ def various(prompt, adapter, tokens):
             prompt(),
             prompt(0.5, start=0.1, end=0.9, end_exclusive=True),
             prompt("style transfer", scaling="K+V", mask=mask, mask_resize="area"),
-            prompt({3: 1.0}, joint=True, pictures=2, negatives=2, roles={2: "off"}),
+            prompt({3: 1.0}, shared_softmax=True, pictures=2, negatives=2, roles={2: "off"}),
             prompt({"down": {"block_1": [0.5]}}, reference_quirks=True),
             prompt(Weight(0.1, [0.1] * 9, curve=[(0, 1), (1, 0)], pictures=[1.0, 0.1])),
             ImagePrompt(adapter, (tokens(1, 6), tokens(1, 3))),
@@ -121,9 +122,9 @@ def test_stacks_round_trip(various, tmp_path):
     st.floats(0, 1),
     st.booleans(),
 )
-def test_numbers_round_trip_exactly(prompt, tmp_path, numbers, start, joint):
+def test_numbers_round_trip_exactly(prompt, tmp_path, numbers, start, shared_softmax):
     weight = Weight(layers=numbers) if numbers else 1 / 3
-    stack = PatchStack([prompt(weight, joint=joint, start=start)])
+    stack = PatchStack([prompt(weight, shared_softmax=shared_softmax, start=start)])
     stack.save(tmp_path / "stack.safetensors")
     assert PatchStack.load(tmp_path / "stack.safetensors") == stack
 
@@ -166,7 +167,7 @@ def test_equality_sees_every_option_and_tensor(various, prompt, tokens, adapter)
         "start": 0.1,
         "end": 0.9,
         "scaling": "K+V",
-        "joint": True,
+        "shared_softmax": True,
         "roles": {2: "off"},
         "end_exclusive": True,
         "mask_resize": "area",
@@ -197,7 +198,7 @@ def test_repr_is_the_call(various):
     )
     assert "mask=<2 × 5 × 4>, scaling='K+V', mask_resize='area'" in repr(various[2])
     assert "weight='style transfer'" in repr(various[2])
-    assert "joint=True, roles={2: 'off'}" in repr(various[3])
+    assert "shared_softmax=True, roles={2: 'off'}" in repr(various[3])
     assert "scaling" not in repr(various[3])
     assert "<by hand>, <1+0 × 4 tokens, 9 layers (custom), float16>" in repr(various[7])
 
@@ -227,7 +228,7 @@ def test_describe_and_diff(prompt, table):
         ({"roles": {2: "conds"}}, "roles: expected one of 'cond', 'uncond', 'off', got 'conds'"),
         ({"start": float("nan")}, "start: expected a finite number"),
         ({"end": float("inf")}, "end: expected a finite number"),
-        ({"joint": True, "mask": -torch.ones(4, 4)}, "mask: the joint form"),
+        ({"shared_softmax": True, "mask": -torch.ones(4, 4)}, "mask: a shared softmax"),
         ({"weight": "easy"}, "no preset"),
     ],
     ids=str,

@@ -5,16 +5,8 @@
 import pytest
 import torch
 
-from attnpatch.patches import (
-    WEIGHT_TYPES,
-    Call,
-    ImagePrompt,
-    PatchStack,
-    Site,
-    layer_table,
-    split_by_weight_type,
-    weight_presets,
-)
+from attnpatch.engine import Call, PatchStack, Site, layer_table, weight_presets
+from attnpatch.patches import WEIGHT_TYPES, ImagePrompt, split_by_weight_type
 
 
 @pytest.fixture

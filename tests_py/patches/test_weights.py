@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnpatch.patches import Weight, diffusers_layer_table, layer_table, weight_presets
+from attnpatch.engine import Weight, diffusers_layer_table, layer_table, weight_presets
 
 numbers = st.floats(-4, 4)
 grammar = st.builds(

@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnpatch.engine import Weight
+from attnpatch.engine.window import check_window
 from attnpatch.patches import (
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
     SmoothedEnergyGuidance,
-    Weight,
 )
-from attnpatch.patches.window import check_window
 
 PROGRESS = st.floats(0, 1)
 GUIDANCES = (SelfAttentionGuidance, PerturbedAttentionGuidance, SmoothedEnergyGuidance)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from attnpatch.adapters import load_image_adapter
-from attnpatch.patches import ImagePrompt, PatchStack
+from attnpatch.engine import PatchStack
+from attnpatch.patches import ImagePrompt
 
 
 @pytest.fixture

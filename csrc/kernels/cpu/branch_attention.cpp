@@ -44,7 +44,7 @@ inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
   if (p.text_tokens > 0) add({&p.k, &p.v, b, p.text_tokens, 1.0f, nullptr});
   const auto count = static_cast<int64_t>(p.branches.size());
   for (int64_t i = 0; i <= count; ++i) {
-    if (i == p.joint) segments.grouped = static_cast<int64_t>(segments.list.size());
+    if (i == p.shared_softmax) segments.grouped = static_cast<int64_t>(segments.list.size());
     if (i == count) break;
     const AttentionBranch& branch = p.branches[i];
     if (branch.rows[b] < 0 || branch.weights[b] == 0.0f || branch.tokens == 0) continue;

@@ -4,10 +4,10 @@
 // Device code of branch_attention; ../branch_attention.h has the formula.
 //
 // A block of threads serves tiles of queries of one head. Softmaxes are groups of segments: the
-// text with the joint branches, then each other branch. A group's weights, masks and 1 / sum are
-// folded into its probabilities, so that all groups add to one accumulator and the output is
-// written once. Groups of more than kBlockKeys keys are gone through twice: for maximum and sum,
-// then for values.
+// text with the branches that share its softmax, then each other branch. A group's weights, masks
+// and 1 / sum are folded into its probabilities, so that all groups add to one accumulator and the
+// output is written once. Groups of more than kBlockKeys keys are gone through twice: for maximum
+// and sum, then for values.
 //
 // branch_attention_half (16-bit types, tensor cores): four warps, 16 queries each. Keys and values
 // of all segments stay in shared memory where they fit; else each block of keys is loaded when
@@ -63,7 +63,7 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
     if (s.tokens == 0 || s.row < 0 || s.weight == 0.0f) continue;
     segments.list[count++] = s;
     rows += (s.tokens + 15) / 16 * 16;
-    if (i < p.joint) segments.grouped = count;
+    if (i < p.shared_softmax) segments.grouped = count;
   }
   segments.count = count;
 }
@@ -126,11 +126,11 @@ struct Shelf {
 };
 
 // Exponentials, relative to the larger of m and top, into the sum and the maximum of a query.
-ATTNPATCH_DEVICE void take_in(float top, float part, float factor, bool joint, float& m,
+ATTNPATCH_DEVICE void take_in(float top, float part, float factor, bool shared_softmax, float& m,
                               float& sum) {
   if (factor == 0.0f) return;
   const float now = fmaxf(m, top);
-  sum = sum * exp2_of(m - now) + part * (joint ? factor : 1.0f);
+  sum = sum * exp2_of(m - now) + part * (shared_softmax ? factor : 1.0f);
   m = now;
 }
 
@@ -166,7 +166,7 @@ ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int 
   using Math = BranchTile<T, kSize>;
   constexpr int kStride = kSize + kPad;
   const BranchAttentionArguments& p = shelf.p;
-  const bool joint = begin < shelf.segments.grouped;
+  const bool shared_softmax = begin < shelf.segments.grouped;
   RowPair m{-INFINITY, -INFINITY}, sum{0.0f, 0.0f};
   for (int pass = 0; pass < 2; ++pass) {
     if (pass == 1) sum = sum_over_row(sum);
@@ -183,8 +183,8 @@ ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int 
           const RowPair part =
               Math::exponentials(scores, {fmaxf(m.low, top.low), fmaxf(m.high, top.high)});
           // A key whose factor is 0 is not there: neither in the maximum nor, as a NaN, in the sum.
-          take_in(top.low, part.low, f.low, joint, m.low, sum.low);
-          take_in(top.high, part.high, f.high, joint, m.high, sum.high);
+          take_in(top.low, part.low, f.low, shared_softmax, m.low, sum.low);
+          take_in(top.high, part.high, f.high, shared_softmax, m.high, sum.high);
           continue;
         }
         Math::exponentials(scores, m);
@@ -268,8 +268,8 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
               part);
   Quarter out = {};
   for (int begin = 0; begin < segments.count;) {
-    const bool joint = begin < segments.grouped;
-    const int end = joint ? segments.grouped : begin + 1;
+    const bool shared_softmax = begin < segments.grouped;
+    const int end = shared_softmax ? segments.grouped : begin + 1;
     float factor = 1.0f;
     online.begin();
     for (int i = begin; i < end; ++i) {
@@ -278,13 +278,13 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
       const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
       factor = factor_of(p, s, b, query);
       online.attend(KeysValues<T>{rows_of<T>(k, s.row, h), rows_of<T>(v, s.row, h), s.tokens},
-                    joint || factor == 0.0f ? factor : 1.0f, shared, size, part);
+                    shared_softmax || factor == 0.0f ? factor : 1.0f, shared, size, part);
     }
-    if (!joint && factor == 0.0f) {
+    if (!shared_softmax && factor == 0.0f) {
       begin = end;
       continue;
     }
-    const float scale = (joint ? 1.0f : factor) / online.sum;
+    const float scale = (shared_softmax ? 1.0f : factor) / online.sum;
 #pragma unroll
     for (int i = 0; i < Quarter::kMine; ++i) out.c[i] += online.sums.c[i] * scale;
     begin = end;

@@ -27,7 +27,7 @@ struct BranchAttentionArguments {
   int64_t batch, heads, queries, head_size, text_tokens;
   float scale;  // of the logits to base 2
   AttentionView q, k, v, out;
-  int branch_count, joint;
+  int branch_count, shared_softmax;
   AttentionBranch branches[kMostBranches];
   int tiles_per_block;  // tiles of queries that a block of threads goes through
   int resident_rows;    // rows of keys in shared memory; 0: they do not fit, load when needed
@@ -60,7 +60,7 @@ inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params
   a.v = params.v;
   a.out = params.out;
   a.branch_count = static_cast<int>(params.branches.size());
-  a.joint = static_cast<int>(params.joint);
+  a.shared_softmax = static_cast<int>(params.shared_softmax);
   a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
                  rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
                  rows_are_aligned(a.out);

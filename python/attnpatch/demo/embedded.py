@@ -18,7 +18,7 @@ from attnpatch.demo.classifier import classify
 from attnpatch.demo.data import CLASS_NAMES, to_pixels
 from attnpatch.demo.model import LATENT_SIZE, NULL_CLASS
 from attnpatch.demo.pipeline import FashionPipeline
-from attnpatch.demo.runner import StepClock
+from attnpatch.demo.runner import StepSchedule
 from attnpatch.demo.sample import IMAGE_GUIDANCE, make_noise
 from attnpatch.demo.variants import Variant, make_patches
 
@@ -68,7 +68,7 @@ class EmbeddedModel:
         self.attention: torch.Tensor | None = None
         self._noise = make_noise(1, seed).expand(len(chosen), -1, -1, -1)
 
-    def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
+    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all from the same noise and without a class."""
         size = (LATENT_SIZE, LATENT_SIZE)
         patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, size)

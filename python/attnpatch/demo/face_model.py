@@ -17,7 +17,7 @@ from torch import Tensor
 from attnpatch import Identity, load_image_adapter, patch_model
 from attnpatch.demo.narrow_sdxl import SIDE, make_adapter, make_inputs, make_unet
 from attnpatch.demo.own_model import OwnOptions, load_pipeline
-from attnpatch.demo.runner import StepClock
+from attnpatch.demo.runner import StepSchedule
 from attnpatch.demo.sheet import Section, Tile
 from attnpatch.faces import Face
 
@@ -101,7 +101,7 @@ def _own(face: Face, arguments: argparse.Namespace) -> Section:
     patched = patch_model(pipeline, Identity(adapter, face, 0.8, noise=0.35))
     tiles = []
     for caption, model in (("plain", pipeline), ("with the identity", patched)):
-        clock = StepClock()
+        clock = StepSchedule()
         picture = model(
             prompt=options.prompt,
             num_inference_steps=arguments.steps,

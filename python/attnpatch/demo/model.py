@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnpatch.patches.heads import join_heads, split_heads
+from attnpatch.engine.heads import join_heads, split_heads
 
 CONTEXT_DIM = 64
 TEXT_TOKENS = 4

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import attnpatch as ap
-from attnpatch.demo.runner import StepClock
+from attnpatch.demo.runner import StepSchedule
 from attnpatch.demo.variants import Variant, make_patches
 from attnpatch.pictures import read_picture
 from attnpatch.vision import clip_preprocess
@@ -73,7 +73,7 @@ class OwnModel:
     def _vae_scale(self) -> int:
         return self._pipeline.vae_scale_factor
 
-    def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
+    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all from the same seed."""
         latent = tuple(edge // self._vae_scale for edge in self._size)
         patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, latent)
@@ -93,7 +93,7 @@ class OwnModel:
         """There is no judge for pictures of any kind."""
         return
 
-    def _run(self, clock: StepClock) -> list[Image.Image]:
+    def _run(self, clock: StepSchedule) -> list[Image.Image]:
         def on_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict:
             clock()
             return values

@@ -10,10 +10,10 @@ from statistics import fmean
 
 from PIL import Image
 
-from attnpatch.attention_pictures import show_attention
 from attnpatch.demo.runner import Model, Outcome, change
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
 from attnpatch.demo.table import format_table
+from attnpatch.patches.guidance.heat_map import show_attention
 
 # Below these, a picture counts as the same one.
 LEAST_CHANGE = 1.0 / 255.0

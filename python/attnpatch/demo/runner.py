@@ -19,7 +19,7 @@ from tqdm import tqdm
 from attnpatch.demo.variants import Variant
 
 
-class StepClock:
+class StepSchedule:
     """Notes when each step ends; its median step leaves out the first, which has warm-up in it."""
 
     def __init__(self, bar: tqdm | None = None) -> None:
@@ -48,7 +48,7 @@ class Model(Protocol):
     attention: Tensor | None
     """What guidance recorded in the last step of the latest pictures, (pictures, h, w)."""
 
-    def generate(self, variant: Variant, clock: StepClock) -> list[Image.Image]:
+    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all variants from the same seeds."""
         ...
 
@@ -97,7 +97,7 @@ def run(model: Model, variants: Sequence[Variant]) -> list[Outcome]:
     with tqdm(total=len(variants) * model.steps, unit="step", dynamic_ncols=True) as bar:
         for variant in variants:
             bar.set_description(variant.name)
-            pictures = model.generate(variant, StepClock(bar))
+            pictures = model.generate(variant, StepSchedule(bar))
             plain = outcomes[0].pictures if outcomes else pictures
             targets = aims(variant, model, plain)
             masked = variant.region != "all"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import attnpatch as ap
-from attnpatch.patches import Patch
+from attnpatch.engine import Patch
 
 DEFAULT_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 SAG_SCALES = (0.5, 1.0, 2.0, 4.0)

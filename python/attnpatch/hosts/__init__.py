@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from attnpatch.adapters import ImageEmbeds
+from attnpatch.engine import Patch, PatchStack, Report
 from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import described, diffusers_unet
-from attnpatch.patches import Patch, PatchStack, Report
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.patches import Crop
+from attnpatch.engine import Crop
 
 __all__ = ["CondOrUncond", "HostCall", "Rows", "check_kinds", "told_rows"]
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from attnpatch.patches import Layer, token_grid
+from attnpatch.engine import Layer, token_grid
 
 _ROUNDING = (
     1.25  # tokens by which a scaled side may be off; more finds fewer, less finds wrong ones

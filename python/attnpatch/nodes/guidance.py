@@ -18,7 +18,7 @@ from attnpatch.patches import (
     SelfAttentionGuidance,
     SmoothedEnergyGuidance,
 )
-from attnpatch.patches.guidance_scale import RESCALE_MODES
+from attnpatch.patches.guidance.scale import RESCALE_MODES
 
 __all__ = ["NODES"]
 

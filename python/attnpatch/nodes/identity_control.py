@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from attnpatch.engine.window import check_window
 from attnpatch.nodes import host
-from attnpatch.patches.window import check_window
 
 __all__ = ["Conditioning", "add_control"]
 

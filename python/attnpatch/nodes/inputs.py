@@ -9,7 +9,7 @@ import inspect
 from attnpatch.adapters.combine import COMBINE_MODES
 from attnpatch.nodes.spec import Input, Output
 from attnpatch.patches import WEIGHT_TYPES, ImagePrompt
-from attnpatch.patches.keys_values import SCALINGS
+from attnpatch.patches.image_prompt.keys_values import SCALINGS
 
 _DEFAULTS = {
     name: parameter.default for name, parameter in inspect.signature(ImagePrompt).parameters.items()

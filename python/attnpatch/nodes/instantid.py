@@ -20,9 +20,9 @@ from attnpatch.faces import (
 )
 from attnpatch.nodes import host
 from attnpatch.nodes import inputs as common
-from attnpatch.nodes.faces import load_analyser
 from attnpatch.nodes.identity_control import add_control
-from attnpatch.nodes.sockets import load_adapter
+from attnpatch.nodes.ipadapter.faces import load_analyser
+from attnpatch.nodes.ipadapter.sockets import load_adapter
 from attnpatch.nodes.spec import Input, NodeSpec, Output
 from attnpatch.patches import Identity
 

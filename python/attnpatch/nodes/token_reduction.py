@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import attnpatch
+from attnpatch.engine import Patch
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.spec import Input, NodeSpec, Output
 from attnpatch.patches import (
     HyperTile,
     NearSightedAttention,
     NearSightedTile,
-    Patch,
     SlothfulAttention,
     TokenMerging,
 )

@@ -25,7 +25,7 @@ def branch_attention(
     branch_rows: Sequence[Tensor],
     weights: Tensor,
     masks: Tensor | None = None,
-    joint: int = 0,
+    shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
     """Attend to the text and to image branches in one pass over the queries.
@@ -51,8 +51,8 @@ def branch_attention(
     masks : Tensor, optional
         float32 (branches, 1 or batch, queries). Where weight or mask is 0 nothing of the branch
         arrives, whatever stands in its keys and values.
-    joint : int
-        The first `joint` branches share the text's softmax: their exponentials, times weight and
+    shared_softmax : int
+        The first `shared_softmax` branches share the text's softmax: their exponentials, times weight and
         mask (both at least 0), enter its numerator and its sum.
     scale : float, optional
         1 / sqrt(head size) by default.
@@ -75,7 +75,18 @@ def branch_attention(
     return call(
         torch.ops.attnpatch.branch_attention.default,
         branch_attention_reference,
-        *(q, k, v, list(branch_k), list(branch_v), list(branch_rows), weights, masks, joint, scale),
+        *(
+            q,
+            k,
+            v,
+            list(branch_k),
+            list(branch_v),
+            list(branch_rows),
+            weights,
+            masks,
+            shared_softmax,
+            scale,
+        ),
     )
 
 
@@ -89,7 +100,7 @@ def branch_attention_reference(
     branch_rows: Sequence[Tensor],
     weights: Tensor,
     masks: Tensor | None = None,
-    joint: int = 0,
+    shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
     """Compute :func:`branch_attention` readably, on any device, differentiably."""
@@ -102,13 +113,15 @@ def branch_attention_reference(
     out = torch.zeros(q.shape, dtype=_accumulator(q), device=q.device)
     keys = [_rows_of(tensor, rows) for tensor, rows in zip(branch_k, branch_rows, strict=True)]
     values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
-    if joint > 0:
+    if shared_softmax > 0:
         whole = torch.ones_like(factors[0].value), torch.zeros_like(factors[0].off)
-        shares = [_Factor(*whole), *factors[:joint]]
-        out = out + _joint_attention(q, [k, *keys[:joint]], [v, *values[:joint]], shares, scale)
+        shares = [_Factor(*whole), *factors[:shared_softmax]]
+        out = out + _joint_attention(
+            q, [k, *keys[:shared_softmax]], [v, *values[:shared_softmax]], shares, scale
+        )
     elif k.shape[2] > 0:
         out = out + attention(q, k, v, scale)
-    for i in range(joint, len(keys)):
+    for i in range(shared_softmax, len(keys)):
         if keys[i].shape[2] > 0:
             term = attention(q, keys[i], values[i], scale)
             out = out + torch.where(factors[i].off, 0.0, factors[i].value * term)
@@ -201,12 +214,12 @@ def _plain(
     branch_rows: Sequence[Tensor],
     weights: Tensor,
     masks: Tensor | None = None,
-    joint: int = 0,
+    shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
-    serves = joint == 0 or plain.has_lse(q)
+    serves = shared_softmax == 0 or plain.has_lse(q)
     function = plain.branch_attention if serves else branch_attention_reference
-    return function(q, k, v, branch_k, branch_v, branch_rows, weights, masks, joint, scale)
+    return function(q, k, v, branch_k, branch_v, branch_rows, weights, masks, shared_softmax, scale)
 
 
 # Autocast casts the attention inputs, never the weights, rows and masks.

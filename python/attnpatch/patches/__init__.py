@@ -2,18 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches: immutable values that say what attention layers compute besides their text."""
 
-from attnpatch.patches.branches import Branches
-from attnpatch.patches.guidance import DegradedPass, Guidance, degraded_passes, guide
-from attnpatch.patches.guidance_attention import (
-    PerturbedAttentionGuidance,
-    SmoothedEnergyGuidance,
-)
-from attnpatch.patches.guidance_blocks import find_blocks
-from attnpatch.patches.guidance_record import Area, AttentionRecord, CallRecord
-from attnpatch.patches.guidance_sag import SelfAttentionGuidance, sag_blur
-from attnpatch.patches.identity import Identity
-from attnpatch.patches.image_prompt import ImagePrompt
-from attnpatch.patches.layers import (
+from attnpatch.engine.bound_stack import BoundStack, BranchPlan
+from attnpatch.engine.branches import Branches
+from attnpatch.engine.layers import (
     Layer,
     LayerTable,
     diffusers_layer_table,
@@ -21,14 +12,25 @@ from attnpatch.patches.layers import (
     make_layer_table,
     token_grid,
 )
-from attnpatch.patches.masks import resize_mask
-from attnpatch.patches.overlap import regions, resolve_overlaps
-from attnpatch.patches.patch import BoundPatch, Branch, Patch
-from attnpatch.patches.report import Report, Skip
-from attnpatch.patches.run import CrossPlan, Run
-from attnpatch.patches.self_attention import Inner, SelfAttention, Stage
-from attnpatch.patches.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
-from attnpatch.patches.stack import PatchStack
+from attnpatch.engine.masks import resize_mask
+from attnpatch.engine.patch import BoundPatch, Branch, Patch
+from attnpatch.engine.report import Report, Skip
+from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
+from attnpatch.engine.stack import PatchStack
+from attnpatch.engine.weights import Weight, weight_presets
+from attnpatch.engine.wrappers import AttentionWrapper, Inner, SelfAttention
+from attnpatch.patches.guidance.blocks import find_blocks
+from attnpatch.patches.guidance.guidance import DegradedPass, Guidance, degraded_passes, guide
+from attnpatch.patches.guidance.pag_seg import (
+    PerturbedAttentionGuidance,
+    SmoothedEnergyGuidance,
+)
+from attnpatch.patches.guidance.record import Area, AttentionRecord, CallRecord
+from attnpatch.patches.guidance.sag import SelfAttentionGuidance, sag_blur
+from attnpatch.patches.image_prompt.identity import Identity
+from attnpatch.patches.image_prompt.prompt import ImagePrompt
+from attnpatch.patches.image_prompt.regions import regions, resolve_overlaps
+from attnpatch.patches.image_prompt.weight_types import WEIGHT_TYPES, split_by_weight_type
 from attnpatch.patches.token_reduction import (
     HyperTile,
     NearSightedAttention,
@@ -37,8 +39,6 @@ from attnpatch.patches.token_reduction import (
     TokenMerging,
     reduce_tokens,
 )
-from attnpatch.patches.weight_types import WEIGHT_TYPES, split_by_weight_type
-from attnpatch.patches.weights import Weight, weight_presets
 
 __all__ = [
     "COND",
@@ -46,13 +46,15 @@ __all__ = [
     "WEIGHT_TYPES",
     "Area",
     "AttentionRecord",
+    "AttentionWrapper",
     "BoundPatch",
+    "BoundStack",
     "Branch",
+    "BranchPlan",
     "Branches",
     "Call",
     "CallRecord",
     "Crop",
-    "CrossPlan",
     "DegradedPass",
     "Guidance",
     "HyperTile",
@@ -67,7 +69,6 @@ __all__ = [
     "PatchStack",
     "PerturbedAttentionGuidance",
     "Report",
-    "Run",
     "SamplingPoint",
     "SelfAttention",
     "SelfAttentionGuidance",
@@ -75,7 +76,6 @@ __all__ = [
     "Skip",
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
-    "Stage",
     "TokenMerging",
     "Weight",
     "degraded_passes",

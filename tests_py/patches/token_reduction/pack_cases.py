@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
-from attnpatch.patches import Call, PatchStack, Site, make_layer_table, token_grid
+from attnpatch.engine import Call, PatchStack, Site, make_layer_table, token_grid
 from attnpatch.patches.token_reduction.pooling import MODES
 
 WIDTH = 8

@@ -9,17 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnpatch._core import tile_offset, tile_shape
-from attnpatch.patches import (
-    Call,
-    NearSightedAttention,
-    NearSightedTile,
-    PatchStack,
-    Site,
-    SlothfulAttention,
-    layer_table,
-    make_layer_table,
-)
-from attnpatch.patches.self_attention import Inner
+from attnpatch.engine import Call, PatchStack, Site, layer_table, make_layer_table
+from attnpatch.engine.wrappers import Inner
+from attnpatch.patches import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.patches.token_reduction.pooling import MODES
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

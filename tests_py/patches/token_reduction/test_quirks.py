@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
-from attnpatch.patches import Call, LayerTable, PatchStack, Site, layer_table
+from attnpatch.engine import Call, LayerTable, PatchStack, Site, layer_table
 from attnpatch.patches.token_reduction.quirks import guess_grid
 
 SD1 = layer_table("sd1")

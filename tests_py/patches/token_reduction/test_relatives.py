@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnpatch import HyperTile, TokenMerging
-from attnpatch.patches import Call, PatchStack, Site, layer_table
+from attnpatch.engine import Call, PatchStack, Site, layer_table
 from attnpatch.patches.token_reduction.merging import Cells, _split
 
 SD1 = layer_table("sd1")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import attnpatch
-from attnpatch.patches import Call, PatchStack, Site, layer_table
+from attnpatch.engine import Call, PatchStack, Site, layer_table
 
 KINDS = [attnpatch.SlothfulAttention, attnpatch.NearSightedTile, attnpatch.NearSightedAttention]
 RELATIVES = [attnpatch.TokenMerging, attnpatch.HyperTile]

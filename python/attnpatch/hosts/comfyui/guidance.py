@@ -12,17 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.hosts.joined_rows import BATCH, areas_of
-from attnpatch.hosts.slot_group import DEGRADED, SlotGroup
-from attnpatch.patches import (
-    COND,
-    UNCOND,
-    AttentionRecord,
-    DegradedPass,
-    Guidance,
-    degraded_passes,
-    guide,
-)
+from attnpatch.engine import COND, UNCOND
+from attnpatch.hosts.comfyui.joined_rows import BATCH, areas_of
+from attnpatch.hosts.comfyui.patched_model import DEGRADED, PatchedModel
+from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
 
@@ -32,7 +25,7 @@ Conds = Sequence[Mapping[str, Any]]
 _INPUT = "attnpatch_input"  # a pass's own input, on its way through the host's batching
 
 
-def set_guidance(model: Any, group: SlotGroup) -> None:
+def set_guidance(model: Any, group: PatchedModel) -> None:
     """Have a model guided by the patches of its slots; for a clone that belongs to us.
 
     It has one function of ours at most: one that is there is replaced.
@@ -71,7 +64,7 @@ class GuidanceFunction:
         Of the model's slots: says the patches and the time, and keeps the records of steps.
     """
 
-    def __init__(self, group: SlotGroup) -> None:
+    def __init__(self, group: PatchedModel) -> None:
         self.group = group
         self.attention: Tensor | None = None
         """What the latest step recorded, float32 (B, h, w)."""

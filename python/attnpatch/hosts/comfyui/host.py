@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from attnpatch.hosts.comfyui.clock import SigmaClock
+from attnpatch.engine import LayerTable, Patch, PatchStack, Report
 from attnpatch.hosts.comfyui.guidance import set_guidance
-from attnpatch.hosts.host_attention import HostAttention
+from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
+from attnpatch.hosts.comfyui.schedule import SigmaSchedule
+from attnpatch.hosts.comfyui.unet.install import find_patched_model, install
+from attnpatch.hosts.comfyui.unet.layers import has_sd_names, read_layer_table
 from attnpatch.hosts.host_call import CondOrUncond
-from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
-from attnpatch.hosts.slot_filling import fill_slots, find_group
-from attnpatch.patches import LayerTable, Patch, PatchStack, Report
 
 # For each program that has ComfyUI's model patcher: where its classes and its attention live.
 _PROGRAMS = {
-    "comfy": HostAttention("comfy.ldm.modules.attention"),
-    "backend": HostAttention("backend.attention", "attention_function"),  # Forge
+    "comfy": OptimizedAttention("comfy.ldm.modules.attention"),
+    "backend": OptimizedAttention("backend.attention", "attention_function"),  # Forge
 }
 
 
@@ -59,16 +59,16 @@ def patch_model(
             "cond_or_uncond: ComfyUI tells it in every call; expected None or a callable that is "
             f"asked instead, got {cond_or_uncond!r}"
         )
-    clone = fill_slots(
+    clone = install(
         model,
         PatchStack(patches),
         table=_table(model),
-        clock=lambda stack: SigmaClock(model.model, _marks(stack)),
+        clock=lambda stack: SigmaSchedule(model.model, _marks(stack)),
         plain=_PROGRAMS[_program(model)],
         only_free=only_free,
         cond_or_uncond=cond_or_uncond,
     )
-    group = find_group(clone)
+    group = find_patched_model(clone)
     if group is not None:
         set_guidance(clone, group)
     return clone
@@ -92,13 +92,13 @@ def detach(model: Any) -> NoReturn:
 
 def attached(model: Any) -> PatchStack:
     """Return the patches that a clone has, in order."""
-    group = find_group(model)
+    group = find_patched_model(model)
     return PatchStack() if group is None else group.run.stack
 
 
 def report(model: Any) -> Report:
     """Return which layers of a model are patched, and which are not and why."""
-    group = find_group(model)
+    group = find_patched_model(model)
     return PatchStack().bind(_table(model)).report() if group is None else group.run.report()
 
 

@@ -12,8 +12,8 @@ from attnpatch.hosts.diffusers.attach import (
     report,
 )
 from attnpatch.hosts.diffusers.identity_control import identity_control
-from attnpatch.hosts.diffusers.layers import read_layer_table
 from attnpatch.hosts.diffusers.sharing import share_weights
+from attnpatch.hosts.diffusers.unet.layers import read_layer_table
 
 __all__ = [
     "Attachment",

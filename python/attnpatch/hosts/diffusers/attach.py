@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attnpatch.engine import Patch, PatchStack, Report
 from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
@@ -24,7 +25,6 @@ from attnpatch.hosts.recognition import (
     unwrapped,
     wrapping,
 )
-from attnpatch.patches import Patch, PatchStack, Report
 
 Patches = Patch | Sequence[Patch]
 

@@ -8,17 +8,18 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnpatch.engine import COND, BoundStack, Call
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
-from attnpatch.hosts.diffusers.checkpointing import Checkpointing
-from attnpatch.hosts.diffusers.clock import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.degraded import GuidedCall, kept
+from attnpatch.hosts.diffusers.guidance import GuidedCall, kept
 from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import describe_call, host_call_of
+from attnpatch.hosts.diffusers.schedule import Schedule, TimestepReader
+from attnpatch.hosts.diffusers.unet.checkpointing import Checkpointing
 from attnpatch.hosts.host_call import HostCall, Rows, told_rows
-from attnpatch.patches import COND, Call, DegradedPass, Guidance, Run, degraded_passes
+from attnpatch.patches import DegradedPass, Guidance, degraded_passes
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.patched_model import PatchedModel
@@ -101,7 +102,7 @@ class CallHooks:
     def _guide(
         self,
         unet: Any,
-        run: Run,
+        run: BoundStack,
         call: Call,
         rows: Rows,
         given: tuple[tuple[Any, ...], dict[str, Any]],
@@ -152,7 +153,7 @@ class CallHooks:
         rows = rows_of(running, call)
         if rows is not None:
             return rows
-        if self._model.run is not None and self._model.run.tells_kinds_apart:
+        if self._model.run is not None and self._model.run.tells_roles_apart:
             runs = "no pipeline is running"
             if running is not None:
                 name = type(running.pipeline).__name__

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from attnpatch.adapters import ImageEmbeds
+from attnpatch.engine import COND
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import running_pipeline
 from attnpatch.hosts.host_call import HostCall, Rows
 from attnpatch.hosts.recognition import unwrapped
-from attnpatch.patches import COND
 
 __all__ = ["IdentityHook", "has_identity", "networks_of", "remove"]
 

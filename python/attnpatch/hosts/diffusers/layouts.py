@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from attnpatch.engine import COND, UNCOND, Crop
 from attnpatch.hosts.diffusers.row_texts import has_own_text, rows_by_text
 from attnpatch.hosts.diffusers.running import Running
 from attnpatch.hosts.host_call import HostCall, Rows
-from attnpatch.patches import COND, UNCOND, Crop
 
 Layout = Callable[[Running, HostCall], Rows | None]
 """What tells the rows of a call that a running pipeline makes; None: they can not be told."""

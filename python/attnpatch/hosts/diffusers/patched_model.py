@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnpatch.engine import BoundStack, PatchStack, Report
 from attnpatch.hosts.diffusers.call_hooks import CallHooks
-from attnpatch.hosts.diffusers.layers import read_layer_table, spatial_transformers
-from attnpatch.hosts.diffusers.patched_layer import (
+from attnpatch.hosts.diffusers.running_call import RunningCall
+from attnpatch.hosts.diffusers.unet.layers import read_layer_table, spatial_transformers
+from attnpatch.hosts.diffusers.unet.patched_layer import (
     CrossLayer,
     FeatureShape,
     PatchedLayer,
     SelfLayer,
 )
-from attnpatch.hosts.diffusers.processor import is_perturbed, put_originals_back
-from attnpatch.hosts.diffusers.running_call import RunningCall
+from attnpatch.hosts.diffusers.unet.processor import is_perturbed, put_originals_back
 from attnpatch.hosts.host_call import CondOrUncond, check_kinds
-from attnpatch.patches import PatchStack, Report, Run
 
 logger = logging.getLogger("attnpatch")
 
@@ -47,11 +47,11 @@ class PatchedModel:
         self._renew()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self._told_kinds: dict[object, CondOrUncond] = {}  # by what told them
-        self.joint = False
+        self.shared_softmax = False
         self.trained = False
         self.reduces = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
-        self.run: Run | None = None
+        self.run: BoundStack | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._hooks: tuple[Any, ...] = ()
         self.checked = False  # whether a call came by a patched layer
@@ -157,7 +157,7 @@ class PatchedModel:
     def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
         run = stack.bind(self.table)
-        self.joint = any(getattr(patch, "joint", False) for patch in stack)
+        self.shared_softmax = any(getattr(patch, "shared_softmax", False) for patch in stack)
         self.trained = any(patch.requires_grad for patch in stack)
         self.reduces = run.reduces
         self.stacks, self.run, self.checked = dict(stacks), run, False
@@ -196,7 +196,8 @@ class PatchedModel:
         found = [
             layer
             for layer in self.self_layers
-            if layer.stand_in is None and is_perturbed(getattr(layer.module, "processor", None))
+            if layer.patched_processor is None
+            and is_perturbed(getattr(layer.module, "processor", None))
         ]
         for layer in found:
             layer.take_over()

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.clock import Schedule
-from attnpatch.patches.cache import upload
+from attnpatch.engine.cache import upload
+from attnpatch.hosts.diffusers.schedule import Schedule
 
 
 class Prediction(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.diffusers.running import Running
 from attnpatch.hosts.host_call import HostCall, Rows, told_rows
-from attnpatch.patches import COND, UNCOND
 
 __all__ = ["has_own_text", "rows_by_text"]
 

@@ -8,20 +8,21 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnpatch.hosts.diffusers.degraded import recorded_kind, source_rows
+from attnpatch.engine import BoundStack, Call, SamplingPoint
+from attnpatch.hosts.diffusers.guidance import recorded_kind, source_rows
 from attnpatch.hosts.host_call import HostCall, Rows
-from attnpatch.patches import AttentionRecord, Call, CallRecord, Run, SamplingPoint
+from attnpatch.patches import AttentionRecord, CallRecord
 
 if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.checkpointing import Checkpointing
-    from attnpatch.hosts.diffusers.patched_layer import PatchedLayer
     from attnpatch.hosts.diffusers.running import Running
+    from attnpatch.hosts.diffusers.unet.checkpointing import Checkpointing
+    from attnpatch.hosts.diffusers.unet.patched_layer import PatchedLayer
 
 
 class RunningCall(threading.local):
     """The call of the UNet that is running in this thread."""
 
-    run: Run | None = None  # what is attached, as it was when the call began
+    run: BoundStack | None = None  # what is attached, as it was when the call began
     call: Call | None = None
     rows: Rows | None = None
     given: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments, for guidance
@@ -49,7 +50,7 @@ def host_call_of(
 
 
 def describe_call(
-    run: Run | None,
+    run: BoundStack | None,
     host_call: HostCall,
     rows: Rows,
     points: Sequence[SamplingPoint],
@@ -100,7 +101,7 @@ def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
 
 
 def _samples(
-    run: Run | None, rows: Rows, frames: int, slots: Sequence[int]
+    run: BoundStack | None, rows: Rows, frames: int, slots: Sequence[int]
 ) -> tuple[int, ...] | None:
     """Which picture each row is, where several images are made of each prompt.
 

@@ -9,24 +9,16 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from attnpatch.hosts.host_attention import HostAttention
-from attnpatch.hosts.sd_unet import has_sd_names, read_layer_table
-from attnpatch.hosts.slot_filling import fill_slots, find_group
-from attnpatch.hosts.slot_group import ExtraOptions
-from attnpatch.patches import (
-    Guidance,
-    ImagePrompt,
-    LayerTable,
-    Patch,
-    PatchStack,
-    Report,
-    SamplingPoint,
-    layer_table,
-)
+from attnpatch.engine import LayerTable, Patch, PatchStack, Report, SamplingPoint, layer_table
+from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
+from attnpatch.hosts.comfyui.patched_model import ExtraOptions
+from attnpatch.hosts.comfyui.unet.install import find_patched_model, install
+from attnpatch.hosts.comfyui.unet.layers import has_sd_names, read_layer_table
+from attnpatch.patches import Guidance, ImagePrompt
 
 _LAST_TIMESTEP = 999.0
 
-sdp = HostAttention("ldm_patched.ldm.modules.attention")
+sdp = OptimizedAttention("ldm_patched.ldm.modules.attention")
 """Attends by the attention that the host has chosen for its machine."""
 
 
@@ -69,11 +61,11 @@ def patch_model(
             f"patches: Fooocus calls nothing after classifier-free guidance, which "
             f"{guidance[0]} needs; use ComfyUI or diffusers"
         )
-    return fill_slots(
+    return install(
         model,
         stack,
         table=_table_of(model.model.diffusion_model, stack),
-        clock=lambda _: StepClock(model.model),
+        clock=lambda _: StepSchedule(model.model),
         plain=sdp,
         only_free=only_free,
     )
@@ -97,17 +89,17 @@ def detach(model: Any) -> NoReturn:
 
 def attached(model: Any) -> PatchStack:
     """Return the patches that a clone has, in order."""
-    group = find_group(model)
+    group = find_patched_model(model)
     return PatchStack() if group is None else group.run.stack
 
 
 def report(model: Any) -> Report:
     """Return which layers of a model are patched, and which are not and why."""
-    group = find_group(model)
+    group = find_patched_model(model)
     return PatchStack().bind(layer_table("sdxl")).report() if group is None else group.run.report()
 
 
-class StepClock:
+class StepSchedule:
     """Reads how far sampling is off the host's UNet, once in each of its calls.
 
     Parameters

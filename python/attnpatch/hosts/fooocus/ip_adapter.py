@@ -6,7 +6,7 @@
 
     from attnpatch.hosts.fooocus.ip_adapter import *
 
-The joint form of the image prompt (one softmax over the text's and the image's tokens) is the
+The image prompt that shares the text's softmax is the
 host's. Its author remarks that it may carry intellectual-property issues in commercial use; the
 decoupled form, `attnpatch.ImagePrompt`, is the default everywhere else.
 """

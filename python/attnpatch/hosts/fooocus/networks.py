@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attnpatch._core import LinearProjection, MlpProjection, Resampler
 from attnpatch.adapters.checkpoints import read_checkpoint
 from attnpatch.adapters.layout import Layout, detect
-from attnpatch.patches import layer_table
+from attnpatch.engine import layer_table
 
 SD_V12_CHANNELS = [channels for channels in layer_table("sd1").channels for _ in "kv"]
 SD_XL_CHANNELS = [channels for channels in layer_table("sdxl").channels for _ in "kv"]

@@ -59,6 +59,6 @@ def _prompt(task: Any, place: int, reference_quirks: bool) -> ImagePrompt:
         weight=float(weight),
         end=min(max(stop, 0.0), 1.0),
         end_exclusive=stop <= 1.0,
-        joint=True,
+        shared_softmax=True,
         reference_quirks=reference_quirks,
     )

@@ -73,14 +73,14 @@ def _branch_attention(
     rows: Sequence[Tensor],
     weights: Tensor,
     masks: Tensor | None = None,
-    joint: int = 0,
+    shared_softmax: int = 0,
     *_: Any,
 ) -> list[str]:
     keys = k.shape[2] + sum(branch.shape[2] for branch in branch_k)
     return [
         *_attention(q, k, v, *branch_k, *branch_v),
         f"keys {_up_to(keys, _BRANCH_KEYS)}",
-        "one softmax" if joint > 0 else "separate",
+        "one softmax" if shared_softmax > 0 else "separate",
         *(["masks"] if masks is not None else []),
     ]
 

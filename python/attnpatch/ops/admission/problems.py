@@ -69,18 +69,20 @@ def _branches(
         weights[0, 1] = 0.0
     masks = torch.rand(len(images), 1, queries) if other.get("masks") else None
     q, k, v = (draw.heads(BATCH, n, heads, size) for n in (queries, text, text))
-    return [q, k, v, *branches, which, weights, masks, other.get("joint", 0), None]
+    return [q, k, v, *branches, which, weights, masks, other.get("shared_softmax", 0), None]
 
 
 def _branch_attention(draw: _Draw) -> Iterator[Problem]:
     for side, heads, size in _LAYERS:
         for text in (TEXT, 2 * TEXT):
-            for other in ({}, {"masks": True}, {"joint": 1}):
+            for other in ({}, {"masks": True}, {"shared_softmax": 1}):
                 yield Problem(_branches(draw, side**2, heads, size, text, (IMAGE,), **other), True)
     for size in _HEAD_SIZES:
         for queries, keys in zip(_QUERIES, _KEYS, strict=False):
             yield Problem(_branches(draw, queries, 2, size, keys, (4, keys), off=True), False)
-        yield Problem(_branches(draw, 70, 2, size, TEXT, (257, 100), masks=True, joint=1), False)
+        yield Problem(
+            _branches(draw, 70, 2, size, TEXT, (257, 100), masks=True, shared_softmax=1), False
+        )
         yield Problem(_branches(draw, 33, 2, size, TEXT, (16,) * 12), False)
 
 

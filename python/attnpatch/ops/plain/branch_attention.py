@@ -92,10 +92,10 @@ def branch_attention(
     branch_rows: Sequence[Tensor],
     weights: Tensor,
     masks: Tensor | None = None,
-    joint: int = 0,
+    shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute :func:`attnpatch.ops.branch_attention`; where `joint`, ``has_lse(q)`` must hold."""
+    """Compute :func:`attnpatch.ops.branch_attention`; where `shared_softmax`, ``has_lse(q)`` must hold."""
     if q.numel() == 0:
         return no_attention(q)
     scale = scale_of(q, scale)
@@ -114,11 +114,11 @@ def branch_attention(
         ]
 
     out = None
-    if joint > 0:
-        out = _one_softmax(q, k, v, branches(0, joint), scale)
+    if shared_softmax > 0:
+        out = _one_softmax(q, k, v, branches(0, shared_softmax), scale)
     elif k.shape[2] > 0:
         out = attend(q, k, v, scale)
-    separate = branches(joint, len(branch_k))
+    separate = branches(shared_softmax, len(branch_k))
     for i, branch in enumerate(separate):
         term = branch.term(q, scale)
         out = branch.alone(term) if out is None else branch.add_to(out, term)

@@ -66,7 +66,7 @@ class HyperTile(TokenReduction):
     seed: int = seed_number()
 
     @property
-    def timed(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what it does depends on the timestep."""
         return self.swap_size > 1
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.patches.self_attention import Inner
+from attnpatch.engine.wrappers import Inner
 from attnpatch.patches.token_reduction.parameters import (
     flag,
     number,
@@ -74,7 +74,7 @@ class TokenMerging(TokenReduction):
     seed: int = seed_number()
 
     @property
-    def timed(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what it does depends on the timestep."""
         return not self.regular
 

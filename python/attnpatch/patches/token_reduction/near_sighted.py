@@ -219,7 +219,7 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
         return cls(**others)
 
     @property
-    def timed(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what it does depends on the timestep: the offset does."""
         return True
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
-from attnpatch.patches.patch import BoundPatch, Patch
-from attnpatch.patches.site import Call, SamplingPoint, Site
+from attnpatch.engine.patch import BoundPatch, Patch
+from attnpatch.engine.site import Call, SamplingPoint, Site
 from attnpatch.patches.token_reduction.parameters import checked
-from attnpatch.patches.token_reduction.stage import Plan, ReductionStage
+from attnpatch.patches.token_reduction.stage import Plan, ReductionWrapper
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +72,7 @@ class TokenReduction(Patch):
             object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
 
     @property
-    def timed(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what it does depends on the timestep."""
         return True
 
@@ -117,7 +117,7 @@ class BoundTokenReduction(BoundPatch):
     """A reduction of tokens fitted to one UNet."""
 
     attention: ClassVar[str] = "self"
-    tells_kinds_apart = False
+    tells_roles_apart = False
 
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
         self.patch = patch
@@ -145,11 +145,11 @@ class BoundTokenReduction(BoundPatch):
         )
         return None
 
-    def stage(self, layer: Layer, call: Call, phase: Moment) -> ReductionStage | None:
+    def stage(self, layer: Layer, call: Call, phase: Moment) -> ReductionWrapper | None:
         """Its part of a layer's self-attention in calls of this phase; None: nothing."""
         place = self._places[layer.index]
         grid = Site(layer, call, attention="self").grid
-        stage = ReductionStage(lambda grid: self.patch.plan(place, phase, grid), grid, self._warn)
+        stage = ReductionWrapper(lambda grid: self.patch.plan(place, phase, grid), grid, self._warn)
         return stage if stage.acts else None
 
     def _warn(self, site: Site, tokens: int) -> None:
@@ -171,7 +171,7 @@ class BoundTokenReduction(BoundPatch):
 
         By progress where that is known: some samplers' timesteps are no count of steps.
         """
-        if not self.patch.timed:
+        if not self.patch.time_dependent:
             return 0.0
         if point.progress is None or (self.patch.quirky and point.timestep is not None):
             if point.timestep is None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import pool_extent
+from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.wrappers import Inner
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import pooled_size
-from attnpatch.patches.heads import join_heads, split_heads
-from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.token_reduction.stage import Grid
 
 __all__ = ["MODES", "PoolPlan", "Pooling", "reduce_tokens"]

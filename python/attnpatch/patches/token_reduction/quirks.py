@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import token_grid
-from attnpatch.patches.self_attention import Inner
+from attnpatch.engine.wrappers import Inner
 from attnpatch.patches.token_reduction.stage import Grid
 
 if TYPE_CHECKING:

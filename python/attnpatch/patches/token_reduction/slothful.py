@@ -75,7 +75,7 @@ class SidedReduction(TokenReduction):
     out_v_blend: float = number(0.0, 0.0, 1.0, 0.05, f"Output blocks. {_V_BLEND}")
 
     @property
-    def timed(self) -> bool:
+    def time_dependent(self) -> bool:
         """Whether what it does depends on the timestep."""
         return self.time_decay > 0
 

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from attnpatch.patches.self_attention import Inner
-from attnpatch.patches.site import Site
+from attnpatch.engine.site import Site
+from attnpatch.engine.wrappers import Inner
 
-__all__ = ["Grid", "Plan", "ReductionStage"]
+__all__ = ["Grid", "Plan", "ReductionWrapper"]
 
 Grid = tuple[int, int]
 
@@ -28,12 +28,12 @@ class Plan(Protocol):
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
-        """Attend; see ``Stage.attend``. Another patch may have changed what the plan expects."""
+        """Attend; see ``AttentionWrapper.attend``. Another patch may have changed what the plan expects."""
         ...
 
 
-class ReductionStage:
-    """See ``Stage``; it holds a plan and nothing of a running call.
+class ReductionWrapper:
+    """See ``AttentionWrapper``; it holds a plan and nothing of a running call.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class ReductionStage:
         return False
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``Stage.reduce``; tokens that do not fill the grid stay."""
+        """See ``AttentionWrapper.reduce``; tokens that do not fill the grid stay."""
         plan = self._at(site.grid)
         if plan is None or not all(self.fits(site, x.shape[1]) for x in (k_input, v_input)):
             return k_input, v_input
@@ -83,7 +83,7 @@ class ReductionStage:
     def attend(
         self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
     ) -> Tensor:
-        """See ``Stage.attend``."""
+        """See ``AttentionWrapper.attend``."""
         plan = self._at(site.grid)
         if plan is None:
             return inner(q, k, v)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.wrappers import Inner
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import join_grid, pooled_size, split_grid, split_pooled
-from attnpatch.patches.heads import join_heads, split_heads
-from attnpatch.patches.self_attention import Inner
 from attnpatch.patches.token_reduction.pooling import Pooling
 
 __all__ = ["TilePlan"]

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The image branches of one attention layer, as the operator takes them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attnpatch.engine.heads import split_heads
+from attnpatch.engine.site import Site
+from attnpatch.ops import branch_attention
+
+__all__ = ["Branches"]
+
+
+class Branches:
+    """The image branches at one site: what ``ops.branch_attention`` takes."""
+
+    __slots__ = ("_split", "k", "masks", "requires_grad", "rows", "shared_softmax", "v", "weights")
+
+    def __init__(
+        self,
+        k: list[Tensor],
+        v: list[Tensor],
+        rows: list[Tensor],
+        weights: Tensor,
+        masks: Tensor | None,
+        shared_softmax: int,
+        requires_grad: bool = False,
+    ) -> None:
+        self.k = k
+        """For each branch its keys (rows, tokens, channels)."""
+        self.v = v
+        """For each branch its values (rows, tokens, channels)."""
+        self.rows = rows
+        """For each branch the row that serves each row of the batch, int64 (batch,)."""
+        self.weights = weights
+        """float32 (branches, batch)."""
+        self.masks = masks
+        """float32 (branches, 1 or batch, tokens of the grid), or None."""
+        self.shared_softmax = shared_softmax
+        """How many, from the first, share the text's softmax."""
+        self.requires_grad = requires_grad
+        """Whether keys, values or masks do: then they serve one call alone."""
+        self._split: tuple[int, list[Tensor], list[Tensor]] | None = None
+
+    def split(self, heads: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Give keys and values as views (rows, heads, tokens, head size)."""
+        split = self._split
+        if split is None or split[0] != heads:
+            split = (
+                heads,
+                [split_heads(t, heads) for t in self.k],
+                [split_heads(t, heads) for t in self.v],
+            )
+            self._split = split
+        return split[1], split[2]
+
+    def check(self, site: Site, batch: int, tokens: int) -> None:
+        """Raise ValueError where queries of this many rows and tokens do not fit."""
+        if batch != site.call.batch:
+            raise ValueError(f"q: {batch} rows, but the call has a batch of {site.call.batch}")
+        if self.masks is not None and tokens != self.masks.shape[2]:
+            raise ValueError(
+                f"q: {tokens} tokens, but a mask needs those of the grid "
+                f"{site.grid[0]}×{site.grid[1]}, {self.masks.shape[2]}"
+            )
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+        """Attend to text and images in one pass; what comes is checked.
+
+        Parameters
+        ----------
+        q, k, v
+            (batch, heads, tokens, head size), any strides.
+        scale
+            Of the logits; None: head size ** -0.5.
+
+        Returns
+        -------
+        Tensor
+            (batch, heads, tokens, head size), laid out so that joining the heads is a view.
+        """
+        branch_k, branch_v = self.split(q.shape[1])
+        rows, weights, masks = self.rows, self.weights, self.masks
+        return branch_attention(
+            q, k, v, branch_k, branch_v, rows, weights, masks, self.shared_softmax, scale
+        )

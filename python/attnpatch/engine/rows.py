@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a patch's pictures serves each row of a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from attnpatch.engine.site import COND, UNCOND, Call
+
+__all__ = ["ROLES", "key_rows", "picture_rows", "role_of"]
+
+ROLES = ("cond", "uncond", "off")
+"""What a patch does for a row: its image, its negative image, or nothing."""
+
+
+def role_of(kind: int, declared: Mapping[int, str]) -> str:
+    """Return the role of rows of a kind: 0 is cond, every other uncond, unless declared."""
+    return declared.get(kind, "cond" if kind == COND else "uncond")
+
+
+def picture_rows(call: Call, count: int, what: str, *, hold_last: bool = False) -> list[int]:
+    """Return which of `count` pictures serves each row of the batch.
+
+    Parameters
+    ----------
+    call
+        Says which picture each row is.
+    count
+        How many there are; one serves all rows.
+    what
+        What they are of, for errors.
+    hold_last
+        The last one serves all pictures after it; otherwise that is an error.
+
+    Raises
+    ------
+    ValueError
+        Where there are other pictures than rows ask for.
+    """
+    if count == 1:
+        return [0] * call.batch
+    samples = call.row_samples
+    if hold_last:
+        return [min(sample, count - 1) for sample in samples]
+    fits = count == call.slot_count if call.samples is None else max(samples) < count
+    if not fits:
+        images = call.slot_count
+        several = "" if images == 1 else f", or {images}: one for each image that is made"
+        if call.samples is not None:
+            several = f", or more than {max(samples)}, the last picture that a row shows"
+        raise ValueError(
+            f"{what}: expected 1 picture{several}, got {count} for {_describe_rows(call)}"
+        )
+    return list(samples)
+
+
+def _describe_rows(call: Call) -> str:
+    """Say how many rows of which kind a call has: "2 cond and 2 uncond rows"."""
+    counts = Counter(call.kinds)
+    names = {COND: "cond", UNCOND: "uncond"}
+    parts = [f"{counts[kind]} {names.get(kind, f'kind {kind}')}" for kind in sorted(counts)]
+    return f"{' and '.join(parts)} {'row' if call.batch == 1 else 'rows'}"
+
+
+def key_rows(
+    call: Call,
+    roles: Mapping[int, str],
+    pictures: int,
+    negatives: int,
+    *,
+    hold_last: bool = False,
+) -> list[int]:
+    """Return which row of image keys serves each row of the batch; -1: none.
+
+    Parameters
+    ----------
+    call
+        Says of what kind and picture each row is.
+    roles
+        What rows of which kinds get; see :func:`role_of`.
+    pictures, negatives
+        How many rows there are for cond, and after those for uncond: none, 1, or as many.
+    hold_last
+        See :func:`picture_rows`.
+    """
+    samples = picture_rows(call, pictures, "image prompt", hold_last=hold_last)
+    return [
+        _key_row(role_of(kind, roles), picture, pictures, negatives)
+        for kind, picture in zip(call.kinds, samples, strict=True)
+    ]
+
+
+def _key_row(role: str, picture: int, pictures: int, negatives: int) -> int:
+    if role == "cond":
+        return picture
+    if role == "off" or negatives == 0:
+        return -1
+    return pictures + (0 if negatives == 1 else picture)

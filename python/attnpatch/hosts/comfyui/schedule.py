@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where sampling stands, by the sigma of a call and the model's own schedule."""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnpatch.engine import SamplingPoint
+from attnpatch.hosts.comfyui.patched_model import ExtraOptions
+
+_STEPS = 32  # of the table in which the search for a percent begins
+_SEARCH = 8  # further looks, every other one at the middle of what is left
+_EDGE = 1e-9  # the first and last percent that are no special case: 0 and 1 mean "always"
+_LAST_TIMESTEP = 999.0
+
+
+class SigmaSchedule:
+    """Tells progress, sigma and timestep of a call.
+
+    Parameters
+    ----------
+    model
+        The host's ``BaseModel``. Its ``model_sampling`` is looked up in every step, for a node may
+        replace it after ours.
+    marks
+        The starts and ends of patches: there progress is exact.
+    """
+
+    def __init__(self, model: Any, marks: Iterable[float] = ()) -> None:
+        self._model = model
+        self._marks = frozenset(marks)
+        self._schedule: tuple[object, Schedule] | None = None
+        self._read: tuple[Tensor, int | None, tuple[float, ...]] | None = None
+        self._latest: tuple[Schedule, tuple[float, ...], tuple[SamplingPoint, ...]] | None = None
+
+    def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
+        """Return the point of a call, or one for each picture; without sigmas none is told."""
+        given = options.get("sigmas")
+        if given is None:
+            return (SamplingPoint(),)
+        schedule, sigmas = self._schedule_now(), self._sigmas(given)
+        latest = self._latest  # one read: another thread may put a new one at any time
+        if latest is None or latest[0] is not schedule or latest[1] != sigmas:
+            latest = self._latest = (schedule, sigmas, tuple(map(schedule, sigmas)))
+        return latest[2]
+
+    def _schedule_now(self) -> Schedule:
+        model = self._model
+        sampling = getattr(model, "model_sampling", None) or model.predictor  # as Forge calls it
+        latest = self._schedule
+        if latest is None or latest[0] is not sampling:
+            latest = self._schedule = (sampling, Schedule(sampling, self._marks))
+        return latest[1]
+
+    def _sigmas(self, sigmas: Tensor | float) -> tuple[float, ...]:
+        """Return the sigmas of a call: one, or one for each picture where they differ.
+
+        A device is waited for once a tensor: a step has one.
+        """
+        if not isinstance(sigmas, Tensor):
+            return (float(sigmas),)
+        version = None if sigmas.is_inference() else sigmas._version
+        # The tensor is kept, so that another one can not be taken for it.
+        latest = self._read
+        if latest is None or latest[0] is not sigmas or latest[1] != version or sigmas.is_cpu:
+            found = sigmas.reshape(-1).tolist()
+            found = tuple(map(float, found if len(set(found)) > 1 else found[:1]))
+            latest = self._read = (sigmas, version, found)
+        return latest[2]
+
+
+class Schedule:
+    """Progress and timestep of a sigma: percents, read backwards.
+
+    A patch with start and end is meant to act while ``percent_to_sigma(end) <= sigma <=
+    percent_to_sigma(start)``. Comparing progress with start and end comes to the same.
+
+    Parameters
+    ----------
+    sampling
+        The host's ``model_sampling``, with ``percent_to_sigma`` and ``timestep``. It is copied to
+        the CPU, so that asking it waits for no device.
+    marks
+        The percents that are compared with.
+    """
+
+    def __init__(self, sampling: Any, marks: Iterable[float] = ()) -> None:
+        if isinstance(sampling, torch.nn.Module):
+            sampling = copy.deepcopy(sampling).cpu()
+        self._sampling = sampling
+        self._points: list[float] = []
+        self._sigmas: list[float] = []
+        self._exact: dict[float, float] = {}
+        if hasattr(sampling, "percent_to_sigma"):
+            between = [place / _STEPS for place in range(1, _STEPS)]
+            marks = [mark for mark in marks if 0 <= mark <= 1]
+            self._points = sorted({0.0, _EDGE, *between, 1 - _EDGE, 1.0, *marks})
+            self._sigmas = list(accumulate(map(self._sigma_of, self._points), min))
+            self._exact = {self._sigma_of(mark): mark for mark in (0.0, 1.0, *marks)}
+
+    def __call__(self, sigma: float) -> SamplingPoint:
+        """Return the point of a sigma."""
+        timestep = float(self._sampling.timestep(torch.tensor([sigma])).reshape(-1)[0])
+        if not self._points:
+            progress = min(max(1.0 - timestep / _LAST_TIMESTEP, 0.0), 1.0)
+            return SamplingPoint(progress, sigma, timestep)
+        return SamplingPoint(self._progress(sigma), sigma, timestep)
+
+    def _sigma_of(self, percent: float) -> float:
+        return float(self._sampling.percent_to_sigma(percent))
+
+    def _progress(self, sigma: float) -> float:
+        exact = self._exact.get(sigma)
+        if exact is not None:
+            return exact
+        points, sigmas = self._points, self._sigmas
+        place = bisect_left(sigmas, -sigma, key=lambda s: -s)
+        if place == len(points):
+            return 1.0
+        if sigmas[place] == sigma or place == 0:
+            return points[place]
+        early, late = points[place - 1], points[place]
+        high, low = sigmas[place - 1], sigmas[place]
+        # Rounding must not carry it to a neighbour, which may be a start or an end.
+        least, most = math.nextafter(early, 1.0), math.nextafter(late, 0.0)
+        for look in range(_SEARCH):
+            share = 0.5 if look % 2 else _share(sigma, high, low)
+            middle = early + share * (late - early)
+            found = self._sigma_of(middle)
+            if found > sigma:
+                early, high = middle, found
+            else:
+                late, low = middle, found
+            if found == sigma or high <= low:
+                break
+        else:
+            middle = early + _share(sigma, high, low) * (late - early)
+        return min(max(middle, least), most)
+
+
+def _share(sigma: float, high: float, low: float) -> float:
+    """Return how far sigma has come from high to low, on a logarithmic scale where that goes."""
+    if low > 0:
+        return math.log(high / sigma) / math.log(high / low)
+    return (high - sigma) / (high - low)

@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches in the replace slots of ComfyUI's model patcher, which Fooocus and others have as well.
+
+A slot holds one callable ``(q, k, v, extra_options) -> out`` for one attention layer, key (block
+name, number, transformer index), among those of cross-attention ("attn2") or of self-attention
+("attn1"). What stood in a slot before ours is called, and the patches act around it.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from attnpatch.engine import Branches, BranchPlan, Call, Layer, Site
+from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.hosts.comfyui.patched_model import ExtraOptions, PatchedModel, Running
+
+Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
+
+
+def replace_key(layer: Layer) -> tuple[str, int, int]:
+    """Return the key of a layer's slot."""
+    return layer.block, layer.number, layer.transformer
+
+
+class AttnReplace(ABC):
+    """The callable in one replace slot. What it holds is shared by a model and its clones.
+
+    Parameters
+    ----------
+    layer
+        Which attention layer this is.
+    group
+        What it shares with the other slots of its model.
+    foreign
+        What the host would have called before, if that is not ours.
+    hides
+        Whether `foreign` hid one of the whole block, which stays hidden.
+    """
+
+    __slots__ = ("foreign", "group", "hides", "layer", "place")
+    kind: ClassVar[str]
+    """The host's word for the attention that it replaces."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        group: PatchedModel,
+        foreign: Attention | None = None,
+        hides: bool = False,
+    ) -> None:
+        self.layer = layer
+        self.group = group
+        self.foreign = foreign
+        self.hides = hides
+        self.place = (self.kind, layer.index)
+
+    @abstractmethod
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
+        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
+
+    def to(self, *args: Any, **kwargs: Any) -> AttnReplace:
+        """Follow the host's call when it moves models: our tensors follow the query anyway."""
+        if not hasattr(self.foreign, "to"):
+            return self
+        moved = self.foreign.to(*args, **kwargs)
+        return self if moved is self.foreign else self._with(moved)
+
+    def models(self) -> list[Any]:
+        """Return what the host must load with its model: what other patches say, none of ours."""
+        return self.foreign.models() if hasattr(self.foreign, "models") else []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttnReplace:
+        """Share all that is ours: it never changes."""
+        return self._with(copy.deepcopy(self.foreign, memo))
+
+    def _with(self, foreign: Attention | None) -> AttnReplace:
+        return type(self)(self.layer, self.group, foreign, self.hides)
+
+    def __repr__(self) -> str:
+        foreign = "" if self.foreign is None else f", after {self.foreign!r}"
+        return f"<{type(self).__name__} {self.layer.name}: {self.group.run.stack!r}{foreign}>"
+
+
+class Attn2Replace(AttnReplace):
+    """Cross-attention: what a foreign patch gives, and our terms added to it.
+
+    A prompt with a shared softmax takes its share of the text's; its term is the difference
+    that it makes to plain attention.
+    """
+
+    __slots__ = ("_ready", "added")
+    kind = "attn2"
+
+    def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
+        super().__init__(*args)
+        self.added = list(added)
+        # What calls like the latest one take: plan, shape and dtype of the queries, the latent and
+        # the parts of it that rows show, branches.
+        self._ready: tuple[Any, ...] | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
+        """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
+        running = self.group.running(extra_options)
+        plan, others = running.plan, running.others
+        base = self.foreign if others is None else others.get(self.place) or self.foreign
+        branches = None if plan is None else self._branches(running, plan, q, extra_options)
+        if branches is None:
+            out = (base or self.group.plain)(q, k, v, extra_options)
+        else:
+            out = self._attend(branches, running, base, q, k, v, extra_options)
+        if self.added:
+            sigma = self.group.clock(extra_options)[0].sigma
+            for added in self.added:
+                if added.acts(sigma):
+                    out = out + added.callback(out, q, k, v, extra_options, **added.options)
+        return out
+
+    def _branches(
+        self, running: Running, plan: BranchPlan, q: Tensor, options: ExtraOptions
+    ) -> Branches | None:
+        ready, shape, call = self._ready, q.shape, running.call
+        if (
+            ready is not None
+            and ready[0] is plan
+            and ready[1] == shape
+            and ready[2] is q.dtype
+            and ready[3] == call.latent
+            and ready[4] == call.crops
+            and q.is_cpu  # elsewhere they belong to a stream as well
+        ):
+            return ready[5]
+        site = running.site(self.layer, q, options, "cross")
+        branches = None if site is None else plan.at(site, q.dtype, q.device)
+        if branches is not None and site is not None:
+            branches.check(site, shape[0], shape[1])
+        ready = plan, shape, q.dtype, call.latent, call.crops, branches
+        self._ready = None if branches is not None and branches.requires_grad else ready
+        return branches
+
+    def _attend(
+        self,
+        branches: Branches,
+        running: Running,
+        base: Attention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        options: ExtraOptions,
+    ) -> Tensor:
+        heads, dtype = options["n_heads"], q.dtype
+        text_k, text_v = k, v
+        if k.dtype is not dtype or v.dtype is not dtype:
+            text_k, text_v = k.to(dtype), v.to(dtype)
+        if base is None and running.fuses(q.device, options):
+            out = branches.attend(
+                split_heads(q, heads), split_heads(text_k, heads), split_heads(text_v, heads)
+            )
+            return join_heads(out)
+        out = (base or self.group.plain)(q, k, v, options)
+        site = running.site(self.layer, q, options, "cross")
+        run = self.group.run
+        return out + run.terms(site, q, text_k, text_v, heads=heads, branches=branches)
+
+    def add(self, callback: Callable[..., Any], **options: Any) -> None:
+        """Take another pack's term in: such packs expect it of what they find in a slot.
+
+        Parameters
+        ----------
+        callback
+            Gives the term: (out, q, k, v, extra_options, **options) -> (B, N, C), or 0.
+        **options
+            ``sigma_start`` and ``sigma_end`` say when it acts.
+        """
+        self.added.append(Added(callback, options))
+
+    def _with(self, foreign: Attention | None) -> Attn2Replace:
+        return type(self)(self.layer, self.group, foreign, self.hides, added=self.added)
+
+
+class Added(NamedTuple):
+    """A term that another pack put into a slot of ours."""
+
+    callback: Callable[..., Any]
+    options: dict[str, Any]
+
+    def acts(self, sigma: float | None) -> bool:
+        """Whether it acts at a sigma; None: not known."""
+        start, end = self.options.get("sigma_start"), self.options.get("sigma_end")
+        if sigma is None:
+            return True
+        return (start is None or sigma <= start) and (end is None or sigma >= end)
+
+
+class Attn1Replace(AttnReplace):
+    """Self-attention: our stages around what a foreign patch, or else the host, computes.
+
+    A foreign patch gets all tokens: it may well count on them.
+    """
+
+    __slots__ = ()
+    kind = "attn1"
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
+        """Attend from q (B, N, C) to k and v (B, M, C); returns (B, N, C) in q's dtype."""
+        group = self.group
+        running = group.running(extra_options)
+        others = running.others
+        base = self.foreign if others is None else others.get(self.place) or self.foreign
+        attention = base or group.plain
+        site = running.site(self.layer, q, extra_options, "self")
+        acting = None if site is None else group.run.self_attention(site)
+        beside = base is not None or (others is not None and self.place in others)
+        if beside and acting is not None:
+            acting = acting.whole
+        if acting is None or site is None:
+            if site is None:
+                self._tell_cut(running.call, q.shape[1])
+            return attention(q, k, v, extra_options)
+        if acting.reduces:
+            site = running.site(self.layer, q, extra_options, "self", guess=False) or site
+        return acting.attend(
+            site,
+            q,
+            k,
+            v,
+            extra_options["n_heads"],
+            lambda q, k, v: attention(q, k, v, extra_options),
+            plain=base is None and running.is_default(extra_options),
+        )
+
+    def _tell_cut(self, call: Call, tokens: int) -> None:
+        """Let a patch that would reduce tokens say that another has cut the pictures up."""
+        site = Site(self.layer, call, attention="self")
+        acting = self.group.run.self_attention(site)
+        if acting is not None:
+            acting.fits(site, tokens)
+
+
+class Attn1Patch:
+    """The callable that gives self-attention fewer tokens to project keys and values from.
+
+    It stands once in a model's list of ``attn1_patch``, for all layers.
+    """
+
+    __slots__ = ("_layers", "group")
+
+    def __init__(self, group: PatchedModel, slots: Iterable[Attn1Replace]) -> None:
+        self.group = group
+        self._layers = {
+            replace_key(slot.layer): slot.layer for slot in slots if slot.foreign is None
+        }
+
+    def __call__(
+        self, n: Tensor, context: Tensor, value: Tensor, extra_options: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what q, k and v are projected from; n (B, N, C) stays as it is."""
+        layer = self._layers.get((*extra_options["block"], extra_options["block_index"]))
+        if layer is None:
+            return n, context, value
+        running = self.group.running(extra_options)
+        if running.others is not None and ("attn1", layer.index) in running.others:
+            return n, context, value
+        site = running.site(layer, n, extra_options, "self", guess=False)
+        acting = None if site is None else self.group.run.self_attention(site)
+        if acting is not None and acting.reduces and context.shape[:2] == n.shape[:2]:
+            context, value = acting.reduce(site, context, value)
+        return n, context, value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attn1Patch:
+        """Share all: it never changes."""
+        return self

@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What other packs put beside our slots after we filled them: for one call, or for good.
+
+A host looks for a slot of a layer, key (block, number, transformer), and only then for one of the
+whole block, key (block, number). Ours are of layers, and would hide a block's that came later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
+
+OTHERS = "attnpatch_others"
+"""Where the options of a call hold what `find_others` found in it."""
+
+Others = Mapping[tuple[str, int], Callable[..., Any] | None]
+"""(kind, layer) -> the callable to attend with; None: our slot itself has been replaced."""
+
+_OPTIONS_PLACE = 5  # among the arguments of the host's UNet
+
+
+def find_others(
+    options: Mapping[str, Any], slots: Iterable[tuple[str, tuple[Any, ...], int]], ours: type
+) -> Others:
+    """Return the sites where the options of a call have another callable than our slot knows.
+
+    Parameters
+    ----------
+    options
+        The host's ``transformer_options``.
+    slots
+        Kind, key and layer of each slot that we filled.
+    ours
+        The class of our slots.
+    """
+    replaced = options.get("patches_replace", {})
+    found: dict[tuple[str, int], Callable[..., Any] | None] = {}
+    for kind, key, layer in slots:
+        of_kind = replaced.get(kind, {})
+        slot = of_kind.get(key)
+        if not isinstance(slot, ours):
+            found[kind, layer] = None
+            continue
+        block = of_kind.get(key[:2])
+        if block is not None and block is not slot.foreign and not slot.hides:
+            found[kind, layer] = block
+    return found
+
+
+class DiffusionModelWrapper:
+    """Stands around each call of the UNet, where the host has a place for that.
+
+    Parameters
+    ----------
+    slots, ours
+        See :func:`find_others`.
+    last
+        The class of our patch in the list ``attn1_patch``, which is to be the last of that list:
+        what it gives has fewer tokens than others expect.
+    """
+
+    def __init__(
+        self,
+        slots: Iterable[tuple[str, tuple[Any, ...], int]],
+        ours: type[AttnReplace],
+        last: type[Attn1Patch],
+    ) -> None:
+        self._slots = tuple(slots)
+        self._ours = ours
+        self._last = last
+
+    def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the UNet with options that say what others do."""
+        placed = len(args) > _OPTIONS_PLACE
+        options = args[_OPTIONS_PLACE] if placed else kwargs.get("transformer_options")
+        if options is not None:
+            told = self._told(options)
+            if placed:
+                args = (*args[:_OPTIONS_PLACE], told, *args[_OPTIONS_PLACE + 1 :])
+            else:
+                kwargs["transformer_options"] = told
+        return execute(*args, **kwargs)
+
+    def _told(self, options: dict[str, Any]) -> dict[str, Any]:
+        others = find_others(options, self._slots, self._ours)
+        if others:
+            options = {**options, OTHERS: others}
+        inputs = options.get("patches", {}).get("attn1_patch", ())
+        if any(isinstance(patch, self._last) for patch in inputs[:-1]):
+            ordered = sorted(inputs, key=lambda patch: isinstance(patch, self._last))
+            options = {**options, "patches": {**options["patches"], "attn1_patch": ordered}}
+        return options
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionModelWrapper:
+        """Share all: it never changes."""
+        return self

@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attention layer of a patched UNet: its stand-in, and what the patches do there now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.amp import is_autocast_available
+
+from attnpatch.engine import BoundStack, Call, Layer, SelfAttention, Site
+from attnpatch.hosts.diffusers.operators import EagerBranching, register
+from attnpatch.hosts.diffusers.unet.processor import (
+    PatchedProcessor,
+    layer_of,
+    make_patched_processor,
+)
+from attnpatch.hosts.diffusers.unet.self_processor import EagerStaging, PatchedSelfProcessor
+from attnpatch.hosts.token_grids import grid_of
+
+if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.patched_model import PatchedModel
+
+
+class PatchedLayer:
+    """One attention layer of a patched UNet, of either kind."""
+
+    processor_class: type[Any]
+    attention: str
+    attribute: str  # of the transformer block
+
+    def __init__(self, patched: PatchedModel, layer: Layer, block: Any) -> None:
+        self.patched = patched
+        self.layer = layer
+        self.block = block
+        self.module = getattr(block, self.attribute)
+        self.patched_processor: Any = None
+        self.handle = register(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "handle"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = register(self)  # graphs find copies by handles of their own
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another processor stands where ours should."""
+        return self.module.processor is not self.patched_processor
+
+    def take_over(self) -> Any:
+        """See that our stand-in is the module's processor; return one that had replaced it."""
+        processor = self.module.processor
+        if processor is self.patched_processor:
+            return None
+        if layer_of(processor) is self:
+            self.patched_processor = processor  # one of ours that was put away and put back
+            return None
+        before, self.patched_processor = (
+            self.patched_processor,
+            make_patched_processor(processor, self, self.processor_class),
+        )
+        self.module.set_processor(self.patched_processor)
+        return None if before is None else processor
+
+    def restore(self) -> Any:
+        """Put the original back; return the module's processor where that is not ours."""
+        if self.patched_processor is None:
+            return None
+        processor, self.patched_processor = self.module.processor, None
+        if layer_of(processor) is not self:
+            return processor
+        self.module.set_processor(processor.attnpatch_original)
+        return None
+
+    def site(self, tokens: int) -> tuple[BoundStack, Site] | None:
+        """Return the run and the site in the call that is running; None: none is.
+
+        A UNet may resize its features on the way: the grid is that of the features where these
+        were seen, else it follows from the count of tokens.
+        """
+        running = self.patched.running
+        call: Call | None = running.call
+        if call is None or running.run is None:
+            return None
+        running.reached = True
+        features = running.features.get(self.layer.spatial)
+        # Blocks that others have put in may merge tokens, of which no count tells a grid.
+        guess = type(self.block).__module__.startswith("diffusers.")
+        grid = grid_of(self.layer, tokens, call.latent, features, guess=guess)
+        return running.run, Site(self.layer, call, grid, self.attention)
+
+    def check_grid(self, site: Site, tokens: int, what: str) -> None:
+        """Raise ValueError where the layer has other tokens than its grid."""
+        if site.grid[0] * site.grid[1] != tokens:
+            raise ValueError(
+                f"{what}: expected {site.grid[0]} × {site.grid[1]} tokens at {self.layer.name} "
+                f"for a latent of {site.call.latent}, got {tokens}: something merges or resizes "
+                "them"
+            )
+
+
+class CrossLayer(PatchedLayer):
+    """Attention to the text (attn2)."""
+
+    processor_class = PatchedProcessor
+    attention = "cross"
+    attribute = "attn2"
+
+    @property
+    def shared_softmax(self) -> bool:
+        """Whether a patch shares the text's softmax."""
+        return self.patched.shared_softmax
+
+    @property
+    def trained(self) -> bool:
+        """Whether tensors of a patch require a gradient, and one may be asked for."""
+        return self.patched.trained and torch.is_grad_enabled()
+
+    def begin(self, patched_processor: Any, hidden_states: Tensor) -> EagerBranching | None:
+        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
+        if patched_processor is not self.patched_processor:
+            return None
+        shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
+        # The meta device, for one, has no autocast, and must not be asked.
+        if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return self.branching(_tokens(shape), dtype, device)
+
+    def branching(
+        self, tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> EagerBranching | None:
+        """Return what the patches do for so many query tokens in the call that is running."""
+        found = self.site(tokens)
+        if found is None:
+            return None
+        run, site = found
+        branches = run.branches(site, dtype, device)
+        if branches is None:
+            return None
+        if branches.masks is not None:
+            self.check_grid(site, tokens, "mask")
+        return EagerBranching(run, site, branches, dtype)
+
+
+class SelfLayer(PatchedLayer):
+    """Self-attention (attn1)."""
+
+    processor_class = PatchedSelfProcessor
+    attention = "self"
+    attribute = "attn1"
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a degraded pass of ours is running."""
+        return self.patched.running.degraded is not None
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a patch may give keys and values fewer tokens."""
+        return self.patched.reduces
+
+    def begin(self, patched_processor: Any, hidden_states: Tensor) -> EagerStaging | None:
+        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
+        return (
+            self.staging(_tokens(hidden_states.shape))
+            if patched_processor is self.patched_processor
+            else None
+        )
+
+    def staging(self, tokens: int) -> EagerStaging | None:
+        """Return what the patches do for so many tokens in the call that is running."""
+        found = self.site(tokens)
+        if found is None:
+            return None
+        run, site = found
+        acting = run.self_attention(site)
+        if self.patched_processor.attnpatch_perturbed:
+            acting = (acting and acting.whole) or (SelfAttention(()) if self.degraded else None)
+        if acting is None:
+            return None
+        if acting.only_reduces and not acting.fits(site, tokens):
+            return None  # another patch has reduced them
+        if acting.needs_grid:
+            self.check_grid(site, tokens, "self-attention")
+        return EagerStaging(acting, site, self)
+
+
+class FeatureShape:
+    """Notes height and width of what a spatial transformer is given: its forward pre-hook."""
+
+    def __init__(self, patched: PatchedModel, spatial: int) -> None:
+        self.patched = patched
+        self.spatial = spatial
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note it in the call that is running."""
+        if torch.compiler.is_compiling():  # what a graph notes, it would note once
+            return
+        features = args[0] if args else kwargs["hidden_states"]
+        if features.ndim == 4:
+            self.patched.running.features[self.spatial] = (features.shape[2], features.shape[3])
+
+
+def _tokens(shape: torch.Size) -> int:
+    return shape[1] if len(shape) == 3 else shape[2] * shape[3]

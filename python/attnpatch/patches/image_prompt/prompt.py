@@ -1,0 +1,398 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Image prompts: IP-Adapter (arXiv 2308.06721) and its relatives."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from attnpatch._core import LayerTable, Window
+from attnpatch.engine.masks import MASK_RESIZE_MODES, as_pictures, check_joint, to_mask
+from attnpatch.engine.patch import Patch
+from attnpatch.engine.rows import ROLES
+from attnpatch.engine.weights import Weight, WeightLike
+from attnpatch.engine.window import check_window
+from attnpatch.patches.image_prompt.bound import BoundImagePrompt
+from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues, family_of
+from attnpatch.patches.image_prompt.parts import Part
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ImagePrompt"]
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class ImagePrompt(Patch):
+    """A picture that a UNet attends to beside its text.
+
+    Keys and values of every layer are projected once, here; the adapter can then be dropped. Where
+    tokens or the adapter's weights require a gradient they are projected at each call instead; see
+    the notes.
+
+    Parameters
+    ----------
+    adapter
+        What ``load_image_adapter`` gives.
+    embeds
+        What ``adapter.get_image_embeds`` gives, or a pair of tensors (cond, uncond) of shapes
+        (pictures, tokens, context) and (1 or pictures, tokens, context); of these each may have its
+        own number of tokens. Several pictures: one for each picture of the batch. uncond may be
+        None: nothing is added to uncond then.
+    weight
+        A number, or anything of the grammar of ``Weight``.
+    mask
+        Where it acts: (H, W), or (pictures, H, W), one for each picture of the batch. It covers the
+        whole picture, is resized to each layer's token grid, and multiplies the branch's output (in a
+        shared softmax the image's share).
+    start, end
+        The part of sampling in which it is active, 0 to 1: start <= progress <= end. A start of 0
+        is the very beginning, an end of 1 the very end. A start of 1 or an end of 0 is no time.
+    scaling
+        How the weight acts, with w the weight and C the layer's channels: "V only" (the branch's
+        output times w; the default), "K+V" (keys and values times w), "K+V w/ C penalty" (times
+        w·C/1280), "K+mean(V) w/ C penalty" (keys times w' = w·C/1280, values
+        (v − mean) + mean·w'; the default of a shared softmax).
+    shared_softmax
+        One softmax over the text's and the image's tokens, as Fooocus does, instead of one each.
+        The author of its formula remarks that it may raise intellectual-property issues in
+        commercial use.
+    roles
+        What chunks of other kinds than 0 (cond) and 1 (uncond) get: {kind: "cond", "uncond" or
+        "off"}; uncond unless named here. Kinds 0 and 1 may be named as well.
+    end_exclusive
+        Active while progress < end, whatever the end: as Fooocus' ``stop``.
+    mask_resize
+        "bilinear", "area", "bicubic" or "nearest".
+    hold_last
+        A batch may have more or fewer pictures than embeds, weight and mask have: the last of each
+        serves the pictures after it. Otherwise that is an error.
+    reference_quirks
+        Do as the references where they err: node packs miss the middle block; the shared softmax of
+        Fooocus computes the branch even at weight 0.
+
+    Raises
+    ------
+    ValueError
+        For what does not fit together, naming both sides.
+
+    Notes
+    -----
+    Gradients reach image tokens, the adapter's weights of keys and values, and the mask, where
+    these require one when the prompt is made. Each call then reads them anew, so that it sees an
+    optimiser's steps. What parameters are first computed into (tokens by ``get_image_embeds``, a
+    mask by a sigmoid) belongs to one graph: make the prompt anew for each step. Files, pickles and
+    ``state`` hold the values of their moment, which require no gradient; so does a prompt that is
+    made of them. Weights are numbers; to learn one, multiply a mask by it.
+    """
+
+    keys_values: KeysValues
+    weight: Weight
+    mask: Tensor | None
+    trained_mask: Tensor | None
+    """The mask itself as it was given, where it requires a gradient; ``mask`` is a view of it."""
+    start: float
+    end: float
+    scaling: str
+    shared_softmax: bool
+    roles: tuple[tuple[int, str], ...]
+    end_exclusive: bool
+    mask_resize: str
+    hold_last: bool
+    reference_quirks: bool
+    source: str
+
+    kind: ClassVar[str] = "image_prompt"
+
+    def __init__(
+        self,
+        adapter: Any,
+        embeds: Any,
+        weight: WeightLike = 1.0,
+        *,
+        mask: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
+        scaling: str | None = None,
+        shared_softmax: bool = False,
+        roles: Mapping[int, str] | Sequence[tuple[int, str]] = (),
+        end_exclusive: bool = False,
+        mask_resize: str = "bilinear",
+        hold_last: bool = False,
+        reference_quirks: bool = False,
+    ) -> None:
+        self._set(
+            KeysValues.project(adapter, embeds),
+            source=_source(adapter),
+            weight=weight,
+            mask=mask,
+            start=start,
+            end=end,
+            scaling=scaling,
+            shared_softmax=shared_softmax,
+            roles=roles,
+            end_exclusive=end_exclusive,
+            mask_resize=mask_resize,
+            hold_last=hold_last,
+            reference_quirks=reference_quirks,
+        )
+
+    @classmethod
+    def from_keys_values(
+        cls,
+        cond: Sequence[tuple[Tensor, Tensor]],
+        uncond: Sequence[tuple[Tensor, Tensor]] | None = None,
+        weight: WeightLike = 1.0,
+        *,
+        source: str = "",
+        **options: Any,
+    ) -> Self:
+        """Make an image prompt from ready keys and values.
+
+        Parameters
+        ----------
+        cond, uncond
+            For each layer, in checkpoint order, keys and values of shape (pictures, tokens,
+            channels). uncond has 1 picture or as many as cond; None: nothing is added to uncond.
+        weight
+            As above.
+        source
+            What ``repr`` shows for where they came from.
+        **options
+            The keyword arguments of ``ImagePrompt``.
+        """
+        self = cls.__new__(cls)
+        self._set(KeysValues.from_lists(cond, uncond), source=source, weight=weight, **options)
+        return self
+
+    def replace(self, **changes: Any) -> Self:
+        """Make one with other options (``weight=…``, ``mask=…``) that shares the tensors."""
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trained_mask"}
+        options["mask"] = self.mask if self.trained_mask is None else self.trained_mask
+        unknown = changes.keys() - (options.keys() - {"keys_values"})
+        if unknown:
+            raise TypeError(
+                f"replace: {type(self).__name__} has no option {', '.join(sorted(unknown))}"
+            )
+        new = type(self).__new__(type(self))
+        new._set(**{**options, **changes})
+        if "mask" not in changes:
+            object.__setattr__(new, "mask", self.mask)
+        return new
+
+    def _set(self, keys_values: KeysValues, *, source: str, **options: Any) -> None:
+        unknown = options.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        given = {**_DEFAULTS, **options}
+        shared_softmax, mask, scaling = (
+            bool(given["shared_softmax"]),
+            given["mask"],
+            given["scaling"],
+        )
+        start, end = check_window(given["start"], given["end"])
+        if scaling is None:
+            scaling = _scaling(shared_softmax)
+        values = {
+            "keys_values": keys_values,
+            "source": source,
+            "weight": Weight.of(given["weight"]),
+            **_masks(mask),
+            "start": start,
+            "end": end,
+            "scaling": _one_of("scaling", scaling, tuple(SCALINGS)),
+            "shared_softmax": shared_softmax,
+            "roles": _roles(given["roles"]),
+            "end_exclusive": bool(given["end_exclusive"]),
+            "mask_resize": _one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
+            "hold_last": bool(given["hold_last"]),
+            "reference_quirks": bool(given["reference_quirks"]),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if shared_softmax and self.mask is not None:
+            check_joint(self.mask)
+        self.pictures  # noqa: B018 (says what does not fit together)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures of a batch it tells apart; 1: all get the same.
+
+        Raises
+        ------
+        ValueError
+            Where embeds, mask and weight are for different numbers of pictures.
+        """
+        counts = {
+            "embeds": self.keys_values.pictures,
+            "mask": 1 if self.mask is None else len(self.mask),
+            "weight": max(1, len(self.weight.pictures)),
+        }
+        several = {name: count for name, count in counts.items() if count > 1}
+        if len(set(several.values())) > 1 and not self.hold_last:
+            given = ", ".join(f"{count} in {name}" for name, count in several.items())
+            raise ValueError(f"image prompt: expected 1 picture or equally many, got {given}")
+        return max(counts.values())
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether tokens, the adapter's weights or the mask do: see the notes."""
+        return self.trained_mask is not None or self.keys_values.requires_grad
+
+    @property
+    def window(self) -> Window:
+        """The part of sampling in which it is active."""
+        return Window(self.start, self.end, self.end_exclusive)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that it is, tensors included."""
+        values, tensors = self.state()
+        sha = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+    def bind(self, table: LayerTable) -> BoundImagePrompt:
+        """Fit it to a UNet; see ``Patch.bind``."""
+        return BoundImagePrompt(self, table)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything it is: plain values for JSON, and tensors."""
+        values: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_PLAIN
+        }
+        values["weight"] = self.weight.to_json()
+        values["pictures"] = self.keys_values.pictures
+        values["negatives"] = self.keys_values.negatives
+        values["own_tokens"] = self.keys_values.own_tokens
+        values["parts"] = [
+            {"first": part.first, "rows": part.rows, "layers": len(part.layers)}
+            for part in self.keys_values.parts
+        ]
+        mask = self.mask if self.trained_mask is None else to_mask(self.trained_mask)
+        tensors = {} if mask is None else {"mask": mask}
+        for number, part in enumerate(self.keys_values.parts):
+            for index, (k, v) in enumerate(part.layers):
+                tensors[f"{number}.{index}.keys"] = k
+                tensors[f"{number}.{index}.values"] = v
+        return values, tensors
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Make it again from what ``state`` gave."""
+        options = dict(values)
+        parts = tuple(
+            Part(
+                part["first"],
+                part["rows"],
+                tuple(
+                    (tensors[f"{number}.{index}.keys"], tensors[f"{number}.{index}.values"])
+                    for index in range(part["layers"])
+                ),
+            )
+            for number, part in enumerate(options.pop("parts"))
+        )
+        counts = options.pop("pictures"), options.pop("negatives")
+        keys_values = KeysValues(*counts, parts, options.pop("own_tokens", 0))
+        options["weight"] = Weight.from_json(options["weight"])
+        self = cls.__new__(cls)
+        self._set(keys_values, mask=tensors.get("mask"), **options)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ImagePrompt) or other.kind != self.kind:
+            return NotImplemented
+        if self is other:
+            return True
+        names = [f.name for f in fields(self) if f.name not in ("mask", "trained_mask")]
+        if any(getattr(self, name) != getattr(other, name) for name in names):
+            return False
+        if self.mask is None or other.mask is None:
+            return self.mask is other.mask
+        mine, theirs = (to_mask(prompt.mask) for prompt in (self, other))
+        return mine.shape == theirs.shape and torch.equal(mine, theirs)
+
+    def __hash__(self) -> int:
+        return hash((self.keys_values, self.weight, self.start, self.end, self.scaling))
+
+    def __repr__(self) -> str:
+        kv = self.keys_values
+        rows = f"{kv.pictures}+{kv.negatives} × {kv.tokens} tokens"
+        dtype = str(kv.dtype).removeprefix("torch.")
+        parts = [
+            f"<{self.source or 'keys and values'}>",
+            f"<{rows}, {len(kv.channels)} layers ({family_of(kv.channels)}), {dtype}>",
+            _short_repr(self.weight),
+        ]
+        if self.mask is not None:
+            parts.append(f"mask=<{' × '.join(map(str, self.mask.shape))}>")
+        defaults = {**_DEFAULTS, "scaling": _scaling(self.shared_softmax)}
+        del defaults["weight"], defaults["mask"]
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if value != default:
+                parts.append(f"{name}={dict(value) if name == 'roles' else value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _source(adapter: Any) -> str:
+    """Say in short which adapter it was."""
+    if not hasattr(adapter, "digest"):
+        return str(adapter)
+    return f"{adapter.kind} {adapter.family} {adapter.digest[:12]}"
+
+
+def _scaling(shared_softmax: bool) -> str:
+    """How the weight acts where nothing else is asked for."""
+    return "K+mean(V) w/ C penalty" if shared_softmax else "V only"
+
+
+def _masks(mask: Any) -> dict[str, Tensor | None]:
+    """Read a mask; one that requires a gradient is not copied."""
+    if mask is None:
+        return {"mask": None, "trained_mask": None}
+    values = to_mask(mask)
+    if isinstance(mask, Tensor) and mask.requires_grad:
+        return {"mask": as_pictures(mask.detach()), "trained_mask": mask}
+    return {"mask": values, "trained_mask": None}
+
+
+_NOT_PLAIN = ("keys_values", "mask", "trained_mask")
+
+# What every option is where it is not given: the constructor's own signature says it.
+_DEFAULTS: dict[str, Any] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(ImagePrompt.__init__).parameters.items()
+    if parameter.default is not parameter.empty
+}
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
+    return value
+
+
+def _roles(roles: Mapping[int, str] | Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
+    pairs = roles.items() if isinstance(roles, Mapping) else roles
+    return tuple(sorted((int(kind), _one_of("roles", role, ROLES)) for kind, role in pairs))
+
+
+def _short_repr(weight: Weight) -> str:
+    """Give the shortest form that ``Weight.of`` reads back."""
+    if weight == Weight(weight.scale):
+        return f"weight={weight.scale!r}"
+    if isinstance(weight.layers, str) and weight == Weight(layers=weight.layers):
+        return f"weight={weight.layers!r}"
+    return f"weight={weight!r}"
