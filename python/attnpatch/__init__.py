@@ -37,8 +37,8 @@ from attnpatch.patches import (
     reduce_tokens,
     regions,
     sag_blur,
+    show_attention,
 )
-from attnpatch.patches.guidance.heat_map import show_attention
 
 __version__ = _version("attnpatch")
 

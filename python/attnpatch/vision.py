@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from attnpatch._native import vision_module
 from attnpatch.pictures import WHITE, Colour, Pictures, read_pictures
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 Crop = Literal["center", "top", "bottom", "left", "right", "pad"]
 
@@ -67,7 +65,7 @@ def clip_preprocess(
     ImportError
         When attnpatch was built without OpenCV.
     """
-    engine = _engine()
+    engine = vision_module("attnpatch.vision")
     try:
         size = operator.index(size)
     except TypeError:
@@ -80,15 +78,3 @@ def clip_preprocess(
     for picture in read_pictures(images, "images", background=background):
         pixels.append(engine.clip_preprocess(picture[None], size, crop, bool(normalize)))
     return np.concatenate(pixels)
-
-
-def _engine() -> ModuleType:
-    try:
-        from attnpatch import _vision
-    except ImportError as error:
-        raise ImportError(
-            "attnpatch.vision needs the extension module attnpatch._vision, which is built where "
-            "OpenCV and Eigen are found: install them (on Debian libopencv-dev and "
-            f"libeigen3-dev) and install attnpatch from source again. ({error})"
-        ) from error
-    return _vision

@@ -22,7 +22,7 @@ from narrow_models import CONTEXT, EMBED, WIDTH, make_clip_vision, make_model, n
 from real_host import relative, sample
 from side_by_side import TOLERANCE, model_of, plain_sample
 
-from attnpatch.faces.engine import engine
+from attnpatch._native import vision_module
 
 pytestmark = reference_pack.needs_pack
 PICTURE = picture(1, size=(120, 140), count=2)
@@ -42,7 +42,7 @@ class Analyser:
 
 
 def _cut(picture, landmark, image_size):
-    return engine().align_face(picture, landmark, image_size)
+    return vision_module("attnpatch.faces").align_face(picture, landmark, image_size)
 
 
 @pytest.fixture(autouse=True)

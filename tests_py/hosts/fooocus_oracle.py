@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The shared softmax of an image prompt in float64, tasks to try it on, and what is seen of them."""
+"""An image prompt that shares the text's softmax, in float64; tasks to try it on."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def relative(ours, expected):
 
 
 def strong(weight):
-    """Undo the channels' part in the weight of a shared softmax, so that narrow hosts feel the picture."""
+    """Undo the channels' part in the weight, so that narrow hosts feel the picture."""
     return weight * 1280 / WIDTH
 
 

@@ -117,7 +117,7 @@ def test_model_loader(adapters, raw_adapter):
     assert again is loaded
     del loaded, again
     gc.collect()
-    from attnpatch.nodes import sockets
+    from attnpatch.nodes.ipadapter import sockets
 
     assert not list(sockets._by_file.values())
 

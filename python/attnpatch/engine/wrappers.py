@@ -91,7 +91,7 @@ class ReducingWrapper(AttentionWrapper, Protocol):
 
 
 class SelfAttention:
-    """All stages at one layer, in calls of one layout and phase; made by ``BoundStack.self_attention``.
+    """All wrappers at one layer, in calls of one layout and phase.
 
     The first stage is the outermost. A stage that reduces is the innermost, and there is one at
     most: the last of the stack wins; where a stage needs all tokens, there is none.

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attnpatch.faces.engine import engine
+from attnpatch._native import vision_module
 from attnpatch.faces.face import Face, Order, check_order, choose_face
 from attnpatch.faces.files import FaceFiles, find_face_files
 from attnpatch.pictures import Picture, Pictures, read_picture, read_pictures
@@ -90,7 +90,7 @@ class FaceAnalysis:
         paddings: Sequence[float] = (0.0, 0.5),
     ) -> None:
         files = source if isinstance(source, FaceFiles) else find_face_files(source, folders)
-        native = engine()
+        native = vision_module("attnpatch.faces", faces=True)
         self.source = files.source
         self.threshold = float(threshold)
         self.sizes = tuple(int(size) for size in sizes)
@@ -258,7 +258,9 @@ def align_face(image: Picture, face: Face, size: int = 112) -> npt.NDArray[np.ui
     ndarray
         uint8 (size, size, 3).
     """
-    return engine().align_face(read_picture(image), face.keypoints, size)
+    return vision_module("attnpatch.faces", faces=True).align_face(
+        read_picture(image), face.keypoints, size
+    )
 
 
 def draw_keypoints(
@@ -281,4 +283,6 @@ def draw_keypoints(
     if face is None:
         return np.zeros((height, width, 3), dtype=np.uint8)
     points = face.keypoints if isinstance(face, Face) else np.asarray(face, dtype=np.float32)
-    return engine().draw_keypoints(np.ascontiguousarray(points), height, width)
+    return vision_module("attnpatch.faces", faces=True).draw_keypoints(
+        np.ascontiguousarray(points), height, width
+    )

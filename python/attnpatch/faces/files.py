@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnpatch.faces.engine import engine
+from attnpatch._native import vision_module
 
 __all__ = ["FOLDER_VARIABLE", "FaceFiles", "face_model_folders", "find_face_files"]
 
@@ -173,7 +173,7 @@ def _pick(
     for name, read in sorted(files, key=lambda file: (file[0] not in names, file[0])):
         try:
             content = read()
-            known = engine().describe_onnx(content)
+            known = vision_module("attnpatch.faces", faces=True).describe_onnx(content)
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             problems.append(f"{name}: {error}")
             continue

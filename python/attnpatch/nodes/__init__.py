@@ -8,7 +8,7 @@ A folder in ``custom_nodes`` needs only to import the names of this module.
 from importlib import import_module
 from typing import Any
 
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes.registry import NODES
 from attnpatch.nodes.v1 import make_v1_class
 from attnpatch.nodes.v3 import make_extension
@@ -18,8 +18,8 @@ __all__ = ["NODES", "NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "comfy_
 NODE_CLASS_MAPPINGS = {spec.id: make_v1_class(spec) for spec in NODES}
 NODE_DISPLAY_NAME_MAPPINGS = {spec.id: spec.title for spec in NODES}
 
-host.register_folder("ipadapter")
-host.register_folder("instantid")
+comfy.register_folder("ipadapter")
+comfy.register_folder("instantid")
 
 
 async def comfy_entrypoint() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.engine.window import check_window
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 
 __all__ = ["Conditioning", "add_control"]
 
@@ -48,7 +48,7 @@ def add_control(
     """
     window = check_window(*window)
     if mask is not None:
-        mask = mask.to(host.compute_device())
+        mask = mask.to(comfy.compute_device())
         mask = mask[None] if mask.dim() < 3 else mask
     copies: dict[Any, Any] = {}
     results: list[list[list[Any]]] = []
@@ -66,7 +66,7 @@ def add_control(
                 "control": control,
                 "control_apply_to_uncond": False,
                 "cross_attn_controlnet": tokens[number].to(
-                    host.offload_device(), control.cond_hint_original.dtype
+                    comfy.offload_device(), control.cond_hint_original.dtype
                 ),
             }
             if mask is not None and number == 0:

@@ -18,7 +18,7 @@ from attnpatch.faces import (
     draw_keypoints,
     pick_faces,
 )
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.identity_control import add_control
 from attnpatch.nodes.ipadapter.faces import load_analyser
@@ -37,12 +37,12 @@ _ROLES = {2: "cond"}  # a third kind of conditioning is the picture's own, with 
 
 
 def _files() -> list[str]:
-    host.register_folder("instantid")
-    return host.files_in("instantid")
+    comfy.register_folder("instantid")
+    return comfy.files_in("instantid")
 
 
 def _load(*, instantid_file: str) -> tuple[Any]:
-    path = host.path_of("instantid", instantid_file, "instantid_file")
+    path = comfy.path_of("instantid", instantid_file, "instantid_file")
     return (load_adapter(path, "instantid"),)
 
 
@@ -87,7 +87,7 @@ def _embed(
     except FaceNotFoundError as error:
         raise FaceNotFoundError(f"Reference Image: {error}") from None
     adapter = getattr(instantid, "adapter", None) or as_identity_adapter(instantid)
-    adapter = adapter.to(host.compute_device(), host.compute_dtype(model))
+    adapter = adapter.to(comfy.compute_device(), comfy.compute_dtype(model))
     embeds = get_identity_embeds(
         adapter, faces, noise=noise, combine=combine, reference_quirks=quirks
     )

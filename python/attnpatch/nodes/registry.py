@@ -4,36 +4,32 @@
 
 from __future__ import annotations
 
-from attnpatch.nodes import (
-    attention,
-    guidance,
+from attnpatch.nodes import attention, guidance, instantid, report, token_reduction
+from attnpatch.nodes.ipadapter import (
+    embeds,
+    face_prompts,
     image_prompts,
-    image_prompts_embeds,
-    image_prompts_faces,
-    image_prompts_loading,
-    image_prompts_params,
-    image_prompts_pictures,
-    image_prompts_styles,
-    image_prompts_tiled,
-    image_prompts_weights,
-    instantid,
-    report,
-    token_reduction,
+    loading,
+    params,
+    picture_prompts,
+    styles,
+    tiled,
+    weights,
 )
 from attnpatch.nodes.spec import NodeSpec
 
 __all__ = ["NODES"]
 
 _MODULES = (
-    image_prompts_loading,
+    loading,
     image_prompts,
-    image_prompts_styles,
-    image_prompts_tiled,
-    image_prompts_faces,
-    image_prompts_params,
-    image_prompts_embeds,
-    image_prompts_pictures,
-    image_prompts_weights,
+    styles,
+    tiled,
+    face_prompts,
+    params,
+    embeds,
+    picture_prompts,
+    weights,
     instantid,
     token_reduction,
     guidance,

@@ -52,8 +52,8 @@ def branch_attention(
         float32 (branches, 1 or batch, queries). Where weight or mask is 0 nothing of the branch
         arrives, whatever stands in its keys and values.
     shared_softmax : int
-        The first `shared_softmax` branches share the text's softmax: their exponentials, times weight and
-        mask (both at least 0), enter its numerator and its sum.
+        How many branches, from the first, share the text's softmax: their exponentials, times
+        weight and mask (both at least 0), enter its numerator and its sum.
     scale : float, optional
         1 / sqrt(head size) by default.
 

@@ -34,8 +34,8 @@ class Branching(Protocol):
     def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
         """Return the patches' terms alone, (B, N, C).
 
-        Branches with a shared softmax take their share of the text's softmax: their term is the difference that
-        they make to plain attention to `text` (k and v), and an error where that is None.
+        Branches that share the text's softmax: their term is the difference that they make to
+        plain attention to `text` (k and v), and an error where that is None.
         """
         ...
 
@@ -60,8 +60,8 @@ class EagerBranching:
         """See :class:`Branching`."""
         if self.shared_softmax and text is None:
             raise ValueError(
-                "shared_softmax: this image prompt shares the softmax of the text, which is not plain "
-                f"at {self._site.layer.name} (a mask on the text, or another attention backend); "
+                "shared_softmax: this image prompt shares the softmax of the text, which is not "
+                f"plain at {self._site.layer.name} (a mask on the text, or another attention backend); "
                 "expected plain attention there, or an image prompt with shared_softmax=False"
             )
         k, v = text or (None, None)

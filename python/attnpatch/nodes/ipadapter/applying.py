@@ -17,7 +17,7 @@ from attnpatch.adapters.inputs import hash_tensors
 from attnpatch.engine import layer_table
 from attnpatch.engine.cache import Cache
 from attnpatch.hosts.comfyui.unet.layers import token_projection
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes.ipadapter.encoding import Reference
 from attnpatch.patches import ImagePrompt, split_by_weight_type
 
@@ -113,7 +113,7 @@ def _project(
     model: Any, adapter: ImageAdapter, reference: Reference | ImageEmbeds, settings: Settings
 ) -> ImagePrompt:
     """Make keys and values, or take those of an earlier run: a changed weight costs nothing."""
-    device, dtype = host.compute_device(), host.compute_dtype(model)
+    device, dtype = comfy.compute_device(), comfy.compute_dtype(model)
     options = () if isinstance(reference, ImageEmbeds) else _token_options(adapter, settings)
     count = reference.pictures
     through = _through(model, adapter)

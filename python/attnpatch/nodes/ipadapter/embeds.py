@@ -14,7 +14,7 @@ from torch import Tensor
 from attnpatch.adapters import ImageEmbeds, load_features, save_features
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features
 from attnpatch.adapters.embeds import FORMAT, load_embeds, read_metadata
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.ipadapter.applying import make_prompts, patch
 from attnpatch.nodes.ipadapter.encoding import Reference, blend_mask, encode, encode_black, hold
@@ -71,8 +71,8 @@ def _combine(
 
 
 def _save(*, embeds: Tensor | ImageEmbeds, filename_prefix: str) -> Result:
-    paths = host.module("folder_paths")
-    output = host.folder("output")
+    paths = comfy.module("folder_paths")
+    output = comfy.folder("output")
     where, name, counter, _, _ = paths.get_save_image_path(filename_prefix, str(output))
     path = Path(where) / f"{name}_{counter:05}_.safetensors"
     if isinstance(embeds, ImageEmbeds):
@@ -84,12 +84,12 @@ def _save(*, embeds: Tensor | ImageEmbeds, filename_prefix: str) -> Result:
 
 def _saved_files() -> list[str]:
     """List files of features in the host's input folder and, marked so, in its output folder."""
-    if host.module("folder_paths") is None:
+    if comfy.module("folder_paths") is None:
         return []
-    top = host.folder("input")
+    top = comfy.folder("input")
     found = [path.relative_to(top).as_posix() for path in top.rglob("*") if _is_file(path)]
     # Output folders may hold very many files: only the top is looked through.
-    saved = [f"{path.name} [output]" for path in host.folder("output").glob("*") if _is_file(path)]
+    saved = [f"{path.name} [output]" for path in comfy.folder("output").glob("*") if _is_file(path)]
     return sorted(found) + sorted(saved)
 
 
@@ -98,7 +98,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _saved_path(name: str) -> Path:
-    top = host.folder("output" if name.endswith(" [output]") else "input").resolve()
+    top = comfy.folder("output" if name.endswith(" [output]") else "input").resolve()
     path = (top / name.removesuffix(" [output]").removesuffix(" [input]")).resolve()
     if not path.is_relative_to(top) or not path.is_file():
         raise FileNotFoundError(f"embeds: no file {name!r} in {top}")

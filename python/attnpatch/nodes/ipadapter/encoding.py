@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.adapters import ImageAdapter
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes.pictures import middle_square, resize
 
 __all__ = [
@@ -110,7 +110,7 @@ def encode(
     image = image[..., :3]
     if tiles <= 1:
         parts = image.split(batch_size or len(image))
-        found = [_output(clip_vision, part, form) for part in host.steps(parts, len(parts))]
+        found = [_output(clip_vision, part, form) for part in comfy.steps(parts, len(parts))]
         return torch.cat(found)
     whole = encode(clip_vision, image, form, batch_size=batch_size)
     cut = [_cut(picture, tiles) for picture in image]

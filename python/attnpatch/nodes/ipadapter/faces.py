@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.faces import FaceAnalysis, align_face, as_face_analysis, pick_faces
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.pictures import read_pictures
 
 __all__ = ["Faces", "find_faces", "load_analyser"]
@@ -81,4 +81,4 @@ def load_analyser(name: str) -> Any:
     FileNotFoundError
         Where the models are missing, naming the places.
     """
-    return FaceAnalysis(name, folders=[host.folder("models") / "insightface"]).insightface
+    return FaceAnalysis(name, folders=[comfy.folder("models") / "insightface"]).insightface

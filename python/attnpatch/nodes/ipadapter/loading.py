@@ -12,7 +12,7 @@ from typing import Any
 
 from attnpatch.engine import layer_table
 from attnpatch.hosts.comfyui.unet.layers import read_layer_table
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.ipadapter.faces import load_analyser
 from attnpatch.nodes.ipadapter.presets import COMMUNITY, FACE, PICTURE, Preset, find_file
@@ -27,7 +27,7 @@ _encoders: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def _load(*, ipadapter_file: str) -> tuple[Any]:
-    return (load_adapter(host.path_of("ipadapter", ipadapter_file, "ipadapter_file")),)
+    return (load_adapter(comfy.path_of("ipadapter", ipadapter_file, "ipadapter_file")),)
 
 
 def _load_preset(
@@ -66,8 +66,8 @@ def _is_sdxl(model: Any) -> bool:
 
 def _find(folder: str, names: tuple[str, ...], preset: str) -> Path:
     """Find a preset's file in a folder of models, or say what was looked for."""
-    host.register_folder(folder)
-    files = host.files_in(folder)
+    comfy.register_folder(folder)
+    files = comfy.files_in(folder)
     file = find_file(names, files, patterns=folder == "clip_vision")
     if file is None:
         wanted = " or ".join(names)
@@ -75,7 +75,7 @@ def _find(folder: str, names: tuple[str, ...], preset: str) -> Path:
             f"preset: {preset!r} needs a file like {wanted} in models/{folder}; "
             f"there is {', '.join(files[:8]) or 'none'}"
         )
-    return host.path_of(folder, file, "preset")
+    return comfy.path_of(folder, file, "preset")
 
 
 def _encoder(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _encoder(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         return dict(earlier)
     model = _encoders.get(str(path))
     if model is None:
-        clip_vision = host.module("comfy.clip_vision")
+        clip_vision = comfy.module("comfy.clip_vision")
         model = None if clip_vision is None else clip_vision.load(str(path))
         if model is None:
             raise ValueError(f"preset: {path.name} is no CLIP vision model that the host can load")
@@ -94,7 +94,7 @@ def _encoder(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_lora(model: Any, path: Path, strength: float) -> Any:
-    utils, sd = host.module("comfy.utils"), host.module("comfy.sd")
+    utils, sd = comfy.module("comfy.utils"), comfy.module("comfy.sd")
     if utils is None or sd is None:
         raise RuntimeError("lora_strength: loading a LoRA needs ComfyUI, which is not running here")
     lora = utils.load_torch_file(str(path), safe_load=True)
@@ -106,8 +106,8 @@ def _load_analyser(*, provider: str, model_name: str) -> tuple[Any]:
 
 
 def _adapter_files() -> list[str]:
-    host.register_folder("ipadapter")
-    return host.files_in("ipadapter")
+    comfy.register_folder("ipadapter")
+    return comfy.files_in("ipadapter")
 
 
 def _preset_input(presets: Mapping[str, Preset]) -> Input:

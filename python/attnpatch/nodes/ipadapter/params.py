@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.ipadapter.applying import patch
 from attnpatch.nodes.ipadapter.image_prompts import make_picture_prompts, unpack_values
@@ -55,7 +55,7 @@ def _apply(*, ipadapter_params: Params, **values: Any) -> tuple[Any]:
     loaded = unpack_values(values)
     prompts = []
     sets = list(zip(*(ipadapter_params[name] for name in _FIELDS), strict=True))
-    for given in host.steps(sets, len(sets)):
+    for given in comfy.steps(sets, len(sets)):
         one = dict(zip(_FIELDS, given, strict=True))
         image = one.pop("image")
         if image is not None:

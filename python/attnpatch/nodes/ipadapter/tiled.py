@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.nodes import host
+from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.ipadapter.applying import patch
 from attnpatch.nodes.ipadapter.image_prompts import make_picture_prompts, unpack_values
@@ -96,7 +96,7 @@ def _apply_tiled(
     loaded = unpack_values(values)
     tiles, masks = cut_tiles(image, attn_mask, sharpening)
     prompts = []
-    for tile, mask in host.steps(list(zip(tiles, masks, strict=True)), len(tiles)):
+    for tile, mask in comfy.steps(list(zip(tiles, masks, strict=True)), len(tiles)):
         prompts += make_picture_prompts(loaded, tile, {**values, "attn_mask": mask})[0]
     return patch(values["model"], prompts), tiles.flatten(0, 1), masks.flatten(0, 1)
 

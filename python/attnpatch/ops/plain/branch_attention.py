@@ -95,7 +95,7 @@ def branch_attention(
     shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute :func:`attnpatch.ops.branch_attention`; where `shared_softmax`, ``has_lse(q)`` must hold."""
+    """Compute :func:`attnpatch.ops.branch_attention`; a shared softmax needs ``has_lse(q)``."""
     if q.numel() == 0:
         return no_attention(q)
     scale = scale_of(q, scale)

@@ -39,7 +39,7 @@ class BoundImagePrompt(BoundPatch):
         self.channels = table.channels
         self.scaling = SCALINGS[prompt.scaling]
         self.folds = self.scaling.folds(prompt.shared_softmax)
-        # Fooocus computes a branch with a shared softmax at any weight: its keys take a share of the softmax.
+        # Fooocus computes it at any weight: its keys take a share of the text's softmax.
         self.zero_counts = prompt.reference_quirks and prompt.shared_softmax
         self.layer_weights = prompt.weight.for_layers(table)
         self._skipped = tuple(

@@ -51,8 +51,8 @@ class ImagePrompt(Patch):
         A number, or anything of the grammar of ``Weight``.
     mask
         Where it acts: (H, W), or (pictures, H, W), one for each picture of the batch. It covers the
-        whole picture, is resized to each layer's token grid, and multiplies the branch's output (in a
-        shared softmax the image's share).
+        whole picture, is resized to each layer's token grid, and multiplies the branch's output (in
+        a shared softmax the image's share).
     start, end
         The part of sampling in which it is active, 0 to 1: start <= progress <= end. A start of 0
         is the very beginning, an end of 1 the very end. A start of 1 or an end of 0 is no time.

@@ -28,7 +28,7 @@ class Plan(Protocol):
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
-        """Attend; see ``AttentionWrapper.attend``. Another patch may have changed what the plan expects."""
+        """Attend as a wrapper; another patch may have changed what the plan expects."""
         ...
 
 
