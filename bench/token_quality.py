@@ -31,6 +31,7 @@ from attnpatch.demo import store
 from attnpatch.demo.data import to_pixels
 from attnpatch.demo.model import NULL_CLASS, SCHEDULER_CONFIG, encode_latents
 from attnpatch.engine import Call, Layer, LayerTable, Patch, PatchStack, Site, make_layer_table
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.hosts.diffusers import read_layer_table
 
 TARGET = Path(__file__).parents[1] / "docs" / "token-reduction.md"
@@ -121,22 +122,23 @@ def compare(patch: Patch, table: LayerTable, inputs: Sequence[Input]) -> dict[st
         to_q, to_k, to_v = one.projections
         if one.exact is None:
             one.exact = attend(to_q(one.x), to_k(one.x), to_v(one.x), one.heads)
-        site = Site(one.layer, one.call, attention="self")
-        acting = run.self_attention(site)
+        site = Site.over_image(one.layer, one.call)
+        acting = run.at(site)
         if acting is None:
             found[one.kind].append(None)
             continue
         pairs = 0
 
-        def inner(q: Tensor, k: Tensor, v: Tensor, heads: int = one.heads) -> Tensor:
+        def inner(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             nonlocal pairs
-            pairs += q.shape[0] * q.shape[1] * k.shape[1]
-            return attend(q, k, v, heads)
+            pairs += q.shape[0] * q.shape[2] * k.shape[2]
+            return F.scaled_dot_product_attention(q, k, v)
 
-        k_input, v_input = acting.reduce(site, one.x, one.x)
+        k_input, v_input = acting.reduce(one.x, one.x)
         q, k, v = to_q(one.x), to_k(k_input), to_v(v_input)
         # Not plain: what it attends to is counted, tile by tile.
-        out = acting.attend(site, q, k, v, one.heads, inner, plain=False)
+        apart = (split_heads(t, one.heads) for t in (q, k, v))
+        out = join_heads(acting.attend(*apart, inner, is_softmax=False))
         found[one.kind].append(relative(out, one.exact))
         found["pairs"].append(pairs / one.x.shape[1] ** 2)
     return found
@@ -175,7 +177,7 @@ class DemoModel:
 
             def note(module: Any, args: Any, kwargs: Any, layer: Layer = layer) -> None:
                 x = args[0] if args else kwargs["hidden_states"]
-                height, width = Site(layer, call, attention="self").grid
+                height, width = Site.over_image(layer, call).grid
                 kind = f"{height} × {width}"
                 projections = (module.to_q, module.to_k, module.to_v)
                 self.inputs.append(Input(layer, call, x, projections, module.heads, kind))

@@ -173,10 +173,10 @@ def test_old_hosts_let_others_merge_what_ours_left(host, patch, monkeypatch):
     def reduce_and_merge(n, context, value, options):
         layer = table.find(*options["block"], options["block_index"])
         call = Call(latent=SIZE, batch=len(n), chunks=(1, 0), progress=1 - TIMESTEP / 999)
-        site = Site(layer, call, attention="self")
-        acting = bound.self_attention(site)
+        site = Site.over_image(layer, call)
+        acting = bound.at(site)
         if acting is not None:
-            context, value = acting.reduce(site, context, value)
+            context, value = acting.reduce(context, value)
         return merge(n, context, value, options)
 
     found = run(add_merging(patch_model(host, patch)))

@@ -132,10 +132,10 @@ def test_the_operators_are_what_the_compiler_expects():
     q, k, v = (torch.randn(2, 2, n, 8) for n in (5, 3, 3))
     operators = torch.ops.attnpatch_diffusers
     handle = torch.tensor(-1)  # no layer's: plain attention, and no terms
-    torch.library.opcheck(operators.attend.default, (q, k, v, handle))
+    torch.library.opcheck(operators.attend.default, (q, k, v, None, handle))
     torch.library.opcheck(operators.terms.default, (q, k, v, handle))
     torch.library.opcheck(operators.terms.default, (q, None, None, handle))
     text = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    found = operators.attend(q, k, v, handle)
+    found = operators.attend(q, k, v, None, handle)
     assert torch.equal(found, text.transpose(1, 2).flatten(2))
     assert not operators.terms(q, k, v, handle).any()

@@ -234,10 +234,7 @@ def test_guidance_that_needs_all_tokens_keeps_its_layer_whole(guidance):
     middle = table.find("middle", 0, 0)
     for stack, reduces in (([patch], True), ([patch, guidance], False)):
         run = PatchStack(stack).bind(table)
-        found = {
-            layer.index: run.self_attention(Site(layer, call_of(stack), attention="self"))
-            for layer in table
-        }
+        found = {layer.index: run.at(Site.over_image(layer, call_of(stack))) for layer in table}
         assert found.pop(middle.index).reduces == reduces
         assert all(stage.reduces for stage in found.values())
 

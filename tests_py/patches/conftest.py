@@ -94,7 +94,7 @@ def site(table):
     """The site of a layer in a call of a 6×5 latent."""
 
     def make(layer=0, **call):
-        return Site(table[layer], Call(**{"latent": (6, 5), "progress": 0.3, **call}))
+        return Site.over_text(table[layer], Call(**{"latent": (6, 5), "progress": 0.3, **call}))
 
     return make
 

@@ -9,7 +9,8 @@ import threading
 import pytest
 import torch
 
-from attnpatch.engine import BoundPatch, Call, Patch, PatchStack, Site, Weight, layer_table
+from attnpatch.engine import BoundPatch, Call, Edits, Patch, PatchStack, Site, Weight, layer_table
+from flat_attention import branches_at, terms_at
 
 CPU = torch.device("cpu")
 
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def branches(table):
     def make(prompt, site, dtype=torch.float32):
-        return PatchStack([prompt]).bind(table).branches(site, dtype, CPU)
+        return branches_at(PatchStack([prompt]).bind(table), site, dtype)
 
     return make
 
@@ -41,9 +42,9 @@ NOTHING = {
 def test_nothing_to_do_is_none_and_bit_equal(prompt, site, table, qkv, options):
     here = site(3, chunks=(1, 0), batch=2)
     run = PatchStack([prompt(**options)]).bind(table)
-    assert run.branches(here, torch.float32, CPU) is None
+    assert branches_at(run, here, torch.float32) is None
     q, k, v = qkv(here)
-    assert run.terms(here, q, heads=2) is None
+    assert terms_at(run, here, q, heads=2) is None
     plain = PatchStack().bind(table).attend(here, q, k, v, heads=2)
     heads = [t.unflatten(2, (2, -1)).transpose(1, 2) for t in (q, k, v)]
     unpatched = torch.nn.functional.scaled_dot_product_attention(*heads)
@@ -72,7 +73,7 @@ def test_inactive_patches_leave_the_others_alone(prompt, site, branches, table, 
     alone = PatchStack([prompt(0.5)]).bind(table)
     beside = PatchStack([prompt(0.0), prompt(0.5), prompt(1.0, end=0.1)]).bind(table)
     assert torch.equal(alone.attend(here, q, k, v, heads=2), beside.attend(here, q, k, v, heads=2))
-    assert len(beside.branches(here, torch.float32, CPU).k) == 1
+    assert len(branches_at(beside, here, torch.float32).k) == 1
 
 
 def test_unknown_progress_serves_full_windows_only(prompt, site, branches):
@@ -91,7 +92,7 @@ def test_roles_of_other_kinds(prompt, site, branches):
 
 
 def test_self_attention_is_left_alone(prompt, site, branches):
-    here = Site(site(0).layer, site(0).call, attention="self")
+    here = Site.over_image(site(0).layer, site(0).call)
     assert branches(prompt(), here) is None
 
 
@@ -117,7 +118,7 @@ def test_terms_are_what_is_added(prompt, site, table, qkv):
     run = PatchStack([prompt(0.5, mask=torch.rand(8, 8)), prompt(0.2, seed=1)]).bind(table)
     plain = PatchStack().bind(table).attend(here, q, k, v, heads=2)
     torch.testing.assert_close(
-        plain + run.terms(here, q, heads=2), run.attend(here, q, k, v, heads=2)
+        plain + terms_at(run, here, q, heads=2), run.attend(here, q, k, v, heads=2)
     )
 
 
@@ -125,7 +126,7 @@ def test_joint_terms_cannot_be_split(prompt, site, table, qkv):
     here = site(1)
     run = PatchStack([prompt(0.5, shared_softmax=True)]).bind(table)
     with pytest.raises(ValueError, match="shared_softmax"):
-        run.terms(here, qkv(here)[0], heads=2)
+        terms_at(run, here, qkv(here)[0], heads=2)
 
 
 def test_joint_terms_are_the_difference_to_plain_attention(prompt, site, table, qkv):
@@ -134,7 +135,7 @@ def test_joint_terms_are_the_difference_to_plain_attention(prompt, site, table, 
     run = PatchStack([prompt(0.5, shared_softmax=True), prompt(0.7, seed=1)]).bind(table)
     plain = PatchStack().bind(table).attend(here, q, k, v, heads=2)
     torch.testing.assert_close(
-        plain + run.terms(here, q, k, v, heads=2), run.attend(here, q, k, v, heads=2)
+        plain + terms_at(run, here, q, k, v, heads=2), run.attend(here, q, k, v, heads=2)
     )
 
 
@@ -148,7 +149,7 @@ def test_wrong_batch_and_wrong_tokens_are_named(prompt, site, table, qkv):
         run.attend(here, q[:, 1:], k, v, heads=2)
     with pytest.raises(ValueError, match=r"site: Layer.* is not of the table"):
         PatchStack([prompt()]).bind(table).attend(
-            Site(layer_table("sd1")[0], here.call), q, k, v, heads=2
+            Site.over_text(layer_table("sd1")[0], here.call), q, k, v, heads=2
         )
 
 
@@ -164,14 +165,14 @@ def test_pictures_that_do_not_fit_the_batch(prompt, site, branches):
 def test_plans_and_tensors_are_made_once(prompt, site, table):
     """A later step of the same phase finds every tensor again; a curve changes weights alone."""
     run = PatchStack([prompt(0.5, mask=torch.ones(4, 4), end=0.8)]).bind(table)
-    first = run.branches(site(0, progress=0.1), torch.float32, CPU)
-    assert run.branches(site(0, progress=0.1), torch.float32, CPU) is first
-    assert run.branches(site(0, progress=0.7, sigma=1.5), torch.float32, CPU) is first
-    assert run.branches(site(0, progress=0.9), torch.float32, CPU) is None
+    first = branches_at(run, site(0, progress=0.1), torch.float32)
+    assert branches_at(run, site(0, progress=0.1), torch.float32) is first
+    assert branches_at(run, site(0, progress=0.7, sigma=1.5), torch.float32) is first
+    assert branches_at(run, site(0, progress=0.9), torch.float32) is None
 
     curved = PatchStack([prompt(Weight(curve=[(0, 1), (1, 0)]), mask=torch.ones(4, 4))])
     run = curved.bind(table)
-    one, two = [run.branches(site(0, progress=p), torch.float32, CPU) for p in (0.0, 0.5)]
+    one, two = [branches_at(run, site(0, progress=p), torch.float32) for p in (0.0, 0.5)]
     assert (one.weights.item(), two.weights.item()) == (1.0, 0.5)
     assert one.k[0] is two.k[0] and one.masks is two.masks
 
@@ -179,9 +180,9 @@ def test_plans_and_tensors_are_made_once(prompt, site, table):
 def test_keys_and_values_are_cached_per_dtype(prompt, site, table):
     half = prompt().keys_values.parts[0].layers[0][0].half()
     run = PatchStack([prompt()]).bind(table)
-    found = run.branches(site(0), torch.float16, CPU)
+    found = branches_at(run, site(0), torch.float16)
     assert found.k[0].dtype == torch.float16 and torch.equal(found.k[0], half)
-    assert run.branches(site(0, progress=0.4), torch.float16, CPU).k[0] is found.k[0]
+    assert branches_at(run, site(0, progress=0.4), torch.float16).k[0] is found.k[0]
 
 
 def test_memory_stays_bounded_over_a_curve(prompt, site, table):
@@ -190,7 +191,7 @@ def test_memory_stays_bounded_over_a_curve(prompt, site, table):
     run = PatchStack([prompt(weight, scaling="K+mean(V) w/ C penalty")]).bind(table)
     for step in range(200):
         for layer in range(len(table)):
-            run.branches(site(layer, progress=step / 200), torch.float32, CPU)
+            branches_at(run, site(layer, progress=step / 200), torch.float32)
     (bound,) = run._bound
     assert len(bound.folded._values) <= 4 * len(table)
     assert len(run._plans._values) <= 4
@@ -228,7 +229,7 @@ def test_threads_share_a_run(prompt, table, qkv):
     stack = PatchStack([prompt(weight, scaling="K+V"), prompt(0.5, mask=torch.rand(8, 8), seed=1)])
     sites = [
         [
-            Site(
+            Site.over_text(
                 table[i % len(table)],
                 Call(latent=(5, 4 + n), batch=2, chunks=(1, 0), progress=i / 20),
             )
@@ -264,7 +265,7 @@ def test_runs_copy_as_themselves_and_pickle(prompt, site, table, qkv):
     assert torch.equal(
         run.attend(here, *qkv(here), heads=2), again.attend(here, *qkv(here), heads=2)
     )
-    assert "Run of PatchStack" in repr(run)
+    assert "BoundStack of PatchStack" in repr(run)
 
 
 def test_report_names_what_is_skipped_and_why(prompt, table):
@@ -312,7 +313,7 @@ class Shout(Patch):
 
     kind = "shout_for_tests"
 
-    def bind(self, table):
+    def bind(self, table, index=0):
         return BoundShout(table)
 
     def state(self):
@@ -337,11 +338,11 @@ class BoundShout(BoundPatch):
     def skipped(self):
         return [None] * len(self.table)
 
-    def phase(self, call):
+    def time_key(self, call):
         return True
 
-    def branches(self, call, phase):
-        return [ShoutBranch(self.table, call.batch)]
+    def edits(self, call, time_key):
+        return Edits(branches=(ShoutBranch(self.table, call.batch),))
 
 
 class ShoutBranch:
@@ -367,7 +368,7 @@ def test_other_kinds_of_patches_join_the_same_pass(prompt, site, table, qkv, tmp
     q, k, v = qkv(here)
     mixed = PatchStack([prompt(0.5), Shout()])
     run = mixed.bind(table)
-    assert len(run.branches(here, torch.float32, CPU).k) == 2
+    assert len(branches_at(run, here, torch.float32).k) == 2
     alone = PatchStack([prompt(0.5)]).bind(table).attend(here, q, k, v, heads=2)
     torch.testing.assert_close(run.attend(here, q, k, v, heads=2), alone + 2.0)
     mixed.save(tmp_path / "mixed.safetensors")

@@ -11,6 +11,7 @@ from attnpatch.adapters import load_image_adapter
 from attnpatch.engine import PatchStack, Weight
 from attnpatch.patches import ImagePrompt
 from attnpatch.patches.image_prompt.keys_values import SCALINGS
+from flat_attention import branches_at
 
 WEIGHT = 0.7
 
@@ -171,7 +172,7 @@ def test_a_step_is_seen_by_the_next_call(scaling, gradients, adapter, tokens, ta
 def test_without_gradients_nothing_is_made_twice(prompt, table, site):
     here = site(3)
     run = PatchStack([prompt(mask=torch.ones(4, 4), scaling="K+V")]).bind(table)
-    first, second = (run.branches(here, torch.float32, torch.device("cpu")) for _ in range(2))
+    first, second = (branches_at(run, here, torch.float32) for _ in range(2))
     assert first is second and not first.requires_grad
 
 

@@ -21,6 +21,7 @@ from attnpatch.patches import (
     guide,
 )
 from attnpatch.patches.guidance.pag_seg import blur_tokens
+from flat_attention import attend_flat
 
 KINDS = [SelfAttentionGuidance, PerturbedAttentionGuidance, SmoothedEnergyGuidance]
 HEADS = 2
@@ -128,18 +129,18 @@ def attention(q, k, v):
 
 def states(call, layer, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    site = Site(layer, call, attention="self")
+    site = Site.over_image(layer, call)
     shape = (call.batch, site.grid[0] * site.grid[1], layer.channels)
     return site, [torch.randn(shape, generator=generator) for _ in range(3)]
 
 
 def attend(run, call, layer, plain=True):
     site, (q, k, v) = states(call, layer)
-    acting = run.self_attention(site)
+    acting = run.at(site)
     base = attention(q, k, v)
     if acting is None:
         return None, base, (q, k, v)
-    return acting.attend(site, q, k, v, HEADS, attention, plain=plain), base, (q, k, v)
+    return attend_flat(acting, q, k, v, HEADS, attention, is_softmax=plain), base, (q, k, v)
 
 
 def test_perturbed_attention_in_its_own_chunks_only(table):
@@ -346,8 +347,8 @@ def test_rescale_sees_what_the_passes_before_added():
 
 def test_reports_say_why(table):
     run = PatchStack([PerturbedAttentionGuidance()]).bind(table)
-    assert run.self_layers == (table.find("middle", 0, 0),)
-    assert run.cross_layers == ()
+    assert run.layers_over("image") == (table.find("middle", 0, 0),)
+    assert run.layers_over("text") == ()
     assert "not of the blocks m0" in str(run.report().skipped[0])
-    assert not PatchStack([PerturbedAttentionGuidance(0.0)]).bind(table).self_layers
+    assert not PatchStack([PerturbedAttentionGuidance(0.0)]).bind(table).layers_over("image")
     assert issubclass(SelfAttentionGuidance, Guidance)

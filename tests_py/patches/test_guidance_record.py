@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attnpatch import sag_blur
 from attnpatch.engine import Call, PatchStack, Site, token_grid
 from attnpatch.patches import Area, AttentionRecord, CallRecord, SelfAttentionGuidance
+from flat_attention import attend_flat
 
 HEADS = 2
 ORDERS = [[0], [1], [1, 0], [0, 1], [0, 1, 2], [1, 1, 0, 0]]
@@ -35,13 +36,13 @@ def run_call(table, chunks, rows, record, *, latent=(10, 14), seed=0, plain=True
     """Run the middle block's self-attention; returns the column means of all rows."""
     run = PatchStack([SelfAttentionGuidance()]).bind(table)
     call = Call(latent=latent, batch=len(chunks) * rows, chunks=tuple(chunks), record=record)
-    site = Site(table.find("middle", 0, 0), call, attention="self")
+    site = Site.over_image(table.find("middle", 0, 0), call)
     generator = torch.Generator().manual_seed(seed)
     shape = (call.batch, site.grid[0] * site.grid[1], 64)
     q, k, v = 2 * torch.randn(3, *shape, generator=generator)
-    acting = run.self_attention(site)
+    acting = run.at(site)
     if acting is not None:
-        out = acting.attend(site, q, k, v, HEADS, attention, plain=plain)
+        out = attend_flat(acting, q, k, v, HEADS, attention, is_softmax=plain)
         close(out, attention(q, k, v))
     return column_mean(q, k)
 

@@ -194,7 +194,7 @@ def attend(patches, table, latent=(8, 8), seed=3):
     tokens = latent[0] * latent[1]
     q = torch.randn(2, 2, tokens, layer.channels // 2, generator=g)
     k, v = torch.randn(2, 2, 2, 5, layer.channels // 2, generator=g)
-    site = Site(layer, Call(latent=latent, batch=2, chunks=(1, 0)))
+    site = Site.over_text(layer, Call(latent=latent, batch=2, chunks=(1, 0)))
     plain = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     run = PatchStack(patches).bind(table)
     return run.attend(site, q, k, v) - plain.transpose(1, 2).flatten(2).view_as(

@@ -19,6 +19,7 @@ from attnpatch.patches import (
     SmoothedEnergyGuidance,
     TokenMerging,
 )
+from flat_attention import attend_flat
 
 HEADS = 2
 LATENT, CANVAS = (6, 5), (12, 10)
@@ -74,11 +75,11 @@ STACKS = {
 def test_image_prompts(table, prompt, name, rows, layer):
     mask = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(3))
     run = PatchStack(STACKS[name](prompt, mask)).bind(table)
-    together = Site(table[layer], make_call(rows))
+    together = Site.over_text(table[layer], make_call(rows))
     q, k, v = states(table[layer], together.grid, len(rows))
     found = run.attend(together, q, k, v, heads=HEADS)
     for i, row in enumerate(rows):
-        one = Site(table[layer], make_call([row]))
+        one = Site.over_text(table[layer], make_call([row]))
         alone = run.attend(one, *(x[i : i + 1] for x in (q, k, v)), heads=HEADS)
         torch.testing.assert_close(found[i : i + 1], alone, rtol=0, atol=1e-5)
 
@@ -89,12 +90,12 @@ def plain(q, k, v):
 
 
 def self_attend(run, call, layer, x):
-    site = Site(layer, call, attention="self")
-    acting = run.self_attention(site)
+    site = Site.over_image(layer, call)
+    acting = run.at(site)
     if acting is None:
         return plain(x, x, x)
-    k, v = acting.reduce(site, x, x)
-    return acting.attend(site, x, k, v, HEADS, plain)
+    k, v = acting.reduce(x, x)
+    return attend_flat(acting, x, k, v, HEADS, plain)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,7 +109,7 @@ def test_degraded_rows(table, rows, data):
     run, layer = PatchStack(stack).bind(table), table.find("middle", 0, 0)
     places = data.draw(st.lists(st.integers(-1, 2), min_size=len(rows), max_size=len(rows)))
     call = make_call(rows, degraded=tuple(places))
-    x = states(layer, Site(layer, call).grid, len(rows))[0]
+    x = states(layer, Site.over_text(layer, call).grid, len(rows))[0]
     found = self_attend(run, call, layer, x)
     for i, (row, place) in enumerate(zip(rows, places, strict=True)):
         one = self_attend(run, make_call([row], degraded=(place,)), layer, x[i : i + 1])
@@ -141,7 +142,7 @@ def test_rows_at_different_times_leave_tokens_alone_with_one_warning(table, patc
     rows = [(1, 0, None, 0.1), (0, 0, None, 0.6)]
     run = PatchStack([patch]).bind(table)
     layer = table[0]
-    x = states(layer, Site(layer, make_call(rows)).grid, 2)[0]
+    x = states(layer, Site.over_text(layer, make_call(rows)).grid, 2)[0]
     for _ in range(2):
         found = self_attend(run, make_call(rows), layer, x)
     torch.testing.assert_close(found, plain(x, x, x), rtol=0, atol=1e-6)
@@ -160,13 +161,13 @@ def test_threads_with_layouts_of_their_own(table, prompt):
         for picture in (0, 1, 2)
         for time in (0.1, 0.6)
     ]
-    inputs = states(layer, Site(layer, calls[0]).grid, 3)
-    expected = [run.attend(Site(layer, call), *inputs, heads=HEADS) for call in calls]
+    inputs = states(layer, Site.over_text(layer, calls[0]).grid, 3)
+    expected = [run.attend(Site.over_text(layer, call), *inputs, heads=HEADS) for call in calls]
     wrong = []
 
     def work(i):
         for _ in range(20):
-            out = run.attend(Site(layer, calls[i]), *inputs, heads=HEADS)
+            out = run.attend(Site.over_text(layer, calls[i]), *inputs, heads=HEADS)
             if not torch.equal(out, expected[i]):
                 wrong.append(i)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attnpatch.engine import Call, PatchStack, Site, Weight, resize_mask
 from attnpatch.patches import ImagePrompt
+from flat_attention import branches_at
 
 SCALINGS = ["V only", "K+V", "K+V w/ C penalty", "K+mean(V) w/ C penalty"]
 
@@ -136,7 +137,7 @@ def test_several_adapters_in_one_pass(prompt, table, site, check):
     )
     here = site(4, chunks=(1, 0), batch=4)
     check(stack, here)
-    branches = stack.bind(table).branches(here, torch.float32, torch.device("cpu"))
+    branches = branches_at(stack.bind(table), here, torch.float32)
     assert branches.shared_softmax == 2 and len(branches.k) == 5
     assert branches.masks.shape == (5, 4, here.grid[0] * here.grid[1])
 
@@ -223,4 +224,4 @@ def test_any_stack_in_any_call(prompt, table, check, data):
     chunks = draw(st.lists(st.integers(0, 2), min_size=1, max_size=3), "chunks")
     latent = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)), "latent")
     call = Call(latent=latent, batch=size * len(chunks), chunks=chunks, progress=0.25)
-    check(PatchStack(prompts), Site(table[layer], call), 5e-6)
+    check(PatchStack(prompts), Site.over_text(table[layer], call), 5e-6)

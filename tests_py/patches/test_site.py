@@ -53,7 +53,8 @@ def test_rows_of_a_call():
 def test_site_has_the_grid_of_its_level():
     table = layer_table("sdxl")
     call = Call(latent=(97, 65))
-    assert Site(table[0], call).grid == (49, 33)
-    assert Site(table[-1], call).grid == (25, 17)
-    assert Site(table[0], call, grid=(7, 8)).grid == (7, 8)
-    assert Site(table[0], call) == Site(table[0], call) != Site(table[1], call)
+    assert Site.over_text(table[0], call).grid == (49, 33)
+    assert Site.over_text(table[-1], call).grid == (25, 17)
+    assert Site.over_text(table[0], call, grid=(7, 8)).grid == (7, 8)
+    first, other = (Site.over_text(table[i], call) for i in (0, 1))
+    assert first == Site.over_text(table[0], call) != other

@@ -84,8 +84,8 @@ def test_leading_away_by_hand_needs_a_known_unet(prompt):
 
 def rows(prompt, table, batch, samples=None):
     call = Call(latent=(6, 5), batch=batch, chunks=(1, 0), samples=samples, progress=0.5)
-    site = Site(table[0], call)
-    found = prompt.bind(table).branches(call, prompt.bind(table).phase(call))
+    site = Site.over_text(table[0], call)
+    found = prompt.bind(table).edits(call, prompt.bind(table).time_key(call)).branches
     return found[0].rows, found[0].weights(0), found[0].mask_rows, site
 
 

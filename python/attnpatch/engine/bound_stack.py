@@ -7,189 +7,162 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
-from attnpatch.engine.branches import Branches
-from attnpatch.engine.cache import Cache, upload, where
+from attnpatch.engine.branch_plan import BranchPlan
+from attnpatch.engine.cache import Cache
+from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.engine.patch import BoundPatch, Branch, Patch
+from attnpatch.engine.patch import BoundPatch, Patch
 from attnpatch.engine.report import Report, Skip
-from attnpatch.engine.site import Call, Crop, Site
-from attnpatch.engine.wrappers import SelfAttention
+from attnpatch.engine.site import Call, Site
+from attnpatch.engine.site_attention import SiteAttention, WrapperChain
+from attnpatch.engine.tokens import IMAGE, TEXT
 
 if TYPE_CHECKING:
     from attnpatch.engine.stack import PatchStack
 
-__all__ = ["BoundStack", "BranchPlan"]
+__all__ = ["BoundStack", "Plan"]
 
 
 class BoundStack:
     """A stack of patches bound to one model; made by ``PatchStack.bind``.
 
     It holds caches only, and may be used from several threads: what it computes follows from the
-    stack, the table and the arguments alone. Copies are the run itself.
+    stack, the table and the arguments alone. Copies are the bound stack itself.
     """
 
     def __init__(self, stack: PatchStack, table: LayerTable) -> None:
         self.stack = stack
         self.table = table
-        self._bound: tuple[BoundPatch, ...] = tuple(patch.bind(table) for patch in stack)
-        for place, bound in enumerate(self._bound):
-            bound.place = place
+        self._bound: tuple[BoundPatch, ...] = tuple(
+            patch.bind(table, index) for index, patch in enumerate(stack)
+        )
         self._skipped = tuple(
             _skipped(patch, bound, table) for patch, bound in zip(stack, self._bound, strict=True)
         )
-        self._cross_patches = tuple(b for b in self._bound if b.attention == "cross")
-        self._self_patches = tuple(b for b in self._bound if b.attention == "self")
-        self._plans = Cache(size=4)
-        self._self_plans = Cache(size=4)
+        self._edits = tuple(Cache(size=4) for _ in self._bound)
+        self._plans = Cache(size=8)
+        self._branch_plans = Cache(size=4)
         self._masks = Cache(size=64)
-        self._latest: tuple[Call, BranchPlan | None] | None = None
-        self._latest_self: tuple[Call, _SelfPlan | None] | None = None
+        self._latest: dict[tuple[str, ...], tuple[Call, Plan | None]] = {}
 
-    def branches(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
-        """Give the image branches at a site for queries of this dtype and device.
+    def at(self, site: Site) -> SiteAttention | None:
+        """Return what the patches do at a site: the one door for every host.
 
         None: nothing to do here now; the host's own attention is then all there is.
         """
-        if site.attention != "cross":
-            return None
-        plan = self.cross_plan(site.call)
-        return None if plan is None else plan.at(site, dtype, device)
+        plan = self.plan(site.call, site.keys.names)
+        return None if plan is None else plan.at(site)
 
-    def cross_plan(self, call: Call) -> BranchPlan | None:
-        """Give what all calls like this one have in common; None: no patch acts in it.
+    def plan(self, call: Call, keys: tuple[str, ...]) -> Plan | None:
+        """Return what all calls like this one have in common, at layers with such keys.
 
-        It is the same object in all such calls: what follows from it need not be worked out again.
+        Parameters
+        ----------
+        call : Call
+            The call.
+        keys : tuple of str
+            The names of the spans of a layer's keys.
+
+        Returns
+        -------
+        Plan or None
+            The same object in all such calls: what follows from it need not be worked out again.
+            None: no patch acts there.
         """
-        latest = self._latest
+        latest = self._latest.get(keys)
         if latest is None or latest[0] is not call:
-            latest = self._latest = call, self._cross_plan(call)
+            latest = self._latest[keys] = call, self._plan(call, keys)
         return latest[1]
-
-    def self_attention(self, site: Site) -> SelfAttention | None:
-        """Give what the patches do to the self-attention of a layer in a call.
-
-        None: nothing to do here now; the host's own attention is then all there is.
-        """
-        if not self._self_patches:
-            return None
-        call, latest = site.call, self._latest_self
-        if latest is None or latest[0] is not call:
-            latest = call, self._self_plan(call)
-            self._latest_self = latest
-        plan = latest[1]
-        return None if plan is None else plan[site.layer.index]
 
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""
-        return self._cross_plan(call) is not None or self._self_plan(call) is not None
+        return any(bound.time_key(call) is not None for bound in self._bound)
 
     def attend(
         self,
-        site: Site,
+        where: Site | str,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *,
         heads: int | None = None,
         scale: float | None = None,
-        branches: Branches | None = None,
+        keys: str = TEXT,
+        cond_or_uncond: Sequence[int] | None = None,
+        **call: Any,
     ) -> Tensor:
-        """Attend to the text and to every image branch in one pass.
-
-        Where nothing is to be done this is torch's own attention to the text.
+        """Attend as the patches have it, for tensors alone; without patches: torch's attention.
 
         Parameters
         ----------
-        site
-            Which layer, in which call.
-        q, k, v
+        where : Site or str
+            Which layer, in which call; or a layer's name, and what follows describes the call.
+        q, k, v : Tensor
             (batch, tokens, channels) with ``heads`` given, or (batch, heads, tokens, head size);
             any strides.
-        heads
+        heads : int or None
             How many heads the channels hold; only for the first form.
-        scale
+        scale : float or None
             Of the logits; None: head size ** -0.5.
-        branches
-            What ``branches`` gave for this site, q's dtype and device, for hosts that asked before.
+        keys : str
+            With a name: "text" where keys are the text's, "image" where they are the image's own.
+        cond_or_uncond : sequence of int or None
+            With a name: the kinds of equal chunks of the batch, 0 cond, 1 uncond; None: all cond.
+        **call
+            With a name: other parameters of ``Call``, ``latent`` at least.
 
         Returns
         -------
         Tensor
             (batch, tokens, channels).
+
+        Examples
+        --------
+        >>> bound.attend("down_blocks.1.attentions.0.transformer_blocks.0", q, k, v, heads=8,
+        ...              latent=(64, 64), progress=0.3, cond_or_uncond=(1, 0))
         """
+        site = where if isinstance(where, Site) else None
+        if site is None:
+            chunks = {} if cond_or_uncond is None else {"chunks": tuple(cond_or_uncond)}
+            make = {TEXT: Site.over_text, IMAGE: Site.over_image}.get(keys)
+            if make is None:
+                raise ValueError(f"keys: expected {TEXT!r} or {IMAGE!r}, got {keys!r}")
+            site = make(self._layer(where), Call(batch=len(q), **chunks, **call))
         q, k, v = _as_heads(q, heads), _as_heads(k, heads), _as_heads(v, heads)
-        if branches is None:
-            branches = self.branches(site, q.dtype, q.device)
-        if branches is None:
-            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
-        else:
-            out = _attend(site, q, k, v, branches, scale)
-        return join_heads(out)
+        attention = self.at(site)
+        if attention is None:
+            return join_heads(F.scaled_dot_product_attention(q, k, v, scale=scale))
+        return join_heads(attention.attend(q, k, v, scale=scale))
 
-    def terms(
-        self,
-        site: Site,
-        q: Tensor,
-        k: Tensor | None = None,
-        v: Tensor | None = None,
-        *,
-        heads: int | None = None,
-        scale: float | None = None,
-        branches: Branches | None = None,
-    ) -> Tensor | None:
-        """Give what the image branches add to the text's attention, for a foreign base.
-
-        Parameters and result as of ``attend``; None: nothing to add. A branch that shares the
-        text's softmax is no term of a sum: given the text's k and v, what it adds is taken as the
-        difference that it makes to plain attention.
-
-        Raises
-        ------
-        ValueError
-            Where a branch shares the text's softmax and k or v is not given.
-        """
-        q = _as_heads(q, heads)
-        if branches is None:
-            branches = self.branches(site, q.dtype, q.device)
-        if branches is None:
-            return None
-        if branches.shared_softmax:
-            if k is None or v is None:
-                raise ValueError(
-                    "terms: an image prompt shares the text's softmax, so that its term needs "
-                    "the text's k and v; give them, or use a prompt with shared_softmax=False"
-                )
-            k, v = _as_heads(k, heads), _as_heads(v, heads)
-            plain = F.scaled_dot_product_attention(q, k, v, scale=scale)
-            out = _attend(site, q, k, v, branches, scale) - plain
-            return join_heads(out)
-        empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
-        return join_heads(_attend(site, q, empty, empty, branches, scale))
+    def _layer(self, name: object) -> Layer:
+        for layer in self.table:
+            if layer.name == name:
+                return layer
+        raise ValueError(
+            f"where: expected a site or the name of a layer, such as {self.table[0].name!r}, "
+            f"got {name!r}"
+        )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers at which any patch may act."""
-        return self._layers(self._bound)
+        return self._layers(range(len(self._bound)))
 
-    @property
-    def cross_layers(self) -> tuple[Layer, ...]:
-        """The layers whose cross-attention a patch may change; hosts can leave the others alone."""
-        return self._layers(self._cross_patches)
+    def layers_over(self, keys: str) -> tuple[Layer, ...]:
+        """Return the layers at which a patch may act beside keys of this name, "text" say.
 
-    @property
-    def self_layers(self) -> tuple[Layer, ...]:
-        """The layers whose self-attention a patch may change; hosts can leave the others alone."""
-        return self._layers(self._self_patches)
+        Hosts can leave the others alone.
+        """
+        return self._layers([i for i, bound in enumerate(self._bound) if bound.keys == keys])
 
     @property
     def reduces(self) -> bool:
-        """Whether a patch may reduce what keys and values of self-attention are projected from."""
-        return any(bound.reduces for bound in self._self_patches)
+        """Whether a patch may reduce what keys and values are projected from."""
+        return any(bound.reduces for bound in self._bound)
 
     @property
     def time_dependent(self) -> bool:
@@ -201,8 +174,8 @@ class BoundStack:
         """Whether any patch needs to know which rows are cond and which uncond."""
         return any(bound.tells_roles_apart for bound in self._bound)
 
-    def _layers(self, bounds: Sequence[BoundPatch]) -> tuple[Layer, ...]:
-        skips = [self._skipped[bound.place] for bound in bounds]
+    def _layers(self, indices: Sequence[int]) -> tuple[Layer, ...]:
+        skips = [self._skipped[index] for index in indices]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
 
     def report(self) -> Report:
@@ -211,40 +184,51 @@ class BoundStack:
             wanted=tuple(self.table) if self._bound else (),
             matched=self.layers,
             skipped=tuple(
-                Skip(layer, place, reason)
-                for place, bound in enumerate(self._bound)
-                for layer, reason in zip(self.table, self._skipped[bound.place], strict=True)
+                Skip(layer, index, reason)
+                for index, reasons in enumerate(self._skipped)
+                for layer, reason in zip(self.table, reasons, strict=True)
                 if reason is not None
             ),
             nbytes=self.stack.nbytes,
         )
 
-    def _cross_plan(self, call: Call) -> BranchPlan | None:
-        phases = tuple(bound.phase(call) for bound in self._cross_patches)
-        if all(phase is None for phase in phases):
+    def _plan(self, call: Call, keys: tuple[str, ...]) -> Plan | None:
+        acting = [
+            (index, bound.time_key(call))
+            for index, bound in enumerate(self._bound)
+            if bound.keys in keys
+        ]
+        acting = [(index, time_key) for index, time_key in acting if time_key is not None]
+        if not acting:
             return None
-        key = (call.layout, phases)
-        return self._plans.get(key, lambda: BranchPlan(self, call, phases))
+        key = (call.layout, call.degraded, tuple(acting))
+        return self._plans.get(key, lambda: self._make_plan(call, acting))
 
-    def _self_plan(self, call: Call) -> _SelfPlan | None:
-        phases = tuple(bound.phase(call) for bound in self._self_patches)
-        if all(phase is None for phase in phases):
-            return None
-        key = (call.layout, call.degraded, phases)
-        return self._self_plans.get(key, lambda: self._stages(call, phases))
-
-    def _stages(self, call: Call, phases: Sequence[Hashable | None]) -> _SelfPlan:
-        """For each layer its stages of self-attention."""
-        acting = [b for b in zip(self._self_patches, phases, strict=True) if b[1] is not None]
-        plan = []
+    def _make_plan(self, call: Call, acting: Sequence[tuple[int, Hashable]]) -> Plan:
+        edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}
+        branching = tuple(e for e in edits.values() if e.branches)
+        branches = None
+        if branching:
+            # Times change what other patches do far more often than what branches do.
+            branches = self._branch_plans.get(
+                branching,
+                lambda: BranchPlan(
+                    self.table, (b for e in branching for b in e.branches), self._masks
+                ),
+            )
+        chains = []
         for layer in self.table:
-            found = [
-                bound.stage(layer, call, phase)
-                for bound, phase in acting
-                if self._skipped[bound.place][layer.index] is None
+            wrappers = [
+                edit.wrappers[layer.index]
+                for index, edit in edits.items()
+                if layer.index in edit.wrappers and self._skipped[index][layer.index] is None
             ]
-            plan.append(SelfAttention(s for s in found if s is not None) or None)
-        return tuple(plan)
+            chains.append(WrapperChain(wrappers) if wrappers else None)
+        return Plan(branches, tuple(chains))
+
+    def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
+        key = (call.layout, call.degraded, time_key)
+        return self._edits[index].get(key, lambda: self._bound[index].edits(call, time_key))
 
     def __copy__(self) -> BoundStack:
         return self
@@ -259,13 +243,36 @@ class BoundStack:
         return f"<BoundStack of {self.stack!r} in {self.table!r}>"
 
 
-def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str | None]:
-    """For each layer why a patch never acts there: it says so, or the UNet lacks what it acts on.
+class Plan:
+    """What the patches do in calls of one layout and time, over all layers."""
 
-    Raises ValueError where there is nothing left, but for the UNet.
+    __slots__ = ("_branches", "_chains")
+
+    def __init__(
+        self, branches: BranchPlan | None, chains: tuple[WrapperChain | None, ...]
+    ) -> None:
+        self._branches = branches
+        self._chains = chains
+
+    def at(self, site: Site) -> SiteAttention | None:
+        """Return what the patches do at a site of such a call; None: nothing."""
+        index = site.layer.index
+        branches = self._branches
+        if branches is not None and not branches.acts(index):
+            branches = None
+        chain = self._chains[index]
+        if branches is None and chain is None:
+            return None
+        return SiteAttention(site, branches, chain)
+
+
+def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str | None]:
+    """For each layer why a patch never acts there: it says so, or the model lacks what it acts on.
+
+    Raises ValueError where there is nothing left, but for the model.
     """
     skipped = bound.skipped
-    if bound.attention != "self" or all(table.heads):
+    if bound.keys != IMAGE or all(table.heads):
         return skipped
     there = [heads > 0 for heads in table.heads]
     if None in skipped and not any(
@@ -280,122 +287,6 @@ def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str
         reason or (None if has else "this UNet has no self-attention there")
         for has, reason in zip(there, skipped, strict=True)
     )
-
-
-_SelfPlan = tuple[SelfAttention | None, ...]
-
-
-class BranchPlan:
-    """All that calls of one layout and phase have in common; made by ``BoundStack.cross_plan``."""
-
-    def __init__(self, run: BoundStack, call: Call, phases: Sequence[Hashable | None]) -> None:
-        found = [
-            branch
-            for bound, phase in zip(run._cross_patches, phases, strict=True)
-            if phase is not None
-            for branch in bound.branches(call, phase)
-        ]
-        self._branches: list[Branch] = sorted(found, key=lambda branch: not branch.shared_softmax)
-        self._table = run.table
-        self._masks = run._masks
-        self._layout = call.layout
-        self._active: list[tuple[int, ...]] = []  # for each layer the branches that act there
-        self._first: list[int] = []  # for each layer where its weights begin
-        weights: list[tuple[float, ...]] = []
-        for layer in range(len(run.table)):
-            here = [(i, branch.weights(layer)) for i, branch in enumerate(self._branches)]
-            here = [(i, w) for i, w in here if w is not None]
-            self._active.append(tuple(i for i, _ in here))
-            self._first.append(len(weights))
-            weights += [w for _, w in here]
-        self._weights = torch.tensor(weights, dtype=torch.float32)
-        self._rows = torch.tensor([branch.rows for branch in self._branches])
-        self._uploads = Cache(size=4)
-        self._sites = Cache(size=4 * len(run.table))
-        self._masked = [
-            any(self._branches[i].mask is not None for i in active) for active in self._active
-        ]
-        self._trained = [
-            any(self._branches[i].requires_grad for i in active) for active in self._active
-        ]
-
-    def at(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches | None:
-        """Give the branches at a site; see ``BoundStack.branches``."""
-        index = site.layer.index
-        if not self._active[index]:
-            return None
-        if self._trained[index]:  # in each call of its values and its graph
-            return self._make(site, dtype, device)
-        grid, parts = (site.grid, _parts(site.call)) if self._masked[index] else (None, None)
-        key = (index, dtype, where(device), grid, parts)
-        return self._sites.get(key, lambda: self._make(site, dtype, device))
-
-    def _make(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches:
-        index = site.layer.index
-        if self._table[index] != site.layer:
-            raise ValueError(f"site: {site.layer!r} is not of the table that the run is bound to")
-        active = self._active[index]
-        branches = [self._branches[i] for i in active]
-        rows, weights = self._uploads.get(
-            where(device),
-            lambda: (upload(self._rows, device).unbind(0), upload(self._weights, device)),
-        )
-        pairs = [branch.keys_values(index, dtype, device) for branch in branches]
-        first = self._first[index]
-        return Branches(
-            k=[k for k, _ in pairs],
-            v=[v for _, v in pairs],
-            rows=[rows[i] for i in active],
-            weights=weights[first : first + len(active)],
-            masks=self._mask(branches, site, device) if self._masked[index] else None,
-            shared_softmax=sum(branch.shared_softmax for branch in branches),
-            requires_grad=self._trained[index],
-        )
-
-    def _mask(self, branches: Sequence[Branch], site: Site, device: torch.device) -> Tensor:
-        masks = tuple((branch.mask, branch.mask_rows) for branch in branches)
-        grid, parts = site.grid, _parts(site.call)
-        if any(mask is not None and mask.requires_grad for mask, _ in masks):
-            return _stack_masks(masks, grid, parts, device)
-        key = (masks, grid, parts, where(device))
-        return self._masks.get(key, lambda: upload(_stack_masks(masks, grid, parts), device))
-
-
-_Part = tuple[Crop | None, tuple[int, int]]
-"""Which part of the picture a row shows, and the latent's height and width."""
-
-
-def _parts(call: Call) -> tuple[_Part, ...] | None:
-    """Return the part that each row shows, where any shows one; None: all show all."""
-    return tuple((crop, call.latent) for crop in call.crops) or None
-
-
-def _stack_masks(
-    masks: Sequence[tuple[Any, tuple[int, ...]]],
-    grid: tuple[int, int],
-    parts: Sequence[_Part] | None,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Masks (branches, 1 or batch, tokens): 1 where all rows of the batch share theirs."""
-    tokens = grid[0] * grid[1]
-    found = []
-    for mask, pictures in masks:
-        if mask is None:
-            found.append(torch.ones(1, tokens))
-            continue
-        rows = list(zip(pictures, parts or (None,) * len(pictures), strict=True))
-        if len(set(rows)) == 1:
-            rows = rows[:1]
-        found.append(torch.stack([mask.at(grid, *(part or ()))[picture] for picture, part in rows]))
-    batch = max(len(mask) for mask in found)
-    return torch.stack([mask.to(device).expand(batch, tokens) for mask in found])
-
-
-def _attend(
-    site: Site, q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None
-) -> Tensor:
-    branches.check(site, q.shape[0], q.shape[2])
-    return branches.attend(q, k, v, scale)
 
 
 def _as_heads(tensor: Tensor, heads: int | None) -> Tensor:

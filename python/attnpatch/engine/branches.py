@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.engine.heads import split_heads
@@ -71,9 +72,9 @@ class Branches:
 
         Parameters
         ----------
-        q, k, v
+        q, k, v : Tensor
             (batch, heads, tokens, head size), any strides.
-        scale
+        scale : float or None
             Of the logits; None: head size ** -0.5.
 
         Returns
@@ -86,3 +87,17 @@ class Branches:
         return branch_attention(
             q, k, v, branch_k, branch_v, rows, weights, masks, self.shared_softmax, scale
         )
+
+    def terms(
+        self, q: Tensor, k: Tensor | None, v: Tensor | None, scale: float | None = None
+    ) -> Tensor:
+        """Give what the branches add to attention that someone else computes.
+
+        Parameters and result as of ``attend``. A branch that shares the text's softmax is no term
+        of a sum: what it adds is the difference that it makes to plain attention to k and v.
+        """
+        if not self.shared_softmax:
+            empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
+            return self.attend(q, empty, empty, scale)
+        assert k is not None and v is not None
+        return self.attend(q, k, v, scale) - F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from attnpatch._core import Layer, LayerTable
-from attnpatch.engine.masks import MaskPyramid
+from attnpatch._core import LayerTable
+from attnpatch.engine.edits import Edits
 from attnpatch.engine.site import Call
-from attnpatch.engine.wrappers import AttentionWrapper
+from attnpatch.engine.tokens import TEXT
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BoundPatch", "Branch", "Patch"]
+__all__ = ["BoundPatch", "Patch"]
 
 
 class Patch(ABC):
@@ -38,8 +38,15 @@ class Patch(ABC):
             Patch.kinds[cls.kind] = cls
 
     @abstractmethod
-    def bind(self, table: LayerTable) -> BoundPatch:
-        """Fit the patch to a UNet.
+    def bind(self, table: LayerTable, index: int = 0) -> BoundPatch:
+        """Fit the patch to a model.
+
+        Parameters
+        ----------
+        table : LayerTable
+            The model's layers.
+        index : int
+            Of the patch in its stack; what ``Call.degraded`` says of a guidance's rows.
 
         Raises
         ------
@@ -82,18 +89,16 @@ class Patch(ABC):
 
 
 class BoundPatch(ABC):
-    """A patch fitted to one UNet. Used from several threads: its caches must be safe for that."""
+    """A patch fitted to one model. Used from several threads: its caches must be safe for that."""
 
-    attention: ClassVar[str] = "cross"
-    """Which attention it acts on: "cross" (attn2, by ``branches``) or "self" (attn1, ``stage``)."""
+    keys: ClassVar[str] = TEXT
+    """The span of keys beside which it acts: at layers whose keys hold no such span it does not."""
     reduces: bool = False
-    """Whether its stages may reduce what keys and values are projected from."""
+    """Whether its wrappers may reduce what keys and values are projected from."""
     time_dependent: bool = True
     """Whether what it does depends on the call's progress, sigma or timestep."""
     tells_roles_apart: bool = True
     """Whether rows of different kinds (cond, uncond) get different things."""
-    place: int = 0
-    """Of its patch in the stack; the run says it."""
 
     @property
     @abstractmethod
@@ -101,36 +106,9 @@ class BoundPatch(ABC):
         """For each layer why the patch never acts there; None where it may act."""
 
     @abstractmethod
-    def phase(self, call: Call) -> Hashable | None:
-        """Tell what of the call's time matters: equal phases compute the same. None: inactive."""
+    def time_key(self, call: Call) -> Hashable | None:
+        """Tell what of the call's time matters: equal keys compute the same. None: inactive."""
 
-    def branches(self, call: Call, phase: Any) -> Sequence[Branch]:
-        """Image branches in calls of this layout and phase."""
-        return ()
-
-    def stage(self, layer: Layer, call: Call, phase: Any) -> AttentionWrapper | None:
-        """Its part of a layer's self-attention in calls of this layout and phase; None: nothing."""
-        return None
-
-
-class Branch(Protocol):
-    """One image branch in calls of one layout and phase, over all layers."""
-
-    shared_softmax: bool
-    """Whether it shares the text's softmax."""
-    rows: tuple[int, ...]
-    """For each row of the batch the row of the keys that serves it; -1: none."""
-    mask: MaskPyramid | None
-    """Which tokens it reaches; None: all."""
-    mask_rows: tuple[int, ...]
-    """For each row of the batch the picture of the mask."""
-    requires_grad: bool
-    """Whether keys, values or mask do: then they are made anew at each call."""
-
-    def weights(self, layer: int) -> tuple[float, ...] | None:
-        """For each row of the batch the factor of the branch's output; None: not at this layer."""
-
-    def keys_values(
-        self, layer: int, dtype: torch.dtype, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (rows, tokens, channels) of the layer."""
+    @abstractmethod
+    def edits(self, call: Call, time_key: Any) -> Edits:
+        """Return what it does in calls of this layout and time."""

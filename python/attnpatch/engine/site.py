@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from attnpatch._core import Layer, token_grid
+from attnpatch.engine.tokens import Tokens, image_tokens, text_tokens
 
 __all__ = ["COND", "UNCOND", "Call", "Crop", "SamplingPoint", "Site"]
 
@@ -172,6 +173,10 @@ class Call:
     def __hash__(self) -> int:
         return self._hash
 
+    def grid(self, layer: Layer) -> tuple[int, int]:
+        """Return rows and columns of a layer's tokens: the latent's, halved for each level."""
+        return token_grid(*self.latent, layer.level)
+
     @property
     def chunk_size(self) -> int:
         """Rows of one chunk."""
@@ -217,22 +222,35 @@ class Site:
 
     Parameters
     ----------
-    layer
+    layer : Layer
         From the model's ``LayerTable``.
-    call
+    call : Call
         The call that this happens in.
-    grid
-        The token grid (rows, columns). None: the latent's, halved for each level and rounded up,
-        which is right unless the host itself changes sizes inside the UNet.
-    attention
-        "cross" (attn2) or "self" (attn1).
+    queries, keys : Tokens
+        What its queries and its keys are.
     """
 
     layer: Layer
     call: Call
-    grid: tuple[int, int] = None  # type: ignore[assignment]
-    attention: str = "cross"
+    queries: Tokens
+    keys: Tokens
 
-    def __post_init__(self) -> None:
-        if self.grid is None:
-            object.__setattr__(self, "grid", token_grid(*self.call.latent, self.layer.level))
+    @classmethod
+    def over_text(cls, layer: Layer, call: Call, grid: tuple[int, int] | None = None) -> Site:
+        """Return a site where an image's tokens attend to the text.
+
+        ``grid`` is the image's, rows and columns. None: the latent's, halved for each level and
+        rounded up, which is right unless the host itself changes sizes inside the model.
+        """
+        return cls(layer, call, image_tokens(grid or call.grid(layer)), text_tokens())
+
+    @classmethod
+    def over_image(cls, layer: Layer, call: Call, grid: tuple[int, int] | None = None) -> Site:
+        """Return a site where an image's tokens attend to each other; ``grid`` as above."""
+        tokens = image_tokens(grid or call.grid(layer))
+        return cls(layer, call, tokens, tokens)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the image's tokens among the queries."""
+        return self.queries.grid

@@ -5,14 +5,16 @@
 import pytest
 import reduction_spec as spec
 import torch
+from attnpatch.engine.wrappers import Inner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnpatch._core import tile_offset, tile_shape
 from attnpatch.engine import Call, PatchStack, Site, layer_table, make_layer_table
-from attnpatch.engine.wrappers import Inner
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.patches import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.patches.token_reduction.pooling import MODES
+from flat_attention import attend_flat
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HEADS = 2
@@ -33,18 +35,18 @@ def plain(q, k, v):
 
 def run_patch(patch, layer, call, x, weights, foreign=False):
     """Self-attention of a layer as a host computes it; the second result: how many keys."""
-    site = Site(layer, call, attention="self")
-    found = PatchStack([patch]).bind(TABLE).self_attention(site)
+    site = Site.over_image(layer, call)
+    found = PatchStack([patch]).bind(TABLE).at(site)
     w_q, w_k, w_v = weights
     if found is None:
         return plain(x @ w_q.T, x @ w_k.T, x @ w_v.T), x.shape[1]
-    k_input, v_input = found.reduce(site, x, x)
+    k_input, v_input = found.reduce(x, x)
     q, k, v = x @ w_q.T, k_input @ w_k.T, v_input @ w_v.T
-    return found.attend(site, q, k, v, HEADS, plain, plain=not foreign), k.shape[1]
+    return attend_flat(found, q, k, v, HEADS, plain, is_softmax=not foreign), k.shape[1]
 
 
 def where_of(patch, layer, call):
-    grid = Site(layer, call).grid
+    grid = Site.over_text(layer, call).grid
     timestep = (1 - call.progress) * 999
     size = getattr(patch, "tile_size", None)
     if size is None and not isinstance(patch, SlothfulAttention):
@@ -60,7 +62,7 @@ def where_of(patch, layer, call):
 
 def make_inputs(layer, call, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    h, w = Site(layer, call).grid
+    h, w = Site.over_text(layer, call).grid
     channels = layer.channels
     x = torch.randn(call.batch, h * w, channels, generator=generator)
     weights = [
@@ -176,7 +178,11 @@ def test_pooled_keys_go_to_the_kernel_where_attention_is_plain():
             calls.append(given)
             return plain(*given)
 
-        out = plan.attend(q, k, k, HEADS, Inner(attention, attention_is_plain))
+        def host_attention(*given):
+            return split_heads(attention(*(join_heads(x) for x in given)), HEADS)
+
+        inner = Inner(host_attention, attention_is_plain)
+        out = join_heads(plan.attend(*(split_heads(x, HEADS) for x in (q, k, k)), inner))
         torch.testing.assert_close(out, plain(q, k, k), rtol=1e-5, atol=1e-6)
         return len(calls)
 
@@ -193,10 +199,10 @@ def test_rate_of_sdxl_starts_at_its_first_attention():
     run = PatchStack([SlothfulAttention(time_decay=0)]).bind(table)
     counts = {}
     for layer in table:
-        site = Site(layer, call, attention="self")
-        found = run.self_attention(site)
+        site = Site.over_image(layer, call)
+        found = run.at(site)
         x = torch.zeros(1, site.grid[0] * site.grid[1], 1)
-        k_input = x if found is None else found.reduce(site, x, x)[0]
+        k_input = x if found is None else found.reduce(x, x)[0]
         counts[layer.block, layer.channels] = k_input.shape[1]
     # strides 6 and 1.5 in input blocks, 4 and 1 in output blocks
     assert counts == {

@@ -12,6 +12,7 @@ import torch
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.engine import Call, LayerTable, PatchStack, Site, layer_table
 from attnpatch.patches.token_reduction.quirks import guess_grid
+from flat_attention import attend_flat
 
 SD1 = layer_table("sd1")
 INPUT, OUTPUT = SD1.find("input", 1, 0), SD1.find("output", 11, 0)
@@ -20,13 +21,13 @@ FIRST = [SD1.find("input", 1, 0), SD1.find("input", 2, 0)]
 
 def stage(patch, layer, latent, timestep=500):
     call = Call(latent=latent, timestep=timestep, progress=1 - timestep / 999)
-    site = Site(layer, call, attention="self")
-    return PatchStack([patch]).bind(SD1).self_attention(site), site
+    site = Site.over_image(layer, call)
+    return PatchStack([patch]).bind(SD1).at(site), site
 
 
 def reduce(patch, layer, latent, x):
-    found, site = stage(patch, layer, latent)
-    return found.reduce(site, x, x)
+    found, _site = stage(patch, layer, latent)
+    return found.reduce(x, x)
 
 
 def field(h, w, seed=0):
@@ -64,14 +65,14 @@ def test_windows_that_do_not_fit_are_dropped():
 
 def uniform(patch, latent):
     """Attend with queries of zero: every key counts alike, and values of one tell how many."""
-    found, site = stage(patch, INPUT, latent)
+    found, _site = stage(patch, INPUT, latent)
     x = torch.ones(1, latent[0] * latent[1], 4)
-    keys, values = found.reduce(site, x, x)
+    keys, values = found.reduce(x, x)
 
     def attention(q, k, v):
         return v.mean(1, keepdim=True).expand(-1, q.shape[1], -1)
 
-    out = found.attend(site, torch.zeros_like(x), keys, values, 2, attention, plain=False)
+    out = attend_flat(found, torch.zeros_like(x), keys, values, 2, attention, is_softmax=False)
     return out.view(*latent, 4)[..., 0]
 
 
@@ -104,7 +105,7 @@ def test_offsets_are_drawn_site_after_site():
     random = Random(321)
     for layer in FIRST:
         found, _ = stage(patch, layer, (70, 70), timestep=321.7)
-        assert found._reducing._plan.offset == (random.randrange(2), random.randrange(2))
+        assert found._chain.reducing._plan.offset == (random.randrange(2), random.randrange(2))
 
 
 @pytest.mark.parametrize("kind", [SlothfulAttention, NearSightedAttention])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from attnpatch import HyperTile, TokenMerging
 from attnpatch.engine import Call, PatchStack, Site, layer_table
 from attnpatch.patches.token_reduction.merging import Cells, _split
+from flat_attention import attend_flat
 
 SD1 = layer_table("sd1")
 CHANNELS = 8
@@ -24,8 +25,8 @@ def plain(q, k, v):
 
 
 def found_at(patch, latent, layer=SD1[0], progress=0.4, table=SD1):
-    site = Site(layer, Call(latent=latent, progress=progress, batch=2), attention="self")
-    return PatchStack([patch]).bind(table).self_attention(site), site
+    site = Site.over_image(layer, Call(latent=latent, progress=progress, batch=2))
+    return PatchStack([patch]).bind(table).at(site), site
 
 
 def inputs(tokens, seed=0):
@@ -61,17 +62,17 @@ def merged_attention(q, k, v, sources, destinations, count):
 )
 def test_token_merging(latent, percent, stride, regular, seed):
     patch = TokenMerging(ratio=percent / 100, stride=stride, regular=regular, seed=seed)
-    found, site = found_at(patch, latent)
+    found, _site = found_at(patch, latent)
     tokens = latent[0] * latent[1]
     if found is None:
         assert int(tokens * percent / 100) == 0 or tokens == 1
         return
-    plan = found._reducing._plan
+    plan = found._chain.reducing._plan
     sources, destinations = (x.tolist() for x in _split(plan.cells, torch.device("cpu")))
     assert sorted(sources + destinations) == list(range(tokens))
     q, k, v = inputs(tokens, seed)
-    assert found.reduce(site, k, k) == (k, k)
-    out = found.attend(site, q, k, v, HEADS, plain)
+    assert found.reduce(k, k) == (k, k)
+    out = attend_flat(found, q, k, v, HEADS, plain)
     count = min(int(tokens * (percent / 100)), len(sources))
     assert plan.count == count
     for b in range(2):
@@ -95,7 +96,7 @@ def test_destinations_are_one_of_each_cell():
 
 def test_merging_draws_by_seed_timestep_and_layer():
     def chosen(patch, **where):
-        return found_at(patch, (8, 8), **where)[0]._reducing._plan.cells.chosen
+        return found_at(patch, (8, 8), **where)[0]._chain.reducing._plan.cells.chosen
 
     patch = TokenMerging()
     one = chosen(patch)
@@ -110,28 +111,28 @@ def test_merging_draws_by_seed_timestep_and_layer():
 
 def test_identical_tokens_merge_without_a_trace():
     # Merged means of equal tokens are those tokens, and every key is there as often as it was.
-    found, site = found_at(TokenMerging(ratio=0.75, regular=True), (8, 8))
+    found, _site = found_at(TokenMerging(ratio=0.75, regular=True), (8, 8))
     q, k, v = (
         x.view(2, 4, 1, 4, 1, CHANNELS).expand(-1, -1, 2, -1, 2, -1).reshape(2, 64, CHANNELS)
         for x in inputs(16)
     )
-    out = found.attend(site, q, k, v, HEADS, plain)
+    out = attend_flat(found, q, k, v, HEADS, plain)
     torch.testing.assert_close(out, plain(q, k, v), rtol=1e-4, atol=1e-5)
 
 
 def test_merging_leaves_keys_of_others_alone():
-    found, site = found_at(TokenMerging(), (8, 8))
+    found, _site = found_at(TokenMerging(), (8, 8))
     q, k, v = inputs(64)
-    out = found.attend(site, q, k[:, :9], v[:, :9], HEADS, plain)
+    out = attend_flat(found, q, k[:, :9], v[:, :9], HEADS, plain)
     assert torch.equal(out, plain(q, k[:, :9], v[:, :9]))
 
 
 def test_large_grids_are_matched_in_parts(monkeypatch):
-    found, site = found_at(TokenMerging(), (12, 12))
+    found, _site = found_at(TokenMerging(), (12, 12))
     q, k, v = inputs(144)
-    whole = found.attend(site, q, k, v, HEADS, plain)
+    whole = attend_flat(found, q, k, v, HEADS, plain)
     monkeypatch.setattr("attnpatch.patches.token_reduction.merging._SCORES", 1)
-    torch.testing.assert_close(found.attend(site, q, k, v, HEADS, plain), whole)
+    torch.testing.assert_close(attend_flat(found, q, k, v, HEADS, plain), whole)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +145,11 @@ def test_large_grids_are_matched_in_parts(monkeypatch):
     ],
 )
 def test_hyper_tile(options, latent, tiles):
-    found, site = found_at(HyperTile(**options), latent)
-    tiling = found._reducing._plan.tiling
+    found, _site = found_at(HyperTile(**options), latent)
+    tiling = found._chain.reducing._plan.tiling
     assert tiling.tiles == tiles
     q, k, v = inputs(latent[0] * latent[1])
-    out = found.attend(site, q, k, v, HEADS, plain)
+    out = attend_flat(found, q, k, v, HEADS, plain)
     rows, columns = (torch.arange(n) // size for n, size in zip(latent, tiling.tile, strict=True))
     tile = (rows[:, None] * 100 + columns).flatten()
     heads = [x.unflatten(-1, (HEADS, -1)).transpose(1, 2).double() for x in (q, k, v)]
@@ -162,7 +163,7 @@ def test_hyper_tile_draws_numbers_of_tiles():
     drawn = set()
     for step in range(40):
         found, _ = found_at(HyperTile(tile_size=32), (16, 16), progress=step / 40)
-        drawn.add(found._reducing._plan.tiling.tiles)
+        drawn.add(found._chain.reducing._plan.tiling.tiles)
     assert drawn == {(y, x) for y in (3, 4) for x in (3, 4)}
 
 
@@ -174,7 +175,7 @@ def test_depths_count_from_the_first_attention():
                 assert {layer.channels for layer in report.matched} == set(channels[: depth + 1])
     deep = SD1.find("input", 4, 0)
     plan = found_at(HyperTile(max_depth=1, swap_size=1), (128, 128), layer=deep)[0]
-    assert plan._reducing._plan.tiling.tile == (32, 32)
+    assert plan._chain.reducing._plan.tiling.tile == (32, 32)
     patch = HyperTile(tile_size=128, max_depth=1, swap_size=1, scale_depth=True)
     plan = found_at(patch, (128, 128), layer=deep)[0]
-    assert plan._reducing._plan.tiling.tile == (32, 32)
+    assert plan._chain.reducing._plan.tiling.tile == (32, 32)

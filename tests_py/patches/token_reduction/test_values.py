@@ -11,6 +11,7 @@ import torch
 
 import attnpatch
 from attnpatch.engine import Call, PatchStack, Site, layer_table
+from flat_attention import attend_flat
 
 KINDS = [attnpatch.SlothfulAttention, attnpatch.NearSightedTile, attnpatch.NearSightedAttention]
 RELATIVES = [attnpatch.TokenMerging, attnpatch.HyperTile]
@@ -24,7 +25,7 @@ CALL = Call(latent=(64, 64), progress=0.4)
 
 
 def self_site(layer=SD1[0], call=CALL):
-    return Site(layer, call, attention="self")
+    return Site.over_image(layer, call)
 
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.kind)
@@ -159,19 +160,19 @@ def test_nothing_to_do_costs_nothing():
         attnpatch.NearSightedAttention.simple(slothful=0, base_tile_size=64, peak_tile_size=64),
     ):
         run = PatchStack([patch]).bind(SD1)
-        assert all(run.self_attention(self_site(layer)) is None for layer in SD1)
-        assert run.cross_layers == ()
+        assert all(run.at(self_site(layer)) is None for layer in SD1)
+        assert run.layers_over("text") == ()
     # Two tiles that see as many tokens of the picture as there are gain nothing.
     run = PatchStack([attnpatch.NearSightedTile(global_ratio=1)]).bind(SD1)
     wide = Call(latent=(32, 64), progress=0.4)
-    assert run.self_attention(self_site(call=wide)) is None
-    assert run.self_attention(self_site()) is not None
+    assert run.at(self_site(call=wide)) is None
+    assert run.at(self_site()) is not None
 
 
 def tiling_of(patch, **call):
     call = Call(**{"latent": (68, 70), "progress": 0.4, **call})
-    found = PatchStack([patch]).bind(SD1).self_attention(self_site(call=call))
-    return found._reducing._plan.tiling
+    found = PatchStack([patch]).bind(SD1).at(self_site(call=call))
+    return found._chain.reducing._plan.tiling
 
 
 def test_offset_follows_from_seed_timestep_and_layer():
@@ -204,24 +205,24 @@ def test_time_must_be_known_where_it_counts():
     unknown = Call(latent=(64, 64))
     run = PatchStack([attnpatch.SlothfulAttention()]).bind(SD1)
     with pytest.raises(ValueError, match=r"progress: SlothfulAttention needs it or the timestep"):
-        run.self_attention(self_site(call=unknown))
+        run.at(self_site(call=unknown))
     still = PatchStack([attnpatch.SlothfulAttention(time_decay=0)]).bind(SD1)
-    assert still.self_attention(self_site(call=unknown)) is not None
+    assert still.at(self_site(call=unknown)) is not None
 
 
 def test_tokens_that_others_changed_are_left_alone():
     for patch in PATCHES[1:]:
-        found = PatchStack([patch]).bind(SD1).self_attention(self_site())
+        found = PatchStack([patch]).bind(SD1).at(self_site())
         few = torch.randn(1, 100, 8)
-        assert found.reduce(self_site(), few, few) == (few, few)
+        assert found.reduce(few, few) == (few, few)
         seen = []
 
         def attention(q, k, v, seen=seen):
             seen.append((q.shape[1], k.shape[1]))
             return q
 
-        found.attend(self_site(), few, few, few, 2, attention)
-        found.attend(self_site(), torch.randn(1, 4096, 8), few, few, 2, attention)
+        attend_flat(found, few, few, few, 2, attention)
+        attend_flat(found, torch.randn(1, 4096, 8), few, few, 2, attention)
         assert seen == [(100, 100), (4096, 100)]
 
 

@@ -197,7 +197,7 @@ class _Marker:
         conditioning = dict(args["c"])
         options = dict(conditioning["transformer_options"])
         options["cond_or_uncond"] = kinds
-        options[DEGRADED] = tuple(one.place for one in passes)
+        options[DEGRADED] = tuple(one.index for one in passes)
         conditioning["transformer_options"] = options
         x = conditioning.pop(_INPUT, args["input"])
         if BATCH in options:

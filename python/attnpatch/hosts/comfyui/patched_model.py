@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from attnpatch.engine import BoundStack, Call, Layer, SamplingPoint, Site
+from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, SamplingPoint, Site
 from attnpatch.hosts.comfyui.joined_rows import ROWS, JoinedRows
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.records import SigmaRecords
@@ -66,7 +66,10 @@ class PatchedModel:
         self.records = SigmaRecords()
         self._timed = run.time_dependent
         self._records_any = any(isinstance(p, Guidance) and p.records for p in run.stack)
-        self.layers = {"attn2": frozenset(run.cross_layers), "attn1": frozenset(run.self_layers)}
+        self.layers = {
+            "attn2": frozenset(run.layers_over(TEXT)),
+            "attn1": frozenset(run.layers_over(IMAGE)),
+        }
         self._latest: tuple[tuple[object, ...], Call] | None = None
         self._running: Running | None = None
 
@@ -138,7 +141,7 @@ class Running:
         self.sigmas = options.get("sigmas")
         self.rows = options.get(ROWS)
         self.call = group.call(self.shape[0], options)
-        self.plan = group.run.cross_plan(self.call)
+        self.plan = group.run.plan(self.call, (TEXT,))
         self.others: Others | None = options.get(OTHERS)
         self._plain = group.plain
         self._fuses: bool | None = None
@@ -161,11 +164,11 @@ class Running:
         layer: Layer,
         states: Tensor,
         options: ExtraOptions,
-        attention: str,
+        keys: str,
         *,
         guess: bool = True,
     ) -> Site | None:
-        """Return the site of a layer whose states are (B, N, C).
+        """Return the site of a layer whose states are (B, N, C), over keys of that name.
 
         None: another patch has cut the batch up; its pieces are no pictures. `guess` as for
         ``grid_of``.
@@ -174,7 +177,7 @@ class Running:
             return None
         latent, features = options["original_shape"], options.get("activations_shape")
         grid = grid_of(layer, states.shape[1], latent, features, guess=guess)
-        return Site(layer, self.call, grid, attention)
+        return (Site.over_text if keys == TEXT else Site.over_image)(layer, self.call, grid)
 
 
 def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:

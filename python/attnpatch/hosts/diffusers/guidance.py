@@ -109,7 +109,7 @@ class GuidedCall:
             samples=samples and tuple(samples[row] for row in sources),
             crops=crops and tuple(crops[row] for row in sources),
         )
-        return rows, tuple(one.place for one in self._passes for _ in self._slots)
+        return rows, tuple(one.index for one in self._passes for _ in self._slots)
 
     def output(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, run_unet: RunUNet

@@ -1,123 +1,93 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the patches compute at one layer in one call, eagerly or as one operator in a graph."""
+"""What the patches compute at one layer, as operators in a graph that is being compiled.
+
+They look up the layer and the running call when they run: neither weights, windows, masks nor the
+images are part of the graph, so that changing them compiles nothing anew. Nor is the layer: its
+handle is an input of the graph, so that one graph serves all blocks that are alike. So no gradient
+gets through them: where one must, the graph breaks and the same runs eagerly.
+"""
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.engine import BoundStack, Branches, Site
-from attnpatch.engine.heads import join_heads
+from attnpatch.engine import SiteAttention
+from attnpatch.engine.heads import join_heads, split_heads
 
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.unet.patched_layer import CrossLayer, PatchedLayer
+__all__ = ["GraphSite", "register"]
 
 
-class Branching(Protocol):
-    """The patches' part of one layer's attention; q, k and v are (B, H, N or T, D)."""
+class PatchedLayer(Protocol):
+    """An attention layer whose processor is ours."""
 
     @property
-    def shared_softmax(self) -> bool:
-        """Whether a branch may share the text's softmax."""
+    def trained(self) -> bool:
+        """Whether a gradient of a patch's own may be asked for."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return attention to the text plus the patches' terms, (B, N, C)."""
+    @property
+    def reduces(self) -> bool:
+        """Whether a patch may give keys and values fewer tokens."""
         ...
 
-    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return the patches' terms alone, (B, N, C).
+    @property
+    def shares_softmax(self) -> bool:
+        """Whether a patch may share the text's softmax."""
+        ...
 
-        Branches that share the text's softmax: their term is the difference that they make to
-        plain attention to `text` (k and v), and an error where that is None.
-        """
+    def acting(self, tokens: int) -> SiteAttention | None:
+        """Return what the patches do for so many queries in the call that is running."""
+        ...
+
+    def attend(
+        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attend as the layer's own processor does, and as the patches have it."""
         ...
 
 
-class EagerBranching:
-    """The run of the patches at one site, where they have something to do."""
+class GraphSite:
+    """What ``SiteAttention`` does, by operators in a graph."""
 
-    __slots__ = ("_branches", "_dtype", "_run", "_site", "shared_softmax")
+    __slots__ = ("_handle", "_reduces", "_trained", "shares_softmax")
 
-    def __init__(self, run: BoundStack, site: Site, branches: Branches, dtype: torch.dtype) -> None:
-        self._run = run
-        self._site = site
-        self._branches = branches
-        self._dtype = dtype
-        self.shared_softmax = branches.shared_softmax > 0
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See :class:`Branching`."""
-        return self._run.attend(self._site, q, k, v, branches=self._branches_for(q))
-
-    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        """See :class:`Branching`."""
-        if self.shared_softmax and text is None:
-            raise ValueError(
-                "shared_softmax: this image prompt shares the softmax of the text, which is not "
-                f"plain at {self._site.layer.name} (a mask on the text, or another attention backend); "
-                "expected plain attention there, or an image prompt with shared_softmax=False"
-            )
-        k, v = text or (None, None)
-        terms = self._run.terms(self._site, q, k, v, branches=self._branches_for(q))
-        assert terms is not None  # the site has branches
-        return terms
-
-    def _branches_for(self, q: Tensor) -> Branches | None:
-        # None: a projection changed the dtype, so that the run must look again.
-        return self._branches if q.dtype == self._dtype else None
-
-
-class GraphBranching:
-    """The same as operators in a graph that is being compiled.
-
-    They look up the layer and the running call when they run: neither weights, windows, masks nor
-    the images are part of the graph, so that changing them compiles nothing anew. Nor is the layer:
-    its handle is an input of the graph, so that one graph serves all blocks that are alike. So no
-    gradient gets through them: where one must, the graph breaks and the same runs eagerly.
-    """
-
-    __slots__ = ("_handle", "_trained", "shared_softmax")
-
-    def __init__(self, handle: Tensor, shared_softmax: bool, trained: bool = False) -> None:
+    def __init__(self, layer: PatchedLayer, handle: Tensor) -> None:
         self._handle = handle
-        self._trained = trained
-        self.shared_softmax = shared_softmax
+        self._trained = layer.trained
+        self._reduces = layer.reduces
+        self.shares_softmax = layer.shares_softmax
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See :class:`Branching`."""
-        if self._trained or learns(q, k, v):
-            return _attend_eagerly(q, k, v, self._handle)
-        return torch.ops.attnpatch_diffusers.attend(q, k, v, self._handle)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend; see ``SiteAttention.attend``."""
+        eager = self._trained or _learns(q, k, v, mask)
+        function = _attend_eagerly if eager else torch.ops.attnpatch_diffusers.attend
+        return split_heads(function(q, k, v, mask, self._handle), q.shape[1])
 
-    def terms(self, q: Tensor, text: tuple[Tensor, Tensor] | None) -> Tensor:
-        """See :class:`Branching`."""
-        k, v = (None, None) if text is None else text
-        if self._trained or learns(q, k, v):
-            return _terms_eagerly(q, k, v, self._handle)
-        return torch.ops.attnpatch_diffusers.terms(q, k, v, self._handle)
+    def terms(self, q: Tensor, k: Tensor | None = None, v: Tensor | None = None) -> Tensor:
+        """Give what image branches add; see ``SiteAttention.terms``."""
+        eager = self._trained or _learns(q, k, v)
+        function = _terms_eagerly if eager else torch.ops.attnpatch_diffusers.terms
+        return split_heads(function(q, k, v, self._handle), q.shape[1])
+
+    def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what keys and values are projected from, both of one tensor."""
+        if not self._reduces:
+            return k_input, v_input
+        if _learns(k_input):
+            return _reduce_eagerly(k_input, self._handle)
+        return torch.ops.attnpatch_diffusers.reduce(k_input, self._handle)
 
 
-WHY_EAGER = (
-    "attach: a gradient goes through the patches' part of attention, which runs eagerly; compile "
-    "without fullgraph=True, or run in torch.no_grad()"
-)
-
-
-def learns(*tensors: Tensor | None) -> bool:
+def _learns(*tensors: Tensor | None) -> bool:
     """Whether a gradient may be asked for by way of any of these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend from q (B, H, N, D) to k and v (B, H, T, D); returns (B, N, C)."""
-    return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 # The operators find a layer by a number, for a graph holds no Python objects.
@@ -135,42 +105,63 @@ def register(layer: PatchedLayer) -> Tensor:
     return torch.tensor(number, device="cpu")
 
 
-def registered(handle: Tensor) -> PatchedLayer | None:
-    """Return the layer that `register` gave this handle, if it lives."""
-    return _layers.get(int(handle))
+def _layer_of(handle: Tensor) -> PatchedLayer:
+    layer = _layers.get(int(handle))
+    if layer is None:
+        raise RuntimeError("attach: a compiled UNet outlived its patches; compile it anew")
+    return layer
 
 
-def _running(handle: Tensor, q: Tensor) -> EagerBranching | None:
-    layer = cast("CrossLayer | None", registered(handle))
-    return None if layer is None else layer.branching(q.shape[2], q.dtype, q.device)
-
-
-# Read at run time, so a recorded CUDA graph may not hold them.
-TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
-
-
-def _attend_now(q: Tensor, k: Tensor, v: Tensor, handle: Tensor) -> Tensor:
-    running = _running(handle, q)
-    out = plain_attention(q, k, v) if running is None else running.attend(q, k, v)
-    return out.contiguous()
+def _attend_now(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+    layer = _layers.get(int(handle))
+    if layer is None and mask is None:  # detached since
+        out = F.scaled_dot_product_attention(q, k, v)
+    else:
+        layer = layer or _layer_of(handle)
+        out = layer.attend(layer.acting(q.shape[2]), q, k, v, mask)
+    return _fresh(join_heads(out), q, k, v)
 
 
 def _terms_now(q: Tensor, k: Tensor | None, v: Tensor | None, handle: Tensor) -> Tensor:
-    running = _running(handle, q)
-    if running is None:
-        return _new_output(q).zero_()
-    text = None if k is None or v is None else (k, v)
-    return running.terms(q, text).contiguous()
+    layer = _layers.get(int(handle))
+    acting = None if layer is None else layer.acting(q.shape[2])
+    terms = None if acting is None else acting.terms(q, k, v)
+    return _new_output(q).zero_() if terms is None else join_heads(terms).contiguous()
 
+
+def _reduce_now(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
+    acting = _layer_of(handle).acting(states.shape[1])
+    k, v = (states, states) if acting is None else acting.reduce(states, states)
+    return _fresh(k, states), _fresh(v, states, k)
+
+
+def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
+    """Return a tensor with memory of its own: an operator may not hand back what it was given."""
+    storage = tensor.untyped_storage().data_ptr()
+    if any(storage == other.untyped_storage().data_ptr() for other in given):
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.contiguous()
+
+
+# Read at run time, so a recorded CUDA graph may not hold them.
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
+_WHY_EAGER = (
+    "attach: a gradient goes through the patches' part of attention, which runs eagerly; compile "
+    "without fullgraph=True, or run in torch.no_grad()"
+)
 
 _attend = torch.library.custom_op(
-    "attnpatch_diffusers::attend", _attend_now, mutates_args=(), tags=TAGS
+    "attnpatch_diffusers::attend", _attend_now, mutates_args=(), tags=_TAGS
 )
 _terms = torch.library.custom_op(
-    "attnpatch_diffusers::terms", _terms_now, mutates_args=(), tags=TAGS
+    "attnpatch_diffusers::terms", _terms_now, mutates_args=(), tags=_TAGS
 )
-_attend_eagerly = torch.compiler.disable(_attend_now, reason=WHY_EAGER)
-_terms_eagerly = torch.compiler.disable(_terms_now, reason=WHY_EAGER)
+_reduce = torch.library.custom_op(
+    "attnpatch_diffusers::reduce", _reduce_now, mutates_args=(), tags=_TAGS
+)
+_attend_eagerly = torch.compiler.disable(_attend_now, reason=_WHY_EAGER)
+_terms_eagerly = torch.compiler.disable(_terms_now, reason=_WHY_EAGER)
+_reduce_eagerly = torch.compiler.disable(_reduce_now, reason=_WHY_EAGER)
 
 
 def _new_output(q: Tensor) -> Tensor:
@@ -179,6 +170,17 @@ def _new_output(q: Tensor) -> Tensor:
 
 
 @_attend.register_fake
+def _(q: Tensor, k: object, v: object, mask: object, handle: Tensor) -> Tensor:
+    return _new_output(q)
+
+
 @_terms.register_fake
 def _(q: Tensor, k: object, v: object, handle: Tensor) -> Tensor:
     return _new_output(q)
+
+
+@_reduce.register_fake
+def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
+    batch, _, channels = states.shape
+    tokens = torch.library.get_ctx().new_dynamic_size()
+    return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore

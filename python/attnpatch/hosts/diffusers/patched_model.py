@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.engine import BoundStack, PatchStack, Report
+from attnpatch.engine import IMAGE, TEXT, BoundStack, PatchStack, Report
 from attnpatch.hosts.diffusers.call_hooks import CallHooks
 from attnpatch.hosts.diffusers.running_call import RunningCall
 from attnpatch.hosts.diffusers.unet.layers import read_layer_table, spatial_transformers
@@ -168,8 +168,8 @@ class PatchedModel:
         run = self.run
         assert run is not None
         # All of cross-attention: so a compiled UNet stays when weights, windows or layers change.
-        wanted: list[PatchedLayer] = list(self.cross_layers) if run.cross_layers else []
-        wanted += [self.self_layers[layer.index] for layer in run.self_layers]
+        wanted: list[PatchedLayer] = list(self.cross_layers) if run.layers_over(TEXT) else []
+        wanted += [self.self_layers[layer.index] for layer in run.layers_over(IMAGE)]
         gone = [layer for layer in self.layers if layer not in wanted]
         foreign = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
         if foreign:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable, Window
+from attnpatch.engine.edits import Edits
 from attnpatch.engine.patch import BoundPatch, Patch
 from attnpatch.engine.site import UNCOND, Call
+from attnpatch.engine.tokens import IMAGE
 from attnpatch.engine.weights import Weight, number
 from attnpatch.engine.window import check_window
 from attnpatch.patches.guidance.blocks import check_blocks, find_blocks
@@ -30,7 +32,7 @@ from attnpatch.patches.guidance.scale import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from attnpatch.engine.wrappers import AttentionWrapper
+    from attnpatch.engine.edits import AttentionWrapper
 
 __all__ = ["BoundGuidance", "DegradedPass", "Guidance", "degraded_passes", "guide"]
 
@@ -141,7 +143,7 @@ class Guidance(Patch):
         return x0
 
     @abstractmethod
-    def bind(self, table: LayerTable) -> BoundGuidance:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundGuidance:
         """Fit it to a UNet; see ``Patch.bind``."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -172,13 +174,13 @@ class Guidance(Patch):
 class BoundGuidance(BoundPatch):
     """Guidance fitted to one UNet."""
 
-    attention: ClassVar[str] = "self"
+    keys: ClassVar[str] = IMAGE
 
-    def __init__(self, guidance: Guidance, table: LayerTable) -> None:
+    def __init__(self, guidance: Guidance, table: LayerTable, index: int = 0) -> None:
         self.guidance = guidance
-        self.time_dependent = (
-            guidance.records and not guidance.window.full
-        )  # a record is made in its window
+        self.index = index
+        # A record is made in its window.
+        self.time_dependent = guidance.records and not guidance.window.full
         self.table = table
         self.layers = find_blocks(table, guidance.blocks)
         self._skipped = tuple(self._reason(layer) for layer in table)
@@ -203,25 +205,31 @@ class BoundGuidance(BoundPatch):
         """Whether it needs to know which rows are cond and which uncond: it starts from one."""
         return any(reason is None for reason in self._skipped)
 
-    def phase(self, call: Call) -> Hashable | None:
+    def time_key(self, call: Call) -> Hashable | None:
         """Give what of the call matters: whether a chunk of it is degraded for this guidance."""
-        return True if self.place in call.degraded else None
+        return True if self.index in call.degraded else None
 
-    def stage(self, layer: Layer, call: Call, phase: Any) -> AttentionWrapper | None:
-        """Its part in the rows that are degraded for it."""
-        rows = tuple(place == self.place for place in call.by_row(call.degraded))
-        return self.degraded_stage(rows) if any(rows) else None
+    def edits(self, call: Call, time_key: Any) -> Edits:
+        """Return what it does in the rows that are degraded for it."""
+        rows = tuple(index == self.index for index in call.by_row(call.degraded))
+        return self.at_its_layers(self.degrading(rows) if any(rows) else None)
 
-    def degraded_stage(self, rows: tuple[bool, ...]) -> AttentionWrapper | None:
-        """Give the stage that degrades some rows of a call; None: the picture alone does."""
+    def degrading(self, rows: tuple[bool, ...]) -> AttentionWrapper | None:
+        """Return what degrades some rows of a call; None: the picture alone does."""
         return None
+
+    def at_its_layers(self, wrapper: AttentionWrapper | None) -> Edits:
+        """Return one wrapper at every layer where it acts."""
+        if wrapper is None:
+            return Edits()
+        return Edits(wrappers={layer.index: wrapper for layer in self.layers})
 
 
 class DegradedPass(NamedTuple):
     """One run of the UNet that a guidance asks for."""
 
-    place: int
-    """Of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
+    index: int
+    """Index of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
     guidance: Guidance
     strength: float | tuple[float, ...]
     """Its scale now, but for the pictures' own; several: for each latent, 0 where it is off."""
@@ -252,14 +260,14 @@ def degraded_passes(
     several = isinstance(progress, Sequence)
     times = tuple(progress) if several else (progress,)
     found = []
-    for place, patch in enumerate(stack):
+    for index, patch in enumerate(stack):
         if not isinstance(patch, Guidance):
             continue
         acts = [patch.acts(latent, now) for now in times]
         if any(acts):
             pairs = zip(acts, times, strict=True)
             strengths = tuple(patch.strength(now) if on else 0.0 for on, now in pairs)
-            found.append(DegradedPass(place, patch, strengths if several else strengths[0]))
+            found.append(DegradedPass(index, patch, strengths if several else strengths[0]))
     return tuple(found)
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.engine.cache import Cache, upload, where
+from attnpatch.engine.edits import AttentionWrapper, Inner
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.site import COND, Site
 from attnpatch.engine.weights import number
-from attnpatch.engine.wrappers import AttentionWrapper, Inner
 from attnpatch.patches.guidance.guidance import BoundGuidance, Guidance
 from attnpatch.patches.guidance.scale import Scale
 
@@ -83,9 +84,9 @@ class PerturbedAttentionGuidance(Guidance):
         timestep = _LAST_TIMESTEP * (1 - progress)
         return strength * max(0.0, 1 - self.adaptive_scale**4 * (_LAST_TIMESTEP + 1 - timestep))
 
-    def bind(self, table: LayerTable) -> BoundPerturbedAttention:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundPerturbedAttention:
         """Fit it to a UNet; see ``Patch.bind``."""
-        return BoundPerturbedAttention(self, table)
+        return BoundPerturbedAttention(self, table, index)
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,17 +136,17 @@ class SmoothedEnergyGuidance(Guidance):
             sigma = number("blur_sigma", sigma)
         object.__setattr__(self, "blur_sigma", sigma)
 
-    def bind(self, table: LayerTable) -> BoundSmoothedEnergy:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundSmoothedEnergy:
         """Fit it to a UNet; see ``Patch.bind``."""
-        return BoundSmoothedEnergy(self, table)
+        return BoundSmoothedEnergy(self, table, index)
 
 
 class BoundPerturbedAttention(BoundGuidance):
     """Makes the map the identity in the rows of its degraded pass."""
 
-    def degraded_stage(self, rows: tuple[bool, ...]) -> AttentionWrapper:
-        """See ``BoundGuidance.degraded_stage``."""
-        return IdentityStage(rows)
+    def degrading(self, rows: tuple[bool, ...]) -> AttentionWrapper:
+        """See ``BoundGuidance.degrading``."""
+        return IdentityWrapper(rows)
 
 
 class BoundSmoothedEnergy(BoundGuidance):
@@ -153,17 +154,17 @@ class BoundSmoothedEnergy(BoundGuidance):
 
     guidance: SmoothedEnergyGuidance
 
-    def degraded_stage(self, rows: tuple[bool, ...]) -> AttentionWrapper | None:
-        """See ``BoundGuidance.degraded_stage``."""
+    def degrading(self, rows: tuple[bool, ...]) -> AttentionWrapper | None:
+        """See ``BoundGuidance.degrading``."""
         sigma = self.guidance.blur_sigma
-        return None if sigma == 0 else SmoothedStage(rows, sigma)
+        return None if sigma == 0 else SmoothedWrapper(rows, sigma)
 
 
-class _DegradingStage(ABC):
+class _Degrading(ABC):
     """Changes some rows of a call."""
 
     reduces = False
-    whole = False
+    needs_all_tokens = False
     needs_grid = False
 
     def __init__(self, rows: tuple[bool, ...]) -> None:
@@ -174,9 +175,7 @@ class _DegradingStage(ABC):
         return k_input, v_input
 
     @abstractmethod
-    def attend(
-        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
-    ) -> Tensor:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
 
     def _merge(self, ordinary: Tensor, degraded: Tensor) -> Tensor:
@@ -189,19 +188,17 @@ class _DegradingStage(ABC):
         return torch.cat([theirs if chosen else mine for (chosen, _), mine, theirs in both])
 
 
-class IdentityStage(_DegradingStage):
+class IdentityWrapper(_Degrading):
     """Each token sees itself alone."""
 
-    whole = True  # each has its own value
+    needs_all_tokens = True  # each has its own value
 
-    def attend(
-        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
-    ) -> Tensor:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
         return v if all(self._rows) else self._merge(inner(q, k, v), v)
 
 
-class SmoothedStage(_DegradingStage):
+class SmoothedWrapper(_Degrading):
     """Queries are blurred over the grid."""
 
     def __init__(self, rows: tuple[bool, ...], sigma: float) -> None:
@@ -209,11 +206,10 @@ class SmoothedStage(_DegradingStage):
         self._sigma = sigma
         self.needs_grid = sigma != math.inf  # the mean of all asks for none
 
-    def attend(
-        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
-    ) -> Tensor:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
-        return inner(self._merge(q, blur_tokens(q, site.grid, self._sigma)), k, v)
+        blurred = blur_tokens(join_heads(q), site.grid, self._sigma)
+        return inner(self._merge(q, split_heads(blurred, q.shape[1])), k, v)
 
 
 _matrices = Cache(size=64)

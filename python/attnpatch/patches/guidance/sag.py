@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from attnpatch._core import Layer, LayerTable, token_grid
-from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch._core import LayerTable, token_grid
+from attnpatch.engine.edits import Edits, Inner
 from attnpatch.engine.site import UNCOND, Call, Site
 from attnpatch.engine.weights import number
-from attnpatch.engine.wrappers import Inner
 from attnpatch.ops import attention_column_mean, blur_and_blend
 from attnpatch.patches.guidance.guidance import BoundGuidance, Guidance
 from attnpatch.patches.guidance.scale import Scale
@@ -87,24 +86,24 @@ class SelfAttentionGuidance(Guidance):
             raise ValueError("saliency: self-attention guidance needs what was recorded, got None")
         return blur_and_blend(x0, saliency.float(), self.blur_sigma, self.threshold)
 
-    def bind(self, table: LayerTable) -> BoundSelfAttentionGuidance:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundSelfAttentionGuidance:
         """Fit it to a UNet; see ``Patch.bind``."""
-        return BoundSelfAttentionGuidance(self, table)
+        return BoundSelfAttentionGuidance(self, table, index)
 
 
 class BoundSelfAttentionGuidance(BoundGuidance):
     """Records the self-attention of ordinary rows; in its own degraded pass it does nothing."""
 
-    def phase(self, call: Call) -> Hashable | None:
+    def time_key(self, call: Call) -> Hashable | None:
         """Give the kind of rows that is recorded, and at which points; None: nothing now."""
         if call.record is None:
             return None
         acts = tuple(self.guidance.acts(call.latent, point.progress) for point in call.points)
         return (int(call.record.kind), acts, call.record.rows) if any(acts) else None
 
-    def stage(self, layer: Layer, call: Call, phase: Any) -> RecordWrapper | None:
+    def edits(self, call: Call, time_key: Any) -> Edits:
         """Record the ordinary rows of one kind."""
-        recorded, acts, wanted = phase
+        recorded, acts, wanted = time_key
         acts = acts * (call.batch // len(acts))
         degraded = call.by_row(call.degraded or (-1,) * len(call.chunks))
         rows = [
@@ -112,14 +111,14 @@ class BoundSelfAttentionGuidance(BoundGuidance):
             for row, (kind, place, on) in enumerate(zip(call.kinds, degraded, acts, strict=True))
             if kind == recorded and place < 0 and on and (wanted is None or row in wanted)
         ]
-        return RecordWrapper(rows) if rows else None
+        return self.at_its_layers(RecordWrapper(rows) if rows else None)
 
 
 class RecordWrapper:
     """Attention as it is, and the column means of some rows to the call's record."""
 
     reduces = False
-    whole = True  # the map is over all tokens
+    needs_all_tokens = True  # the map is over all tokens
     needs_grid = True
 
     def __init__(self, rows: Sequence[int]) -> None:
@@ -129,17 +128,13 @@ class RecordWrapper:
         """Change nothing."""
         return k_input, v_input
 
-    def attend(
-        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
-    ) -> Tensor:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
-        split = [split_heads(x, heads) for x in (q, k, v)]
-        if inner.plain:
-            out, means = attention_column_mean(*split, self._rows)
-            out = join_heads(out)
+        if inner.is_softmax:
+            out, means = attention_column_mean(q, k, v, self._rows)
         else:
             out = inner(q, k, v)
-            q_rows, k_rows = (x[self._rows] for x in split[:2])
+            q_rows, k_rows = q[self._rows], k[self._rows]
             means = attention_column_mean(q_rows, k_rows, k_rows)[1]
         site.call.record.add(site, self._rows, means)
         return out

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.engine.cache import Cache, upload, where
+from attnpatch.engine.edits import Edits
 from attnpatch.engine.masks import MaskPyramid
 from attnpatch.engine.patch import BoundPatch
 from attnpatch.engine.rows import key_rows, picture_rows, role_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundImagePrompt", "ImageBranch"]
 
-Phase = float | tuple[float | None, ...]
+TimeKey = float | tuple[float | None, ...]
 """The factor of a weight's curve, or for each row of the batch its own; None: not active."""
 
 
@@ -86,7 +87,7 @@ class BoundImagePrompt(BoundPatch):
         acts = any(reason is None for reason in self._skipped)
         return acts and role_of(COND, roles) != role_of(UNCOND, roles)
 
-    def phase(self, call: Call) -> Phase | None:
+    def time_key(self, call: Call) -> TimeKey | None:
         """Give the curve's factor now, or that of each row; None: not active now."""
         factors = tuple(self._factor(point.progress) for point in call.points)
         if all(factor is None for factor in factors):
@@ -104,7 +105,7 @@ class BoundImagePrompt(BoundPatch):
         factor = self.prompt.weight.factor(progress)
         return None if factor == 0 and not self.zero_counts else factor
 
-    def branches(self, call: Call, phase: Phase) -> Sequence[ImageBranch]:
+    def edits(self, call: Call, time_key: TimeKey) -> Edits:
         """One branch, or two where cond and uncond have different numbers of tokens."""
         kv, hold = self.prompt.keys_values, self.prompt.hold_last
         roles = dict(self.prompt.roles)
@@ -114,19 +115,20 @@ class BoundImagePrompt(BoundPatch):
         if pictures:
             places = picture_rows(call, len(pictures), "weight", hold_last=hold)
             factors = [pictures[place] for place in places]
-        if isinstance(phase, tuple):  # rows at times of their own
-            rows = [-1 if now is None else row for row, now in zip(rows, phase, strict=True)]
-            pairs = zip(factors, phase, strict=True)
+        factor_now = time_key
+        if isinstance(time_key, tuple):  # rows at times of their own
+            rows = [-1 if now is None else row for row, now in zip(rows, time_key, strict=True)]
+            pairs = zip(factors, time_key, strict=True)
             factors = [0.0 if now is None else factor * now for factor, now in pairs]
-            phase = 1.0
+            factor_now = 1.0
         mask_rows = [0] * call.batch
         if self.mask is not None:
             mask_rows = picture_rows(call, len(self.prompt.mask), "mask", hold_last=hold)
         found = [
-            ImageBranch(self, source, rows, factors, phase, tuple(mask_rows))
+            ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows))
             for source in self.sources
         ]
-        return [branch for branch in found if max(branch.rows) >= 0]
+        return Edits(branches=tuple(branch for branch in found if max(branch.rows) >= 0))
 
 
 class PartTensors:
@@ -151,7 +153,7 @@ class PartTensors:
 
 
 class ImageBranch:
-    """One branch of an image prompt in calls of one layout and phase."""
+    """One branch of an image prompt in calls of one layout and time."""
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class ImageBranch:
         source: PartTensors,
         rows: Sequence[int],
         factors: Sequence[float],
-        phase: float,
+        factor_now: float,
         mask_rows: tuple[int, ...],
     ) -> None:
         self.shared_softmax = bound.prompt.shared_softmax
@@ -169,7 +171,7 @@ class ImageBranch:
         self.requires_grad = source.part.requires_grad or masked
         self._bound = bound
         self._source = source
-        self._phase = phase
+        self._factor_now = factor_now
         self._factors = tuple(factors)
         first, end = source.part.first, source.part.first + source.part.rows
         self.rows = tuple(
@@ -184,7 +186,7 @@ class ImageBranch:
 
     def _effective(self, layer: int) -> float:
         """Give the weight as it acts on a layer, but for the pictures' own."""
-        weight = self._bound.layer_weights[layer] * self._phase
+        weight = self._bound.layer_weights[layer] * self._factor_now
         return self._bound.scaling.effective(weight, self._bound.channels[layer])
 
     def weights(self, layer: int) -> tuple[float, ...] | None:

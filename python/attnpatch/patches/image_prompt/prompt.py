@@ -263,7 +263,7 @@ class ImagePrompt(Patch):
             sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
-    def bind(self, table: LayerTable) -> BoundImagePrompt:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundImagePrompt:
         """Fit it to a UNet; see ``Patch.bind``."""
         return BoundImagePrompt(self, table)
 
@@ -292,6 +292,8 @@ class ImagePrompt(Patch):
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Make it again from what ``state`` gave."""
         options = dict(values)
+        if "joint" in options:  # its name in files of version 0.1
+            options["shared_softmax"] = options.pop("joint")
         parts = tuple(
             Part(
                 part["first"],

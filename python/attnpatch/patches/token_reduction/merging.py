@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.engine.wrappers import Inner
+from attnpatch.engine.edits import Inner
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.patches.token_reduction.parameters import (
     flag,
     number,
@@ -144,12 +145,14 @@ class MergePlan:
         """See ``Plan.reduce``: nothing yet."""
         return k_input, v_input
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
-        if k.shape[:2] != q.shape[:2]:
+        if (k.shape[0], k.shape[2]) != (q.shape[0], q.shape[2]):
             return inner(q, k, v)  # another patch has changed the keys
-        merge, part = self.match(k)
-        return part(inner(merge(q), merge(k), merge(v)))
+        heads = q.shape[1]
+        merge, part = self.match(join_heads(k))
+        merged = (split_heads(merge(join_heads(x)), heads) for x in (q, k, v))
+        return split_heads(part(join_heads(inner(*merged))), heads)
 
     def match(self, k: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         """Find which tokens become one; give what merges tokens (batch, N, C), and what parts them.

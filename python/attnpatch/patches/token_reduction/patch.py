@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from abc import abstractmethod
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
+from attnpatch.engine.edits import Edits
 from attnpatch.engine.patch import BoundPatch, Patch
 from attnpatch.engine.site import Call, SamplingPoint, Site
+from attnpatch.engine.tokens import IMAGE
 from attnpatch.patches.token_reduction.parameters import checked
 from attnpatch.patches.token_reduction.stage import Plan, ReductionWrapper
 
@@ -56,7 +59,7 @@ class Moment(NamedTuple):
     """The call of the UNet, as far as reductions depend on it."""
 
     timestep: float
-    """0 to 999; 0 where the patch is not ``timed``."""
+    """0 to 999; 0 where the patch is not ``time_dependent``."""
     latent: tuple[int, int]
 
 
@@ -94,7 +97,7 @@ class TokenReduction(Patch):
     def plan(self, place: Place, moment: Moment, grid: tuple[int, int]) -> Plan | None:
         """Give what it does on a token grid of a layer; None: nothing."""
 
-    def bind(self, table: LayerTable) -> BoundTokenReduction:
+    def bind(self, table: LayerTable, index: int = 0) -> BoundTokenReduction:
         """Fit it to a UNet; see ``Patch.bind``."""
         return BoundTokenReduction(self, table)
 
@@ -116,7 +119,7 @@ class TokenReduction(Patch):
 class BoundTokenReduction(BoundPatch):
     """A reduction of tokens fitted to one UNet."""
 
-    attention: ClassVar[str] = "self"
+    keys: ClassVar[str] = IMAGE
     tells_roles_apart = False
 
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
@@ -131,7 +134,7 @@ class BoundTokenReduction(BoundPatch):
         """For each layer why the patch never acts there; None where it may act."""
         return self._skipped
 
-    def phase(self, call: Call) -> Moment | None:
+    def time_key(self, call: Call) -> Moment | None:
         """Tell the timestep and the latent's shape, which decides on the grids.
 
         None where rows are at different times: they would have different numbers of tokens.
@@ -145,12 +148,16 @@ class BoundTokenReduction(BoundPatch):
         )
         return None
 
-    def stage(self, layer: Layer, call: Call, phase: Moment) -> ReductionWrapper | None:
-        """Its part of a layer's self-attention in calls of this phase; None: nothing."""
-        place = self._places[layer.index]
-        grid = Site(layer, call, attention="self").grid
-        stage = ReductionWrapper(lambda grid: self.patch.plan(place, phase, grid), grid, self._warn)
-        return stage if stage.acts else None
+    def edits(self, call: Call, time_key: Moment) -> Edits:
+        """Return its part around the attention of each layer where it acts."""
+        wrappers = {}
+        for place, reason in zip(self._places, self._skipped, strict=True):
+            if reason is None:
+                make = functools.partial(self.patch.plan, place, time_key)
+                wrapper = ReductionWrapper(make, call.grid(place.layer), self._warn)
+                if wrapper.acts:
+                    wrappers[place.layer.index] = wrapper
+        return Edits(wrappers=wrappers)
 
     def _warn(self, site: Site, tokens: int) -> None:
         """Say that there are other tokens than those of the grid."""

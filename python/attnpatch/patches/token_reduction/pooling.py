@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import pool_extent
-from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.engine.wrappers import Inner
+from attnpatch.engine.edits import Inner
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import pooled_size
 from attnpatch.patches.token_reduction.stage import Grid
@@ -86,15 +85,14 @@ class PoolPlan:
         """See ``Plan.reduce``."""
         return self.pooling(k_input, v_input, self.grid)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
-        expected = k.shape[:2] == (q.shape[0], self.tokens)  # else another patch has changed them
-        if not (inner.plain and expected and _has_kernel(q)):
+        # Else another patch has changed them.
+        expected = (k.shape[0], k.shape[2]) == (q.shape[0], self.tokens)
+        if not (inner.is_softmax and expected and _has_kernel(q)):
             return inner(q, k, v)
         # The whole grid as one tile: our kernel is quicker than torch's attention on CPUs.
-        q, k, v = (split_heads(x, heads) for x in (q, k, v))
-        out = tile_attention(q, k, v, Tiling(self.grid, self.grid), self.pooling.stride)
-        return join_heads(out)
+        return tile_attention(q, k, v, Tiling(self.grid, self.grid), self.pooling.stride)
 
 
 def _has_kernel(q: Tensor) -> bool:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import token_grid
-from attnpatch.engine.wrappers import Inner
+from attnpatch.engine.edits import Inner
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.patches.token_reduction.stage import Grid
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class PoolPlan:
         """See ``Plan.reduce``."""
         return self.pool(k_input, v_input, self.grid)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
         return inner(q, k, v)
 
@@ -169,23 +170,26 @@ class TilePlan:
             keys, values = torch.cat([keys, far[0]], dim=1), torch.cat([values, far[1]], dim=1)
         return keys, values
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
         own, shared = self._counts()
-        if k.shape[1] != own + shared or k.shape[0] != q.shape[0]:
+        if k.shape[2] != own + shared or k.shape[0] != q.shape[0]:
             return inner(q, k, v)  # another patch has changed the keys
-        count = self.tiles[0] * self.tiles[1]
+        count, heads = self.tiles[0] * self.tiles[1], q.shape[1]
 
         def with_shared(x: Tensor) -> Tensor:
+            x = join_heads(x)
             near = x[:, :own].unflatten(1, (count, -1))
             far = x[:, None, own:].expand(-1, count, -1, -1)
-            return torch.cat([near, far], dim=2).flatten(0, 1)
+            return split_heads(torch.cat([near, far], dim=2).flatten(0, 1), heads)
 
-        out = inner(self._cut(q), with_shared(k), with_shared(v))
+        queries = split_heads(self._cut(join_heads(q)), heads)
+        out = join_heads(inner(queries, with_shared(k), with_shared(v)))
         out = out.unflatten(0, (-1, *self.tiles)).unflatten(3, self.tile).transpose(2, 3)
         top, left = self.offset
         out = out.flatten(3, 4).flatten(1, 2)
-        return out[:, top : top + self.grid[0], left : left + self.grid[1]].flatten(1, 2)
+        out = out[:, top : top + self.grid[0], left : left + self.grid[1]].flatten(1, 2)
+        return split_heads(out, heads)
 
     def _cut(self, x: Tensor) -> Tensor:
         """Pad and cut: (batch, tokens, channels) -> (batch · tiles, tokens of a tile, channels)."""

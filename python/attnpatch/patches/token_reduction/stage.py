@@ -9,8 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from attnpatch.engine.edits import Inner
 from attnpatch.engine.site import Site
-from attnpatch.engine.wrappers import Inner
 
 __all__ = ["Grid", "Plan", "ReductionWrapper"]
 
@@ -27,8 +27,8 @@ class Plan(Protocol):
         """
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
-        """Attend as a wrapper; another patch may have changed what the plan expects."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend from q (batch, heads, N, size); others may have changed what the plan expects."""
         ...
 
 
@@ -47,7 +47,7 @@ class ReductionWrapper:
 
     __slots__ = ("_grid", "_make", "_plan", "_warn")
     reduces = True
-    whole = False
+    needs_all_tokens = False
     needs_grid = False  # it sees for itself whether tokens fill it
 
     def __init__(
@@ -80,19 +80,17 @@ class ReductionWrapper:
             return k_input, v_input
         return plan.reduce(k_input, v_input)
 
-    def attend(
-        self, site: Site, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner
-    ) -> Tensor:
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
         plan = self._at(site.grid)
         if plan is None:
             return inner(q, k, v)
         tokens = site.grid[0] * site.grid[1]
-        if q.shape[1] != tokens:
-            if k.shape[1] in (q.shape[1], tokens):  # else they were reduced before
-                self._warn(site, q.shape[1])
+        if q.shape[2] != tokens:
+            if k.shape[2] in (q.shape[2], tokens):  # else they were reduced before
+                self._warn(site, q.shape[2])
             return inner(q, k, v)
-        return plan.attend(q, k, v, heads, inner)
+        return plan.attend(q, k, v, inner)
 
     def _at(self, grid: Grid) -> Plan | None:
         return self._plan if grid == self._grid else self._make(grid)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnpatch.engine.edits import Inner
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.engine.wrappers import Inner
 from attnpatch.ops import Tiling, pool_tokens, tile_attention
 from attnpatch.ops.tiling import join_grid, pooled_size, split_grid, split_pooled
 from attnpatch.patches.token_reduction.pooling import Pooling
@@ -76,23 +76,17 @@ class TilePlan:
         keys = torch.cat([keys, shared_keys], dim=1)
         return keys, keys if one else torch.cat([values, shared_values], dim=1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, inner: Inner) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""
         expected = self.own_tokens + (0 if self.own is None else self.shared_tokens)
-        if k.shape[1] != expected or k.shape[0] != q.shape[0]:
+        if k.shape[2] != expected or k.shape[0] != q.shape[0]:
             return inner(q, k, v)  # another patch has changed the keys
         own_k, shared_k = self._split(k)
         own_v, shared_v = self._split(v)
-        if not inner.plain:
+        if not inner.is_softmax:
             return self._through(inner, q, (own_k, own_v), (shared_k, shared_v))
-        out = tile_attention(
-            *(split_heads(t, heads) for t in (q, own_k, own_v)),
-            self.tiling,
-            () if self.own is None else self.own.stride,
-            None if shared_k is None else split_heads(shared_k, heads),
-            None if shared_v is None else split_heads(shared_v, heads),
-        )
-        return join_heads(out)
+        stride = () if self.own is None else self.own.stride
+        return tile_attention(q, own_k, own_v, self.tiling, stride, shared_k, shared_v)
 
     def _split(self, keys: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tell own from shared keys or values."""
@@ -100,9 +94,10 @@ class TilePlan:
             return keys, None
         if self.own is None:
             stride = self.shared.stride
-            (some,) = pool_tokens(keys, self.tiling.grid, stride, stride, "avg", (0.0,))
-            return keys, some
-        return keys[:, : self.own_tokens], keys[:, self.own_tokens :]
+            flat = join_heads(keys)
+            (some,) = pool_tokens(flat, self.tiling.grid, stride, stride, "avg", (0.0,))
+            return keys, split_heads(some, keys.shape[1])
+        return keys[:, :, : self.own_tokens], keys[:, :, self.own_tokens :]
 
     def _through(
         self,
@@ -113,21 +108,27 @@ class TilePlan:
     ) -> Tensor:
         """Call another patch's attention with tiles of one shape as a batch (batch · tiles, …)."""
         tiling, stride = self.tiling, () if self.own is None else self.own.stride
+        heads = q.shape[1]
+        common_k, common_v = (None if x is None else join_heads(x) for x in shared)
 
         def cut(keys: Tensor) -> list[list[Tensor]]:
+            keys = join_heads(keys)
             return split_pooled(keys, tiling, stride) if stride else split_grid(keys, tiling)
 
         def with_shared(tiles: Tensor, common: Tensor | None) -> Tensor:
             if common is not None:
                 common = common[:, None, None].expand(-1, *tiles.shape[1:3], -1, -1)
                 tiles = torch.cat([tiles, common], dim=3)
-            return tiles.flatten(0, 2)
+            return split_heads(tiles.flatten(0, 2), heads)
 
         def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             out = inner(
-                queries.flatten(0, 2), with_shared(keys, shared[0]), with_shared(values, shared[1])
+                split_heads(queries.flatten(0, 2), heads),
+                with_shared(keys, common_k),
+                with_shared(values, common_v),
             )
-            return out.unflatten(0, queries.shape[:3])
+            return join_heads(out).unflatten(0, queries.shape[:3])
 
-        lines = zip(split_grid(q, tiling), cut(own[0]), cut(own[1]), strict=True)
-        return join_grid([list(map(attend, *line)) for line in lines], tiling)
+        lines = zip(split_grid(join_heads(q), tiling), cut(own[0]), cut(own[1]), strict=True)
+        out = join_grid([list(map(attend, *line)) for line in lines], tiling)
+        return split_heads(out, heads)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from attnpatch.engine import Branches, BranchPlan, Call, Layer, Site
+from attnpatch.engine import IMAGE, TEXT, Call, Layer, Plan, Site, SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.hosts.comfyui.patched_model import ExtraOptions, PatchedModel, Running
 
@@ -100,8 +100,8 @@ class Attn2Replace(AttnReplace):
     def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
         super().__init__(*args)
         self.added = list(added)
-        # What calls like the latest one take: plan, shape and dtype of the queries, the latent and
-        # the parts of it that rows show, branches.
+        # What calls like the latest one take: plan, shape of the queries, the latent and the parts
+        # of it that rows show, and what the patches do.
         self._ready: tuple[Any, ...] | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
@@ -109,11 +109,11 @@ class Attn2Replace(AttnReplace):
         running = self.group.running(extra_options)
         plan, others = running.plan, running.others
         base = self.foreign if others is None else others.get(self.place) or self.foreign
-        branches = None if plan is None else self._branches(running, plan, q, extra_options)
-        if branches is None:
+        acting = None if plan is None else self._acting(running, plan, q, extra_options)
+        if acting is None:
             out = (base or self.group.plain)(q, k, v, extra_options)
         else:
-            out = self._attend(branches, running, base, q, k, v, extra_options)
+            out = self._attend(acting, running, base, q, k, v, extra_options)
         if self.added:
             sigma = self.group.clock(extra_options)[0].sigma
             for added in self.added:
@@ -121,31 +121,28 @@ class Attn2Replace(AttnReplace):
                     out = out + added.callback(out, q, k, v, extra_options, **added.options)
         return out
 
-    def _branches(
-        self, running: Running, plan: BranchPlan, q: Tensor, options: ExtraOptions
-    ) -> Branches | None:
+    def _acting(
+        self, running: Running, plan: Plan, q: Tensor, options: ExtraOptions
+    ) -> SiteAttention | None:
         ready, shape, call = self._ready, q.shape, running.call
         if (
             ready is not None
             and ready[0] is plan
             and ready[1] == shape
-            and ready[2] is q.dtype
-            and ready[3] == call.latent
-            and ready[4] == call.crops
-            and q.is_cpu  # elsewhere they belong to a stream as well
+            and ready[2] == call.latent
+            and ready[3] == call.crops
         ):
-            return ready[5]
-        site = running.site(self.layer, q, options, "cross")
-        branches = None if site is None else plan.at(site, q.dtype, q.device)
-        if branches is not None and site is not None:
-            branches.check(site, shape[0], shape[1])
-        ready = plan, shape, q.dtype, call.latent, call.crops, branches
-        self._ready = None if branches is not None and branches.requires_grad else ready
-        return branches
+            return ready[4]
+        site = running.site(self.layer, q, options, TEXT)
+        acting = None if site is None else plan.at(site)
+        # A wrapper asks for the running call itself.
+        kept = acting is None or not acting.has_wrappers
+        self._ready = (plan, shape, call.latent, call.crops, acting) if kept else None
+        return acting
 
     def _attend(
         self,
-        branches: Branches,
+        acting: SiteAttention,
         running: Running,
         base: Attention | None,
         q: Tensor,
@@ -157,15 +154,16 @@ class Attn2Replace(AttnReplace):
         text_k, text_v = k, v
         if k.dtype is not dtype or v.dtype is not dtype:
             text_k, text_v = k.to(dtype), v.to(dtype)
-        if base is None and running.fuses(q.device, options):
-            out = branches.attend(
-                split_heads(q, heads), split_heads(text_k, heads), split_heads(text_v, heads)
-            )
-            return join_heads(out)
-        out = (base or self.group.plain)(q, k, v, options)
-        site = running.site(self.layer, q, options, "cross")
-        run = self.group.run
-        return out + run.terms(site, q, text_k, text_v, heads=heads, branches=branches)
+
+        apart = tuple(split_heads(x, heads) for x in (q, text_k, text_v))
+
+        def host_attention(*given: Tensor) -> Tensor:
+            same = all(one is other for one, other in zip(given, apart, strict=True))
+            inputs = (q, k, v) if same else tuple(join_heads(x) for x in given)
+            return split_heads((base or self.group.plain)(*inputs, options), heads)
+
+        fuses = base is None and running.fuses(q.device, options)
+        return join_heads(acting.attend(*apart, host_attention, is_softmax=fuses))
 
     def add(self, callback: Callable[..., Any], **options: Any) -> None:
         """Take another pack's term in: such packs expect it of what they find in a slot.
@@ -213,33 +211,36 @@ class Attn1Replace(AttnReplace):
         others = running.others
         base = self.foreign if others is None else others.get(self.place) or self.foreign
         attention = base or group.plain
-        site = running.site(self.layer, q, extra_options, "self")
-        acting = None if site is None else group.run.self_attention(site)
+        site = running.site(self.layer, q, extra_options, IMAGE)
+        acting = None if site is None else group.run.at(site)
         beside = base is not None or (others is not None and self.place in others)
         if beside and acting is not None:
-            acting = acting.whole
+            acting = acting.without_reduction()
         if acting is None or site is None:
             if site is None:
                 self._tell_cut(running.call, q.shape[1])
             return attention(q, k, v, extra_options)
         if acting.reduces:
-            site = running.site(self.layer, q, extra_options, "self", guess=False) or site
-        return acting.attend(
-            site,
-            q,
-            k,
-            v,
-            extra_options["n_heads"],
-            lambda q, k, v: attention(q, k, v, extra_options),
-            plain=base is None and running.is_default(extra_options),
+            exact = running.site(self.layer, q, extra_options, IMAGE, guess=False)
+            acting = (exact and group.run.at(exact)) or acting
+        heads = extra_options["n_heads"]
+
+        def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (join_heads(x) for x in (q, k, v))
+            return split_heads(attention(q, k, v, extra_options), heads)
+
+        out = acting.attend(
+            *(split_heads(x, heads) for x in (q, k, v)),
+            host_attention,
+            is_softmax=base is None and running.is_default(extra_options),
         )
+        return join_heads(out)
 
     def _tell_cut(self, call: Call, tokens: int) -> None:
         """Let a patch that would reduce tokens say that another has cut the pictures up."""
-        site = Site(self.layer, call, attention="self")
-        acting = self.group.run.self_attention(site)
+        acting = self.group.run.at(Site.over_image(self.layer, call))
         if acting is not None:
-            acting.fits(site, tokens)
+            acting.fits(tokens)
 
 
 class Attn1Patch:
@@ -266,10 +267,10 @@ class Attn1Patch:
         running = self.group.running(extra_options)
         if running.others is not None and ("attn1", layer.index) in running.others:
             return n, context, value
-        site = running.site(layer, n, extra_options, "self", guess=False)
-        acting = None if site is None else self.group.run.self_attention(site)
+        site = running.site(layer, n, extra_options, IMAGE, guess=False)
+        acting = None if site is None else self.group.run.at(site)
         if acting is not None and acting.reduces and context.shape[:2] == n.shape[:2]:
-            context, value = acting.reduce(site, context, value)
+            context, value = acting.reduce(context, value)
         return n, context, value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attn1Patch:

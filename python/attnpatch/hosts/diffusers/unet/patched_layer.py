@@ -4,21 +4,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.amp import is_autocast_available
 
-from attnpatch.engine import BoundStack, Call, Layer, SelfAttention, Site
-from attnpatch.hosts.diffusers.operators import EagerBranching, register
+from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, Site, SiteAttention
+from attnpatch.hosts.diffusers.operators import register
 from attnpatch.hosts.diffusers.unet.processor import (
     PatchedProcessor,
     layer_of,
     make_patched_processor,
 )
-from attnpatch.hosts.diffusers.unet.self_processor import EagerStaging, PatchedSelfProcessor
+from attnpatch.hosts.diffusers.unet.self_processor import PatchedSelfProcessor, host_attention
 from attnpatch.hosts.token_grids import grid_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,14 @@ class PatchedLayer:
     """One attention layer of a patched UNet, of either kind."""
 
     processor_class: type[Any]
-    attention: str
+    keys: str  # what its keys are
     attribute: str  # of the transformer block
+    trained = False
+    """Whether tensors of a patch require a gradient, and one may be asked for."""
+    reduces = False
+    """Whether a patch may give keys and values fewer tokens."""
+    shares_softmax = False
+    """Whether a patch shares the text's softmax."""
 
     def __init__(self, patched: PatchedModel, layer: Layer, block: Any) -> None:
         self.patched = patched
@@ -92,7 +99,19 @@ class PatchedLayer:
         # Blocks that others have put in may merge tokens, of which no count tells a grid.
         guess = type(self.block).__module__.startswith("diffusers.")
         grid = grid_of(self.layer, tokens, call.latent, features, guess=guess)
-        return running.run, Site(self.layer, call, grid, self.attention)
+        make = Site.over_text if self.keys == TEXT else Site.over_image
+        return running.run, make(self.layer, call, grid)
+
+    def begin(self, processor: Any, hidden_states: Tensor) -> SiteAttention | None:
+        """Return what the patches do for these states; None: nothing, or not by this processor."""
+        if processor is not self.patched_processor:
+            return None
+        return self.acting(_tokens(hidden_states.shape))
+
+    def acting(self, tokens: int) -> SiteAttention | None:
+        """Return what the patches do for so many query tokens in the call that is running."""
+        here = self.site(tokens)
+        return None if here is None else here[0].at(here[1])
 
     def check_grid(self, site: Site, tokens: int, what: str) -> None:
         """Raise ValueError where the layer has other tokens than its grid."""
@@ -108,50 +127,40 @@ class CrossLayer(PatchedLayer):
     """Attention to the text (attn2)."""
 
     processor_class = PatchedProcessor
-    attention = "cross"
+    keys = TEXT
     attribute = "attn2"
 
     @property
-    def shared_softmax(self) -> bool:
+    def shares_softmax(self) -> bool:  # type: ignore[override]
         """Whether a patch shares the text's softmax."""
         return self.patched.shared_softmax
 
     @property
-    def trained(self) -> bool:
+    def trained(self) -> bool:  # type: ignore[override]
         """Whether tensors of a patch require a gradient, and one may be asked for."""
         return self.patched.trained and torch.is_grad_enabled()
 
-    def begin(self, patched_processor: Any, hidden_states: Tensor) -> EagerBranching | None:
-        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
-        if patched_processor is not self.patched_processor:
-            return None
-        shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
-        # The meta device, for one, has no autocast, and must not be asked.
-        if is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
-        return self.branching(_tokens(shape), dtype, device)
-
-    def branching(
-        self, tokens: int, dtype: torch.dtype, device: torch.device
-    ) -> EagerBranching | None:
+    def acting(self, tokens: int) -> SiteAttention | None:
         """Return what the patches do for so many query tokens in the call that is running."""
-        found = self.site(tokens)
-        if found is None:
-            return None
-        run, site = found
-        branches = run.branches(site, dtype, device)
-        if branches is None:
-            return None
-        if branches.masks is not None:
-            self.check_grid(site, tokens, "mask")
-        return EagerBranching(run, site, branches, dtype)
+        acting = super().acting(tokens)
+        if acting is not None and acting.needs_grid:
+            self.check_grid(acting.site, tokens, "mask")
+        return acting
+
+    def attend(
+        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attend to the text, plainly, and as the patches have it."""
+        if acting is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        return acting.attend(q, k, v)
 
 
 class SelfLayer(PatchedLayer):
     """Self-attention (attn1)."""
 
     processor_class = PatchedSelfProcessor
-    attention = "self"
+    keys = IMAGE
     attribute = "attn1"
 
     @property
@@ -160,34 +169,41 @@ class SelfLayer(PatchedLayer):
         return self.patched.running.degraded is not None
 
     @property
-    def reduces(self) -> bool:
+    def reduces(self) -> bool:  # type: ignore[override]
         """Whether a patch may give keys and values fewer tokens."""
-        return self.patched.reduces
+        return self.patched.reduces and not self.patched_processor.attnpatch_perturbed
 
-    def begin(self, patched_processor: Any, hidden_states: Tensor) -> EagerStaging | None:
-        """Return what the patches do for these states; None: nothing, or not by this stand-in."""
-        return (
-            self.staging(_tokens(hidden_states.shape))
-            if patched_processor is self.patched_processor
-            else None
-        )
-
-    def staging(self, tokens: int) -> EagerStaging | None:
+    def acting(self, tokens: int) -> SiteAttention | None:
         """Return what the patches do for so many tokens in the call that is running."""
-        found = self.site(tokens)
-        if found is None:
+        here = self.site(tokens)
+        if here is None:
             return None
-        run, site = found
-        acting = run.self_attention(site)
+        run, site = here
+        acting = run.at(site)
         if self.patched_processor.attnpatch_perturbed:
-            acting = (acting and acting.whole) or (SelfAttention(()) if self.degraded else None)
+            acting = acting and acting.without_reduction()
+            if acting is None and self.degraded:
+                acting = SiteAttention(site, None, None)
         if acting is None:
             return None
-        if acting.only_reduces and not acting.fits(site, tokens):
+        if acting.only_reduces and not acting.fits(tokens):
             return None  # another patch has reduced them
         if acting.needs_grid:
             self.check_grid(site, tokens, "self-attention")
-        return EagerStaging(acting, site, self)
+        return acting
+
+    def attend(
+        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Attend as the layer's own processor does, with the patches around it."""
+        attention = functools.partial(host_attention, self, mask=mask)
+        if acting is None:
+            return attention(q, k, v)
+        processor = self.patched_processor
+        is_softmax = (
+            mask is None and processor.attnpatch_plain and processor._attention_backend is None
+        )
+        return acting.attend(q, k, v, attention, is_softmax=is_softmax)
 
 
 class FeatureShape:

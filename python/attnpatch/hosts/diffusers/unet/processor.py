@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.operators import Branching, GraphBranching
+from attnpatch.engine import SiteAttention
+from attnpatch.engine.heads import join_heads
+from attnpatch.hosts.diffusers.operators import GraphSite
 from attnpatch.hosts.diffusers.unet.projections import (
     add_terms,
     attend_to_text,
@@ -72,13 +74,13 @@ class PatchedProcessor:
     ) -> Tensor:
         """Attend as the layer's own processor does, plus the patches' terms."""
         layer = self.attnpatch_layer
-        branching: Branching | None = None
+        acting: SiteAttention | GraphSite | None = None
         if in_graph:
             if layer.patched_processor is not None:  # else it was detached
-                branching = GraphBranching(layer.handle, layer.shared_softmax, layer.trained)
+                acting = GraphSite(layer, layer.handle)
         else:
-            branching = layer.begin(self, hidden_states)
-        if branching is None:
+            acting = layer.begin(self, hidden_states)
+        if acting is None:
             return self.attnpatch_original(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
@@ -91,16 +93,16 @@ class PatchedProcessor:
             k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
             backend = self._attention_backend
             if attention_mask is None and backend is None:
-                return finish(attn, branching.attend(q, k, v), queries)
+                return finish(attn, join_heads(acting.attend(q, k, v)), queries)
             base = attend_to_text(attn, q, k, v, attention_mask, backend)
-            return finish(attn, base + branching.terms(q, None), queries)
+            return finish(attn, join_heads(base + acting.terms(q)), queries)
         base = self.attnpatch_original(
             attn, hidden_states, context, attention_mask, *args, **kwargs
         )
-        known = None
-        if branching.shared_softmax and attention_mask is None:
-            known = project_context(attn, queries.states, text)
-        return add_terms(attn, base, branching.terms(q, known), queries)
+        k = v = None
+        if acting.shares_softmax and attention_mask is None:
+            k, v = project_context(attn, queries.states, text)
+        return add_terms(attn, base, join_heads(acting.terms(q, k, v)), queries)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         layer = layer_of(self)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.heads import split_heads
 
 
 class Queries(NamedTuple):
@@ -108,18 +108,17 @@ def _key(attn: Any, key: Tensor) -> Tensor:
 def attend_to_text(
     attn: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: Any
 ) -> Tensor:
-    """Attend to the text alone, by the backend that the user chose; returns (B, N, C)."""
+    """Attend by the backend that the user chose; returns (B, H, N, D)."""
     batch, heads, tokens, _ = k.shape
     if mask is not None:
         mask = attn.prepare_attention_mask(mask, tokens, batch)
         mask = mask.view(batch, heads, -1, mask.shape[-1])
     if backend is None:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return join_heads(out)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend).flatten(2)
+    return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend).transpose(1, 2)
 
 
 def finish(attn: Any, out: Tensor, queries: Queries) -> Tensor:

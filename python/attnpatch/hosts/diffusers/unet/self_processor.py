@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The attention processor that stands in for self-attention, with the patches' stages around it."""
+"""The attention processor that stands in for self-attention, with the patches around it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from attnpatch.engine import SelfAttention, Site
+from attnpatch.engine import SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.hosts.diffusers.operators import TAGS, WHY_EAGER, learns, registered
+from attnpatch.hosts.diffusers.operators import GraphSite
 from attnpatch.hosts.diffusers.unet.processor import PatchedProcessor
 from attnpatch.hosts.diffusers.unet.projections import (
     attend_to_text,
@@ -22,18 +22,6 @@ from attnpatch.hosts.diffusers.unet.projections import (
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.unet.patched_layer import SelfLayer
-
-
-class Staging(Protocol):
-    """The patches' part of one layer's self-attention; q is (B, N, C), k and v (B, M, C)."""
-
-    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what keys and values are projected from."""
-        ...
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Return attention by all stages, (B, N, C)."""
-        ...
 
 
 class PatchedSelfProcessor(PatchedProcessor):
@@ -52,17 +40,16 @@ class PatchedSelfProcessor(PatchedProcessor):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """Attend as the layer's own processor does, by the patches' stages."""
-        staging: Staging | None = None
+        """Attend as the layer's own processor does, with the patches around it."""
+        layer = self.attnpatch_layer
+        acting: SiteAttention | GraphSite | None = None
         if encoder_hidden_states is None:
-            layer = self.attnpatch_layer
             if in_graph:
                 if layer.patched_processor is not None:  # else it was detached
-                    reduces = layer.reduces and not self.attnpatch_perturbed
-                    staging = GraphStaging(layer.handle, reduces)
+                    acting = GraphSite(layer, layer.handle)
             else:
-                staging = layer.begin(self, hidden_states)
-        if staging is None:
+                acting = layer.begin(self, hidden_states)
+        if acting is None:
             return self.attnpatch_original(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
@@ -70,57 +57,33 @@ class PatchedSelfProcessor(PatchedProcessor):
         states = queries.states
         # A mask is on all tokens: there none may be dropped.
         k_input, v_input = (
-            (states, states) if attention_mask is not None else staging.reduce(states)
+            (states, states) if attention_mask is not None else acting.reduce(states, states)
         )
-        projected = project_self(attn, states, k_input, v_input, self.attnpatch_fused)
-        q, k, v = (join_heads(x) for x in projected)
-        return finish(attn, staging.attend(q, k, v, attention_mask), queries)
+        q, k, v = project_self(attn, states, k_input, v_input, self.attnpatch_fused)
+        if isinstance(acting, GraphSite):
+            out = acting.attend(q, k, v, attention_mask)
+        else:
+            out = layer.attend(acting, q, k, v, attention_mask)
+        return finish(attn, join_heads(out), queries)
 
 
-class EagerStaging:
-    """The stages at one site, where they have something to do."""
-
-    __slots__ = ("_acting", "_layer", "_site")
-
-    def __init__(self, acting: SelfAttention, site: Site, layer: SelfLayer) -> None:
-        self._acting = acting
-        self._site = site
-        self._layer = layer
-
-    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Staging`."""
-        return self._acting.reduce(self._site, states, states)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """See :class:`Staging`."""
-        patched_processor = self._layer.patched_processor
-        plain = (
-            mask is None
-            and patched_processor.attnpatch_plain
-            and patched_processor._attention_backend is None
-        )
-        heads = self._layer.module.heads
-
-        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return _attention(self._layer, q, k, v, mask)
-
-        return self._acting.attend(self._site, q, k, v, heads, attention, plain=plain)
-
-
-def _attention(layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attend from q (B, N, C) as the layer's own processor does."""
-    patched_processor, attn = layer.patched_processor, layer.module
-    if patched_processor.attnpatch_perturbed:
+def host_attention(
+    layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Attend from q (B, H, N, D) as the layer's own processor does; returns (B, H, N, D)."""
+    processor, attn = layer.patched_processor, layer.module
+    if processor.attnpatch_perturbed:
         # Our own degraded passes have other rows than the pipeline's: none of those is perturbed.
-        kept = 0 if layer.degraded else len(q) // patched_processor.attnpatch_perturbed
+        kept = 0 if layer.degraded else len(q) // processor.attnpatch_perturbed
         attends = slice(len(q) - kept)
-        heads = (split_heads(x[attends], attn.heads) for x in (q, k, v))
-        out = attend_to_text(attn, *heads, mask, patched_processor._attention_backend)
+        rows = (x[attends] for x in (q, k, v))
+        out = attend_to_text(attn, *rows, mask, processor._attention_backend)
         return torch.cat([out, v[len(q) - kept :]]) if kept else out
-    if not patched_processor.attnpatch_plain:
-        return patched_processor.attnpatch_original(Projected(attn, q, k, v), q, None, mask)
-    q, k, v = (split_heads(x, attn.heads) for x in (q, k, v))
-    return attend_to_text(attn, q, k, v, mask, patched_processor._attention_backend)
+    if not processor.attnpatch_plain:
+        q, k, v = (join_heads(x) for x in (q, k, v))
+        projected = Projected(attn, q, k, v)
+        return split_heads(processor.attnpatch_original(projected, q, None, mask), attn.heads)
+    return attend_to_text(attn, q, k, v, mask, processor._attention_backend)
 
 
 class Projected:
@@ -154,81 +117,3 @@ class Projected:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attn, name)
-
-
-class GraphStaging:
-    """The same as operators in a graph that is being compiled; see `GraphBranching`."""
-
-    __slots__ = ("_handle", "_reduces")
-
-    def __init__(self, handle: Tensor, reduces: bool) -> None:
-        self._handle = handle
-        self._reduces = reduces
-
-    def reduce(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Staging`."""
-        if not self._reduces:
-            return states, states
-        if learns(states):
-            return _reduce_eagerly(states, self._handle)
-        return torch.ops.attnpatch_diffusers.reduce(states, self._handle)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """See :class:`Staging`."""
-        if learns(q, k, v, mask):
-            return _self_attend_eagerly(q, k, v, mask, self._handle)
-        return torch.ops.attnpatch_diffusers.self_attend(q, k, v, mask, self._handle)
-
-
-def _reduce_now(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
-    staging = _layer_of(handle).staging(states.shape[1])
-    k, v = (states, states) if staging is None else staging.reduce(states)
-    return _fresh(k, states), _fresh(v, states, k)
-
-
-_reduce = torch.library.custom_op(
-    "attnpatch_diffusers::reduce", _reduce_now, mutates_args=(), tags=TAGS
-)
-_reduce_eagerly = torch.compiler.disable(_reduce_now, reason=WHY_EAGER)
-
-
-@_reduce.register_fake
-def _(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
-    batch, _, channels = states.shape
-    tokens = torch.library.get_ctx().new_dynamic_size()
-    return tuple(states.new_empty((batch, tokens, channels)) for _ in range(2))  # type: ignore
-
-
-def _self_attend_now(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor
-) -> Tensor:
-    found = _layer_of(handle)
-    staging = found.staging(q.shape[1])
-    out = _attention(found, q, k, v, mask) if staging is None else staging.attend(q, k, v, mask)
-    return _fresh(out, q, k, v)
-
-
-_self_attend = torch.library.custom_op(
-    "attnpatch_diffusers::self_attend", _self_attend_now, mutates_args=(), tags=TAGS
-)
-_self_attend_eagerly = torch.compiler.disable(_self_attend_now, reason=WHY_EAGER)
-
-
-@_self_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: object, handle: Tensor) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-def _layer_of(handle: Tensor) -> SelfLayer:
-    layer = registered(handle)
-    if layer is None:
-        raise RuntimeError("attach: a compiled UNet outlived its patches; compile it anew")
-    return cast("SelfLayer", layer)
-
-
-def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
-    """Return a tensor with memory of its own: an operator may not hand back what it was given."""
-    storage = tensor.untyped_storage().data_ptr()
-    if any(storage == other.untyped_storage().data_ptr() for other in given):
-        return tensor.clone(memory_format=torch.contiguous_format)
-    return tensor.contiguous()

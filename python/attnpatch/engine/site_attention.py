@@ -1,0 +1,217 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""How all edits of a stack combine at one site: the attention that a host calls there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnpatch.engine.branch_plan import BranchPlan
+from attnpatch.engine.branches import Branches
+from attnpatch.engine.edits import Attention, AttentionWrapper, Inner, ReducingWrapper
+from attnpatch.engine.site import Site
+
+__all__ = ["SiteAttention", "WrapperChain"]
+
+
+class WrapperChain:
+    """The wrappers at one layer, in calls of one layout and time.
+
+    The first is the outermost. One that reduces is the innermost, and there is one at most: the
+    last of the stack wins; where a wrapper needs all tokens, there is none.
+    """
+
+    __slots__ = ("needs_grid", "reducing", "wrappers")
+
+    def __init__(self, wrappers: Iterable[AttentionWrapper]) -> None:
+        every = list(wrappers)
+        outer = [wrapper for wrapper in every if not wrapper.reduces]
+        reducing = [cast("ReducingWrapper", wrapper) for wrapper in every if wrapper.reduces]
+        if any(wrapper.needs_all_tokens for wrapper in outer):
+            reducing = []
+        self.wrappers: tuple[AttentionWrapper, ...] = (*outer, *reducing[-1:])
+        self.reducing = reducing[-1] if reducing else None
+        """The one that reduces what keys and values are projected from."""
+        self.needs_grid = any(wrapper.needs_grid for wrapper in self.wrappers)
+        """Whether one trusts that the tokens fill the site's grid."""
+
+    def without_reduction(self) -> WrapperChain | None:
+        """Return the others, for hosts that can not let it reduce; None: there are none."""
+        if self.reducing is None:
+            return self
+        return WrapperChain(self.wrappers[:-1]) if len(self.wrappers) > 1 else None
+
+
+class SiteAttention:
+    """What the patches of a stack do at one site; made by ``BoundStack.at``.
+
+    Queries, keys, values and outputs are (batch, heads, tokens, head size), of any strides.
+    """
+
+    __slots__ = ("_branches", "_chain", "_latest", "site")
+
+    def __init__(self, site: Site, branches: BranchPlan | None, chain: WrapperChain | None) -> None:
+        self.site = site
+        self._branches = branches
+        self._chain = chain
+        self._latest: tuple[torch.dtype, Branches] | None = None
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        host_attention: Attention | None = None,
+        *,
+        is_softmax: bool = True,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attend as the patches have it.
+
+        Parameters
+        ----------
+        q, k, v : Tensor
+            (batch, heads, N, size) and twice (batch, heads, M, size); k and v are projected from
+            what ``reduce`` gave.
+        host_attention : callable or None
+            The host's own, or another patch's: (q, k, v) -> (batch, heads, N, size). None: torch's.
+        is_softmax : bool
+            Whether that is softmax(q kᵀ) v and nothing else, so that a fused pass may replace it.
+        scale : float or None
+            Of the logits; None: size ** -0.5. A host's own attention has its own.
+
+        Returns
+        -------
+        Tensor
+            (batch, heads, N, size).
+
+        Raises
+        ------
+        ValueError
+            Where the queries' rows or tokens do not fit the call or a mask.
+        """
+        branches = self.branches(q.dtype, q.device)
+        if host_attention is None:
+
+            def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+        attention = host_attention
+        if branches is not None:
+            branches.check(self.site, q.shape[0], q.shape[2])
+            attention = _with_branches(branches, host_attention, is_softmax, scale)
+        if self._chain is None:
+            return attention(q, k, v)
+        inner = Inner(attention, is_softmax and branches is None)
+        for wrapper in reversed(self._chain.wrappers):
+            inner = Inner(_around(wrapper, self.site, inner), is_softmax=False)
+        return inner(q, k, v)
+
+    def terms(
+        self,
+        q: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        *,
+        scale: float | None = None,
+    ) -> Tensor | None:
+        """Give what the branches add where someone else computes the whole layer; None: nothing.
+
+        Parameters and errors as of ``attend``; k and v are those of the text.
+
+        Raises
+        ------
+        ValueError
+            As well where a branch shares the text's softmax and k or v is not given: then what it
+            adds is the difference that it makes to plain attention to them.
+        """
+        branches = self.branches(q.dtype, q.device)
+        if branches is None:
+            return None
+        branches.check(self.site, q.shape[0], q.shape[2])
+        if branches.shared_softmax and (k is None or v is None):
+            raise ValueError(
+                f"shared_softmax: expected plain attention to the text at {self.site.layer.name}, "
+                "for an image prompt shares its softmax, got a mask on the text, another attention "
+                "backend or no k and v; use plain attention there, or shared_softmax=False"
+            )
+        return branches.terms(q, k, v, scale)
+
+    def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what keys and values are projected from; see ``AttentionWrapper.reduce``."""
+        if self._chain is None or self._chain.reducing is None:
+            return k_input, v_input
+        return self._chain.reducing.reduce(self.site, k_input, v_input)
+
+    def branches(self, dtype: torch.dtype, device: torch.device) -> Branches | None:
+        """Return the image branches for queries of this dtype and device; None: there are none."""
+        if self._branches is None:
+            return None
+        latest = self._latest
+        if latest is not None and latest[0] is dtype and device.type == "cpu":
+            return latest[1]
+        branches = self._branches.at(self.site, dtype, device)
+        if device.type == "cpu" and not branches.requires_grad:  # else of a stream, or of a call
+            self._latest = dtype, branches
+        return branches
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether there are image branches."""
+        return self._branches is not None
+
+    @property
+    def has_wrappers(self) -> bool:
+        """Whether anything stands around the whole attention."""
+        return self._chain is not None
+
+    @property
+    def shares_softmax(self) -> bool:
+        """Whether an image branch shares the text's softmax."""
+        return self._branches is not None and self._branches.shares_softmax(self.site.layer.index)
+
+    @property
+    def reduces(self) -> bool:
+        """Whether ``reduce`` changes anything."""
+        return self._chain is not None and self._chain.reducing is not None
+
+    @property
+    def only_reduces(self) -> bool:
+        """Whether it does nothing else."""
+        return self.reduces and self._branches is None and len(self._chain.wrappers) == 1  # type: ignore[union-attr]
+
+    @property
+    def needs_grid(self) -> bool:
+        """Whether it trusts that the tokens fill the site's grid."""
+        masked = self._branches is not None and self._branches.masked(self.site.layer.index)
+        return masked or (self._chain is not None and self._chain.needs_grid)
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so many tokens fill the grid, so that they can be reduced; else it warns once."""
+        if self._chain is None or self._chain.reducing is None:
+            return True
+        return self._chain.reducing.fits(self.site, tokens)
+
+    def without_reduction(self) -> SiteAttention | None:
+        """Return what is left for hosts that can not let it reduce; None: nothing."""
+        chain = None if self._chain is None else self._chain.without_reduction()
+        if chain is None and self._branches is None:
+            return None
+        return SiteAttention(self.site, self._branches, chain)
+
+
+def _with_branches(
+    branches: Branches, host_attention: Attention, is_softmax: bool, scale: float | None
+) -> Attention:
+    if is_softmax:
+        return lambda q, k, v: branches.attend(q, k, v, scale)
+    return lambda q, k, v: host_attention(q, k, v) + branches.terms(q, k, v, scale)
+
+
+def _around(wrapper: AttentionWrapper, site: Site, inner: Inner) -> Attention:
+    return lambda q, k, v: wrapper.attend(site, q, k, v, inner)
