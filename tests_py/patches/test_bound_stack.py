@@ -194,7 +194,7 @@ def test_memory_stays_bounded_over_a_curve(prompt, site, table):
             branches_at(run, site(layer, progress=step / 200), torch.float32)
     (bound,) = run._bound
     assert len(bound.folded._values) <= 4 * len(table)
-    assert len(run._plans._values) <= 4
+    assert len(run._plans["text",]._values) <= 4
 
 
 def test_inference_mode_leaves_no_trace(prompt, site, table, qkv):

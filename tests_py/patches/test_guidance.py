@@ -228,9 +228,9 @@ def test_passes_of_a_step():
     sag, pag = SelfAttentionGuidance(start=0.5), PerturbedAttentionGuidance()
     stack = PatchStack([pag, SmoothedEnergyGuidance(0.0), sag])
     found = degraded_passes(stack, (8, 8), 0.7)
-    assert [(one.place, one.kind) for one in found] == [(0, 0), (2, 1)]
-    assert [one.place for one in degraded_passes(stack, (8, 8), 0.2)] == [0]
-    assert [one.place for one in degraded_passes(stack, (4, 64), 0.7)] == [0]
+    assert [(one.index, one.kind) for one in found] == [(0, 0), (2, 1)]
+    assert [one.index for one in degraded_passes(stack, (8, 8), 0.2)] == [0]
+    assert [one.index for one in degraded_passes(stack, (4, 64), 0.7)] == [0]
     with pytest.raises(ValueError, match="progress: guidance with start or end needs it"):
         degraded_passes(stack, (8, 8), None)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class BoundStack:
             _skipped(patch, bound, table) for patch, bound in zip(stack, self._bound, strict=True)
         )
         self._edits = tuple(Cache(size=4) for _ in self._bound)
-        self._plans = Cache(size=8)
+        self._plans: dict[tuple[str, ...], Cache] = defaultdict(lambda: Cache(size=4))
         self._branch_plans = Cache(size=4)
         self._masks = Cache(size=64)
         self._latest: dict[tuple[str, ...], tuple[Call, Plan | None]] = {}
@@ -202,7 +203,7 @@ class BoundStack:
         if not acting:
             return None
         key = (call.layout, call.degraded, tuple(acting))
-        return self._plans.get(key, lambda: self._make_plan(call, acting))
+        return self._plans[keys].get(key, lambda: self._make_plan(call, acting))
 
     def _make_plan(self, call: Call, acting: Sequence[tuple[int, Hashable]]) -> Plan:
         edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}

@@ -5,12 +5,12 @@
 import pytest
 import reduction_spec as spec
 import torch
-from attnpatch.engine.wrappers import Inner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnpatch._core import tile_offset, tile_shape
 from attnpatch.engine import Call, PatchStack, Site, layer_table, make_layer_table
+from attnpatch.engine.edits import Inner
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.patches import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.patches.token_reduction.pooling import MODES
