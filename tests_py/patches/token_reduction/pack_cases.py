@@ -20,6 +20,7 @@ from torch import Tensor
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.engine import Call, PatchStack, Site, make_layer_table, token_grid
 from attnpatch.patches.token_reduction.pooling import MODES
+from flat_attention import attend_flat
 
 WIDTH = 8
 TABLES = {
@@ -122,7 +123,7 @@ def steps(case: Case) -> Iterator[Step]:
     generator = torch.Generator().manual_seed(1)
     call = Call(latent=case.latent, batch=2, chunks=(1, 0), progress=0.123, timestep=case.timestep)
     for layer in sorted(table, key=lambda layer: (layer.spatial, layer.transformer)):
-        site = Site(layer, call, attention="self")
+        site = Site.over_image(layer, call)
         tokens = torch.randn(2, site.grid[0] * site.grid[1], layer.channels, generator=generator)
         weights = [torch.randn(2 * [layer.channels], generator=generator) / 4 for _ in range(3)]
         yield Step(site, heads_of(layer), tokens, weights)
@@ -145,12 +146,12 @@ def our_outputs(case: Case) -> tuple[list[Tensor], int]:
     outputs, changed = [], 0
     for site, heads, x, weights in steps(case):
         attention = lambda q, k, v, h=heads: plain_attention(q, k, v, h)  # noqa: E731
-        found = run.self_attention(site)
+        found = run.at(site)
         if found is None:
             outputs.append(attention(*project((x, x, x), weights)))
         else:
-            q, k, v = project((x, *found.reduce(site, x, x)), weights)
-            outputs.append(found.attend(site, q, k, v, heads, attention))
+            q, k, v = project((x, *found.reduce(x, x)), weights)
+            outputs.append(attend_flat(found, q, k, v, heads, attention))
             changed += 1
     return outputs, changed
 
