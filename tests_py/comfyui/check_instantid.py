@@ -16,7 +16,7 @@ from narrow_adapters import make_state
 from narrow_models import make_model, noise, prompt
 from real_host import relative, sample
 
-from attnpatch.faces import FaceAnalysis, FaceFiles
+from attnpatch.faces import FaceAnalysis, FaceFiles, as_insightface
 from attnpatch.nodes import NODE_CLASS_MAPPINGS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faces"))
@@ -48,7 +48,7 @@ def their_instantid():
 def analysis():
     """Ours, in insightface's form, which their nodes take as well."""
     files = FaceFiles(networks.make_detector(seed=3), networks.make_recogniser(), "generated")
-    return FaceAnalysis(files).insightface
+    return as_insightface(FaceAnalysis(files))
 
 
 def pictures(count=1, seed=0):

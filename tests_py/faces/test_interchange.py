@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnpatch.faces import InsightFaceView, as_face_analysis, pick_faces
+from attnpatch.faces import InsightFaceView, as_face_analysis, as_insightface, pick_faces
 from attnpatch.faces.interchange import ForeignAnalysis
 
 pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
@@ -19,7 +19,7 @@ def picture():
 
 
 def test_ours_in_their_form(analysis, picture):
-    view = analysis.insightface
+    view = as_insightface(analysis)
     view.prepare(ctx_id=0, det_size=(640, 640))
     view.det_model.input_size = (320, 320)
     faces = view.get(np.ascontiguousarray(picture[..., ::-1]))

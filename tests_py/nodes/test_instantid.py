@@ -15,7 +15,7 @@ from running import near, run
 from safetensors.torch import save_file
 
 from attnpatch.adapters import as_identity_adapter, get_identity_embeds
-from attnpatch.faces import FaceAnalysis, draw_keypoints
+from attnpatch.faces import FaceAnalysis, as_insightface, draw_keypoints
 from attnpatch.nodes.ipadapter.sockets import AdapterDict
 
 SIZE = (96, 80)
@@ -259,7 +259,7 @@ def test_our_analysis_serves_other_packs_and_theirs_ours(monkeypatch):
     analysis._recogniser = SimpleNamespace(
         embed=lambda picture, points: picture[0, 0].astype(float)
     )
-    view = analysis.insightface
+    view = as_insightface(analysis)
     view.det_model.input_size = (320, 320)
     red_in_bgr = np.zeros((8, 8, 3), np.uint8)
     red_in_bgr[..., 2] = 255

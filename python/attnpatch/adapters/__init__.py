@@ -5,12 +5,8 @@
 from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.convert import convert_adapter
 from attnpatch.adapters.describe import describe
-from attnpatch.adapters.embeds import (
-    ImageEmbeds,
-    load_embeds,
-    load_features,
-    save_features,
-)
+from attnpatch.adapters.embeds import ImageEmbeds
+from attnpatch.adapters.embeds_files import load_embeds, load_features, save_features
 from attnpatch.adapters.identity import as_identity_adapter, get_identity_embeds, noise_like
 from attnpatch.adapters.loading import load_image_adapter
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from attnpatch.adapters.checkpoints import Checkpoint, detect_layout, read_checkpoints
-from attnpatch.adapters.embeds import read_metadata
+from attnpatch.adapters.embeds_files import read_metadata
 from attnpatch.adapters.layout import Layout
 
 _STRUCTURES = {

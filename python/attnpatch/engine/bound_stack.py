@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,14 +16,11 @@ from attnpatch.engine.branch_plan import BranchPlan
 from attnpatch.engine.cache import Cache
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.engine.patch import BoundPatch, Patch
+from attnpatch.engine.patch import BoundPatch, Patch, nbytes_of
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.site import Call, Site
 from attnpatch.engine.site_attention import SiteAttention, WrapperChain
 from attnpatch.engine.tokens import IMAGE, TEXT
-
-if TYPE_CHECKING:
-    from attnpatch.engine.stack import PatchStack
 
 __all__ = ["BoundStack", "Plan"]
 
@@ -35,7 +32,7 @@ class BoundStack:
     stack, the table and the arguments alone. Copies are the bound stack itself.
     """
 
-    def __init__(self, stack: PatchStack, table: LayerTable) -> None:
+    def __init__(self, stack: Sequence[Patch], table: LayerTable) -> None:
         self.stack = stack
         self.table = table
         self._bound: tuple[BoundPatch, ...] = tuple(
@@ -190,7 +187,7 @@ class BoundStack:
                 for layer, reason in zip(self.table, reasons, strict=True)
                 if reason is not None
             ),
-            nbytes=self.stack.nbytes,
+            nbytes=nbytes_of(self.stack),
         )
 
     def _plan(self, call: Call, keys: tuple[str, ...]) -> Plan | None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from attnpatch.engine.tokens import TEXT
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BoundPatch", "Patch"]
+__all__ = ["BoundPatch", "Patch", "nbytes_of"]
 
 
 class Patch(ABC):
@@ -86,6 +86,12 @@ class Patch(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, self.state()
+
+
+def nbytes_of(patches: Iterable[Patch]) -> int:
+    """Bytes of the patches' tensors; shared ones count once."""
+    tensors = {id(t): t for patch in patches for t in patch.state()[1].values()}
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 class BoundPatch(ABC):

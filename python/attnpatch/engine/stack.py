@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable, layer_table
 from attnpatch.engine.bound_stack import BoundStack
-from attnpatch.engine.patch import Patch
+from attnpatch.engine.patch import Patch, nbytes_of
 
 __all__ = ["PatchStack"]
 
@@ -109,8 +109,7 @@ class PatchStack(Sequence[Patch]):
     @property
     def nbytes(self) -> int:
         """Bytes of the patches' tensors; shared ones count once."""
-        tensors = {id(t): t for patch in self._patches for t in patch.state()[1].values()}
-        return sum(tensor.nbytes for tensor in tensors.values())
+        return nbytes_of(self._patches)
 
     def describe(self, table: LayerTable | str | None = None) -> str:
         """Give a text for people: the patches, and what they find in a UNet if one is given."""

@@ -15,7 +15,7 @@ from attnpatch.faces.analysis import (
 )
 from attnpatch.faces.face import Face, choose_face
 from attnpatch.faces.files import FaceFiles, find_face_files
-from attnpatch.faces.interchange import InsightFaceView, as_face_analysis
+from attnpatch.faces.interchange import InsightFaceView, as_face_analysis, as_insightface
 
 __all__ = [
     "Face",
@@ -25,6 +25,7 @@ __all__ = [
     "InsightFaceView",
     "align_face",
     "as_face_analysis",
+    "as_insightface",
     "choose_face",
     "draw_keypoints",
     "find_face_files",

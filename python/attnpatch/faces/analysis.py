@@ -145,7 +145,7 @@ class FaceAnalysis:
     def get(self, image: Picture) -> tuple[Face, ...]:
         """Find and recognise all faces of a picture, as `detect` and `recognise` do.
 
-        The colours are RGB. Code made for insightface, which takes BGR, is given `insightface`.
+        The colours are RGB. `as_insightface` is for code made for insightface, which takes BGR.
         """
         picture = read_picture(image)
         return tuple(self.recognise(picture, face) for face in self.detect(picture))
@@ -160,13 +160,6 @@ class FaceAnalysis:
     ) -> list[Face | None]:
         """Take one face of each picture; see `pick_faces`."""
         return pick_faces(self, images, order=order, index=index, on_no_face=on_no_face)
-
-    @property
-    def insightface(self) -> Any:
-        """The same in the form of insightface's object."""
-        from attnpatch.faces.interchange import InsightFaceView
-
-        return InsightFaceView(self)
 
     def __repr__(self) -> str:
         return f"FaceAnalysis({self.source!r})"

@@ -18,7 +18,7 @@ from attnpatch.faces.analysis import SIZES, Analysis, FaceAnalysis
 from attnpatch.faces.face import Face
 from attnpatch.pictures import Picture, read_picture
 
-__all__ = ["ForeignAnalysis", "InsightFaceView", "as_face_analysis"]
+__all__ = ["ForeignAnalysis", "InsightFaceView", "as_face_analysis", "as_insightface"]
 
 
 class _DetectorView:
@@ -123,6 +123,11 @@ class ForeignAnalysis:
 
     def __repr__(self) -> str:
         return f"ForeignAnalysis({self.foreign!r})"
+
+
+def as_insightface(analysis: FaceAnalysis) -> InsightFaceView:
+    """Return our analysis in the form of insightface's object, for code made for that."""
+    return InsightFaceView(analysis)
 
 
 def as_face_analysis(value: Any) -> Analysis:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.comfyui.joined_rows import BATCH, areas_of
-from attnpatch.hosts.comfyui.patched_model import DEGRADED, PatchedModel
+from attnpatch.hosts.comfyui.options import DEGRADED
+from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]

@@ -13,17 +13,14 @@ from torch import Tensor
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, SamplingPoint, Site
 from attnpatch.hosts.comfyui.joined_rows import ROWS, JoinedRows
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
+from attnpatch.hosts.comfyui.options import DEGRADED, OTHERS, Others
 from attnpatch.hosts.comfyui.records import SigmaRecords
-from attnpatch.hosts.comfyui.unet.other_packs import OTHERS, Others
 from attnpatch.hosts.host_call import HostCall
 from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Area, AttentionRecord, CallRecord, Guidance
 
 ExtraOptions = Mapping[str, Any]
 _NONE: Mapping[str, Any] = {}
-
-DEGRADED = "attnpatch_degraded"
-"""Where the options of a degraded pass say the place of its guidance, for each chunk."""
 
 
 _NEVER_ASKED = (SamplingPoint(),)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from attnpatch.engine import COND, BoundStack, Call
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
@@ -15,16 +17,36 @@ from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
-from attnpatch.hosts.diffusers.running_call import describe_call, host_call_of
+from attnpatch.hosts.diffusers.running_call import Patched, Restorable, describe_call, host_call_of
 from attnpatch.hosts.diffusers.schedule import Schedule, TimestepReader
 from attnpatch.hosts.diffusers.unet.checkpointing import Checkpointing
-from attnpatch.hosts.host_call import HostCall, Rows, told_rows
+from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, told_rows
 from attnpatch.patches import DegradedPass, Guidance, degraded_passes
 
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patched_model import PatchedModel
-
 _STABLE_DIFFUSION = Schedule()
+
+
+class PatchedModel(Patched, Protocol):
+    """What is attached to a UNet, as far as its calls ask."""
+
+    run: BoundStack | None
+    """The patches at work."""
+    cond_or_uncond: CondOrUncond | None
+    """What users told of the kinds of rows."""
+    pipeline: Any
+    """Whose schedule counts where none is running."""
+    checked: bool
+    """Whether a call came by a patched layer."""
+    attention: Tensor | None
+    """What the latest guided call recorded."""
+
+    def take_over_again(self) -> None:
+        """Add the patches to processors that others put in the place of ours."""
+        ...
+
+    def take_over_perturbed(self) -> tuple[Restorable, ...]:
+        """Take over, for one call, what a pipeline perturbs itself."""
+        ...
 
 
 class CallHooks:

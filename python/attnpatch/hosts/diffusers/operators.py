@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,24 @@ from torch import Tensor
 from attnpatch.engine import SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
 
-__all__ = ["GraphSite", "register"]
+__all__ = ["GraphSite", "PatchedLayer", "register"]
 
 
 class PatchedLayer(Protocol):
     """An attention layer whose processor is ours."""
+
+    handle: Tensor
+    """By which graphs find it."""
+    module: Any
+    """The host's attention module."""
+    patched_processor: Any
+    """The processor that stands there; None: it was detached."""
+    degraded: bool
+    """Whether a degraded pass of ours is running."""
+
+    def begin(self, processor: Any, hidden_states: Tensor) -> SiteAttention | None:
+        """Return what the patches do for these states; None: nothing, or not by this processor."""
+        ...
 
     @property
     def trained(self) -> bool:

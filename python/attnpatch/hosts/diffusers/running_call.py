@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attnpatch.engine import BoundStack, Call, SamplingPoint
 from attnpatch.hosts.diffusers.guidance import recorded_kind, source_rows
@@ -15,8 +15,28 @@ from attnpatch.patches import AttentionRecord, CallRecord
 
 if TYPE_CHECKING:
     from attnpatch.hosts.diffusers.running import Running
-    from attnpatch.hosts.diffusers.unet.checkpointing import Checkpointing
-    from attnpatch.hosts.diffusers.unet.patched_layer import PatchedLayer
+
+
+class Restorable(Protocol):
+    """What was changed for a call, and is put back after it."""
+
+    def restore(self) -> Any:
+        """Put back what was there."""
+        ...
+
+
+class Patched(Protocol):
+    """What is attached to a UNet, as far as its layers ask."""
+
+    running: RunningCall
+    layers: tuple[Any, ...]
+    """Those with a processor of ours."""
+    shared_softmax: bool
+    """Whether a patch shares the text's softmax."""
+    trained: bool
+    """Whether tensors of a patch require a gradient."""
+    reduces: bool
+    """Whether a patch may give keys and values fewer tokens."""
 
 
 class RunningCall(threading.local):
@@ -27,11 +47,11 @@ class RunningCall(threading.local):
     rows: Rows | None = None
     given: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments, for guidance
     reached: bool = False  # whether it came to a patched layer
-    checkpointing: Checkpointing | None = None
+    checkpointing: Restorable | None = None
     # Rows and guidance of each row, in a call that runs degraded passes.
     degraded: tuple[Rows, tuple[int, ...]] | None = None
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
-    perturbed: tuple[PatchedLayer, ...] = ()  # taken over for this call alone
+    perturbed: tuple[Restorable, ...] = ()  # taken over for this call alone
 
     def __init__(self) -> None:
         # Height and width of what each spatial transformer is given, as far as the call came.

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attnpatch.adapters import ImageEmbeds, load_features, save_features
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features
-from attnpatch.adapters.embeds import FORMAT, load_embeds, read_metadata
+from attnpatch.adapters.embeds import FORMAT
+from attnpatch.adapters.embeds_files import load_embeds, read_metadata
 from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.ipadapter.applying import make_prompts, patch

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnpatch.faces import FaceAnalysis, align_face, as_face_analysis, pick_faces
+from attnpatch.faces import FaceAnalysis, align_face, as_face_analysis, as_insightface, pick_faces
 from attnpatch.nodes import comfy
 from attnpatch.pictures import read_pictures
 
@@ -81,4 +81,4 @@ def load_analyser(name: str) -> Any:
     FileNotFoundError
         Where the models are missing, naming the places.
     """
-    return FaceAnalysis(name, folders=[comfy.folder("models") / "insightface"]).insightface
+    return as_insightface(FaceAnalysis(name, folders=[comfy.folder("models") / "insightface"]))

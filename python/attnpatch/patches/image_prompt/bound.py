@@ -5,23 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from attnpatch._core import LayerTable
+from attnpatch._core import LayerTable, Window
 from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.masks import MaskPyramid
 from attnpatch.engine.patch import BoundPatch
 from attnpatch.engine.rows import key_rows, picture_rows, role_of
 from attnpatch.engine.site import COND, UNCOND, Call
-from attnpatch.patches.image_prompt.keys_values import SCALINGS, move
+from attnpatch.engine.weights import Weight
+from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues, move
 from attnpatch.patches.image_prompt.parts import LayerTensors, Part, TrainablePart
-
-if TYPE_CHECKING:
-    from attnpatch.patches.image_prompt.prompt import ImagePrompt
 
 __all__ = ["BoundImagePrompt", "ImageBranch"]
 
@@ -29,10 +27,32 @@ TimeKey = float | tuple[float | None, ...]
 """The factor of a weight's curve, or for each row of the batch its own; None: not active."""
 
 
+class Prompt(Protocol):
+    """An image prompt, as far as its bound form asks; see ``ImagePrompt``."""
+
+    keys_values: KeysValues
+    weight: Weight
+    mask: Tensor | None
+    trained_mask: Tensor | None
+    start: float
+    end: float
+    scaling: str
+    shared_softmax: bool
+    roles: tuple[tuple[int, str], ...]
+    hold_last: bool
+    mask_resize: str
+    reference_quirks: bool
+
+    @property
+    def window(self) -> Window:
+        """When it is active."""
+        ...
+
+
 class BoundImagePrompt(BoundPatch):
     """An image prompt fitted to one UNet."""
 
-    def __init__(self, prompt: ImagePrompt, table: LayerTable) -> None:
+    def __init__(self, prompt: Prompt, table: LayerTable) -> None:
         prompt.keys_values.check(table)
         self.prompt = prompt
         self.window = prompt.window

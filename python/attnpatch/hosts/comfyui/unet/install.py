@@ -56,7 +56,7 @@ def install(
     """
     clone = model.clone()
     old = find_patched_model(clone)
-    stack = (old.run.stack if old else PatchStack()) + patches
+    stack = PatchStack(old.run.stack if old else ()) + patches
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     group = PatchedModel(stack.bind(table), clock(stack), plain, told)
     made: list[AttnReplace] = []
@@ -73,7 +73,7 @@ def install(
         return clone
     slots = [(s.kind, replace_key(s.layer), s.layer.index) for s in made]
     observers = {
-        "diffusion_model": DiffusionModelWrapper(slots, AttnReplace, Attn1Patch),
+        "diffusion_model": DiffusionModelWrapper(slots),
         "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
         "calc_cond_batch": CalcCondBatchWrapper(),
     }

@@ -9,22 +9,16 @@ whole block, key (block, number). Ours are of layers, and would hide a block's t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
-
-OTHERS = "attnpatch_others"
-"""Where the options of a call hold what `find_others` found in it."""
-
-Others = Mapping[tuple[str, int], Callable[..., Any] | None]
-"""(kind, layer) -> the callable to attend with; None: our slot itself has been replaced."""
+from attnpatch.hosts.comfyui.options import OTHERS, Others
+from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
 
 _OPTIONS_PLACE = 5  # among the arguments of the host's UNet
 
 
 def find_others(
-    options: Mapping[str, Any], slots: Iterable[tuple[str, tuple[Any, ...], int]], ours: type
+    options: Mapping[str, Any], slots: Iterable[tuple[str, tuple[Any, ...], int]]
 ) -> Others:
     """Return the sites where the options of a call have another callable than our slot knows.
 
@@ -34,15 +28,13 @@ def find_others(
         The host's ``transformer_options``.
     slots
         Kind, key and layer of each slot that we filled.
-    ours
-        The class of our slots.
     """
     replaced = options.get("patches_replace", {})
     found: dict[tuple[str, int], Callable[..., Any] | None] = {}
     for kind, key, layer in slots:
         of_kind = replaced.get(kind, {})
         slot = of_kind.get(key)
-        if not isinstance(slot, ours):
+        if not isinstance(slot, AttnReplace):
             found[kind, layer] = None
             continue
         block = of_kind.get(key[:2])
@@ -54,24 +46,17 @@ def find_others(
 class DiffusionModelWrapper:
     """Stands around each call of the UNet, where the host has a place for that.
 
+    Our patch in the list ``attn1_patch`` is to be the last of that list: what it gives has fewer
+    tokens than others expect.
+
     Parameters
     ----------
-    slots, ours
+    slots
         See :func:`find_others`.
-    last
-        The class of our patch in the list ``attn1_patch``, which is to be the last of that list:
-        what it gives has fewer tokens than others expect.
     """
 
-    def __init__(
-        self,
-        slots: Iterable[tuple[str, tuple[Any, ...], int]],
-        ours: type[AttnReplace],
-        last: type[Attn1Patch],
-    ) -> None:
+    def __init__(self, slots: Iterable[tuple[str, tuple[Any, ...], int]]) -> None:
         self._slots = tuple(slots)
-        self._ours = ours
-        self._last = last
 
     def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the UNet with options that say what others do."""
@@ -86,12 +71,12 @@ class DiffusionModelWrapper:
         return execute(*args, **kwargs)
 
     def _told(self, options: dict[str, Any]) -> dict[str, Any]:
-        others = find_others(options, self._slots, self._ours)
+        others = find_others(options, self._slots)
         if others:
             options = {**options, OTHERS: others}
         inputs = options.get("patches", {}).get("attn1_patch", ())
-        if any(isinstance(patch, self._last) for patch in inputs[:-1]):
-            ordered = sorted(inputs, key=lambda patch: isinstance(patch, self._last))
+        if any(isinstance(patch, Attn1Patch) for patch in inputs[:-1]):
+            ordered = sorted(inputs, key=lambda patch: isinstance(patch, Attn1Patch))
             options = {**options, "patches": {**options["patches"], "attn1_patch": ordered}}
         return options
 

@@ -9,12 +9,11 @@ calls too, and on a GPU in a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patched_model import PatchedModel
+from attnpatch.hosts.diffusers.running_call import Patched
 
 _FUNCTION = "_gradient_checkpointing_func"  # diffusers' name of it, in every module that has one
 
@@ -30,7 +29,7 @@ class Checkpointing:
         Knows which call is running.
     """
 
-    def __init__(self, unet: Any, patched: PatchedModel) -> None:
+    def __init__(self, unet: Any, patched: Patched) -> None:
         self._originals: list[tuple[Any, Callable[..., Any]]] = []
         if not (torch.is_grad_enabled() and getattr(unet, "is_gradient_checkpointing", False)):
             return
@@ -47,7 +46,7 @@ class Checkpointing:
         self._originals = []
 
 
-def _remembering(original: Callable[..., Any], patched: PatchedModel) -> Callable[..., Any]:
+def _remembering(original: Callable[..., Any], patched: Patched) -> Callable[..., Any]:
     def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return original(function, *args, **kwargs)

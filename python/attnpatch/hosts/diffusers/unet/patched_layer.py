@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, Site, SiteAttention
 from attnpatch.hosts.diffusers.operators import register
+from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.unet.processor import (
     PatchedProcessor,
     layer_of,
@@ -21,9 +22,6 @@ from attnpatch.hosts.diffusers.unet.processor import (
 )
 from attnpatch.hosts.diffusers.unet.self_processor import PatchedSelfProcessor, host_attention
 from attnpatch.hosts.token_grids import grid_of
-
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.patched_model import PatchedModel
 
 
 class PatchedLayer:
@@ -38,8 +36,10 @@ class PatchedLayer:
     """Whether a patch may give keys and values fewer tokens."""
     shares_softmax = False
     """Whether a patch shares the text's softmax."""
+    degraded = False
+    """Whether a degraded pass of ours is running."""
 
-    def __init__(self, patched: PatchedModel, layer: Layer, block: Any) -> None:
+    def __init__(self, patched: Patched, layer: Layer, block: Any) -> None:
         self.patched = patched
         self.layer = layer
         self.block = block
@@ -164,7 +164,7 @@ class SelfLayer(PatchedLayer):
     attribute = "attn1"
 
     @property
-    def degraded(self) -> bool:
+    def degraded(self) -> bool:  # type: ignore[override]
         """Whether a degraded pass of ours is running."""
         return self.patched.running.degraded is not None
 
@@ -209,7 +209,7 @@ class SelfLayer(PatchedLayer):
 class FeatureShape:
     """Notes height and width of what a spatial transformer is given: its forward pre-hook."""
 
-    def __init__(self, patched: PatchedModel, spatial: int) -> None:
+    def __init__(self, patched: Patched, spatial: int) -> None:
         self.patched = patched
         self.spatial = spatial
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnpatch.engine import SiteAttention
 from attnpatch.engine.heads import join_heads
-from attnpatch.hosts.diffusers.operators import GraphSite
+from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
 from attnpatch.hosts.diffusers.unet.projections import (
     add_terms,
     attend_to_text,
@@ -22,9 +22,6 @@ from attnpatch.hosts.diffusers.unet.projections import (
     project_context,
     project_query,
 )
-
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.unet.patched_layer import CrossLayer, PatchedLayer
 
 # diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
 # fused pass with the patches'.
@@ -44,7 +41,7 @@ class PatchedProcessor:
     """
 
     __slots__ = ("attnpatch_layer", "attnpatch_original")
-    attnpatch_layer: CrossLayer
+    attnpatch_layer: PatchedLayer
     attnpatch_original: Any
     attnpatch_plain: bool
     attnpatch_fused: bool

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnpatch.engine import SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.hosts.diffusers.operators import GraphSite
+from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
 from attnpatch.hosts.diffusers.unet.processor import PatchedProcessor
 from attnpatch.hosts.diffusers.unet.projections import (
     attend_to_text,
@@ -20,15 +20,11 @@ from attnpatch.hosts.diffusers.unet.projections import (
     project_self,
 )
 
-if TYPE_CHECKING:
-    from attnpatch.hosts.diffusers.unet.patched_layer import SelfLayer
-
 
 class PatchedSelfProcessor(PatchedProcessor):
     """Stands in for the processor of one self-attention."""
 
     __slots__ = ()
-    attnpatch_layer: SelfLayer  # type: ignore[assignment]
 
     def attnpatch_attend(
         self,
@@ -68,7 +64,7 @@ class PatchedSelfProcessor(PatchedProcessor):
 
 
 def host_attention(
-    layer: SelfLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    layer: PatchedLayer, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Attend from q (B, H, N, D) as the layer's own processor does; returns (B, H, N, D)."""
     processor, attn = layer.patched_processor, layer.module

@@ -1,0 +1,17 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of ours in a host's ``transformer_options``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+DEGRADED = "attnpatch_degraded"
+"""Where the options of a degraded pass say the place of its guidance, for each chunk."""
+
+OTHERS = "attnpatch_others"
+"""Where the options of a call hold what other packs put beside ours."""
+
+Others = Mapping[tuple[str, int], Callable[..., Any] | None]
+"""(kind, layer) -> the callable to attend with; None: our own has been replaced."""
