@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``attnpatch tune`` where the command is not installed."""
 
+import argparse
 import sys
 
-from attnpatch.cli import main
+from attnpatch.ops.admission import tune
 
-sys.exit(main(["tune", *sys.argv[1:]]))
+parser = argparse.ArgumentParser(prog="attnpatch tune")
+tune.add_arguments(parser)
+sys.exit(tune.run(parser.parse_args()))
