@@ -43,7 +43,7 @@ function(attnpatch_module name)
 endfunction()
 
 file(GLOB core_sources CONFIGURE_DEPENDS csrc/ops/*.cpp csrc/nets/*.cpp)
-attnpatch_module(_core ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp
+attnpatch_module(_core ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp csrc/bindings/ops.cpp
                  csrc/bindings/patches.cpp)
 target_link_libraries(_core PRIVATE attnpatch_kernels attnpatch_patches ${cxx_library} torch_stable)
 
@@ -52,7 +52,7 @@ if(ATTNPATCH_CUDA)
   find_library(torch_cuda_library torch_cuda PATHS "${torch_folder}/lib" NO_DEFAULT_PATH)
   if(torch_cuda_library)
     file(GLOB operators CONFIGURE_DEPENDS csrc/ops/*.cpp)
-    list(FILTER operators EXCLUDE REGEX "tensor_handles|torch_calls")
+    list(FILTER operators EXCLUDE REGEX "tensor_handles|torch_calls|attend|branch_set")
     file(GLOB cuda_operators CONFIGURE_DEPENDS csrc/ops/cuda/*.cpp)
     attnpatch_module(_cuda ${operators} ${cuda_operators} csrc/bindings/cuda.cpp)
     target_compile_definitions(_cuda PRIVATE ATTNPATCH_OPS_ON_CUDA)

@@ -15,5 +15,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("force_cpu_target", &attnpatch::force_cpu_target, pybind11::arg("name"),
         "Make the kernels use one of `cpu_targets()`; an empty name gives the choice back.");
   attnpatch::bind_nets(m);
+  attnpatch::bind_ops(m);
   attnpatch::bind_patches(m);
 }

@@ -8,6 +8,7 @@
 namespace attnpatch {
 
 void bind_nets(pybind11::module_& m);
+void bind_ops(pybind11::module_& m);
 void bind_patches(pybind11::module_& m);
 
 }  // namespace attnpatch

@@ -107,8 +107,8 @@ AttentionView view_of(const Tensor& t) {
   return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
-float attention_scale(const Tensor& q, std::optional<double> scale) {
-  const auto size = static_cast<double>(std::max<int64_t>(q.size(3), 1));
+float attention_scale(int64_t head_size, std::optional<double> scale) {
+  const auto size = static_cast<double>(std::max<int64_t>(head_size, 1));
   return static_cast<float>(scale.value_or(1.0 / std::sqrt(size)));
 }
 

@@ -67,7 +67,7 @@ ScalarKind kind_of(const Tensor& t);
 AttentionView view_of(const Tensor& t);
 
 // The factor on the scores: 1 / sqrt(head size) by default.
-float attention_scale(const Tensor& q, std::optional<double> scale);
+float attention_scale(int64_t head_size, std::optional<double> scale);
 
 // (batch, heads, queries, head size) whose memory is (batch, queries, heads, head size).
 Tensor allocate_attention(const Tensor& q);

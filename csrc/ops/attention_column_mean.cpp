@@ -75,7 +75,7 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
   params.queries = q.size(2);
   params.keys = k.size(2);
   params.head_size = q.size(3);
-  params.scale = attention_scale(q, scale);
+  params.scale = attention_scale(q.size(3), scale);
   params.q = view_of(q);
   params.k = view_of(k);
   params.v = view_of(v);

@@ -154,7 +154,7 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.queries = q.size(2);
   params.head_size = q.size(3);
   params.text_tokens = k.size(2);
-  params.scale = attention_scale(q, scale);
+  params.scale = attention_scale(q.size(3), scale);
   params.q = view_of(q);
   params.k = view_of(k);
   params.v = view_of(v);

@@ -80,7 +80,7 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   params.batch = q.size(0);
   params.heads = q.size(1);
   params.head_size = q.size(3);
-  params.scale = attention_scale(q, scale);
+  params.scale = attention_scale(q.size(3), scale);
   params.q = view_of(q);
   params.k = view_of(k);
   params.v = view_of(v);

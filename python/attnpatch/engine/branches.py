@@ -7,9 +7,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.engine.heads import split_heads
+from attnpatch._core import BranchSet
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.site import Site
 from attnpatch.ops import branch_attention
+from attnpatch.ops.attend import attend, takes
 
 __all__ = ["Branches"]
 
@@ -17,7 +19,17 @@ __all__ = ["Branches"]
 class Branches:
     """The image branches at one site: what ``ops.branch_attention`` takes."""
 
-    __slots__ = ("_split", "k", "masks", "requires_grad", "rows", "shared_softmax", "v", "weights")
+    __slots__ = (
+        "_kept",
+        "_split",
+        "k",
+        "masks",
+        "requires_grad",
+        "rows",
+        "shared_softmax",
+        "v",
+        "weights",
+    )
 
     def __init__(
         self,
@@ -44,6 +56,7 @@ class Branches:
         self.requires_grad = requires_grad
         """Whether keys, values or masks do: then they serve one call alone."""
         self._split: tuple[int, list[Tensor], list[Tensor]] | None = None
+        self._kept: BranchSet | None = None
 
     def split(self, heads: int) -> tuple[list[Tensor], list[Tensor]]:
         """Give keys and values as views (rows, heads, tokens, head size)."""
@@ -88,6 +101,35 @@ class Branches:
             q, k, v, branch_k, branch_v, rows, weights, masks, self.shared_softmax, scale
         )
 
+    def attend_joined(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None = None
+    ) -> Tensor:
+        """Attend as ``attend`` does, without views where a kernel of ours serves.
+
+        Parameters
+        ----------
+        q, k, v : Tensor
+            (batch, tokens, channels), any strides.
+        heads : int
+            How many heads the channels hold.
+        scale : float or None
+            Of the logits; None: head size ** -0.5.
+
+        Returns
+        -------
+        Tensor
+            (batch, tokens, channels).
+        """
+        if not self.requires_grad and takes(q, k, v):
+            kept = self._kept
+            if kept is None:
+                kept = self._kept = BranchSet(
+                    self.k, self.v, self.rows, self.weights, self.masks, self.shared_softmax
+                )
+            return attend(q, k, v, kept.handle, heads, scale)
+        apart = (split_heads(x, heads) for x in (q, k, v))
+        return join_heads(self.attend(*apart, scale))
+
     def terms(
         self, q: Tensor, k: Tensor | None, v: Tensor | None, scale: float | None = None
     ) -> Tensor:
@@ -100,4 +142,5 @@ class Branches:
             empty = q.new_empty(q.shape[0], q.shape[1], 0, q.shape[3])
             return self.attend(q, empty, empty, scale)
         assert k is not None and v is not None
+        k, v = k.to(q.dtype), v.to(q.dtype)
         return self.attend(q, k, v, scale) - F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import cast
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from attnpatch.engine.branch_plan import BranchPlan
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.edits import Attention, AttentionWrapper, Inner, ReducingWrapper
+from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.site import Site
 
 __all__ = ["SiteAttention", "WrapperChain"]
@@ -68,6 +70,7 @@ class SiteAttention:
         v: Tensor,
         host_attention: Attention | None = None,
         *,
+        heads: int | None = None,
         is_softmax: bool = True,
         scale: float | None = None,
     ) -> Tensor:
@@ -77,9 +80,11 @@ class SiteAttention:
         ----------
         q, k, v : Tensor
             (batch, heads, N, size) and twice (batch, heads, M, size); k and v are projected from
-            what ``reduce`` gave.
+            what ``reduce`` gave. With ``heads``: (batch, N, channels) and (batch, M, channels).
         host_attention : callable or None
-            The host's own, or another patch's: (q, k, v) -> (batch, heads, N, size). None: torch's.
+            The host's own, or another patch's, of such tensors: (q, k, v) -> out. None: torch's.
+        heads : int or None
+            How many heads the channels hold. None: heads are apart already.
         is_softmax : bool
             Whether that is softmax(q kᵀ) v and nothing else, so that a fused pass may replace it.
         scale : float or None
@@ -88,7 +93,7 @@ class SiteAttention:
         Returns
         -------
         Tensor
-            (batch, heads, N, size).
+            As q.
 
         Raises
         ------
@@ -96,15 +101,29 @@ class SiteAttention:
             Where the queries' rows or tokens do not fit the call or a mask.
         """
         branches = self.branches(q.dtype, q.device)
-        if host_attention is None:
-
-            def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                return F.scaled_dot_product_attention(q, k, v, scale=scale)
-
-        attention = host_attention
         if branches is not None:
-            branches.check(self.site, q.shape[0], q.shape[2])
-            attention = _with_branches(branches, host_attention, is_softmax, scale)
+            branches.check(self.site, q.shape[0], q.shape[1 if heads else 2])
+            if heads and is_softmax and self._chain is None:
+                return branches.attend_joined(q, k, v, heads, scale)
+        if heads is None:
+            return self._attend(q, k, v, host_attention, is_softmax, scale, branches)
+        host = None if host_attention is None else _apart(host_attention, heads)
+        apart = (split_heads(x, heads) for x in (q, k, v))
+        return join_heads(self._attend(*apart, host, is_softmax, scale, branches))
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        host_attention: Attention | None,
+        is_softmax: bool,
+        scale: float | None,
+        branches: Branches | None,
+    ) -> Tensor:
+        attention = host_attention or functools.partial(F.scaled_dot_product_attention, scale=scale)
+        if branches is not None:
+            attention = _with_branches(branches, attention, is_softmax, scale)
         if self._chain is None:
             return attention(q, k, v)
         inner = Inner(attention, is_softmax and branches is None)
@@ -203,6 +222,15 @@ class SiteAttention:
         if chain is None and self._branches is None:
             return None
         return SiteAttention(self.site, self._branches, chain)
+
+
+def _apart(attention: Attention, heads: int) -> Attention:
+    """Return an attention of joined heads as one of heads apart."""
+
+    def apart(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return split_heads(attention(join_heads(q), join_heads(k), join_heads(v)), heads)
+
+    return apart
 
 
 def _with_branches(

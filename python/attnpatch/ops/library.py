@@ -119,6 +119,11 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
         return operator(*arguments)
 
 
+def cpu_kernels_serve() -> bool:
+    """Whether the CPU's kernels serve every call there: nobody chose or limited them."""
+    return not (_FORCED or _LIMITS or _CPU_VERDICTS)
+
+
 def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | None:
     """Choose what serves instead of a kernel; None: the kernel does."""
     if arguments[0].dtype is torch.float64:  # no kernel computes in it

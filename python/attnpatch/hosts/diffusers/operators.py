@@ -77,8 +77,18 @@ class GraphSite:
         self._reduces = layer.reduces
         self.shares_softmax = layer.shares_softmax
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        *,
+        heads: int | None = None,
+    ) -> Tensor:
         """Attend; see ``SiteAttention.attend``."""
+        if heads is not None:
+            return join_heads(self.attend(*(split_heads(x, heads) for x in (q, k, v)), mask))
         eager = self._trained or _learns(q, k, v, mask)
         function = _attend_eagerly if eager else torch.ops.attnpatch_diffusers.attend
         return split_heads(function(q, k, v, mask, self._handle), q.shape[1])

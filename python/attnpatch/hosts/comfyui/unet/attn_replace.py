@@ -17,7 +17,6 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from attnpatch.engine import IMAGE, TEXT, Call, Layer, Plan, Site, SiteAttention
-from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.hosts.comfyui.patched_model import ExtraOptions, PatchedModel, Running
 
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
@@ -151,19 +150,16 @@ class Attn2Replace(AttnReplace):
         options: ExtraOptions,
     ) -> Tensor:
         heads, dtype = options["n_heads"], q.dtype
-        text_k, text_v = k, v
-        if k.dtype is not dtype or v.dtype is not dtype:
-            text_k, text_v = k.to(dtype), v.to(dtype)
+        if base is None and running.fuses(q.device, options):
+            if k.dtype is not dtype or v.dtype is not dtype:
+                k, v = k.to(dtype), v.to(dtype)
+            return acting.attend(q, k, v, heads=heads)
+        attention = base or self.group.plain
 
-        apart = tuple(split_heads(x, heads) for x in (q, text_k, text_v))
+        def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(q, k, v, options)
 
-        def host_attention(*given: Tensor) -> Tensor:
-            same = all(one is other for one, other in zip(given, apart, strict=True))
-            inputs = (q, k, v) if same else tuple(join_heads(x) for x in given)
-            return split_heads((base or self.group.plain)(*inputs, options), heads)
-
-        fuses = base is None and running.fuses(q.device, options)
-        return join_heads(acting.attend(*apart, host_attention, is_softmax=fuses))
+        return acting.attend(q, k, v, host_attention, heads=heads, is_softmax=False)
 
     def add(self, callback: Callable[..., Any], **options: Any) -> None:
         """Take another pack's term in: such packs expect it of what they find in a slot.
@@ -223,18 +219,18 @@ class Attn1Replace(AttnReplace):
         if acting.reduces:
             exact = running.site(self.layer, q, extra_options, IMAGE, guess=False)
             acting = (exact and group.run.at(exact)) or acting
-        heads = extra_options["n_heads"]
 
         def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (join_heads(x) for x in (q, k, v))
-            return split_heads(attention(q, k, v, extra_options), heads)
+            return attention(q, k, v, extra_options)
 
-        out = acting.attend(
-            *(split_heads(x, heads) for x in (q, k, v)),
+        return acting.attend(
+            q,
+            k,
+            v,
             host_attention,
+            heads=extra_options["n_heads"],
             is_softmax=base is None and running.is_default(extra_options),
         )
-        return join_heads(out)
 
     def _tell_cut(self, call: Call, tokens: int) -> None:
         """Let a patch that would reduce tokens say that another has cut the pictures up."""

@@ -20,6 +20,7 @@ from attnpatch.hosts.diffusers.unet.projections import (
     finish,
     prepare,
     project_context,
+    project_cross,
     project_query,
 )
 
@@ -82,15 +83,17 @@ class PatchedProcessor:
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
         queries = prepare(attn, hidden_states, args[0] if args else kwargs.get("temb"))
-        q = project_query(attn, queries.states)
         # diffusers' own IP-Adapter hands over (text, [images]).
         context = encoder_hidden_states
         text = context[0] if isinstance(context, tuple) else context
+        backend = self._attention_backend
+        if self.attnpatch_plain and attention_mask is None and backend is None:
+            q, k, v, heads = project_cross(attn, queries.states, text, self.attnpatch_fused)
+            out = acting.attend(q, k, v, heads=heads)
+            return finish(attn, out if heads else join_heads(out), queries)
+        q = project_query(attn, queries.states)
         if self.attnpatch_plain:
             k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
-            backend = self._attention_backend
-            if attention_mask is None and backend is None:
-                return finish(attn, join_heads(acting.attend(q, k, v)), queries)
             base = attend_to_text(attn, q, k, v, attention_mask, backend)
             return finish(attn, join_heads(base + acting.terms(q)), queries)
         base = self.attnpatch_original(

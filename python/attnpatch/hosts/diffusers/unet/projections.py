@@ -90,14 +90,35 @@ def project_context(
 
     `fused`: whether one linear map projects both, as after ``fuse_qkv_projections``.
     """
+    k, v = _project_context(attn, states, context, fused)
+    return _key(attn, k), split_heads(v, attn.heads)
+
+
+def _project_context(
+    attn: Any, states: Tensor, context: Tensor | None, fused: bool
+) -> tuple[Tensor, Tensor]:
     if context is None:
         context = states
     elif attn.norm_cross is not None:
         context = attn.norm_encoder_hidden_states(context)
-    k, v = (
-        attn.to_kv(context).chunk(2, dim=-1) if fused else (attn.to_k(context), attn.to_v(context))
-    )
-    return _key(attn, k), split_heads(v, attn.heads)
+    if fused:
+        k, v = attn.to_kv(context).chunk(2, dim=-1)
+        return k, v
+    return attn.to_k(context), attn.to_v(context)
+
+
+def project_cross(
+    attn: Any, states: Tensor, context: Tensor | None, fused: bool
+) -> tuple[Tensor, Tensor, Tensor, int | None]:
+    """Return q, k, v and the number of heads that their channels hold, (B, N or T, C).
+
+    Where norms of heads or a scale of the layer's own come between, heads are apart already, as
+    `project_query` and `project_context` give them, and the number is None.
+    """
+    plain = attn.norm_q is None and attn.norm_k is None
+    if not plain or abs(attn.scale * (attn.inner_dim // attn.heads) ** 0.5 - 1.0) > 1e-6:
+        return project_query(attn, states), *project_context(attn, states, context, fused), None
+    return attn.to_q(states), *_project_context(attn, states, context, fused), attn.heads
 
 
 def _key(attn: Any, key: Tensor) -> Tensor:
