@@ -26,7 +26,7 @@ AttentionView heads_of(const Tensor& t, int64_t size) {
 }
 
 void check(const Tensor& q, const Tensor& k, const Tensor& v, const Branches& branches,
-           int64_t heads) {
+           int64_t heads, std::optional<double> scale) {
   const First first{"q", q};
   const ScalarType dtype = q.scalar_type();
   check_first(first, {{-1, "batch"}, {-1, "queries"}, {-1, "channels"}});
@@ -45,12 +45,13 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Branches& br
   if (branches.shared_softmax > 0 && k.size(1) == 0) {
     fail("branches: expected text tokens to share a softmax with, got none");
   }
+  check_scale(scale, first);
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle, int64_t heads,
               std::optional<double> scale) {
   const std::shared_ptr<const Branches> branches = branches_of(handle);
-  check(q, k, v, *branches, heads);
+  check(q, k, v, *branches, heads, scale);
   const int64_t batch = q.size(0), queries = q.size(1), size = q.size(2) / heads;
   Tensor out =
       torch::stable::empty({batch, queries, q.size(2)}, q.scalar_type(), std::nullopt, q.device());

@@ -54,7 +54,7 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
                             const std::optional<Tensor>& masks, int64_t shared_softmax,
-                            std::optional<double> /*scale*/, bool wide) {
+                            std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
@@ -64,6 +64,7 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
     fail("shared_softmax: expected 0 where there are no text tokens to share a softmax with, got ",
          shared_softmax);
   }
+  check_scale(scale, first);
 }
 
 Tensor contiguous_of(const Tensor& t) {

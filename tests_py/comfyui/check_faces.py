@@ -16,12 +16,13 @@ from unittest import mock
 import pytest
 import reference_pack
 import torch
-from attnpatch._native import vision_module
 from check_nodes import ours, picture, theirs
 from narrow_adapters import FAMILIES, Maker
 from narrow_models import CONTEXT, EMBED, WIDTH, make_clip_vision, make_model, noise
 from real_host import relative, sample
 from side_by_side import TOLERANCE, model_of, plain_sample
+
+from attnpatch._native import vision_module
 
 pytestmark = reference_pack.needs_pack
 PICTURE = picture(1, size=(120, 140), count=2)

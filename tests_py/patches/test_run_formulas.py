@@ -190,6 +190,7 @@ def test_cond_and_uncond_with_different_tokens(adapter, tokens, site, check):
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_stack_in_any_call(prompt, table, check, data):

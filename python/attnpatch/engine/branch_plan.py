@@ -42,6 +42,12 @@ class BranchPlan:
         for layer in range(len(table)):
             here = [(i, branch.weights(layer)) for i, branch in enumerate(self._branches)]
             acting = [(i, w) for i, w in here if w is not None]
+            for i, w in acting:
+                least = min(w, default=0.0)
+                if self._branches[i].shared_softmax and least < 0:
+                    raise ValueError(
+                        f"weight: expected at least 0 in a shared softmax, got {least}"
+                    )
             self._active.append(tuple(i for i, _ in acting))
             self._first.append(len(weights))
             weights += [w for _, w in acting]

@@ -53,9 +53,10 @@ def branch_attention(
         arrives, whatever stands in its keys and values.
     shared_softmax : int
         How many branches, from the first, share the text's softmax: their exponentials, times
-        weight and mask (both at least 0), enter its numerator and its sum.
+        weight and mask, enter its numerator and its sum. Weight times mask is at least 0 there:
+        below it, or infinite, it makes the result of its queries not a number.
     scale : float, optional
-        1 / sqrt(head size) by default.
+        Finite; 1 / sqrt(head size) by default.
 
     Returns
     -------
@@ -115,7 +116,7 @@ def branch_attention_reference(
     values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
     if shared_softmax > 0:
         whole = torch.ones_like(factors[0].value), torch.zeros_like(factors[0].off)
-        shares = [_Factor(*whole), *factors[:shared_softmax]]
+        shares = [_Factor(*whole), *map(_share, factors[:shared_softmax])]
         out = out + _joint_attention(
             q, [k, *keys[:shared_softmax]], [v, *values[:shared_softmax]], shares, scale
         )
@@ -151,6 +152,11 @@ def _factor(rows: Tensor, weight: Tensor, mask: Tensor | None, q: Tensor) -> _Fa
         # A 0 that is to be learned is not off: its gradient is not 0.
         off = off | (weight == 0) | (mask == 0) | (value == 0)
     return _Factor(value, off)
+
+
+def _share(factor: _Factor) -> _Factor:
+    """Give the factor in a shared softmax: below 0 it is not a number."""
+    return factor._replace(value=torch.where(factor.value < 0, torch.nan, factor.value))
 
 
 def _rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
@@ -192,7 +198,8 @@ def _joint_attention(
         torch.where(factor.off, 0.0, e @ v.to(dtype))
         for e, v, factor in zip(exponentials, values, factors, strict=True)
     ]
-    return sum(terms) / sum(e.sum(dim=3, keepdim=True) for e in exponentials)
+    sums = [e.sum(dim=3, keepdim=True) for e in exponentials]
+    return sum(terms[1:], terms[0]) / sum(sums[1:], sums[0])
 
 
 def _heads_side_by_side(out: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
 from attnpatch.ops import admission
-from attnpatch.ops.checks import checked, register_fakes
+from attnpatch.ops.checks import check_are_tensors, checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
@@ -105,7 +105,24 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
 
     Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
     or, where gradients are wanted or float64, the readable reference.
+
+    Raises
+    ------
+    TypeError
+        If something stands where a tensor should.
     """
+    if torch.compiler.is_compiling():
+        return _call(operator, reference, arguments)
+    try:
+        return _call(operator, reference, arguments)
+    except (AttributeError, TypeError, RuntimeError):
+        check_are_tensors(operator, arguments)  # a call that succeeds does not pay for it
+        raise
+
+
+def _call(
+    operator: Callable[..., Any], reference: Callable[..., Any], arguments: Sequence[Any]
+) -> Any:
     first = arguments[0]
     wide = first.dtype is torch.float64
     if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
@@ -189,8 +206,9 @@ def _is_admitted(device: torch.device, name: str, dtype: str, call_class: str) -
 
 # As torch.compiler.assume_constant_result does, which imports all of the compiler for it: files are
 # not read by a compiled program.
-for _constant in (_admitted_cuda_kernels, _is_admitted):
-    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_CONSTANTS: tuple[Any, ...] = (_admitted_cuda_kernels, _is_admitted)
+for _constant in _CONSTANTS:
+    _constant._dynamo_marked_constant = True
 
 
 def _with_autocast(
@@ -284,7 +302,7 @@ def _autocast(name: str, device: str, cast: frozenset[int]) -> None:
     LIBRARY.impl(name, with_casts, key)
 
 
-def _keep_inputs(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Any) -> None:
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     # Saved as torch wants it, so that it sees writes into them and checkpointing can drop them.
     tensors = [value for value in _flat(inputs) if isinstance(value, Tensor)]
     ctx.save_for_backward(*tensors)
@@ -307,8 +325,8 @@ def _rebuilt(values: Any, change: Callable[..., Any], *others: Any) -> Any:
 
 
 def _backward(
-    reference: Callable[..., Any], ctx: torch.autograd.function.FunctionCtx, gradients: tuple
-) -> tuple:
+    reference: Callable[..., Any], ctx: Any, gradients: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """Differentiate the reference: the kernels keep nothing for a backward pass."""
     saved = iter(ctx.saved_tensors)
     leaves = _rebuilt(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attnpatch.engine import LayerTable, Patch, PatchStack, Report
+from attnpatch.hosts.comfyui.clones import separate_clones
 from attnpatch.hosts.comfyui.guidance import set_guidance
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.schedule import SigmaSchedule
@@ -71,6 +72,7 @@ def patch_model(
     group = find_patched_model(clone)
     if group is not None:
         set_guidance(clone, group)
+        separate_clones(clone)
     return clone
 
 

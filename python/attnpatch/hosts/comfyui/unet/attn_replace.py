@@ -28,7 +28,7 @@ def replace_key(layer: Layer) -> tuple[str, int, int]:
 
 
 class AttnReplace(ABC):
-    """The callable in one replace slot. What it holds is shared by a model and its clones.
+    """The callable in one replace slot. What it holds of ours is shared by a model and its clones.
 
     Parameters
     ----------
@@ -73,6 +73,10 @@ class AttnReplace(ABC):
     def models(self) -> list[Any]:
         """Return what the host must load with its model: what other patches say, none of ours."""
         return self.foreign.models() if hasattr(self.foreign, "models") else []
+
+    def __copy__(self) -> AttnReplace:
+        """Share all but the terms that other packs add."""
+        return self._with(self.foreign)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttnReplace:
         """Share all that is ours: it never changes."""
