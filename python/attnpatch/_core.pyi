@@ -12,6 +12,7 @@ import torch
 import typing
 
 __all__: list[str] = [
+    "BranchSet",
     "Curve",
     "FaceIdPlusProjection",
     "Layer",
@@ -74,6 +75,25 @@ class SiteProjections:
     def __init__(
         self, weights: collections.abc.Sequence[tuple[torch.Tensor, torch.Tensor]]
     ) -> None: ...
+
+class BranchSet:
+    """
+    Image branches of one layer, kept for the operator `attend`.
+    """
+    def __init__(
+        self,
+        k: collections.abc.Sequence[torch.Tensor],
+        v: collections.abc.Sequence[torch.Tensor],
+        rows: collections.abc.Sequence[torch.Tensor],
+        weights: torch.Tensor,
+        masks: torch.Tensor | None,
+        shared_softmax: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    @property
+    def handle(self) -> int:
+        """
+        The number that `attend` takes.
+        """
 
 class Layer:
     """
