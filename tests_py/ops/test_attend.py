@@ -106,7 +106,8 @@ def test_threads_make_and_use_sets():
         try:
             for n in range(50):
                 branches = make_branches(seed=100 * seed + n)
-                ours = attend(*inputs, kept(branches).handle, HEADS)
+                held = kept(branches)
+                ours = attend(*inputs, held.handle, HEADS)
                 assert torch.equal(ours, apart(branches, inputs))
         except Exception as error:
             errors.append(error)
