@@ -33,8 +33,11 @@ def clone_rule(request, monkeypatch):
         "shared objects": copy_containers,
         "shared containers": copy.copy,
     }[request.param]
-    replaced = types.SimpleNamespace(deepcopy=rule, copy=copy.copy)
-    monkeypatch.setattr(comfy.model_patcher, "copy", replaced)
+    if hasattr(comfy.utils, "deepcopy_list_dict"):  # a later one
+        monkeypatch.setattr(comfy.utils, "deepcopy_list_dict", rule)
+    else:
+        replaced = types.SimpleNamespace(deepcopy=rule, copy=copy.copy)
+        monkeypatch.setattr(comfy.model_patcher, "copy", replaced)
     return request.param
 
 

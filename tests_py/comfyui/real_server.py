@@ -90,12 +90,13 @@ def running(base, form="V1"):
     command = [sys.executable, "main.py", "--cpu", "--disable-api-nodes", "--listen", "127.0.0.1"]
     command += ["--port", str(port), "--front-end-root", str(base / "web")]
     command += ["--base-directory", str(base), "--use-pytorch-cross-attention"]
+    path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     log = base / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             cwd=os.environ["ATTNPATCH_COMFYUI"],
-            env=os.environ | {"PYTHONPATH": str(HERE)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -47,10 +47,24 @@ class ComfyPatcher(Patcher):
 
     __module__ = "comfy.model_patcher"
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.callbacks = {}
+
     def clone(self):
-        return type(self)(
-            self.model, self.clone_rule, CLONE_RULES[self.clone_rule](self.model_options)
-        )
+        options = CLONE_RULES[self.clone_rule](self.model_options)
+        clone = type(self)(self.model, self.clone_rule, options)
+        clone.callbacks = CLONE_RULES["shared"](self.callbacks)
+        for callbacks in self.callbacks.get("on_clone", {}).values():
+            for callback in callbacks:
+                callback(self, clone)
+        return clone
+
+    def add_callback_with_key(self, call_type, key, callback):
+        self.callbacks.setdefault(call_type, {}).setdefault(key, []).append(callback)
+
+    def remove_callbacks_with_key(self, call_type, key):
+        self.callbacks.get(call_type, {}).pop(key, None)
 
     def set_model_attn1_replace(self, patch, block, number, index=None):
         self._replace("attn1", patch, (block, number), index)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_oracle import make_pairs, make_prompt, relative
-from protocol_sampling import make_comfy, make_conds, sample
+from protocol_sampling import ComfyPatcher, make_comfy, make_conds, sample
 from protocol_unet import UNet, attention, optimized_attention
 
 import attnpatch as ap
@@ -71,7 +71,7 @@ def test_a_slot_reads_what_is_trained_at_each_call(model):
     assert not torch.equal(after, before)
 
 
-@pytest.mark.parametrize("rule", ["deepcopy", "shared"])
+@pytest.mark.parametrize("rule", ["deepcopy", "shared", "aliased"])
 def test_terms_that_other_packs_add_to_our_slot(rule):
     """They do so on a clone, and expect that its parent keeps what it had."""
     model = make_comfy(clone_rule=rule)
@@ -91,11 +91,36 @@ def test_terms_that_other_packs_add_to_our_slot(rule):
     changed = sample(clone, x, conds)
     assert seen and all(sigma <= window["sigma_start"] for sigma in seen)
     assert relative(changed, alone) > 1e-4
-    if rule == "deepcopy":
-        assert torch.equal(sample(ours, x, conds), alone)
+    assert torch.equal(sample(ours, x, conds), alone)
     # Patching again keeps it.
     again = ap.patch_model(clone, make_prompt(weight=0.0))
     assert torch.equal(sample(again, x, conds), changed)
+
+
+@pytest.mark.parametrize("rule", ["deepcopy", "shared", "aliased"])
+def test_terms_of_other_packs_do_not_gather_with_every_run(rule):
+    """A workflow that runs again, with another weight downstream, clones what it kept of ours."""
+    x, conds = make_conds()
+    kept = ap.patch_model(make_comfy(clone_rule=rule), make_prompt(weight=0.5))
+    kept = ap.patch_model(kept, make_prompt(weight=0.25, seed=5))
+
+    def run(strength):
+        clone = kept.clone().clone()
+        clone.slots()[KEY].add(lambda out, *args: strength * out)
+        return sample(clone, x, conds)
+
+    first = run(0.5)
+    assert relative(run(0.75), first) > 1e-4
+    assert torch.equal(run(0.5), first)
+
+
+def test_a_host_without_callbacks_is_patched_as_well(monkeypatch):
+    monkeypatch.delattr(ComfyPatcher, "add_callback_with_key")
+    x, conds = make_conds()
+    patched = ap.patch_model(make_comfy(), make_prompt(weight=0.5)).clone()
+    expected = ap.patch_model(make_comfy(), [make_prompt(weight=0.5)])
+    assert patched.callbacks == {}
+    assert torch.equal(sample(patched, x, conds), sample(expected, x, conds))
 
 
 def test_a_wrapper_around_our_slot_changes_nothing(model):

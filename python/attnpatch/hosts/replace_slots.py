@@ -29,7 +29,7 @@ def slot_key(layer: Layer) -> tuple[str, int, int]:
 
 
 class ReplaceSlot(ABC):
-    """The callable in one replace slot. What it holds is shared by a model and its clones.
+    """The callable in one replace slot. What it holds of ours is shared by a model and its clones.
 
     Parameters
     ----------
@@ -74,6 +74,10 @@ class ReplaceSlot(ABC):
     def models(self) -> list[Any]:
         """Return what the host must load with its model: what other patches say, none of ours."""
         return self.foreign.models() if hasattr(self.foreign, "models") else []
+
+    def __copy__(self) -> ReplaceSlot:
+        """Share all but the terms that other packs add."""
+        return self._with(self.foreign)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplaceSlot:
         """Share all that is ours: it never changes."""

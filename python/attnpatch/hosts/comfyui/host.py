@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from attnpatch.hosts.comfyui.clock import SigmaClock
+from attnpatch.hosts.comfyui.clones import separate_clones
 from attnpatch.hosts.comfyui.guidance import set_guidance
 from attnpatch.hosts.host_attention import HostAttention
 from attnpatch.hosts.host_call import CondOrUncond
@@ -71,6 +72,7 @@ def patch_model(
     group = find_group(clone)
     if group is not None:
         set_guidance(clone, group)
+        separate_clones(clone)
     return clone
 
 
