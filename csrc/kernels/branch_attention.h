@@ -8,7 +8,8 @@
 // with row r = rows_i[b] of k_i and v_i. The first `joint` branches share the text's softmax
 // instead: their exponentials, times w·m, enter its numerator and its sum. Where w = 0, m = 0 or r
 // < 0 nothing of the branch arrives, whatever stands in its tensors: not as the largest score of a
-// shared softmax either, nor as a NaN. No text tokens: the text's term is zero.
+// shared softmax either, nor as a NaN. In a shared softmax a w·m below 0 is none: it makes its
+// queries' results NaNs. No text tokens: the text's term is zero.
 
 #pragma once
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace attnpatch {
 namespace {
@@ -90,6 +91,15 @@ void check_keys(const std::string& name, const Tensor& k, const First& q, Size r
 
 void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q) {
   check_keys(name, v, q, {k.size(0)}, {k.size(2)});
+}
+
+void check_scale(std::optional<double> scale, const First& q) {
+  if (!scale) return;
+  const bool is_double = q.tensor.scalar_type() == ScalarType::Double;
+  const double largest =
+      is_double ? std::numeric_limits<double>::max() : double{std::numeric_limits<float>::max()};
+  if (std::abs(*scale) <= largest) return;
+  fail("scale: expected a finite number of ", is_double ? "float64" : "float32", ", got ", *scale);
 }
 
 ScalarKind kind_of(const Tensor& t) {

@@ -66,7 +66,10 @@ ScalarKind kind_of(const Tensor& t);
 // Of a tensor (batch, heads, tokens, head size).
 AttentionView view_of(const Tensor& t);
 
-// The factor on the scores: 1 / sqrt(head size) by default.
+// A factor on the scores: a finite number of float32, or of float64 where q is wide.
+void check_scale(std::optional<double> scale, const First& q);
+
+// The same: 1 / sqrt(head size) by default.
 float attention_scale(const Tensor& q, std::optional<double> scale);
 
 // (batch, heads, queries, head size) whose memory is (batch, queries, heads, head size).

@@ -29,11 +29,12 @@ std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& ro
 
 void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const std::optional<std::vector<int64_t>>& rows,
-                                 std::optional<double> /*scale*/, bool wide) {
+                                 std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
   check_values("v", v, k, first);
+  check_scale(scale, first);
   if (!rows) return;
   for (const int64_t row : *rows) {
     if (row < 0 || row >= q.size(0)) {

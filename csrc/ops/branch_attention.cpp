@@ -53,7 +53,7 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
                             const std::optional<Tensor>& masks, int64_t joint,
-                            std::optional<double> /*scale*/, bool wide) {
+                            std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
   check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
@@ -62,6 +62,7 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   if (joint > 0 && k.size(2) == 0) {
     fail("joint: expected 0 where there are no text tokens to share a softmax with, got ", joint);
   }
+  check_scale(scale, first);
 }
 
 Tensor contiguous_of(const Tensor& t) {

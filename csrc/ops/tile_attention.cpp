@@ -35,7 +35,7 @@ struct Layout {
 
 void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
                    const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
-                   bool wide) {
+                   std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first, {layout.queries()});
   check_keys("k", k, first, {q.size(0)}, {layout.keys()});
@@ -43,9 +43,11 @@ void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const
   if (shared_k.has_value() != shared_v.has_value()) {
     fail("shared_k, shared_v: expected both or none, got one");
   }
-  if (!shared_k) return;
-  check_keys("shared_k", *shared_k, first, {q.size(0)}, {-1, "tokens"});
-  check_values("shared_v", *shared_v, *shared_k, first);
+  if (shared_k) {
+    check_keys("shared_k", *shared_k, first, {q.size(0)}, {-1, "tokens"});
+    check_values("shared_v", *shared_v, *shared_k, first);
+  }
+  check_scale(scale, first);
 }
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
@@ -53,9 +55,9 @@ void check_tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                           const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
                           const std::vector<int64_t>& offset, const std::vector<int64_t>& stride,
                           const std::optional<Tensor>& shared_k,
-                          const std::optional<Tensor>& shared_v, std::optional<double> /*scale*/,
+                          const std::optional<Tensor>& shared_v, std::optional<double> scale,
                           bool wide) {
-  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v, wide);
+  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v, scale, wide);
 }
 #endif
 
@@ -65,7 +67,7 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                       const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
                       std::optional<double> scale) {
   const Layout layout(grid, tile, offset, stride);
-  check_tensors(layout, q, k, v, shared_k, shared_v, false);
+  check_tensors(layout, q, k, v, shared_k, shared_v, scale, false);
   TileAttentionParams params;
   params.kind = kind_of(q);
   params.tiling = layout.tiling;

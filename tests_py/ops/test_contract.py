@@ -63,12 +63,16 @@ BAD = [
     ("branch_attention", 7, random(1, 2, 5), "masks: "),
     ("branch_attention", 8, 3, "joint: "),
     ("branch_attention", 8, -1, "joint: "),
+    ("branch_attention", 9, math.nan, "scale: "),
+    ("branch_attention", 9, -math.inf, "scale: "),
+    ("branch_attention", 9, 1e39, "scale: "),  # no number of float32
     ("attention_column_mean", 0, random(3, 5, 8), "q: "),
     ("attention_column_mean", 1, random(2, 1, 4, 8), "k: "),
     ("attention_column_mean", 2, random(2, 3, 4, 7), "v: "),
     ("attention_column_mean", 2, random(2, 3, 4, 8).bfloat16(), "v: "),
     ("attention_column_mean", 3, [0, 2], "rows: "),
     ("attention_column_mean", 3, [-1], "rows: "),
+    ("attention_column_mean", 4, math.nan, "scale: "),
     ("pool_tokens", 0, random(2, 11, 5), "x: "),
     ("pool_tokens", 0, torch.ones(2, 12, 5, dtype=torch.int64), "x: "),
     ("pool_tokens", 1, (0, 4), "grid: "),
@@ -87,6 +91,7 @@ BAD = [
     ("tile_attention", 7, None, "shared_k, shared_v: "),
     ("tile_attention", 7, random(1, 3, 3, 8), "shared_k: "),
     ("tile_attention", 8, random(2, 3, 3, 8).half(), "shared_v: "),
+    ("tile_attention", 9, math.inf, "scale: "),
     ("blur_and_blend", 0, random(3, 6, 7), "x0: "),
     ("blur_and_blend", 0, torch.ones(2, 3, 6, 7, dtype=torch.uint8), "x0: "),
     ("blur_and_blend", 1, random(1, 2, 3), "saliency: "),
@@ -104,6 +109,43 @@ def test_bad_arguments_are_one_error_everywhere(name, place, value, text, backen
     with pytest.raises(RuntimeError, match=f"^{text}expected .*, got ") as caught:
         operator(name)(*arguments)
     assert BACKENDS[backend](name, arguments) == (RuntimeError, str(caught.value))
+
+
+NO_TENSORS = [
+    (random(2, 2).numpy(), "numpy.ndarray"),
+    ([1.0, 2.0], "list"),
+    (None, "None"),
+    ("q", "str"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind"), NO_TENSORS)
+@pytest.mark.parametrize(
+    ("name", "place", "text"),
+    [
+        ("branch_attention", 0, "q"),
+        ("branch_attention", 1, "k"),
+        ("branch_attention", (3, 1), "branch_k[1]"),
+        ("branch_attention", (5, 0), "branch_rows[0]"),
+        ("branch_attention", 6, "weights"),
+        ("branch_attention", 7, "masks"),
+        ("attention_column_mean", 2, "v"),
+        ("pool_tokens", 0, "x"),
+        ("tile_attention", 0, "q"),
+        ("tile_attention", 7, "shared_k"),
+        ("blur_and_blend", 0, "x0"),
+        ("blur_and_blend", 1, "saliency"),
+    ],
+)
+@pytest.mark.parametrize("backend", [None, "plain", "reference"])
+def test_what_is_no_tensor_is_named(name, place, text, value, kind, backend, monkeypatch):
+    if value is None and text in ("masks", "shared_k"):
+        pytest.skip("may be None")
+    monkeypatch.setattr(library, "_FORCED", backend)
+    arguments = changed(CALLS[name](), place, value)
+    with pytest.raises(TypeError) as caught:
+        library.call(operator(name), reference(name), *arguments)
+    assert str(caught.value) == f"{text}: expected a tensor, got {kind}"
 
 
 def in_float64(name):
@@ -229,10 +271,10 @@ def assert_same(found, expected):
         torch.testing.assert_close(*kept, rtol=bound, atol=bound, check_stride=False)
 
 
-def check_everywhere(name, arguments, forms=("reference", "plain")):
-    """These forms give the same; fakes have its shapes and dtypes, or its error."""
+def check_everywhere(name, arguments):
+    """All forms give the same; fakes have its shapes and dtypes, or its error."""
     expected = outcome(operator(name), arguments)
-    for backend in forms:
+    for backend in ("reference", "plain"):
         found = BACKENDS[backend](name, arguments)
         if isinstance(expected, tuple):
             assert found == expected
@@ -248,9 +290,6 @@ def check_everywhere(name, arguments, forms=("reference", "plain")):
                 (t.shape, t.dtype, t.stride()) for t in expected
             ]
 
-
-# What plain torch makes of numbers that are none differs from device to device.
-NOT_TORCHS = ("reference",)
 
 LAYOUTS = {
     "dense": lambda t: t,
@@ -299,7 +338,7 @@ def test_what_is_not_finite_arrives_alike(name, value):
         tensor = tensors_of(arguments)[i]
         if tensor.is_floating_point():
             tensor.view(-1)[tensor.numel() // 2] = value
-            check_everywhere(name, arguments, NOT_TORCHS)
+            check_everywhere(name, arguments)
 
 
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -1])
@@ -382,7 +421,77 @@ def damaged_tensors(draw, tensor):
 @given(st.data())
 @pytest.mark.parametrize("name", CALLS)
 def test_a_damaged_call_is_the_same_everywhere(name, data):
-    check_everywhere(name, data.draw(damaged_calls(name)), NOT_TORCHS)
+    check_everywhere(name, data.draw(damaged_calls(name)))
+
+
+FORMS = {
+    "kernel": operator,
+    "reference": reference,
+    "plain": lambda name: library.forms_of(name).plain,
+}
+
+JUNK = [math.nan, math.inf, -math.inf, 1e30]
+
+
+@st.composite
+def branches_partly_off(draw):
+    """A call, and the same with junk in all that is off."""
+    joint, masked = draw(st.integers(0, 2)), draw(st.booleans())
+    by = st.sampled_from(["row", "weight", "mask"] if masked else ["row", "weight"])
+    clean, spoilt = [changed(CALLS["branch_attention"](), 8, joint) for _ in range(2)]
+    for arguments in (clean, spoilt):
+        arguments[5] = [torch.tensor([0, 1]), torch.tensor([1, 0])]
+        arguments[6] = torch.tensor([[0.5, 2.0], [1.0, 0.7]])
+        arguments[7] = random(2, 2, 5, seed=3).abs() + 0.1 if masked else None
+    for branch in range(2):
+        for b in range(2):
+            why, junk = draw(st.none() | by), draw(st.lists(st.sampled_from(JUNK), min_size=3))
+            queries = draw(st.lists(st.booleans(), min_size=5, max_size=5))
+            for arguments in (clean, spoilt):
+                if why == "row":
+                    arguments[5][branch][b] = -1
+                elif why == "weight":
+                    arguments[6][branch, b] = 0.0
+                elif why == "mask":
+                    arguments[7][branch, b, torch.tensor(queries)] = 0.0
+            key_row = clean[5][branch][b]
+            if why == "row":
+                spoilt[6][branch, b] = junk[0]
+            elif why == "weight" or (why == "mask" and all(queries)):
+                spoilt[3][branch][key_row, :, -1] = junk[0]
+                spoilt[4][branch][key_row, :, 0] = junk[1]
+            if masked and why in ("row", "weight"):
+                spoilt[7][branch, b] = junk[2]
+    return clean, spoilt
+
+
+@settings(max_examples=150)
+@given(branches_partly_off())
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_of_a_branch_that_is_off_arrives(form, calls):
+    """By its row, its weight or its mask; whatever stands in the others, and in keys and values."""
+    clean, spoilt = (FORMS[form]("branch_attention")(*arguments) for arguments in calls)
+    assert clean.isfinite().all()
+    torch.testing.assert_close(spoilt, clean, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["weight", "mask"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_share_below_zero_gives_its_queries_no_number(form, by):
+    arguments = changed(CALLS["branch_attention"](), (5, 1), torch.tensor([1, 1]))
+    arguments[6], arguments[7] = torch.ones(2, 2), torch.ones(2, 2, 5)
+    below = torch.zeros(2, 5, dtype=torch.bool)
+    if by == "weight":
+        arguments[6][:, 1] = -0.5
+        arguments[7][0, 1, 3:] = 0.0
+        below[1, :3] = True
+    else:
+        arguments[7][:, 0, 2] = -1e-3
+        below[0, 2] = True
+    for joint in (0, 1):  # the other branch is subtracted, as it is with a softmax of its own
+        found = FORMS[form]("branch_attention")(*changed(arguments, 8, joint))
+        none = below if joint else torch.zeros_like(below)
+        assert torch.equal(found.isnan(), none[:, None, :, None].expand_as(found))
 
 
 def test_a_row_that_is_not_there_makes_its_row_of_the_result_not_a_number():

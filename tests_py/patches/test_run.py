@@ -382,6 +382,17 @@ def test_other_kinds_of_patches_join_the_same_pass(prompt, site, table, qkv, tmp
     assert PatchStack.load(tmp_path / "mixed.safetensors") == mixed
 
 
+def test_no_weight_below_zero_has_a_share_of_a_softmax(site, table, monkeypatch):
+    here = site(0, chunks=(1, 0), batch=2)
+    run = PatchStack([Shout()]).bind(table)
+    monkeypatch.setattr(ShoutBranch, "weights", lambda self, layer: (0.5, -0.25))
+    assert run.branches(here, torch.float32, CPU) is not None
+    monkeypatch.setattr(ShoutBranch, "joint", True)
+    run = PatchStack([Shout()]).bind(table)
+    with pytest.raises(ValueError, match=r"weight: expected at least 0 .*, got -0\.25"):
+        run.branches(here, torch.float32, CPU)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_do_not_wait_for_a_gpu(prompt, site, table, qkv):
     """After the first step, which brings the keys and values over, nothing synchronises."""

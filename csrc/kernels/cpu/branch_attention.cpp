@@ -80,6 +80,12 @@ HWY_INLINE FloatVec factor_of(const Segment& s, const Place& place, int64_t v) {
   return hn::IfThenZeroElse(hn::Eq(mask, hn::Zero(d)), hn::Mul(weight, mask));
 }
 
+// A factor as the share of a softmax: not a number below 0.
+HWY_INLINE FloatVec share_of(FloatVec factor) {
+  const FloatTag d;
+  return hn::IfThenElse(hn::Lt(factor, hn::Zero(d)), hn::NaN(d), factor);
+}
+
 // Scores of a segment where its factor is 0: nothing of its keys is to arrive there, neither as the
 // largest score of a group nor as a NaN.
 template <int V>
@@ -130,7 +136,10 @@ void softmax_group(const Segments& segments, int64_t begin, int64_t end, const P
   float* row = scores;
   for (int64_t i = begin; i < end; ++i) {
     const Segment& s = segments.list[i];
-    for (int v = 0; v < V; ++v) factor[v] = factor_of(s, place, v);
+    for (int v = 0; v < V; ++v) {
+      factor[v] = factor_of(s, place, v);
+      if (!own) factor[v] = share_of(factor[v]);
+    }
     for (int64_t t = 0; t < s.tokens; ++t, row += V * n) {
       for (int v = 0; v < V; ++v) {
         FloatVec e = exp_nonpositive(hn::Sub(hn::Load(d, row + v * n), top[v]));

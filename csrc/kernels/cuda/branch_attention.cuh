@@ -68,14 +68,18 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
   segments.count = count;
 }
 
-// Weight times mask of a segment for one query; 0 where the mask is, whatever the weight.
+// Weight times mask of a segment for one query; 0 where the mask is, whatever the weight. Not a
+// number where the share of a softmax would be below 0.
 ATTNPATCH_DEVICE float factor_of(const BranchAttentionArguments& p, const Segment& s, int64_t b,
                                  int64_t query) {
   if (s.branch < 0) return 1.0f;
   const AttentionBranch& branch = p.branches[s.branch];
-  if (branch.mask == nullptr || query >= p.queries) return s.weight;
-  const float mask = branch.mask[b * branch.mask_batch_stride + query];
-  return mask == 0.0f ? 0.0f : s.weight * mask;
+  float factor = s.weight;
+  if (branch.mask != nullptr && query < p.queries) {
+    const float mask = branch.mask[b * branch.mask_batch_stride + query];
+    factor = mask == 0.0f ? 0.0f : s.weight * mask;
+  }
+  return s.branch < p.joint && factor < 0.0f ? NAN : factor;
 }
 
 ATTNPATCH_DEVICE bool is_masked(const BranchAttentionArguments& p, const Segment& s) {

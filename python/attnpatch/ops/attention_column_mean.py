@@ -44,7 +44,7 @@ def attention_column_mean(
         The rows of the batch whose column means are wanted, each from 0 to batch - 1; all by
         default. The others get plain attention.
     scale : float, optional
-        1 / sqrt(head size) by default.
+        Finite; 1 / sqrt(head size) by default.
 
     Returns
     -------

@@ -53,9 +53,10 @@ def branch_attention(
         arrives, whatever stands in its keys and values.
     joint : int
         The first `joint` branches share the text's softmax: their exponentials, times weight and
-        mask (both at least 0), enter its numerator and its sum.
+        mask, enter its numerator and its sum. Weight times mask is at least 0 there: below it, or
+        infinite, it makes the result of its queries not a number.
     scale : float, optional
-        1 / sqrt(head size) by default.
+        Finite; 1 / sqrt(head size) by default.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def branch_attention_reference(
     values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
     if joint > 0:
         whole = torch.ones_like(factors[0].value), torch.zeros_like(factors[0].off)
-        shares = [_Factor(*whole), *factors[:joint]]
+        shares = [_Factor(*whole), *map(_share, factors[:joint])]
         out = out + _joint_attention(q, [k, *keys[:joint]], [v, *values[:joint]], shares, scale)
     elif k.shape[2] > 0:
         out = out + attention(q, k, v, scale)
@@ -138,6 +139,11 @@ def _factor(rows: Tensor, weight: Tensor, mask: Tensor | None, q: Tensor) -> _Fa
         # A 0 that is to be learned is not off: its gradient is not 0.
         off = off | (weight == 0) | (mask == 0) | (value == 0)
     return _Factor(value, off)
+
+
+def _share(factor: _Factor) -> _Factor:
+    """Give the factor in a shared softmax: below 0 it is not a number."""
+    return factor._replace(value=torch.where(factor.value < 0, torch.nan, factor.value))
 
 
 def _rows_of(tensor: Tensor, rows: Tensor) -> Tensor:

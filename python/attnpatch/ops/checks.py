@@ -9,7 +9,7 @@ name, that takes the same arguments and makes the same checks alone: for the ref
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -62,6 +62,37 @@ def register_fakes(name: str, fake: Callable[..., Any]) -> None:
 
     torch.library.register_fake(f"attnpatch::_check_{name}", check)
     torch.library.register_fake(f"attnpatch::{name}", checked_fake)
+
+
+def check_are_tensors(operator: torch._ops.OpOverload, arguments: Sequence[Any]) -> None:
+    """Raise TypeError where something else stands in place of one of an operator's tensors.
+
+    Parameters
+    ----------
+    operator
+        Its schema says which arguments are tensors, or lists of them.
+    arguments
+        By position.
+    """
+    for argument, value in zip(operator._schema.arguments, arguments, strict=False):
+        kind = str(argument.type)
+        if kind == "List[Tensor]":
+            each = {f"{argument.name}[{i}]": item for i, item in enumerate(value)}
+        elif kind == "Tensor" or (kind == "Optional[Tensor]" and value is not None):
+            each = {argument.name: value}
+        else:
+            each = {}
+        for name, item in each.items():
+            if not isinstance(item, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {_name_of(item)}") from None
+
+
+def _name_of(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = type(value)
+    plain = kind.__module__ == "builtins"
+    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _check_of(name: str) -> torch._ops.OpOverload:

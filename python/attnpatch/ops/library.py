@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
 from attnpatch.ops import admission
-from attnpatch.ops.checks import checked, register_fakes
+from attnpatch.ops.checks import check_are_tensors, checked, register_fakes
 
 LIBRARY = torch.library.Library("attnpatch", "IMPL")
 
@@ -105,7 +105,24 @@ def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments
 
     Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
     or, where gradients are wanted or float64, the readable reference.
+
+    Raises
+    ------
+    TypeError
+        If something stands where a tensor should.
     """
+    if torch.compiler.is_compiling():
+        return _call(operator, reference, arguments)
+    try:
+        return _call(operator, reference, arguments)
+    except (AttributeError, TypeError, RuntimeError):
+        check_are_tensors(operator, arguments)  # a call that succeeds does not pay for it
+        raise
+
+
+def _call(
+    operator: Callable[..., Any], reference: Callable[..., Any], arguments: Sequence[Any]
+) -> Any:
     first = arguments[0]
     wide = first.dtype is torch.float64
     if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:

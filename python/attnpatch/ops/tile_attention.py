@@ -49,7 +49,7 @@ def tile_attention(
     shared_k, shared_v : Tensor, optional
         Keys and values (batch, heads, any count, head size) that all tiles attend to.
     scale : float, optional
-        1 / sqrt(head size) by default.
+        Finite; 1 / sqrt(head size) by default.
 
     Returns
     -------

@@ -191,4 +191,5 @@ class MaskPyramid:
 def check_joint(mask: torch.Tensor) -> None:
     """Raise ValueError unless the joint form takes the mask."""
     if bool((mask < 0).any()):
-        raise ValueError("mask: the joint form takes no values below 0")
+        least = float(mask.min())
+        raise ValueError(f"mask: expected values of at least 0 in the joint form, got {least}")

@@ -305,6 +305,12 @@ class CrossPlan:
         for layer in range(len(run.table)):
             here = [(i, branch.weights(layer)) for i, branch in enumerate(self._branches)]
             here = [(i, w) for i, w in here if w is not None]
+            for i, w in here:
+                least = min(w, default=0.0)
+                if self._branches[i].joint and least < 0:
+                    raise ValueError(
+                        f"weight: expected at least 0 in a shared softmax, got {least}"
+                    )
             self._active.append(tuple(i for i, _ in here))
             self._first.append(len(weights))
             weights += [w for _, w in here]

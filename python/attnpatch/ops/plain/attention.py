@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-_FLASH = ("cpu", "flash")
-"""Kernels that return a log-sum-exp for each query; the other pads their count."""
 
 
 def has_lse(q: Tensor) -> bool:
@@ -46,7 +44,9 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     out : Tensor
         (batch, heads, queries, head size) in q's dtype; new memory.
     lse : Tensor
-        ``logsumexp(scale * q k)`` over the keys, natural, float32 (batch, heads, queries).
+        ``logsumexp(scale * q k)`` over the keys, natural, float32 (batch, heads, queries). Minus
+        infinity where all scores are, with an out of 0; not finite where one is not a number, with
+        an out that is not one either.
     """
     if scale < 0:  # the kernels look for the largest product, not the largest score
         q, scale = -q, -scale
@@ -56,12 +56,14 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     if kernel == "cpu":
         attend = aten._scaled_dot_product_flash_attention_for_cpu.default
         out, lse = attend(q, k, v, scale=scale)
-    elif kernel == "flash":
+        return out, _with_lost_scores(out, lse, q, k, scale)
+    if kernel == "flash":
         out, lse, *_ = aten._scaled_dot_product_flash_attention.default(q, k, v, scale=scale)
-    else:
-        attend = aten._scaled_dot_product_efficient_attention.default
-        out, lse, *_ = attend(q, k, v, None, True, scale=scale)
-    return out, lse if kernel in _FLASH else lse[:, :, : q.shape[2]]
+        # It has plus infinity where the sum of the exponentials is 0 or not a number.
+        return out, lse.nan_to_num_(nan=math.nan, posinf=-math.inf, neginf=-math.inf)
+    attend = aten._scaled_dot_product_efficient_attention.default
+    out, lse, *_ = attend(q, k, v, None, True, scale=scale)
+    return out, lse[:, :, : q.shape[2]]
 
 
 _KERNELS: dict[tuple[torch.device, torch.dtype, int], str] = {}
@@ -110,8 +112,45 @@ def share_of(lse: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Attend as torch does by default on this device."""
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    """Attend as torch does by default on this device.
+
+    A NaN stays one. On devices other than the CPU torch itself gives 0 to a query all of whose
+    scores are minus infinity.
+    """
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if q.device.type == "cpu" and k.shape[2] > 0:
+        out = _with_nans(out, _without_score(q, k))
+    return out
+
+
+def alone(out: Tensor, lse: Tensor) -> Tensor:
+    """Make what :func:`attention_with_lse` gave a result of its own, as :func:`attend` gives it."""
+    return _with_nans(out, lse == -math.inf) if out.device.type == "cpu" else out
+
+
+def _without_score(q: Tensor, k: Tensor) -> Tensor:
+    """Tell which queries (batch, heads, queries) have no finite score.
+
+    To them torch gives zeros on the CPU, as if a mask had taken all keys away.
+    """
+    # Sums are the fastest way to see what is not finite.
+    asks, answers = (t.sum(dim=3, dtype=torch.float32).isfinite() for t in (q, k))
+    return (asks & answers.any(dim=2, keepdim=True)).logical_not_()
+
+
+def _with_nans(out: Tensor, queries: Tensor) -> Tensor:
+    """Make the results of some queries NaNs, in place; a sum is the fastest way."""
+    return out.add_(torch.where(queries, math.nan, 0.0).to(out.dtype)[..., None])
+
+
+def _with_lost_scores(out: Tensor, lse: Tensor, q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Give what torch's kernel for the CPU loses, in place: see :func:`attention_with_lse`."""
+    without = _without_score(q, k)
+    # Where no score is finite their sum is minus infinity only if all of them are.
+    total = ((q.float() * scale) @ k.float().sum(dim=2)[..., None]).squeeze(3)
+    not_a_number = without & (total != -math.inf)
+    _with_nans(out, not_a_number)
+    return lse.masked_fill_(without, -math.inf).masked_fill_(not_a_number, math.nan)
 
 
 def scale_of(q: Tensor, scale: float | None) -> float:

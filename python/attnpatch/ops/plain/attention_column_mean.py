@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.ops.plain.attention import (
+    alone,
     attend,
     attention_with_lse,
     heads_in_rows,
@@ -60,9 +61,10 @@ def attention_column_mean(
         out = attend(q, k, v, scale)
         return heads_in_rows(out), q.new_empty((0, keys), dtype=sums_dtype)
     out, lse = attention_with_lse(q, k, v, scale)
-    asked, asking = _rows_of(q, rows), _rows_of(k, rows)
+    out = alone(out, lse)
+    asked, asking, lse = _rows_of(q, rows), _rows_of(k, rows), _rows_of(lse, rows)
     unit = 2.0 ** max(0, math.ceil(-math.log2(scale)))  # scale * unit is 1 to 2
-    rest = _rows_of(lse, rows) * (-1 / (scale * unit))
+    rest = lse * (-1 / (scale * unit))
     parts = _PARTS.get(q.dtype, 1)
     answers = _widened(asked, parts)
     for part in range(parts):
@@ -73,7 +75,9 @@ def attention_column_mean(
     asks = _widened(asking, parts)
     asks[..., size : size + parts].fill_(unit)
     _, column_lse = attention_with_lse(asks, answers, answers, scale)
-    return heads_in_rows(out), column_lse.exp_().mean(dim=1)
+    column_mean = column_lse.exp_().mean(dim=1)
+    # A query whose log-sum-exp is not finite makes NaNs of all columns: 0 times it is one.
+    return heads_in_rows(out), column_mean.add_(lse.sum(dim=(1, 2))[:, None], alpha=0)
 
 
 def _rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:

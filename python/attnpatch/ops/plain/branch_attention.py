@@ -29,8 +29,8 @@ class _Branch:
     Attributes
     ----------
     factor
-        float32 (batch, 1, 1 or queries, 1): weight times mask. 0 where the row is below 0; not a
-        number where it is not there.
+        float32 (batch, 1, 1 or queries, 1): weight times mask. 0 where one of them is, whatever the
+        other, or the row is below 0; not a number where the row is not there.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class _Branch:
         factor = weight.masked_fill(rows < 0, 0)[:, None, None, None]
         if mask is not None:
             mask = mask[:, None, :, None]
-            factor = (factor * mask).masked_fill_(mask == 0, 0)
+            off = torch.logical_and(factor, mask).logical_not_()  # a NaN is on
+            factor = (factor * mask).masked_fill_(off, 0)
         self.factor = factor.masked_fill_((rows >= count)[:, None, None, None], math.nan)
         self._k, self._v = k, v
         self._rows = rows.clamp(0, count - 1)
@@ -61,7 +62,9 @@ class _Branch:
         if self._mask is None:
             k, v = self._cleared(k), self._cleared(v)
         out, lse = attention_with_lse(q, k, v, scale)
-        lse = lse + self.factor.squeeze(3).log()
+        factor = self.factor.squeeze(3)
+        # Not a number where the factor is below 0, or infinite: 0 times it is not a number.
+        lse = lse + factor.log().add_(factor, alpha=0)
         if self._mask is not None:
             out = self._cleared(out)
             lse = lse.masked_fill_(self._off.squeeze(3), -math.inf)
