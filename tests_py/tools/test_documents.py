@@ -14,6 +14,7 @@ TESTING = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(p for folder in OURS for p in (ROOT / folder).rglob("*.md"))]
 )
+CODE = {".py", ".sh", ".cpp", ".h", ".cu", ".cuh"}
 VARIABLE = re.compile(r"\bATTNPATCH_[A-Z]+(?:_[A-Z]+)*\b")
 
 
@@ -73,6 +74,31 @@ def test_every_reason_of_a_skip_is_in_the_page():
     assert unknown == set()
     stale = {text for text, form in known.items() if not any(map(form.search, found))}
     assert stale == {"Fashion-MNIST is not in …"}  # the text of an error
+
+
+# Folders of which only a path is needed, and those that other programs read.
+WITHOUT_README = {
+    "python/attnpatch/hosts",
+    "python/attnpatch/patches",
+    "tests_cpp/cuda/emulation/kernels",
+}
+LONGER = {"python/attnpatch/demo/weights/README.md"}  # the weights' licence and origin
+
+
+@pytest.mark.parametrize(
+    "top", ["csrc", "python/attnpatch", "tests_cpp", "tests_py", "bench", "tools"]
+)
+def test_every_folder_says_what_lives_there(top):
+    folders = {path.parent for path in (ROOT / top).rglob("*.*") if path.suffix in CODE}
+    assert folders
+    for folder in folders:
+        name = folder.relative_to(ROOT).as_posix()
+        if any(name == other or name.startswith(f"{other}/") for other in WITHOUT_README):
+            continue
+        readme = folder / "README.md"
+        assert readme.is_file(), name
+        if readme.relative_to(ROOT).as_posix() not in LONGER:
+            assert len(readme.read_text(encoding="utf-8").splitlines()) <= 8, name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
