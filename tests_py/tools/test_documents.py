@@ -76,6 +76,15 @@ def test_every_reason_of_a_skip_is_in_the_page():
     assert stale == {"Fashion-MNIST is not in …"}  # the text of an error
 
 
+def test_the_changelog_has_the_version():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)[1]
+    headings = re.findall(
+        r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert headings[:2] == ["Unreleased", version]
+
+
 # Folders of which only a path is needed, and those that other programs read.
 WITHOUT_README = {
     "python/attnpatch/hosts",
