@@ -24,6 +24,7 @@ assert ap.vision is sys.modules["attnpatch.vision"]
 """
 
 
+@pytest.mark.slow
 def test_some_modules_come_when_they_are_asked_for():
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)
 

@@ -43,6 +43,7 @@ def assume_order_of_passes(height, width):
 sides = st.integers(1, 300) | st.sampled_from([1, 2, 223, 224, 225, 700])
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(sides, sides, st.sampled_from([224, 336, 1, 31]), st.integers(0, 9), st.booleans())
 @example(1, 1, 224, 0, False)
@@ -59,6 +60,7 @@ def test_equals_clip_image_processor_on_any_size(height, width, size, seed, whit
     np.testing.assert_array_equal(got, reference(image, size, normalize=False))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sides, sides, st.sampled_from([np.float16, np.float32, np.float64]), st.integers(0, 9))
 def test_equals_clip_image_processor_on_floats(height, width, dtype, seed):

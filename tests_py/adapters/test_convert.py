@@ -43,6 +43,7 @@ def test_every_kind_keeps_its_tensors(row, suffix, tmp_path):
     assert metadata(again) == metadata(target)
 
 
+@pytest.mark.slow
 def test_what_training_leaves(tmp_path):
     unet = make_unet("sdxl")
     state = make_unet_state(unet)

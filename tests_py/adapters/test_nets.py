@@ -182,6 +182,7 @@ class TestTensorCaster:
         with pytest.raises(RuntimeError, match=r"proj\.weight is missing"):
             _core.LinearProjection({})
 
+    @pytest.mark.slow
     def test_the_interpreter_ends_well(self):
         code = (
             "import torch; from attnpatch import _core; net = _core.LinearProjection("

@@ -108,6 +108,7 @@ def test_a_folder_that_is_no_host_is_a_problem(tmp_path):
     assert str(tmp_path / "none") in found.value
 
 
+@pytest.mark.slow
 def test_the_engine_as_it_is_here(monkeypatch):
     monkeypatch.delenv("ATTNPATCH_BACKEND", raising=False)
     monkeypatch.setattr(engine, "version", lambda name: None)  # diffusers takes long to import
@@ -141,6 +142,7 @@ def test_what_serves_an_operator(backend, device, verdicts, told):
     assert engine._serves(backend, device, verdicts) == told
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monkeypatch, capsys):
     monkeypatch.setenv("ATTNPATCH_BACKEND", "fast")
     monkeypatch.setattr(engine, "version", lambda name: None)

@@ -19,6 +19,7 @@ def demo(tmp_path, *arguments):
     return cli.run(parser.parse_args(["--output", str(output), *arguments])), output
 
 
+@pytest.mark.slow
 def test_demo_shows_an_effect(tmp_path, capsys):
     status, output = demo(tmp_path, "--steps", "5", "--item", "1", "2", "--weight", "1")
     assert status == 0
@@ -32,6 +33,7 @@ def test_demo_shows_an_effect(tmp_path, capsys):
     assert [line for line in lines if line.startswith("tokens Slothful 9")]
 
 
+@pytest.mark.slow
 def test_fewer_tokens_change_the_pictures_a_little():
     model = EmbeddedModel([1, 2], 3, 0)
     variants = plan([1.0])
@@ -43,6 +45,7 @@ def test_fewer_tokens_change_the_pictures_a_little():
         assert 0 < sum(change(model.generate(variant, StepClock()), base)) < 0.1
 
 
+@pytest.mark.slow
 def test_demo_fails_when_nothing_changes(tmp_path, capsys):
     status, output = demo(tmp_path, "--steps", "2", "--item", "1", "2", "--weight", "0")
     assert status == 1

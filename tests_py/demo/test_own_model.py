@@ -135,6 +135,7 @@ def demo(folder, *arguments):
     return cli.run(parser.parse_args([*map(str, own), *arguments]))
 
 
+@pytest.mark.slow
 def test_a_users_pipeline_runs(own, capsys):
     assert demo(own, "--steps", "3", "--size", "32", "--weight", "0") == 1
     output = capsys.readouterr()
@@ -144,6 +145,7 @@ def test_a_users_pipeline_runs(own, capsys):
         assert sheet.width > 800
 
 
+@pytest.mark.slow
 def test_image_prompts_change_a_users_pictures(own):
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.runner import StepClock, change

@@ -32,6 +32,7 @@ def test_the_judge_knows_the_shipped_items(judge):
     assert share_right(judge, to_pixels(references.images), references.labels) >= 0.85
 
 
+@pytest.mark.slow
 def test_the_judge_knows_the_whole_test_split(judge):
     try:
         split = load_split("test")

@@ -38,6 +38,7 @@ def write_pack(folder, detector, recogniser):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", [False, True], ids=["plain", "resize chain"])
 @pytest.mark.parametrize("batched", [False, True], ids=["rows", "batched"])
 def test_faces_are_those_of_insightface(tmp_path, insightface_of, recogniser, batched, chain):

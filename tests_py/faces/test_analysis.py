@@ -139,6 +139,7 @@ def test_picked_faces_are_recognised_alone(analysis, three):
     assert np.linalg.norm(whole.normed_embedding) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_smaller_squares_and_padding_are_tried(mtcnn, astronaut, caplog):
     """A face that fills the picture is found at a smaller size, or with black around it."""
     left, top, right, bottom = mtcnn.detect(astronaut)[0].box.astype(int)
@@ -167,6 +168,7 @@ def test_padding_moves_boxes_back(mtcnn, astronaut):
     assert (padded.size, padded.padding) == (640, 0.5)
 
 
+@pytest.mark.slow
 def test_threads_find_the_same(analysis, three):
     wanted = analysis.get(three)
     with ThreadPoolExecutor(4) as pool:

@@ -42,6 +42,7 @@ def captions(section):
     return [tile.caption for row in section.rows for tile in row]
 
 
+@pytest.mark.slow
 def test_page_of_a_photograph(tmp_path, pack, capsys, sections):
     Image.fromarray(networks.draw_discs(200, 240, [(90, 100, 40)])).save(tmp_path / "photo.png")
     output = tmp_path / "out" / "page.png"
@@ -62,6 +63,7 @@ def test_page_of_a_photograph(tmp_path, pack, capsys, sections):
     assert all("ms a step" in notes[i] for i in (0, 1, 3))
 
 
+@pytest.mark.slow
 def test_page_without_arguments(tmp_path, monkeypatch, mtcnn, astronaut, sections):
     """A real photograph and learned weights, which other packages bring."""
     monkeypatch.chdir(tmp_path)
@@ -75,6 +77,7 @@ def test_page_without_arguments(tmp_path, monkeypatch, mtcnn, astronaut, section
     assert np.array_equal(np.asarray(aligned.picture), wanted)
 
 
+@pytest.mark.slow
 def test_a_sideways_photograph_is_shown_upright(tmp_path, pack, sections):
     upright = networks.draw_discs(200, 240, [(90, 100, 40)])
     sideways = Image.fromarray(np.rot90(upright))

@@ -15,7 +15,9 @@ from torch._dynamo.utils import counters
 from attnpatch import ImagePrompt, NearSightedAttention, SlothfulAttention
 from attnpatch.hosts import attach
 
-# One block each way: compiling is slow.
+pytestmark = pytest.mark.slow  # compiling is
+
+# One block each way.
 SMALL = {
     "down_block_types": ("CrossAttnDownBlock2D",),
     "mid_block_type": None,

@@ -172,6 +172,7 @@ def test_other_patches_act_on_the_true_grid(patch, caplog):
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_a_whole_graph_tells_the_grid_by_the_count():
     small = {
         "down_block_types": ("CrossAttnDownBlock2D",) * 2,

@@ -247,6 +247,7 @@ def compile_whole(unet):
     return torch.compile(unet, backend="eager", fullgraph=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("compiler", [compile_whole, compile_blocks], ids=["whole", "blocks"])
 def test_compiled(compiler):

@@ -120,6 +120,7 @@ def _run_in_child(unet, queue):
     queue.put(run(unet).numpy())
 
 
+@pytest.mark.slow
 def test_another_process_gets_it():
     context = multiprocessing.get_context("spawn")
     patched = patch_model(original(), STACKS["both"](), **GUIDED)

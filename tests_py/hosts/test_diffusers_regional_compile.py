@@ -11,6 +11,8 @@ from torch._dynamo.utils import counters
 from attnpatch import PerturbedAttentionGuidance, SlothfulAttention, TokenMerging
 from attnpatch.hosts import attach, patch_model
 
+pytestmark = pytest.mark.slow  # compiling is
+
 GUIDED = {"cond_or_uncond": (1, 0)}
 # More blocks of a kind than dynamo compiles a function for before it gives up (8), of two widths.
 MANY = {"transformer_layers_per_block": (1, 2, 4)}

@@ -197,6 +197,7 @@ def test_what_accelerate_prepared(precision):
         accelerate.state.AcceleratorState._reset_state(True)
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     """Each has rows of its own; the gradients that they share are those of all rows."""
     worker = Path(__file__).with_name("data_parallel_worker.py")

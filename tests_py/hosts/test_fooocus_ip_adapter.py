@@ -378,6 +378,7 @@ def test_one_line_makes_the_hosts_file(host, tmp_path, monkeypatch):
         module.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_needs_no_host():
     code = (
         "import sys, attnpatch.hosts.fooocus.ip_adapter\n"

@@ -199,6 +199,7 @@ def test_inputs_and_random_state_stay_as_they_were(device):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(("gradient", "rows"), [(False, None), (True, [1])])
 def test_opcheck(gradient, rows, device):

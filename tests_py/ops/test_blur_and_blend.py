@@ -183,6 +183,7 @@ def test_threads_change_no_bit_and_inputs_stay():
     assert all(map(torch.equal, before, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
 def test_opcheck(gradient, device):

@@ -224,6 +224,7 @@ def test_inputs_and_random_state_stay_as_they_were(device):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
 def test_opcheck(gradient, device):
@@ -248,6 +249,7 @@ def test_gradients_are_those_of_the_reference(device):
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joint", [0, 1, 2])
 def test_gradients_are_the_derivatives(joint):
     """In float64, where weights and masks are 0 as well."""

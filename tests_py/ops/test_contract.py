@@ -183,6 +183,7 @@ def test_a_compiled_call_has_the_same_error(name):
     assert text in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["plain", "reference"])
 @pytest.mark.parametrize("name", ["attention_column_mean", "blur_and_blend", "branch_attention"])
 def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeypatch):
@@ -202,6 +203,7 @@ def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeyp
             assert_same(outcome(function, given), theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["attention_column_mean", "branch_attention"])
 def test_plain_torch_compiles_for_every_size(name, monkeypatch):
     arguments = CALLS[name]()
@@ -211,6 +213,7 @@ def test_plain_torch_compiles_for_every_size(name, monkeypatch):
     assert_same(outcome(compiled, arguments), expected)
 
 
+@pytest.mark.slow
 def test_a_call_compiled_for_every_size_has_the_same_error():
     """The sizes were good ones when it was compiled."""
     compiled = torch.compile(
@@ -328,6 +331,7 @@ def test_empty_tensors_have_results_or_errors(name, axis):
         check_everywhere(name, emptied(name, axis))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_not_finite_arrives_alike(name, value):
@@ -417,6 +421,7 @@ def damaged_tensors(draw, tensor):
     return tensor
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data())
 @pytest.mark.parametrize("name", CALLS)

@@ -161,6 +161,7 @@ def test_the_public_function_takes_a_grid_or_a_tiling(device):
     check([ours], formula(inputs[0], whole, window, stride, "avg", [1.0]), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("gradient", [False, True])
 def test_opcheck(gradient, device):

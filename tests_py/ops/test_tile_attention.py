@@ -206,6 +206,7 @@ def test_the_public_function_takes_a_tiling(device):
     assert torch.equal(out, OPERATOR(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(("gradient", "shared"), [(False, None), (True, 3)])
 def test_opcheck(gradient, shared, device):

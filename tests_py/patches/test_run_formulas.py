@@ -185,6 +185,7 @@ def test_cond_and_uncond_with_different_tokens(adapter, tokens, site, check):
         check(PatchStack([several.replace(joint=True)]), site(5, chunks=chunks, batch=len(chunks)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_stack_in_any_call(prompt, table, check, data):

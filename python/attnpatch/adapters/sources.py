@@ -186,7 +186,7 @@ def _download(repository: str, weight_name: str, location: Location) -> Path:
                     name,
                     subfolder=location.subfolder or None,
                     revision=location.revision,
-                    cache_dir=None if location.cache_dir is None else Path(location.cache_dir),
+                    cache_dir=None if location.cache_dir is None else os.fspath(location.cache_dir),
                     local_files_only=location.local_files_only,
                     token=location.token,
                 )

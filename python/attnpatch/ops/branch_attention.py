@@ -185,7 +185,8 @@ def _joint_attention(
         torch.where(factor.off, 0.0, e @ v.to(dtype))
         for e, v, factor in zip(exponentials, values, factors, strict=True)
     ]
-    return sum(terms) / sum(e.sum(dim=3, keepdim=True) for e in exponentials)
+    sums = [e.sum(dim=3, keepdim=True) for e in exponentials]
+    return sum(terms[1:], terms[0]) / sum(sums[1:], sums[0])
 
 
 def _heads_side_by_side(out: Tensor) -> Tensor:

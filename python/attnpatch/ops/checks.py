@@ -121,4 +121,5 @@ def _with_numbers(value: Any) -> Any:
 
 
 def _number(size: int | SymInt) -> int:
-    return int(size.node.hint if isinstance(size, SymInt) else size)
+    hint: Any = size.node.hint if isinstance(size, SymInt) else size
+    return int(hint)

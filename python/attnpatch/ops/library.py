@@ -201,8 +201,9 @@ def _is_admitted(device: torch.device, name: str, dtype: str, call_class: str) -
 
 # As torch.compiler.assume_constant_result does, which imports all of the compiler for it: files are
 # not read by a compiled program.
-for _constant in (_admitted_cuda_kernels, _is_admitted):
-    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_CONSTANTS: tuple[Any, ...] = (_admitted_cuda_kernels, _is_admitted)
+for _constant in _CONSTANTS:
+    _constant._dynamo_marked_constant = True
 
 
 def _with_autocast(
@@ -296,7 +297,7 @@ def _autocast(name: str, device: str, cast: frozenset[int]) -> None:
     LIBRARY.impl(name, with_casts, key)
 
 
-def _keep_inputs(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Any) -> None:
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     # Saved as torch wants it, so that it sees writes into them and checkpointing can drop them.
     tensors = [value for value in _flat(inputs) if isinstance(value, Tensor)]
     ctx.save_for_backward(*tensors)
@@ -319,8 +320,8 @@ def _rebuilt(values: Any, change: Callable[..., Any], *others: Any) -> Any:
 
 
 def _backward(
-    reference: Callable[..., Any], ctx: torch.autograd.function.FunctionCtx, gradients: tuple
-) -> tuple:
+    reference: Callable[..., Any], ctx: Any, gradients: tuple[Any, ...]
+) -> tuple[Any, ...]:
     """Differentiate the reference: the kernels keep nothing for a backward pass."""
     saved = iter(ctx.saved_tensors)
     leaves = _rebuilt(

@@ -77,7 +77,7 @@ def pool_tokens_reference(
     blends: Sequence[float],
 ) -> list[Tensor]:
     """Compute the operator readably, on any device, differentiably."""
-    tiling = Tiling(tuple(grid), tuple(tile), tuple(offset))
+    tiling = Tiling.of(grid, tile, offset)
     if x.numel() == 0:
         return [x.new_empty((x.shape[0], tiling.pooled(stride), x.shape[2])) for _ in blends]
     down, across = tiling.runs()
@@ -134,10 +134,10 @@ def _windows(field: Tensor, window: Sequence[int], stride: Sequence[int], mode: 
     image = field.permute(0, 3, 1, 2).to(torch.promote_types(field.dtype, torch.float32))
     if mode == "max":
         image = F.pad(image, fill, value=-torch.inf)
-        return F.max_pool2d(image, window, stride).permute(0, 2, 3, 1)
+        return F.max_pool2d(image, window, list(stride)).permute(0, 2, 3, 1)
     ones = F.pad(torch.ones_like(image[:1, :1]), fill)
-    sums = F.avg_pool2d(F.pad(image, fill), window, stride, divisor_override=1)
-    counts = F.avg_pool2d(ones, window, stride, divisor_override=1)
+    sums = F.avg_pool2d(F.pad(image, fill), window, list(stride), divisor_override=1)
+    counts = F.avg_pool2d(ones, window, list(stride), divisor_override=1)
     return (sums / counts).permute(0, 2, 3, 1)
 
 
@@ -151,7 +151,7 @@ def _fake(
     mode: str,
     blends: Sequence[float],
 ) -> list[Tensor]:
-    tokens = Tiling(tuple(grid), tuple(tile), tuple(offset)).pooled(stride)
+    tokens = Tiling.of(grid, tile, offset).pooled(stride)
     return [x.new_empty((x.shape[0], tokens, x.shape[2])) for _ in blends]
 
 

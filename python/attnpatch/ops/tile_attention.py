@@ -83,7 +83,7 @@ def tile_attention_reference(
     scale: float | None = None,
 ) -> Tensor:
     """Compute the operator readably, on any device, differentiably."""
-    tiling = Tiling(tuple(grid), tuple(tile), tuple(offset))
+    tiling = Tiling.of(grid, tile, offset)
 
     def tiles_of(tokens: Tensor, stride: Sequence[int]) -> list[list[Tensor]]:
         tokens = tokens.transpose(1, 2)
@@ -98,8 +98,8 @@ def tile_attention_reference(
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Tiles of one shape, (B, rows, columns, tokens, heads, size), as one batch."""
         keys, values = with_shared(keys, shared_k), with_shared(values, shared_v)
-        batch = [tokens.flatten(0, 2).transpose(1, 2) for tokens in (queries, keys, values)]
-        out = attention(*batch, scale)
+        q, k, v = (tokens.flatten(0, 2).transpose(1, 2) for tokens in (queries, keys, values))
+        out = attention(q, k, v, scale)
         return out.transpose(1, 2).unflatten(0, queries.shape[:3])
 
     lines = zip(tiles_of(q, ()), tiles_of(k, stride), tiles_of(v, stride), strict=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class Run(NamedTuple):
     """
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # the method of tuples gives way
     size: int
 
     @property
@@ -74,6 +74,11 @@ class Tiling:
         if any(offset >= size for offset, size in zip(self.offset, self.tile, strict=True)):
             raise ValueError(f"offset: expected less than the tile {self.tile}, got {self.offset}")
 
+    @classmethod
+    def of(cls, grid: Sequence[int], tile: Sequence[int], offset: Sequence[int]) -> Tiling:
+        """Make one of what operators are given: sequences, which the class itself checks."""
+        return cls(_pair(grid), _pair(tile), _pair(offset))
+
     @property
     def tiles(self) -> tuple[int, int]:
         """Rows and columns of tiles."""
@@ -106,6 +111,10 @@ def _runs(length: int, size: int, offset: int) -> list[Run]:
     whole, last = divmod(length - first, size)
     runs = [Run(0, 1, first), Run(first, whole, size), Run(length - last, 1, last)]
     return [run for run in runs if run.count * run.size > 0]
+
+
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
+    return cast("tuple[int, int]", tuple(numbers))
 
 
 def pooled_size(height: int, width: int, stride: Sequence[int]) -> int:

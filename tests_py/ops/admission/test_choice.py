@@ -48,6 +48,7 @@ def test_a_class_has_a_name_for_people():
     )
 
 
+@pytest.mark.slow
 def test_without_verdicts_the_cpus_kernels_serve(verdict_on_cpu):
     assert uses_kernel()
     verdict_on_cpu(state="right", median=2.0, quartile=2.0)
@@ -65,6 +66,7 @@ def test_a_verdict_against_a_kernel_is_obeyed_in_its_class_alone(verdict_on_cpu,
     assert uses_kernel(lambda: pool_tokens(rows, (4, 5), (2, 2), (2, 2), "max"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_every_operator_compiles_whole_with_verdicts(verdict_on_cpu, name):
     verdict_on_cpu(state="failed")

@@ -106,6 +106,7 @@ def test_guards_surround_values_as_they_lie(shape, swap, step):
     assert whole[-256:].isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_our_kernels_for_the_cpu_are_right_on_every_small_problem(operator, dtype):

@@ -126,6 +126,7 @@ def test_a_child_that_hangs_is_ended():
     assert tune.run_child(["--device", "cpu"], 0.05).status is None
 
 
+@pytest.mark.slow
 def test_a_real_child_says_what_it_runs_on():
     report = tune.report_of(tune.run_child(["--device", "cpu"], 300))
     assert report.problem == ""

@@ -113,6 +113,7 @@ def _tile_attention(draw: _Draw) -> Iterator[Problem]:
         far = [draw.heads(BATCH, shared, heads, size) for _ in "kv"] if shared else [None, None]
         return [q, k, v, grid, tile, offset, stride, *far, None]
 
+    stride: tuple[int, ...]
     for side, heads, size in _LAYERS:
         for stride, shared in (((), 0), ((), side**2 // 4), ((2, 2), side**2 // 4)):
             half = (side // 2, side // 2)

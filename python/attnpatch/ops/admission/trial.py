@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,7 +148,7 @@ class Trial:
         ]
 
         def calls(function: Callable[..., Any]) -> list[Callable[[], Any]]:
-            return [lambda a=arguments: function(*a) for arguments in copies]
+            return [partial(function, *arguments) for arguments in copies]
 
         ours, theirs = measure(
             self._device, [calls(self._kernel), calls(self._plain)], rounds, seconds

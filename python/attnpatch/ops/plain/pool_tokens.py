@@ -25,7 +25,7 @@ def pool_tokens(
     blends: Sequence[float],
 ) -> list[Tensor]:
     """Compute the operator of :func:`attnpatch.ops.pool_tokens`."""
-    tiling = Tiling(tuple(grid), tuple(tile), tuple(offset))
+    tiling = Tiling.of(grid, tile, offset)
     if tiling.tiles == (1, 1) and x.numel() > 0:
         field = x.unflatten(1, tiling.grid)
         return [result.flatten(1, 2) for result in _pool(field, window, stride, mode, blends)]
@@ -39,8 +39,8 @@ def pool_tokens(
         fields = _pool(x.unflatten(1, tiling.grid), window, stride, mode, blends)
         for field, result in zip(fields, results, strict=True):
             parts = chain.from_iterable(grid_tiles(field.flatten(1, 2), small))
-            places = chain.from_iterable(split_pooled(result, small, ()))
-            for place, part in zip(places, parts, strict=True):
+            boxes = chain.from_iterable(split_pooled(result, small, ()))
+            for place, part in zip(boxes, parts, strict=True):
                 place.unflatten(3, part.shape[3:5]).copy_(part)
         return results
     places = [list(chain.from_iterable(split_pooled(r, tiling, stride))) for r in results]
@@ -126,6 +126,7 @@ def _pool_filled(
 ) -> Tensor:
     """Pool (B, C, h, w) filled up with what has no weight; means are computed in float32."""
     fill = (0, missing[1], 0, missing[0])
+    window, stride = list(window), list(stride)
     if mode == "max":
         return F.max_pool2d(F.pad(image, fill, value=-torch.inf), window, stride)
     ones = F.pad(image.new_ones((1, 1, *image.shape[2:]), dtype=torch.float32), fill)

@@ -37,21 +37,24 @@ def tile_attention(
     if q.numel() == 0:
         return no_attention(q)
     scale = scale_of(q, scale)
-    tiling = Tiling(tuple(grid), tuple(tile), tuple(offset))
+    tiling = Tiling.of(grid, tile, offset)
     queries = _on_grid(q, tiling)
     own = zip(_own(k, tiling, stride), _own(v, tiling, stride), strict=True)
     if shared_k is None or shared_v is None or shared_k.shape[2] == 0:
         out = _nothing_yet(q)
-        for asking, kv, place in zip(queries, own, _on_grid(out, tiling), strict=True):
-            place.copy_(_as_tiles(attend(*map(_as_batch, (asking, *kv)), scale), place))
+        for asking, (keys, values), place in zip(queries, own, _on_grid(out, tiling), strict=True):
+            found = attend(_as_batch(asking), _as_batch(keys), _as_batch(values), scale)
+            place.copy_(_as_tiles(found, place))
     elif has_lse(q):
         # The shared keys once for the whole grid; each tile's own are then merged in.
         out, lse = attention_with_lse(q, shared_k, shared_v, scale)
         out = heads_in_rows(out)
         others = _on_grid(lse[..., None], tiling)
         places = _on_grid(out, tiling)
-        for asking, kv, place, other in zip(queries, own, places, others, strict=True):
-            tiles, tiles_lse = attention_with_lse(*map(_as_batch, (asking, *kv)), scale)
+        for asking, (keys, values), place, other in zip(queries, own, places, others, strict=True):
+            tiles, tiles_lse = attention_with_lse(
+                _as_batch(asking), _as_batch(keys), _as_batch(values), scale
+            )
             share = share_of(_as_tiles(tiles_lse[..., None], other), other, out.dtype)
             place.lerp_(_as_tiles(tiles, place), share.squeeze(-1))
     else:
