@@ -66,8 +66,10 @@ def test_engine_names_no_model():
     """It asks for spans of tokens, never for an architecture or the layers of one."""
     words = ("flux", "qwen", "sdxl", "anima", "attn1", "attn2", '"cross"', '"self"')
     for name, path in MODULES.items():
-        # The table of layers reads a family's name and a diffusers config, for those who have one.
-        if name.split(".")[1:2] != ["engine"] or name.endswith((".layers", ".stack", ".report")):
+        # Tables of layers and presets of weights go by a family's name.
+        if name.split(".")[1:2] != ["engine"] or name.endswith(
+            (".layers", ".stack", ".report", ".weights")
+        ):
             continue
         text = path.read_text(encoding="utf-8").lower()
         assert not [word for word in words if word in text], name

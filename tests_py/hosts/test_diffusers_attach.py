@@ -101,7 +101,7 @@ def test_a_layer_without_weight_calls_the_original(unet):
     with attach(unet, only, **GUIDED) as attached:
         assert [layer.block for layer in attached.report.matched] == ["middle"]
         assert len(attached.report.wanted) == 16
-        with mock.patch("torch.ops.attnpatch.branch_attention.default") as fused:
+        with mock.patch("attnpatch.engine.branches.attend") as fused:
             fused.side_effect = lambda q, *_: q
             run(unet)
         assert fused.call_count == 1
@@ -184,7 +184,7 @@ def test_eager_processors_take_the_fused_pass(unet):
     unet.set_attn_processor(AttnProcessor())  # one object for all layers
     shared = unet.attn_processors
     with attach(unet, prompt(), **GUIDED):
-        with mock.patch("torch.ops.attnpatch.branch_attention.default") as fused:
+        with mock.patch("attnpatch.engine.branches.attend") as fused:
             fused.side_effect = lambda q, *_: q
             run(unet)
         assert fused.call_count == 16

@@ -356,5 +356,5 @@ def test_errors_name_what_was_given():
         ip_adapter.patch_model(model, [make_task(host.SD1, 2 * WIDTH)])
     patched = ip_adapter.patch_model(model, [make_task(host.SD1, WIDTH, pictures=2)])
     x, contexts = host.make_inputs(host.SD1, batch=3)
-    with pytest.raises(ValueError, match="2 pictures"):
+    with pytest.raises(ValueError, match="got 2 for 3 cond rows"):
         patched.apply(x, EARLY, contexts, [0])

@@ -13,7 +13,8 @@ from protocol_host import SD1, SDXL
 from running import run
 
 from attnpatch import load_image_adapter
-from attnpatch.nodes import NODE_CLASS_MAPPINGS, host
+from attnpatch.nodes import NODE_CLASS_MAPPINGS
+from attnpatch.nodes import comfy as comfy_host
 from attnpatch.nodes.ipadapter.faces import load_analyser
 from attnpatch.nodes.ipadapter.presets import COMMUNITY, FACE, PICTURE, find_file
 from attnpatch.nodes.ipadapter.sockets import AdapterDict, unpack
@@ -67,7 +68,7 @@ def test_presets_prefer_the_better_file_and_know_encoders():
 @pytest.fixture
 def adapters(folders, raw_adapter):
     """Adapters' files, and a host that loads encoders and LoRA."""
-    host.register_folder("ipadapter")
+    comfy_host.register_folder("ipadapter")
     place = folders.root / "models" / "ipadapter"
     for name, structure in (("sd15", SD1), ("sdxl_vit-h", SDXL)):
         save_state(raw_adapter("linear", structure), place / f"ip-adapter_{name}.safetensors")
@@ -136,7 +137,7 @@ def test_lists_are_empty_without_a_host():
 
 def test_configured_folders_stay(folders):
     folders.folder_names_and_paths["ipadapter"] = (["/elsewhere"], set())
-    host.register_folder("ipadapter")
+    comfy_host.register_folder("ipadapter")
     paths, suffixes = folders.folder_names_and_paths["ipadapter"]
     assert paths == ["/elsewhere"] and suffixes == folders.supported_pt_extensions
 
@@ -175,7 +176,7 @@ def analysis(monkeypatch):
 
     class Analysis:
         def __init__(self, name, folders):
-            self.name, self.folders, self.insightface = name, folders, self
+            self.name, self.folders = name, folders
 
     load_analyser.cache_clear()
     monkeypatch.setattr("attnpatch.nodes.ipadapter.faces.FaceAnalysis", Analysis)
@@ -190,8 +191,8 @@ def test_unified_face_loader(adapters, comfy, analysis, model):
     assert path.endswith("ip-adapter-faceid_sd15_lora.safetensors")
     assert safe is True and strength == 0.4
     analyser = pipeline["insightface"]["model"]
-    assert analyser.name == "buffalo_l"
-    assert [folder.name for folder in analyser.folders] == ["insightface"]
+    assert analyser.analysis.name == "buffalo_l"
+    assert [folder.name for folder in analyser.analysis.folders] == ["insightface"]
     assert unpack(pipeline).insightface is analyser
     same, _ = run("IPAdapterUnifiedLoaderFaceID", model=model(), preset="FACEID", lora_strength=0)
     assert not hasattr(same, "lora")
@@ -250,9 +251,9 @@ def test_steps_show_progress_and_stop(monkeypatch):
     monkeypatch.setitem(sys.modules, "comfy.model_management", management)
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        seen.extend(host.steps("abc", 3))
+        seen.extend(comfy_host.steps("abc", 3))
     assert shown == [(1, 3), (1, 3)]
-    assert list(host.steps([], 0)) == []
+    assert list(comfy_host.steps([], 0)) == []
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,10 @@ def test_describe_and_diff(prompt, table):
         ({"roles": {2: "conds"}}, "roles: expected one of 'cond', 'uncond', 'off', got 'conds'"),
         ({"start": float("nan")}, "start: expected a finite number"),
         ({"end": float("inf")}, "end: expected a finite number"),
-        ({"shared_softmax": True, "mask": -torch.ones(4, 4)}, "mask: a shared softmax"),
+        (
+            {"shared_softmax": True, "mask": -torch.ones(4, 4)},
+            "mask: expected values of at least 0 in a shared softmax, got -1.0",
+        ),
         ({"weight": "easy"}, "no preset"),
     ],
     ids=str,

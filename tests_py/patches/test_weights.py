@@ -22,7 +22,7 @@ grammar = st.builds(
         st.dictionaries(st.sampled_from(["up", "down.block_1", "mid"]), numbers),
         st.lists(numbers, max_size=4),
     ),
-    st.lists(numbers).map(lambda points: [(p, 1.0) for p in sorted(points)]),
+    st.lists(st.floats(0, 1)).map(lambda points: [(p, 1.0) for p in sorted(points)]),
     st.lists(numbers, max_size=3),
 )
 

@@ -190,6 +190,7 @@ class MaskPyramid:
 
 def check_joint(mask: torch.Tensor) -> None:
     """Raise ValueError unless a shared softmax takes the mask."""
+    mask = mask.detach()
     if bool((mask < 0).any()):
         least = float(mask.min())
         raise ValueError(f"mask: expected values of at least 0 in a shared softmax, got {least}")

@@ -96,8 +96,8 @@ class PatchedModel:
             raise ValueError(f"cond_or_uncond: what is attached already has {known}, got {told}")
         before = PatchStack() if replace else self.stack
         self._bind({**kept, key: stack})
-        if told is not None:
-            self._told_kinds[key] = told
+        if told is not None or known is not None:  # what is told holds for those that come later
+            self._told_kinds[key] = told or known
         if pipeline is not None:
             self.follow(pipeline)
         if not self._hooks:
