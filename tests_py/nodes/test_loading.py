@@ -266,4 +266,4 @@ def test_steps_show_progress_and_stop(monkeypatch):
 )
 def test_compute_dtype(own, cast, expected):
     inner = SimpleNamespace(get_dtype=lambda: own, manual_cast_dtype=cast)
-    assert host.compute_dtype(SimpleNamespace(model=inner)) == expected
+    assert comfy_host.compute_dtype(SimpleNamespace(model=inner)) == expected
