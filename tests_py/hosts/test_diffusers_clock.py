@@ -114,3 +114,18 @@ def test_a_tensor_of_timesteps_is_copied_to_the_host_once():
         with torch.inference_mode():
             assert read.read_by_offset(torch.tensor([7.5, 3.5])[0]) == [7.5]
         assert copy.call_count == 4
+
+
+@pytest.mark.parametrize("made", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("written", [torch.inference_mode, torch.no_grad])
+def test_one_timestep_that_is_written_anew_for_each_step(made, written):
+    """As users of recorded graphs have it; tensors of inference mode do not tell of writes."""
+    read = TimestepReader()
+    with made():
+        buffer = torch.tensor(0.0)
+    if buffer.is_inference():
+        written = torch.inference_mode  # elsewhere nobody may write into it
+    with written():
+        for now in (901.0, 601.0, 301.0):
+            assert read.read_by_offset(buffer.fill_(now)) == [now]
+            assert read.read_by_offset(buffer.expand(2)) == [now, now]

@@ -273,6 +273,34 @@ def test_a_picture_reaches_its_rows(name):
     assert torch.equal(call(unet, inputs), plain)
 
 
+def test_a_picture_for_each_frame_is_that_in_every_video():
+    unet = make("UNetMotionModel", WORKING["UNetMotionModel"])
+    adapter = load_image_adapter(adapter_state(unet))
+
+    def prompt(pictures):
+        features = make_features("plus", pictures)
+        return ImagePrompt(adapter, adapter.get_image_embeds(*features, combine="batch"), 0.8)
+
+    inputs = inputs_of(unet, rows=4)  # two videos
+    frames = inputs["encoder_hidden_states"].unflatten(0, (4, FRAMES))
+    with attach(unet, prompt(FRAMES), cond_or_uncond=(1, 0)):
+        both = call(unet, inputs)
+        for video in range(2):
+            rows = slice(video, None, 2)
+            text = frames[rows].flatten(0, 1)
+            alone = inputs | {"sample": inputs["sample"][rows], "encoder_hidden_states": text}
+            torch.testing.assert_close(both[rows], call(unet, alone), rtol=1e-4, atol=1e-4)
+    with attach(unet, prompt(2), cond_or_uncond=(1, 0)):  # a picture for each video
+        call(unet, inputs)
+    several = prompt(2 * FRAMES).replace(weight=0.5)
+    with attach(unet, several, cond_or_uncond=(1, 0)):
+        call(unet, inputs)
+    message = r"expected 1 picture, or 6: one for each image .* got 4 for 6 cond and 6 uncond rows"
+    refused = pytest.raises(ValueError, match=message)
+    with attach(unet, prompt(4), cond_or_uncond=(1, 0)), refused:
+        call(unet, inputs)
+
+
 # DreamLite normalises its queries, which the specification does not.
 @pytest.mark.parametrize("name", sorted(set(WORKING) - {"DreamLiteUNetModel"}))
 def test_self_attention_of_each_frame_is_reduced(name):

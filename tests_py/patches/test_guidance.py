@@ -335,6 +335,20 @@ def test_rescale(mode):
     assert guide(flat, flat, None, passes, [flat], [flat]).isfinite().all()
 
 
+@pytest.mark.parametrize("mode", ["full", "partial"])
+def test_gradients_go_through_rescale(mode):
+    generator = torch.Generator().manual_seed(6)
+    values = torch.randn(3, 1, 2, 3, 3, generator=generator, dtype=torch.float64)
+    cfg, cond, prediction = (value.requires_grad_() for value in values.unbind())
+    passes = degraded_passes(
+        [PerturbedAttentionGuidance(5.0, rescale=0.7, rescale_mode=mode)], (6, 6), None
+    )
+    torch.autograd.gradcheck(
+        lambda cfg, cond, prediction: guide(cfg, cond, None, passes, [cond], [prediction]),
+        (cfg, cond, prediction),
+    )
+
+
 def test_rescale_sees_what_the_passes_before_added():
     generator = torch.Generator().manual_seed(5)
     cfg, cond, a, b = torch.randn(4, 1, 4, 6, 6, generator=generator)

@@ -125,14 +125,18 @@ def _samples(
 ) -> tuple[int, ...] | None:
     """Which picture each row is, where several images are made of each prompt.
 
-    Pipelines put the images of one prompt next to each other.
+    Pipelines put the images of one prompt next to each other. As many pictures as a video has
+    frames are one for each of these, in every video.
     """
     if rows.samples is not None and rows.latents is None:
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     counts = {getattr(patch, "pictures", 1) for patch in run.stack} if run else set()
     counts -= {1}
     latents = rows.latents or max(slots) + 1
-    if len(counts) != 1 or latents in counts or latents % min(counts):
+    if len(counts) != 1 or latents in counts:
         return rows.samples
-    each = latents // min(counts)
+    (count,) = counts
+    if latents // frames % count:  # no video is of two pictures
+        return tuple(slot % frames for slot in slots) if count == frames > 1 else rows.samples
+    each = latents // count
     return tuple(sample // each for sample in rows.samples or slots)

@@ -29,7 +29,7 @@ class TimestepReader:
 
     def __init__(self) -> None:
         # The tensor is kept, so that its memory cannot be given to another one meanwhile.
-        self._latest: tuple[tuple[object, ...], Tensor, list[float]] | None = None
+        self._latest: tuple[tuple[object, ...], Tensor, list[float], set[int]] | None = None
 
     def __call__(self, timestep: Tensor | float) -> tuple[float, ...]:
         """Return the timesteps: one for all rows of the batch, or one for each."""
@@ -48,13 +48,16 @@ class TimestepReader:
         storage = timestep.untyped_storage()
         version = None if timestep.is_inference() else timestep._version
         key = (timestep.device, timestep.dtype, storage.data_ptr(), storage.nbytes(), version)
+        first = timestep.storage_offset()
         latest = self._latest  # one read: another thread may put a new one at any time
-        if latest is None or latest[0] != key:
+        # Tensors of inference mode have no version: what is read again may be written meanwhile.
+        if latest is None or latest[0] != key or (version is None and first in latest[3]):
             whole = torch.empty(0, dtype=timestep.dtype, device=timestep.device).set_(storage)
-            latest = self._latest = (key, timestep, whole.tolist())
+            latest = self._latest = (key, timestep, whole.tolist(), set())
+        latest[3].add(first)
         if timestep.dim() == 0:
-            return [latest[2][timestep.storage_offset()]]
-        first, step = timestep.storage_offset(), timestep.stride(0)
+            return [latest[2][first]]
+        step = timestep.stride(0)
         return [latest[2][first + row * step] for row in range(timestep.shape[0])]
 
 

@@ -114,7 +114,7 @@ def rescaled(
         return term
     whole = (guided if mode == "full" else cond) + term
     over = tuple(range(1, term.dim()))
-    spread = whole.std(dim=over, keepdim=True).clamp_(min=torch.finfo(term.dtype).tiny)
+    spread = whole.std(dim=over, keepdim=True).clamp(min=torch.finfo(term.dtype).tiny)
     factor = cond.std(dim=over, keepdim=True) / spread
     return term * (rescale * factor + (1 - rescale))
 
