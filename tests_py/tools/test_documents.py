@@ -85,12 +85,7 @@ def test_the_changelog_has_the_version():
     assert headings[:2] == ["Unreleased", version]
 
 
-# Folders of which only a path is needed, and those that other programs read.
-WITHOUT_README = {
-    "python/attnpatch/hosts",
-    "python/attnpatch/patches",
-    "tests_cpp/cuda/emulation/kernels",
-}
+WITHOUT_README = {"tests_cpp/cuda/emulation/kernels"}  # a path, for the sake of includes
 LONGER = {"python/attnpatch/demo/weights/README.md"}  # the weights' licence and origin
 
 

@@ -100,7 +100,9 @@ def forms_of(name: str) -> Forms:
     return next(forms for forms in _FORMS.values() if forms.name == name)
 
 
-def call(operator: Callable[..., Any], reference: Callable[..., Any], *arguments: Any) -> Any:
+def call(
+    operator: torch._ops.OpOverload[..., Any], reference: Callable[..., Any], *arguments: Any
+) -> Any:
     """Call an operator's kernel, where the device of the first argument has one that serves.
 
     Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
