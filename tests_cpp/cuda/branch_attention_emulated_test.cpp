@@ -143,6 +143,23 @@ TEST_P(MaskedBranchAttentionDevice, Float32) {
   expect_nothing_where_masked<float>(GetParam(), ScalarKind::kFloat32, 1e-4);
 }
 
+template <typename T>
+void expect_formula_of_turned_masks(const Case& shape, ScalarKind kind, double bound) {
+  Problem problem(shape);
+  problem.turn_masks();
+  round_inputs<T>(problem);
+  Converted<T, HostMemory> converted(problem, kind);
+  run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
+  converted.finish();
+  EXPECT_LT(largest_error(problem), bound);
+  EXPECT_EQ(std::isnan(problem.out[0]), shape.joint > 0);
+}
+
+TEST_P(MaskedBranchAttentionDevice, AShareOfASoftmaxBelowZeroGivesNoNumber) {
+  expect_formula_of_turned_masks<__half>(GetParam(), ScalarKind::kFloat16, 4e-3);
+  expect_formula_of_turned_masks<float>(GetParam(), ScalarKind::kFloat32, 4e-6);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, MaskedBranchAttentionDevice, testing::ValuesIn(kMaskedCases));
 
 TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {

@@ -113,6 +113,13 @@ struct Problem {
     for (int64_t i = first; i < first + row; ++i) keys_or_values[0][i] *= factor;
   }
 
+  // Gives branch 0 shares below 0 for the first half of each row's queries.
+  void turn_masks() {
+    for (int64_t n = 0; n < shape.batch * shape.queries; ++n) {
+      if (n % shape.queries < shape.queries / 2) masks[0][n] = -0.5f;
+    }
+  }
+
   AttentionView view(const std::vector<float>& values, int64_t tokens) const {
     const int64_t row = shape.heads * shape.size;
     return {values.data(), tokens * row, shape.size, row, 1};
@@ -191,6 +198,7 @@ struct Problem {
     double sum = 0.0;
     for (const Term& term : group) {
       if (term.share == 0.0) continue;
+      if (term.share < 0.0) sum = std::numeric_limits<double>::quiet_NaN();
       for (int64_t t = 0; t < term.tokens; ++t) {
         const float* key = token(*term.k, term.row, term.tokens, t, h);
         double score = 0.0;

@@ -3,6 +3,7 @@
 """What every operator owes on every device: the same checks, and results that are defined."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -114,35 +115,33 @@ def test_bad_arguments_are_one_error_everywhere(name, place, value, text, backen
 NO_TENSORS = [
     (random(2, 2).numpy(), "numpy.ndarray"),
     ([1.0, 2.0], "list"),
-    (None, "None"),
     ("q", "str"),
+    (None, "None"),
 ]
+TENSORS = [
+    ("branch_attention", 0, "q"),
+    ("branch_attention", 1, "k"),
+    ("branch_attention", (3, 1), "branch_k[1]"),
+    ("branch_attention", (5, 0), "branch_rows[0]"),
+    ("branch_attention", 6, "weights"),
+    ("attention_column_mean", 2, "v"),
+    ("pool_tokens", 0, "x"),
+    ("tile_attention", 0, "q"),
+    ("blur_and_blend", 0, "x0"),
+    ("blur_and_blend", 1, "saliency"),
+]
+OPTIONAL_TENSORS = [("branch_attention", 7, "masks"), ("tile_attention", 7, "shared_k")]
 
 
-@pytest.mark.parametrize(("value", "kind"), NO_TENSORS)
-@pytest.mark.parametrize(
-    ("name", "place", "text"),
-    [
-        ("branch_attention", 0, "q"),
-        ("branch_attention", 1, "k"),
-        ("branch_attention", (3, 1), "branch_k[1]"),
-        ("branch_attention", (5, 0), "branch_rows[0]"),
-        ("branch_attention", 6, "weights"),
-        ("branch_attention", 7, "masks"),
-        ("attention_column_mean", 2, "v"),
-        ("pool_tokens", 0, "x"),
-        ("tile_attention", 0, "q"),
-        ("tile_attention", 7, "shared_k"),
-        ("blur_and_blend", 0, "x0"),
-        ("blur_and_blend", 1, "saliency"),
-    ],
-)
 @pytest.mark.parametrize("backend", [None, "plain", "reference"])
-def test_what_is_no_tensor_is_named(name, place, text, value, kind, backend, monkeypatch):
-    if value is None and text in ("masks", "shared_k"):
-        pytest.skip("may be None")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [*product(TENSORS, NO_TENSORS), *product(OPTIONAL_TENSORS, NO_TENSORS[:-1])],
+)
+def test_what_is_no_tensor_is_named(place, value, backend, monkeypatch):
+    (name, index, text), (other, kind) = place, value
     monkeypatch.setattr(library, "_FORCED", backend)
-    arguments = changed(CALLS[name](), place, value)
+    arguments = changed(CALLS[name](), index, other)
     with pytest.raises(TypeError) as caught:
         library.call(operator(name), reference(name), *arguments)
     assert str(caught.value) == f"{text}: expected a tensor, got {kind}"
