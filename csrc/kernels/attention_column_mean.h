@@ -22,7 +22,7 @@
 namespace attnpatch {
 
 struct AttentionColumnMeanParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of q, k, v and out
+  Dtype dtype = Dtype::kFloat32;  // of q, k, v and out
   int64_t batch = 0, heads = 0, queries = 0, keys = 0, head_size = 0;
   float scale = 1.0f;  // s above
 

@@ -31,7 +31,7 @@ struct AttentionBranch {
 };
 
 struct BranchAttentionParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of q, k, v, the branches and out
+  Dtype dtype = Dtype::kFloat32;  // of q, k, v, the branches and out
   int64_t batch = 0, heads = 0, queries = 0, head_size = 0;
   int64_t text_tokens = 0;
   float scale = 1.0f;  // s above

@@ -20,7 +20,7 @@
 namespace attnpatch {
 
 struct TileAttentionParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of all tensors
+  Dtype dtype = Dtype::kFloat32;  // of all tensors
   int64_t batch = 0, heads = 0, head_size = 0;
   float scale = 1.0f;  // s above
 

@@ -102,14 +102,14 @@ void check_scale(std::optional<double> scale, const First& q) {
   fail("scale: expected a finite number of ", is_double ? "float64" : "float32", ", got ", *scale);
 }
 
-ScalarKind kind_of(const Tensor& t) {
+Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Half:
-      return ScalarKind::kFloat16;
+      return Dtype::kFloat16;
     case ScalarType::BFloat16:
-      return ScalarKind::kBFloat16;
+      return Dtype::kBFloat16;
     default:
-      return ScalarKind::kFloat32;
+      return Dtype::kFloat32;
   }
 }
 

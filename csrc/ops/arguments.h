@@ -61,7 +61,7 @@ void check_keys(const std::string& name, const Tensor& k, const First& q, Size r
 void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q);
 
 // The dtype of a checked first tensor.
-ScalarKind kind_of(const Tensor& t);
+Dtype dtype_of(const Tensor& t);
 
 // Of a tensor (batch, heads, tokens, head size).
 AttentionView view_of(const Tensor& t);

@@ -56,7 +56,7 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle,
   Tensor out =
       torch::stable::empty({batch, queries, q.size(2)}, q.scalar_type(), std::nullopt, q.device());
   BranchAttentionParams params;
-  params.kind = kind_of(q);
+  params.dtype = dtype_of(q);
   params.batch = batch;
   params.heads = heads;
   params.queries = queries;

@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
   check_attention_column_mean(q, k, v, rows, scale, false);
 
   AttentionColumnMeanParams params;
-  params.kind = kind_of(q);
+  params.dtype = dtype_of(q);
   const std::vector<int64_t> recorded = recorded_rows(rows, q.size(0));
   params.rows = recorded.data();
   params.recorded = static_cast<int64_t>(recorded.size());

@@ -149,7 +149,7 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
 
   Tensor out = allocate_attention(q);
   BranchAttentionParams params;
-  params.kind = kind_of(q);
+  params.dtype = dtype_of(q);
   params.batch = q.size(0);
   params.heads = q.size(1);
   params.queries = q.size(2);

@@ -69,7 +69,7 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const Layout layout(grid, tile, offset, stride);
   check_tensors(layout, q, k, v, shared_k, shared_v, scale, false);
   TileAttentionParams params;
-  params.kind = kind_of(q);
+  params.dtype = dtype_of(q);
   params.tiling = layout.tiling;
   params.stride = layout.stride;
   params.starts = layout.starts;

@@ -54,7 +54,7 @@ class ColumnMeanProblem {
         v_(make(s_.keys)),
         out_(make(s_.queries)),
         column_mean_(std::vector<float>(s_.rows.size() * static_cast<size_t>(s_.keys), NAN)) {
-    params_.kind = kind_of<T>();
+    params_.dtype = dtype_of<T>();
     params_.batch = s_.batch;
     params_.heads = s_.heads;
     params_.queries = s_.queries;

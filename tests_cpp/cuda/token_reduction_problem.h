@@ -62,7 +62,7 @@ double tile_attention_error(const TilingShape& s, const Run& run) {
   cpu.shared_tokens = s.shared;
   cpu.parallel_for = run_alone;
   TileAttentionParams cuda = cpu;
-  cuda.kind = kind_of<T>();
+  cuda.dtype = dtype_of<T>();
   const int64_t own = s.pooled ? cpu.starts.back() : tokens;
   std::vector<Values<T, Memory>> memory;
   for (const int64_t count : {tokens, own, own, s.shared, s.shared}) {
@@ -104,7 +104,7 @@ double pool_tokens_error(const TilingShape& s, bool largest, const Run& run) {
   cpu.blends = {0.0f, 0.3f, 1.0f, 0.5f, 0.9f};  // more than one launch takes
   cpu.parallel_for = run_alone;
   PoolTokensParams cuda = cpu;
-  cuda.kind = kind_of<T>();
+  cuda.dtype = dtype_of<T>();
   cpu.x = x.floats();
   cuda.x = x.typed();
   const int64_t pooled = pooled_starts(s.tiling, s.stride).back();

@@ -74,7 +74,7 @@ TEST_P(MaskedBranchAttention, AShareOfASoftmaxBelowZeroGivesNoNumber) {
   problem.turn_masks();
   branch_attention_cpu(problem.params());
   EXPECT_LT(largest_error(problem), 3e-6);
-  EXPECT_EQ(std::isnan(problem.out[0]), shape().joint > 0);
+  EXPECT_EQ(std::isnan(problem.out[0]), shape().shared_softmax > 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, MaskedBranchAttention,

@@ -267,7 +267,7 @@ void begin_queries(const Rows<typename Format::T>& rows, int64_t i, const State&
   constexpr int64_t width = V * kLanes;
   const TileAttentionParams& p = rows.p;
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
-  const typename Format::T* q[width];
+  const typename Format::T* q[width] = {};
   for (int64_t n = 0; n < count; ++n) q[n] = rows.q + rows.token(i + n) * p.q.token_stride;
   load_rows<Format>(q, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows, state.row_size,
                     state.queries + i * state.row_size);
@@ -291,7 +291,7 @@ void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& s
     }
   }
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
-  typename Format::T* out[width];
+  typename Format::T* out[width] = {};
   for (int64_t n = 0; n < count; ++n) out[n] = rows.out + rows.token(i + n) * p.out.token_stride;
   store_rows<Format>(found, count, p.head_size, width, state.rows, state.row_size, p.out, out);
 }
@@ -374,14 +374,7 @@ void run(const TileAttentionParams& p) {
 }
 
 void tile_attention(const TileAttentionParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat32:
-      return run<Float32>(params);
-    case ScalarKind::kFloat16:
-      return run<Float16>(params);
-    case ScalarKind::kBFloat16:
-      return run<BFloat16>(params);
-  }
+  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -63,7 +63,7 @@ inline ColumnMeanArguments arguments_of(const AttentionColumnMeanParams& params,
   }
   a.recorded = static_cast<int>(std::min<int64_t>(kMostRecorded, params.recorded - first));
   for (int i = 0; i < a.recorded; ++i) a.rows[i] = params.rows[first + i];
-  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
+  a.vectorized = params.dtype != Dtype::kFloat32 && params.head_size % 8 == 0 &&
                  rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
                  rows_are_aligned(a.out);
   return a;

@@ -61,7 +61,7 @@ inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params
   a.out = params.out;
   a.branch_count = static_cast<int>(params.branches.size());
   a.shared_softmax = static_cast<int>(params.shared_softmax);
-  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
+  a.vectorized = params.dtype != Dtype::kFloat32 && params.head_size % 8 == 0 &&
                  rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
                  rows_are_aligned(a.out);
   for (int i = 0; i < a.branch_count; ++i) {
@@ -78,7 +78,7 @@ inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& pa
                                                  size_t shared_limit, int multiprocessors) {
   BranchAttentionPlan plan;
   plan.arguments = arguments_of(params);
-  if (params.kind == ScalarKind::kFloat32) {
+  if (params.dtype == Dtype::kFloat32) {
     plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
     plan.shared_bytes = any_shared_bytes(params.head_size);
     return plan;

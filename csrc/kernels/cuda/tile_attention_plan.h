@@ -48,11 +48,11 @@ inline TileAttentionArguments arguments_of(const TileAttentionParams& params) {
   a.shared_k = params.shared_k;
   a.shared_v = params.shared_v;
   a.out = params.out;
-  const int queries = params.kind == ScalarKind::kFloat32 ? kAnyQueries : kTileQueries;
+  const int queries = params.dtype == Dtype::kFloat32 ? kAnyQueries : kTileQueries;
   const Tiling& t = params.tiling;
   const int64_t most = std::min(t.tile_height, t.height) * std::min(t.tile_width, t.width);
   a.blocks_per_tile = static_cast<int>((most + queries - 1) / queries);
-  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0;
+  a.vectorized = params.dtype != Dtype::kFloat32 && params.head_size % 8 == 0;
   for (const AttentionView& view : {a.q, a.k, a.v, a.shared_k, a.shared_v, a.out}) {
     a.vectorized = a.vectorized && rows_are_aligned(view);
   }
