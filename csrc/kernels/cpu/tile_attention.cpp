@@ -227,11 +227,11 @@ void take_in(const Block& block, int64_t size, const float* queries, float* scor
 
 // A run of one tile's queries with one head: queries [begin, end).
 struct Task {
-  int64_t b, tile, h, begin, end;
+  int64_t b, tile, h, kv_head, begin, end;
 
   int64_t queries() const { return end - begin; }
   bool has_keys_of(const Task& other) const {
-    return b == other.b && tile == other.tile && h == other.h;
+    return b == other.b && tile == other.tile && kv_head == other.kv_head;
   }
 };
 
@@ -300,7 +300,7 @@ void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& s
 template <typename Format>
 void attend(const TileAttentionParams& p, const Task& task, bool packed, const State& state) {
   using T = typename Format::T;
-  const Keys<T> keys(p, task.tile, task.b, task.h);
+  const Keys<T> keys(p, task.tile, task.b, task.kv_head);
   const Rows<T> rows(p, keys.tile, task);
   const int64_t all = keys.count(), length = block_length(all);
   const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
@@ -334,7 +334,7 @@ void attend(const TileAttentionParams& p, const Task& task, bool packed, const S
 }
 
 // All queries with all heads, in runs that fit in L2, and enough of them for all threads. Those of
-// one tile and head, which have their keys in common, come one after the other.
+// one tile and head of keys, which have their keys in common, come one after the other.
 std::vector<Task> cut_tasks(const TileAttentionParams& p) {
   const int64_t fitting = kStateFloats / (2 * HWY_MAX(p.head_size, 1));
   const int64_t queries = p.tiling.height * p.tiling.width * p.batch * p.heads;
@@ -347,7 +347,7 @@ std::vector<Task> cut_tasks(const TileAttentionParams& p) {
       const int64_t length = round_up((tokens + runs - 1) / runs, kWidth);
       for (int64_t h = 0; h < p.heads; ++h) {
         for (int64_t begin = 0; begin < tokens; begin += length) {
-          tasks.push_back({b, tile, h, begin, HWY_MIN(begin + length, tokens)});
+          tasks.push_back({b, tile, h, p.kv_head(h), begin, HWY_MIN(begin + length, tokens)});
         }
       }
     }
