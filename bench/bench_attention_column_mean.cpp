@@ -38,7 +38,7 @@ void attention_column_mean(benchmark::State& state) {
   };
   AttentionColumnMeanParams p;
   p.batch = kBatch;
-  p.heads = heads;
+  p.heads = p.kv_heads = heads;
   p.queries = p.keys = tokens;
   p.head_size = size;
   p.scale = 0.125f;

@@ -50,10 +50,10 @@ Problem make_problem(int64_t queries, int64_t heads, int64_t size, int64_t image
             .params = {}};
   BranchAttentionParams& a = p.params;
   a.batch = kBatch;
-  a.heads = heads;
+  a.heads = a.kv_heads = heads;
   a.queries = queries;
   a.head_size = size;
-  a.text_tokens = kTextTokens;
+  a.keys = kTextTokens;
   a.scale = 0.125f;
   a.q = view_of(p.q, queries, heads, size);
   a.k = view_of(p.k, kTextTokens, heads, size);

@@ -39,7 +39,7 @@ void tile_attention(benchmark::State& state) {
   const int64_t tokens = side * side;
   TileAttentionParams p;
   p.batch = kBatch;
-  p.heads = heads;
+  p.heads = p.kv_heads = heads;
   p.head_size = size;
   p.scale = 0.125f;
   p.tiling = {side, side, tile, tile, 0, 0};

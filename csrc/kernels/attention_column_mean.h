@@ -3,9 +3,11 @@
 
 // Attention, and the column means of its map, which is never stored:
 //
-//   p[b,h,n,m] = softmax over m of s q[b,h,n]·k[b,h,m]
-//   out[b,h,n] = sum over m of p[b,h,n,m] v[b,h,m]
+//   p[b,h,n,m] = softmax over m of s q[b,h,n]·k[b,g,m]
+//   out[b,h,n] = sum over m of p[b,h,n,m] v[b,g,m]
 //   column_mean[r,m] = sum over n of the mean over h of p[rows_r,h,n,m]
+//
+// with g the head of k and v that serves h.
 //
 // Without keys out is zero; without queries column_mean is. Working memory: keys and values of one
 // head and a few queries' rows of the map for each thread, and at most about 256 + heads rows of
@@ -16,24 +18,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/parallel.h"
-#include "kernels/views.h"
+#include "kernels/attention_params.h"
 
 namespace attnpatch {
 
-struct AttentionColumnMeanParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of q, k, v and out
-  int64_t batch = 0, heads = 0, queries = 0, keys = 0, head_size = 0;
-  float scale = 1.0f;  // s above
-
-  AttentionView q, k, v;
-  AttentionView out;  // written
-
+struct AttentionColumnMeanParams : AttentionParams {
   const int64_t* rows = nullptr;  // (recorded), each in [0, batch)
   int64_t recorded = 0;
   float* column_mean = nullptr;  // (recorded, keys), contiguous; written
-
-  ParallelFor parallel_for;
 };
 
 void attention_column_mean_cpu(const AttentionColumnMeanParams& params);

@@ -23,7 +23,7 @@
 namespace attnpatch {
 
 struct BlurAndBlendParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of in and out
+  Dtype dtype = Dtype::kFloat32;  // of in and out
   int64_t batch = 0, channels = 0, height = 0, width = 0;
 
   const void* in = nullptr;

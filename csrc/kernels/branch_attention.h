@@ -16,8 +16,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/parallel.h"
-#include "kernels/views.h"
+#include "kernels/attention_params.h"
 
 namespace attnpatch {
 
@@ -30,19 +29,10 @@ struct AttentionBranch {
   int64_t mask_batch_stride = 0;   // 0 where one mask serves the whole batch
 };
 
-struct BranchAttentionParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of q, k, v, the branches and out
-  int64_t batch = 0, heads = 0, queries = 0, head_size = 0;
-  int64_t text_tokens = 0;
-  float scale = 1.0f;  // s above
-
-  AttentionView q, k, v;
-  AttentionView out;  // written
+// The text's keys and values are k and v; each branch has as many heads as they.
+struct BranchAttentionParams : AttentionParams {
   std::vector<AttentionBranch> branches;
   int64_t shared_softmax = 0;
-
-  int64_t threads = 1;
-  ParallelFor parallel_for;
 };
 
 void branch_attention_cpu(const BranchAttentionParams& params);

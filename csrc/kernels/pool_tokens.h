@@ -19,7 +19,7 @@
 namespace attnpatch {
 
 struct PoolTokensParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of x and of the results
+  Dtype dtype = Dtype::kFloat32;  // of x and of the results
   int64_t batch = 0, channels = 0;
 
   // x (batch, tokens of the grid, channels), strides in elements.

@@ -13,29 +13,18 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/parallel.h"
+#include "kernels/attention_params.h"
 #include "kernels/tiling.h"
-#include "kernels/views.h"
 
 namespace attnpatch {
 
-struct TileAttentionParams {
-  ScalarKind kind = ScalarKind::kFloat32;  // of all tensors
-  int64_t batch = 0, heads = 0, head_size = 0;
-  float scale = 1.0f;  // s above
-
+struct TileAttentionParams : AttentionParams {
   Tiling tiling;
   // Tile t has the keys [starts[t], starts[t + 1]) of k. Empty: k lies on the grid, as q does.
   std::vector<int64_t> starts;
   PoolStride stride;  // by which they were pooled
   int64_t shared_tokens = 0;
-
-  AttentionView q, k, v;
   AttentionView shared_k, shared_v;
-  AttentionView out;  // written
-
-  int64_t threads = 1;
-  ParallelFor parallel_for;
 };
 
 void tile_attention_cpu(const TileAttentionParams& params);

@@ -9,7 +9,8 @@
 
 namespace attnpatch {
 
-enum class ScalarKind { kFloat32, kFloat16, kBFloat16 };
+// Of a tensor's values.
+enum class Dtype { kFloat32, kFloat16, kBFloat16 };
 
 // A tensor (batch, heads, tokens, head size): where it starts, and its strides in elements.
 struct AttentionView {

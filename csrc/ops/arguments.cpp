@@ -84,13 +84,22 @@ void check_queries(const First& q, Size queries) {
   check_first(q, {{-1, "batch"}, {-1, "heads"}, queries, {-1, "head size"}});
 }
 
-void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens) {
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size tokens) {
   const Tensor& t = q.tensor;
-  check_tensor(name, k, q, t.scalar_type(), {rows, {t.size(1)}, tokens, {t.size(3)}});
+  const int64_t heads = t.size(1), kv_heads = k.dim() == 4 ? k.size(1) : 0;
+  const bool grouped = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
+  const std::string word = std::to_string(heads) + " or a divisor";
+  check_tensor(name, k, q, t.scalar_type(),
+               {{t.size(0)}, {grouped ? kv_heads : heads, word.c_str()}, tokens, {t.size(3)}});
+}
+
+void check_other_keys(const std::string& name, const Tensor& other, const Tensor& k, const First& q,
+                      Size rows) {
+  check_tensor(name, other, q, k.scalar_type(), {rows, {k.size(1)}, {-1, "tokens"}, {k.size(3)}});
 }
 
 void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q) {
-  check_keys(name, v, q, {k.size(0)}, {k.size(2)});
+  check_tensor(name, v, q, k.scalar_type(), {{k.size(0)}, {k.size(1)}, {k.size(2)}, {k.size(3)}});
 }
 
 void check_scale(std::optional<double> scale, const First& q) {
@@ -102,24 +111,19 @@ void check_scale(std::optional<double> scale, const First& q) {
   fail("scale: expected a finite number of ", is_double ? "float64" : "float32", ", got ", *scale);
 }
 
-ScalarKind kind_of(const Tensor& t) {
+Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Half:
-      return ScalarKind::kFloat16;
+      return Dtype::kFloat16;
     case ScalarType::BFloat16:
-      return ScalarKind::kBFloat16;
+      return Dtype::kBFloat16;
     default:
-      return ScalarKind::kFloat32;
+      return Dtype::kFloat32;
   }
 }
 
 AttentionView view_of(const Tensor& t) {
   return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
-}
-
-float attention_scale(int64_t head_size, std::optional<double> scale) {
-  const auto size = static_cast<double>(std::max<int64_t>(head_size, 1));
-  return static_cast<float>(scale.value_or(1.0 / std::sqrt(size)));
 }
 
 Tensor allocate_attention(const Tensor& q) {
@@ -128,10 +132,38 @@ Tensor allocate_attention(const Tensor& q) {
   return torch::stable::transpose(memory, 1, 2);
 }
 
-int64_t threads() { return torch::stable::get_num_threads(); }
-
 void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
   torch::stable::parallel_for(0, count, 1, body);
+}
+
+void fill(AttentionParams& params, const AttentionShape& shape, const Tensor& q,
+          std::optional<double> scale) {
+  params.dtype = dtype_of(q);
+  params.batch = shape.batch;
+  params.heads = shape.heads;
+  params.kv_heads = shape.kv_heads;
+  params.queries = shape.queries;
+  params.keys = shape.keys;
+  params.head_size = shape.head_size;
+  const auto size = static_cast<double>(std::max<int64_t>(shape.head_size, 1));
+  params.scale = static_cast<float>(scale.value_or(1.0 / std::sqrt(size)));
+  params.threads = torch::stable::get_num_threads();
+  params.parallel_for = parallel_for;
+}
+
+void fill(AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
+          const Tensor& out, std::optional<double> scale) {
+  const AttentionShape shape{.batch = q.size(0),
+                             .heads = q.size(1),
+                             .kv_heads = k.size(1),
+                             .queries = q.size(2),
+                             .keys = k.size(2),
+                             .head_size = q.size(3)};
+  fill(params, shape, q, scale);
+  params.q = view_of(q);
+  params.k = view_of(k);
+  params.v = view_of(v);
+  params.out = view_of(out);
 }
 
 }  // namespace attnpatch

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/attention_params.h"
 #include "kernels/views.h"
 
 namespace attnpatch {
@@ -53,15 +54,21 @@ void check_first(const First& first, std::initializer_list<Size> sizes);
 void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
                   std::initializer_list<Size> sizes);
 
-// Queries (batch, heads, queries, head size), and keys that they attend to.
+// Queries (batch, heads, queries, head size).
 void check_queries(const First& q, Size queries = {-1, "queries"});
-void check_keys(const std::string& name, const Tensor& k, const First& q, Size rows, Size tokens);
+
+// The first keys that they attend to: of as many heads, or of fewer that each serve equally many.
+void check_keys(const std::string& name, const Tensor& k, const First& q, Size tokens);
+
+// Other keys, with the heads of the first.
+void check_other_keys(const std::string& name, const Tensor& other, const Tensor& k, const First& q,
+                      Size rows);
 
 // Values: as many as keys that were checked.
 void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q);
 
 // The dtype of a checked first tensor.
-ScalarKind kind_of(const Tensor& t);
+Dtype dtype_of(const Tensor& t);
 
 // Of a tensor (batch, heads, tokens, head size).
 AttentionView view_of(const Tensor& t);
@@ -69,14 +76,23 @@ AttentionView view_of(const Tensor& t);
 // A factor on the scores: a finite number of float32, or of float64 where q is wide.
 void check_scale(std::optional<double> scale, const First& q);
 
-// The same: 1 / sqrt(head size) by default.
-float attention_scale(int64_t head_size, std::optional<double> scale);
-
 // (batch, heads, queries, head size) whose memory is (batch, queries, heads, head size).
 Tensor allocate_attention(const Tensor& q);
 
-// torch's threads: how many, and as a ParallelFor.
-int64_t threads();
+// torch's threads, as a ParallelFor.
 void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body);
+
+// How heads stand in the tensors of an attention, and where their tokens.
+struct AttentionShape {
+  int64_t batch = 0, heads = 0, kv_heads = 0, queries = 0, keys = 0, head_size = 0;
+};
+
+// What all attention kernels are told but for the views of the tensors; q says the dtype.
+void fill(AttentionParams& params, const AttentionShape& shape, const Tensor& q,
+          std::optional<double> scale);
+
+// The same and the views, of tensors (batch, heads, tokens, head size) that were checked.
+void fill(AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
+          const Tensor& out, std::optional<double> scale);
 
 }  // namespace attnpatch

@@ -20,7 +20,7 @@ namespace {
 
 using torch::stable::Tensor;
 
-// A tensor (rows, tokens, channels) with its heads apart.
+// A tensor (rows, tokens, channels) with its heads apart, as many as there are.
 AttentionView heads_of(const Tensor& t, int64_t size) {
   return {t.const_data_ptr(), t.stride(0), size * t.stride(2), t.stride(1), t.stride(2)};
 }
@@ -31,13 +31,17 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Branches& br
   const ScalarType dtype = q.scalar_type();
   check_first(first, {{-1, "batch"}, {-1, "queries"}, {-1, "channels"}});
   const int64_t batch = q.size(0), channels = q.size(2);
-  check_tensor("k", k, first, dtype, {{batch}, {-1, "tokens"}, {channels}});
-  check_tensor("v", v, first, dtype, {{batch}, {k.size(1)}, {channels}});
   if (heads < 1 || channels % heads != 0) {
     fail("heads: expected a divisor of the ", channels, " channels, got ", heads);
   }
+  const int64_t size = channels / heads, kv_channels = k.dim() == 3 ? k.size(2) : 0;
+  // Whole heads, each of which serves equally many of q's.
+  const bool grouped =
+      size > 0 && kv_channels > 0 && kv_channels % size == 0 && channels % kv_channels == 0;
+  check_tensor("k", k, first, dtype, {{batch}, {-1, "tokens"}, {grouped ? kv_channels : channels}});
+  check_tensor("v", v, first, dtype, {{batch}, {k.size(1)}, {k.size(2)}});
   check_tensor("branches: k", branches.k[0], first, dtype,
-               {{-1, "rows"}, {-1, "tokens"}, {channels}});
+               {{-1, "rows"}, {-1, "tokens"}, {k.size(2)}});
   check_tensor("branches: rows", branches.rows[0], first, ScalarType::Long, {{batch}});
   if (branches.masks && branches.masks->size(2) != q.size(1)) {
     fail("branches: expected masks of ", q.size(1), " queries, got ", branches.masks->size(2));
@@ -56,20 +60,19 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle,
   Tensor out =
       torch::stable::empty({batch, queries, q.size(2)}, q.scalar_type(), std::nullopt, q.device());
   BranchAttentionParams params;
-  params.kind = kind_of(q);
-  params.batch = batch;
-  params.heads = heads;
-  params.queries = queries;
-  params.head_size = size;
-  params.text_tokens = k.size(1);
-  params.scale = attention_scale(size, scale);
+  fill(params,
+       {.batch = batch,
+        .heads = heads,
+        .kv_heads = size > 0 ? k.size(2) / size : heads,
+        .queries = queries,
+        .keys = k.size(1),
+        .head_size = size},
+       q, scale);
   params.q = heads_of(q, size);
   params.k = heads_of(k, size);
   params.v = heads_of(v, size);
   params.out = heads_of(out, size);
   params.shared_softmax = branches->shared_softmax;
-  params.threads = threads();
-  params.parallel_for = parallel_for;
   const auto* weights = static_cast<const float*>(branches->weights.const_data_ptr());
   const int64_t masks = branches->masks ? branches->masks->size(1) : 0;
   for (size_t i = 0; i < branches->k.size(); ++i) {

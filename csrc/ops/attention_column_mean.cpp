@@ -32,7 +32,7 @@ void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor&
                                  std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
-  check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
+  check_keys("k", k, first, {-1, "tokens"});
   check_values("v", v, k, first);
   check_scale(scale, first);
   if (!rows) return;
@@ -64,25 +64,14 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
   check_attention_column_mean(q, k, v, rows, scale, false);
 
   AttentionColumnMeanParams params;
-  params.kind = kind_of(q);
   const std::vector<int64_t> recorded = recorded_rows(rows, q.size(0));
   params.rows = recorded.data();
   params.recorded = static_cast<int64_t>(recorded.size());
   Tensor out = allocate_attention(q);
   Tensor column_mean = torch::stable::empty({params.recorded, k.size(2)}, ScalarType::Float,
                                             std::nullopt, q.device());
-  params.batch = q.size(0);
-  params.heads = q.size(1);
-  params.queries = q.size(2);
-  params.keys = k.size(2);
-  params.head_size = q.size(3);
-  params.scale = attention_scale(q.size(3), scale);
-  params.q = view_of(q);
-  params.k = view_of(k);
-  params.v = view_of(v);
-  params.out = view_of(out);
+  fill(params, q, k, v, out, scale);
   params.column_mean = static_cast<float*>(column_mean.mutable_data_ptr());
-  params.parallel_for = parallel_for;
   run(params, out, column_mean);
   return {out, column_mean};
 }

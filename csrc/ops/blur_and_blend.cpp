@@ -32,7 +32,7 @@ Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, do
   check_blur_and_blend(x0, saliency, sigma, threshold, kernel_size, false);
   const Tensor coarse = torch::stable::contiguous(saliency);
   BlurAndBlendParams params;
-  params.kind = kind_of(x0);
+  params.dtype = dtype_of(x0);
   Tensor out = torch::stable::empty({x0.size(0), x0.size(1), x0.size(2), x0.size(3)},
                                     x0.scalar_type(), std::nullopt, x0.device());
   params.batch = x0.size(0);

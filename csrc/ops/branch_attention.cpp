@@ -26,7 +26,8 @@ struct BranchArguments {
   int64_t count() const { return static_cast<int64_t>(k.size()); }
 };
 
-void check_branches(const BranchArguments& a, const First& q, int64_t shared_softmax) {
+void check_branches(const BranchArguments& a, const Tensor& k, const First& q,
+                    int64_t shared_softmax) {
   const int64_t batch = q.tensor.size(0), count = a.count();
   if (a.v.size() != a.k.size() || a.rows.size() != a.k.size()) {
     fail("branch_k, branch_v, branch_rows: expected the same count of branches, got ", a.k.size(),
@@ -34,7 +35,7 @@ void check_branches(const BranchArguments& a, const First& q, int64_t shared_sof
   }
   for (size_t i = 0; i < a.k.size(); ++i) {
     const std::string number = "[" + std::to_string(i) + "]";
-    check_keys("branch_k" + number, a.k[i], q, {-1, "rows"}, {-1, "tokens"});
+    check_other_keys("branch_k" + number, a.k[i], k, q, {-1, "rows"});
     check_values("branch_v" + number, a.v[i], a.k[i], q);
     check_tensor("branch_rows" + number, a.rows[i], q, ScalarType::Long, {{batch}});
   }
@@ -57,9 +58,9 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first);
-  check_keys("k", k, first, {q.size(0)}, {-1, "tokens"});
+  check_keys("k", k, first, {-1, "tokens"});
   check_values("v", v, k, first);
-  check_branches({branch_k, branch_v, branch_rows, weights, masks}, first, shared_softmax);
+  check_branches({branch_k, branch_v, branch_rows, weights, masks}, k, first, shared_softmax);
   if (shared_softmax > 0 && k.size(2) == 0) {
     fail("shared_softmax: expected 0 where there are no text tokens to share a softmax with, got ",
          shared_softmax);
@@ -149,21 +150,9 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
 
   Tensor out = allocate_attention(q);
   BranchAttentionParams params;
-  params.kind = kind_of(q);
-  params.batch = q.size(0);
-  params.heads = q.size(1);
-  params.queries = q.size(2);
-  params.head_size = q.size(3);
-  params.text_tokens = k.size(2);
-  params.scale = attention_scale(q.size(3), scale);
-  params.q = view_of(q);
-  params.k = view_of(k);
-  params.v = view_of(v);
-  params.out = view_of(out);
+  fill(params, q, k, v, out, scale);
   params.branches = branches_of(arguments, read, q);
   params.shared_softmax = shared_softmax;
-  params.threads = threads();
-  params.parallel_for = parallel_for;
   if constexpr (kOnCuda) {
     const OnDevice device(q);
     branch_attention_cuda(params, device.stream());

@@ -63,7 +63,7 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
   PoolTokensParams params;
   params.tiling = pooling.tiling;
   params.stride = pooling.stride;
-  params.kind = kind_of(x);
+  params.dtype = dtype_of(x);
   params.batch = x.size(0);
   params.channels = x.size(2);
   params.x = x.const_data_ptr();

@@ -38,13 +38,13 @@ void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const
                    std::optional<double> scale, bool wide) {
   const First first{"q", q, wide};
   check_queries(first, {layout.queries()});
-  check_keys("k", k, first, {q.size(0)}, {layout.keys()});
+  check_keys("k", k, first, {layout.keys()});
   check_values("v", v, k, first);
   if (shared_k.has_value() != shared_v.has_value()) {
     fail("shared_k, shared_v: expected both or none, got one");
   }
   if (shared_k) {
-    check_keys("shared_k", *shared_k, first, {q.size(0)}, {-1, "tokens"});
+    check_other_keys("shared_k", *shared_k, k, first, {q.size(0)});
     check_values("shared_v", *shared_v, *shared_k, first);
   }
   check_scale(scale, first);
@@ -69,7 +69,6 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const Layout layout(grid, tile, offset, stride);
   check_tensors(layout, q, k, v, shared_k, shared_v, scale, false);
   TileAttentionParams params;
-  params.kind = kind_of(q);
   params.tiling = layout.tiling;
   params.stride = layout.stride;
   params.starts = layout.starts;
@@ -79,16 +78,7 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
     params.shared_v = view_of(*shared_v);
   }
   Tensor out = allocate_attention(q);
-  params.batch = q.size(0);
-  params.heads = q.size(1);
-  params.head_size = q.size(3);
-  params.scale = attention_scale(q.size(3), scale);
-  params.q = view_of(q);
-  params.k = view_of(k);
-  params.v = view_of(v);
-  params.out = view_of(out);
-  params.threads = threads();
-  params.parallel_for = parallel_for;
+  fill(params, q, k, v, out, scale);
   if constexpr (kOnCuda) {
     const OnDevice device(q);
     tile_attention_cuda(params, device.stream());

@@ -55,7 +55,7 @@ double blur_error(const BlurShape& s, const Run& run) {
   cpu.taps = gaussian_taps(s.sigma, s.radius);
   cpu.parallel_for = run_alone;
   BlurAndBlendParams cuda = cpu;
-  cuda.kind = kind_of<T>();
+  cuda.dtype = dtype_of<T>();
   cpu.in = in.floats();
   cpu.out = out.floats();
   cpu.saliency = saliency.floats();

@@ -45,14 +45,14 @@ const Machine kMachines[] = {
     {"large", 227 << 10, 132}, {"small", 32 << 10, 1}, {"one_processor", 99 << 10, 1}};
 
 template <typename T>
-void expect_formula(const Case& shape, ScalarKind kind, const Machine& machine, double bound) {
+void expect_formula(const Case& shape, Dtype dtype, const Machine& machine, double bound) {
   Problem problem(shape);
   round_inputs<T>(problem);
   if (!problem.branch_k.empty() && problem.shape.batch > 1) {
     problem.weights[0][0] = 0.0f;
     problem.rows.back().back() = -1;
   }
-  Converted<T, HostMemory> converted(problem, kind);
+  Converted<T, HostMemory> converted(problem, dtype);
   auto plan = device::plan_branch_attention(converted.params(), machine.shared_limit,
                                             machine.multiprocessors);
   run<T>(plan);
@@ -67,17 +67,17 @@ class BranchAttentionOnTensorCores : public testing::TestWithParam<Parameter> {}
 
 TEST_P(BranchAttentionOnTensorCores, EqualsTheFormula) {
   const auto& [machine, shape] = GetParam();
-  expect_formula<__half>(shape, ScalarKind::kFloat16, machine, 4e-3);
+  expect_formula<__half>(shape, Dtype::kFloat16, machine, 4e-3);
 }
 
 class BranchAttentionDevice : public testing::TestWithParam<Case> {};
 
 TEST_P(BranchAttentionDevice, BFloat16EqualsTheFormula) {
-  expect_formula<__nv_bfloat16>(GetParam(), ScalarKind::kBFloat16, kMachines[0], 3e-2);
+  expect_formula<__nv_bfloat16>(GetParam(), Dtype::kBFloat16, kMachines[0], 3e-2);
 }
 
 TEST_P(BranchAttentionDevice, Float32EqualsTheFormula) {
-  expect_formula<float>(GetParam(), ScalarKind::kFloat32, kMachines[0], 4e-6);
+  expect_formula<float>(GetParam(), Dtype::kFloat32, kMachines[0], 4e-6);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BranchAttentionDevice, testing::ValuesIn(kCases));
@@ -94,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, BranchAttentionOnTensorCores,
 TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
   Problem problem({"two branches", 2, 1, 5, 8, 3, {4, 2}});
   problem.rows[1][0] = 3;
-  Converted<__half, HostMemory> converted(problem, ScalarKind::kFloat16);
+  Converted<__half, HostMemory> converted(problem, Dtype::kFloat16);
   run<__half>(device::plan_branch_attention(converted.params(), 99 << 10, 1));
   converted.finish();
   for (size_t i = 0; i < problem.out.size(); ++i) {
@@ -106,7 +106,7 @@ TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
 TEST(BranchAttentionMissingRow, OfABranchWithoutAny) {
   Problem problem({"a branch", 2, 1, 5, 8, 3, {4}});
   problem.rows[0] = {0, -1};
-  Converted<float, HostMemory> converted(problem, ScalarKind::kFloat32);
+  Converted<float, HostMemory> converted(problem, Dtype::kFloat32);
   BranchAttentionParams params = converted.params();
   params.branches[0].row_count = 0;
   run<float>(device::plan_branch_attention(params, 99 << 10, 1));
@@ -119,14 +119,14 @@ TEST(BranchAttentionMissingRow, OfABranchWithoutAny) {
 class MaskedBranchAttentionDevice : public testing::TestWithParam<Case> {};
 
 template <typename T>
-void expect_nothing_where_masked(const Case& shape, ScalarKind kind, double bound) {
+void expect_nothing_where_masked(const Case& shape, Dtype dtype, double bound) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const bool keys : {true, false}) {
     for (const float factor : {nan, 16.0f}) {
       Problem problem(shape);
       problem.spoil_masked(keys ? problem.branch_k : problem.branch_v, factor);
       round_inputs<T>(problem);
-      Converted<T, HostMemory> converted(problem, kind);
+      Converted<T, HostMemory> converted(problem, dtype);
       run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
       converted.finish();
       EXPECT_LT(largest_error(problem), bound)
@@ -136,11 +136,28 @@ void expect_nothing_where_masked(const Case& shape, ScalarKind kind, double boun
 }
 
 TEST_P(MaskedBranchAttentionDevice, Float16) {
-  expect_nothing_where_masked<__half>(GetParam(), ScalarKind::kFloat16, 4e-2);
+  expect_nothing_where_masked<__half>(GetParam(), Dtype::kFloat16, 4e-2);
 }
 
 TEST_P(MaskedBranchAttentionDevice, Float32) {
-  expect_nothing_where_masked<float>(GetParam(), ScalarKind::kFloat32, 1e-4);
+  expect_nothing_where_masked<float>(GetParam(), Dtype::kFloat32, 1e-4);
+}
+
+template <typename T>
+void expect_formula_of_turned_masks(const Case& shape, Dtype dtype, double bound) {
+  Problem problem(shape);
+  problem.turn_masks();
+  round_inputs<T>(problem);
+  Converted<T, HostMemory> converted(problem, dtype);
+  run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
+  converted.finish();
+  EXPECT_LT(largest_error(problem), bound);
+  EXPECT_EQ(std::isnan(problem.out[0]), shape.shared_softmax > 0);
+}
+
+TEST_P(MaskedBranchAttentionDevice, AShareOfASoftmaxBelowZeroGivesNoNumber) {
+  expect_formula_of_turned_masks<__half>(GetParam(), Dtype::kFloat16, 4e-3);
+  expect_formula_of_turned_masks<float>(GetParam(), Dtype::kFloat32, 4e-6);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MaskedBranchAttentionDevice, testing::ValuesIn(kMaskedCases));
@@ -148,7 +165,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MaskedBranchAttentionDevice, testing::ValuesIn(
 TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});
   BranchAttentionParams params = problem.params();
-  params.kind = ScalarKind::kFloat16;
+  params.dtype = Dtype::kFloat16;
   const auto plan = device::plan_branch_attention(params, 99 << 10, 108);
   EXPECT_TRUE(plan.tensor_cores);
   EXPECT_EQ(plan.arguments.resident_rows, 96);

@@ -25,7 +25,7 @@ class BranchAttentionCuda : public OnGpu<Case> {
       problem.weights[0][0] = 0.0f;
       problem.rows.back().back() = -1;
     }
-    Converted<T, GpuMemory> converted(problem, kind_of<T>());
+    Converted<T, GpuMemory> converted(problem, dtype_of<T>());
     branch_attention_cuda(converted.params(), nullptr);
     wait_for_gpu("branch_attention");
     converted.finish();
@@ -46,7 +46,7 @@ TEST_F(BranchAttentionCuda, CallsOfSeveralThreadsDoNotTakeEachOthersMemory) {
   for (const int64_t keys : {160, 400}) {
     threads.emplace_back([&failures, keys] {
       Problem problem({"", 1, 1, 16, 64, keys, {}});
-      Converted<__half, GpuMemory> converted(problem, ScalarKind::kFloat16);
+      Converted<__half, GpuMemory> converted(problem, Dtype::kFloat16);
       for (int i = 0; i < 20000; ++i) {
         try {
           branch_attention_cuda(converted.params(), nullptr);

@@ -21,8 +21,8 @@ namespace attnpatch {
 template <typename T, typename Memory>
 class Converted {
  public:
-  Converted(Problem& problem, ScalarKind kind) : problem_(problem), params_(problem.params()) {
-    params_.kind = kind;
+  Converted(Problem& problem, Dtype dtype) : problem_(problem), params_(problem.params()) {
+    params_.dtype = dtype;
     for (AttentionView* view : {&params_.q, &params_.k, &params_.v, &params_.out}) point(*view);
     out_ = copies_.size() - 1;
     for (size_t i = 0; i < params_.branches.size(); ++i) {

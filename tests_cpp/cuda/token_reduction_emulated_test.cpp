@@ -68,7 +68,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, TokenReductionDevice, testing::ValuesIn(kTiling
 TEST(TileAttentionPlan, LaunchesNoBlocksBeyondTheGrid) {
   TileAttentionParams params;
   params.head_size = 64;
-  params.kind = ScalarKind::kFloat16;
+  params.dtype = Dtype::kFloat16;
   params.tiling = {64, 64, 1'000'000, 1'000'000, 0, 0};
   EXPECT_EQ(device::arguments_of(params).blocks_per_tile, 64);
   params.tiling = {64, 64, 1'000'000, 16, 0, 0};

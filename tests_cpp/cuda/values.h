@@ -21,10 +21,10 @@
 namespace attnpatch {
 
 template <typename T>
-constexpr ScalarKind kind_of() {
-  if constexpr (std::is_same_v<T, __half>) return ScalarKind::kFloat16;
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return ScalarKind::kBFloat16;
-  return ScalarKind::kFloat32;
+constexpr Dtype dtype_of() {
+  if constexpr (std::is_same_v<T, __half>) return Dtype::kFloat16;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) return Dtype::kBFloat16;
+  return Dtype::kFloat32;
 }
 
 template <typename T, typename Memory>

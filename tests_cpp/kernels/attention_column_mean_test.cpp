@@ -68,7 +68,7 @@ struct Problem {
   void run() {
     AttentionColumnMeanParams p;
     p.batch = shape.batch;
-    p.heads = shape.heads;
+    p.heads = p.kv_heads = shape.heads;
     p.queries = shape.queries;
     p.keys = shape.keys;
     p.head_size = shape.size;

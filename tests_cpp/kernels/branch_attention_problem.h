@@ -23,6 +23,7 @@ struct Case {
   std::vector<int64_t> branches;  // tokens of each
   int64_t shared_softmax = 0;
   bool masks = false;
+  int64_t group = 1;  // so many heads have their keys and values in common
 };
 
 inline void PrintTo(const Case& c, std::ostream* out) { *out << c.why; }
@@ -41,6 +42,8 @@ inline const Case kCases[] = {
     {"shared and separate softmaxes, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
     {"more queries than one block", 1, 1, 517, 8, 3, {2}, 0, true},
     {"more keys than shared memory holds", 1, 1, 70, 160, 77, {257, 100}},
+    {"heads in groups, masks", 2, 6, 37, 40, 9, {4, 5}, 1, true, 3},
+    {"one head of keys for all", 2, 4, 21, 64, 77, {16}, 0, false, 4},
     // On CUDA as much shared memory as a launch gives unasked, but for the kernel's own.
     {"twelve pictures", 1, 1, 65, 32, 77, std::vector<int64_t>(12, 16)},
 };
@@ -82,8 +85,8 @@ struct Problem {
 
   explicit Problem(const Case& c, double scale = 1.0) : shape(c) {
     std::mt19937 generator(7);
-    const int64_t row = c.heads * c.size;
-    q = normal_values(c.batch * c.queries * row, generator, scale);
+    const int64_t row = c.heads / c.group * c.size;
+    q = normal_values(c.batch * c.queries * c.heads * c.size, generator, scale);
     k = normal_values(c.batch * c.text * row, generator, scale);
     v = normal_values(c.batch * c.text * row, generator);
     out.assign(q.size(), std::numeric_limits<float>::quiet_NaN());
@@ -109,12 +112,19 @@ struct Problem {
       if (n % shape.queries < shape.queries / 2) masks[0][n] = 0.0f;
     }
     for (int64_t b = 0; b < shape.batch; ++b) rows[0][b] = b > 0;
-    const int64_t row = shape.heads * shape.size, first = shape.branches[0] / 2 * row;
+    const int64_t row = shape.heads / shape.group * shape.size, first = shape.branches[0] / 2 * row;
     for (int64_t i = first; i < first + row; ++i) keys_or_values[0][i] *= factor;
   }
 
-  AttentionView view(const std::vector<float>& values, int64_t tokens) const {
-    const int64_t row = shape.heads * shape.size;
+  // Gives branch 0 shares below 0 for the first half of each row's queries.
+  void turn_masks() {
+    for (int64_t n = 0; n < shape.batch * shape.queries; ++n) {
+      if (n % shape.queries < shape.queries / 2) masks[0][n] = -0.5f;
+    }
+  }
+
+  AttentionView view(const std::vector<float>& values, int64_t tokens, int64_t group) const {
+    const int64_t row = shape.heads / group * shape.size;
     return {values.data(), tokens * row, shape.size, row, 1};
   }
 
@@ -122,18 +132,19 @@ struct Problem {
     BranchAttentionParams p;
     p.batch = shape.batch;
     p.heads = shape.heads;
+    p.kv_heads = shape.heads / shape.group;
     p.queries = shape.queries;
     p.head_size = shape.size;
-    p.text_tokens = shape.text;
+    p.keys = shape.text;
     p.scale = 1.0f / std::sqrt(static_cast<float>(shape.size));
-    p.q = view(q, shape.queries);
-    p.k = view(k, shape.text);
-    p.v = view(v, shape.text);
-    p.out = view(out, shape.queries);
+    p.q = view(q, shape.queries, 1);
+    p.k = view(k, shape.text, shape.group);
+    p.v = view(v, shape.text, shape.group);
+    p.out = view(out, shape.queries, 1);
     p.shared_softmax = shape.shared_softmax;
     for (size_t i = 0; i < branch_k.size(); ++i) {
-      AttentionBranch branch{.k = view(branch_k[i], shape.branches[i]),
-                             .v = view(branch_v[i], shape.branches[i]),
+      AttentionBranch branch{.k = view(branch_k[i], shape.branches[i], shape.group),
+                             .v = view(branch_v[i], shape.branches[i], shape.group),
                              .row_count = 3,
                              .tokens = shape.branches[i],
                              .rows = rows[i].data(),
@@ -180,24 +191,26 @@ struct Problem {
   };
 
   const float* token(const std::vector<float>& values, int64_t row, int64_t tokens, int64_t t,
-                     int64_t h) const {
-    return values.data() + ((row * tokens + t) * shape.heads + h) * shape.size;
+                     int64_t h, int64_t group) const {
+    const int64_t heads = shape.heads / group;
+    return values.data() + ((row * tokens + t) * heads + h / group) * shape.size;
   }
 
   void flush(std::vector<Term>& group, double factor, int64_t b, int64_t h, int64_t n,
              std::vector<double>& result) const {
-    const float* query = token(q, b, shape.queries, n, h);
+    const float* query = token(q, b, shape.queries, n, h, 1);
     std::vector<double> numerator(result.size(), 0.0);
     double sum = 0.0;
     for (const Term& term : group) {
       if (term.share == 0.0) continue;
+      if (term.share < 0.0) sum = std::numeric_limits<double>::quiet_NaN();
       for (int64_t t = 0; t < term.tokens; ++t) {
-        const float* key = token(*term.k, term.row, term.tokens, t, h);
+        const float* key = token(*term.k, term.row, term.tokens, t, h, shape.group);
         double score = 0.0;
         for (int64_t c = 0; c < shape.size; ++c) score += double{query[c]} * key[c];
         const double e = term.share * std::exp(score / std::sqrt(static_cast<double>(shape.size)));
         sum += e;
-        const float* value = token(*term.v, term.row, term.tokens, t, h);
+        const float* value = token(*term.v, term.row, term.tokens, t, h, shape.group);
         for (size_t c = 0; c < result.size(); ++c) numerator[c] += e * value[c];
       }
     }

@@ -69,6 +69,14 @@ TEST_P(MaskedBranchAttention, NothingArrivesWhereAMaskIsZero) {
   }
 }
 
+TEST_P(MaskedBranchAttention, AShareOfASoftmaxBelowZeroGivesNoNumber) {
+  Problem problem(shape());
+  problem.turn_masks();
+  branch_attention_cpu(problem.params());
+  EXPECT_LT(largest_error(problem), 3e-6);
+  EXPECT_EQ(std::isnan(problem.out[0]), shape().shared_softmax > 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, MaskedBranchAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kMaskedCases)),

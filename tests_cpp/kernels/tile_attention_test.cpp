@@ -99,7 +99,7 @@ struct Problem {
   TileAttentionParams params() const {
     TileAttentionParams p;
     p.batch = shape.batch;
-    p.heads = shape.heads;
+    p.heads = p.kv_heads = shape.heads;
     p.head_size = shape.size;
     p.scale = 1.0f / std::sqrt(static_cast<float>(shape.size));
     p.tiling = shape.tiling;

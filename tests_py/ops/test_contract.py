@@ -3,6 +3,7 @@
 """What every operator owes on every device: the same checks, and results that are defined."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -48,7 +49,9 @@ BACKENDS = {
 BAD = [
     ("branch_attention", 0, random(2, 5, 24), "q: "),
     ("branch_attention", 0, torch.ones(2, 3, 5, 8, dtype=torch.int64), "q: "),
-    ("branch_attention", 1, random(2, 1, 4, 8), "k: "),  # would broadcast over the heads
+    ("branch_attention", 1, random(2, 2, 4, 8), "k: "),  # 2 heads for 3
+    ("branch_attention", 1, random(2, 6, 4, 8), "k: "),
+    ("branch_attention", (3, 0), random(3, 1, 2, 8), r"branch_k\[0\]: "),  # the text has 3 heads
     ("branch_attention", 1, random(1, 3, 4, 8), "k: "),  # would broadcast over the batch
     ("branch_attention", 2, random(2, 3, 5, 8), "v: "),
     ("branch_attention", 2, random(2, 3, 4, 8).half(), "v: "),
@@ -67,7 +70,7 @@ BAD = [
     ("branch_attention", 9, -math.inf, "scale: "),
     ("branch_attention", 9, 1e39, "scale: "),  # no number of float32
     ("attention_column_mean", 0, random(3, 5, 8), "q: "),
-    ("attention_column_mean", 1, random(2, 1, 4, 8), "k: "),
+    ("attention_column_mean", 1, random(2, 2, 4, 8), "k: "),
     ("attention_column_mean", 2, random(2, 3, 4, 7), "v: "),
     ("attention_column_mean", 2, random(2, 3, 4, 8).bfloat16(), "v: "),
     ("attention_column_mean", 3, [0, 2], "rows: "),
@@ -114,35 +117,33 @@ def test_bad_arguments_are_one_error_everywhere(name, place, value, text, backen
 NO_TENSORS = [
     (random(2, 2).numpy(), "numpy.ndarray"),
     ([1.0, 2.0], "list"),
-    (None, "None"),
     ("q", "str"),
+    (None, "None"),
 ]
+TENSORS = [
+    ("branch_attention", 0, "q"),
+    ("branch_attention", 1, "k"),
+    ("branch_attention", (3, 1), "branch_k[1]"),
+    ("branch_attention", (5, 0), "branch_rows[0]"),
+    ("branch_attention", 6, "weights"),
+    ("attention_column_mean", 2, "v"),
+    ("pool_tokens", 0, "x"),
+    ("tile_attention", 0, "q"),
+    ("blur_and_blend", 0, "x0"),
+    ("blur_and_blend", 1, "saliency"),
+]
+OPTIONAL_TENSORS = [("branch_attention", 7, "masks"), ("tile_attention", 7, "shared_k")]
 
 
-@pytest.mark.parametrize(("value", "kind"), NO_TENSORS)
-@pytest.mark.parametrize(
-    ("name", "place", "text"),
-    [
-        ("branch_attention", 0, "q"),
-        ("branch_attention", 1, "k"),
-        ("branch_attention", (3, 1), "branch_k[1]"),
-        ("branch_attention", (5, 0), "branch_rows[0]"),
-        ("branch_attention", 6, "weights"),
-        ("branch_attention", 7, "masks"),
-        ("attention_column_mean", 2, "v"),
-        ("pool_tokens", 0, "x"),
-        ("tile_attention", 0, "q"),
-        ("tile_attention", 7, "shared_k"),
-        ("blur_and_blend", 0, "x0"),
-        ("blur_and_blend", 1, "saliency"),
-    ],
-)
 @pytest.mark.parametrize("backend", [None, "plain", "reference"])
-def test_what_is_no_tensor_is_named(name, place, text, value, kind, backend, monkeypatch):
-    if value is None and text in ("masks", "shared_k"):
-        pytest.skip("may be None")
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [*product(TENSORS, NO_TENSORS), *product(OPTIONAL_TENSORS, NO_TENSORS[:-1])],
+)
+def test_what_is_no_tensor_is_named(place, value, backend, monkeypatch):
+    (name, index, text), (other, kind) = place, value
     monkeypatch.setattr(library, "_FORCED", backend)
-    arguments = changed(CALLS[name](), place, value)
+    arguments = changed(CALLS[name](), index, other)
     with pytest.raises(TypeError) as caught:
         library.call(operator(name), reference(name), *arguments)
     assert str(caught.value) == f"{text}: expected a tensor, got {kind}"
@@ -427,6 +428,50 @@ def damaged_tensors(draw, tensor):
 @pytest.mark.parametrize("name", CALLS)
 def test_a_damaged_call_is_the_same_everywhere(name, data):
     check_everywhere(name, data.draw(damaged_calls(name)))
+
+
+def heads_of(tensor, heads):
+    """Keys or values with other heads."""
+    return random(tensor.shape[0], heads, *tensor.shape[2:], seed=heads).to(tensor.dtype)
+
+
+def repeated(tensor, group):
+    return tensor.repeat_interleave(group, dim=1)
+
+
+KEYS_VALUES = {
+    "branch_attention": [1, 2, (3, 0), (3, 1), (4, 0), (4, 1)],
+    "attention_column_mean": [1, 2],
+    "tile_attention": [1, 2, 7, 8],
+}
+"""Where each operator has keys and values."""
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 3])
+@pytest.mark.parametrize("name", KEYS_VALUES)
+def test_heads_in_groups_have_their_keys_in_common(name, kv_heads):
+    """As if each head had its own copy of them."""
+    arguments = changed(CALLS[name](), 0, heads_of(CALLS[name]()[0], 6))
+    own = arguments
+    for place in KEYS_VALUES[name]:
+        tensor = arguments[place] if isinstance(place, int) else arguments[place[0]][place[1]]
+        few = heads_of(tensor, kv_heads)
+        arguments = changed(arguments, place, few)
+        own = changed(own, place, repeated(few, 6 // kv_heads))
+    assert_same(outcome(operator(name), arguments), tensors_of(operator(name)(*own)))
+    check_everywhere(name, arguments)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_gradients_of_keys_that_heads_have_in_common_add_up(dtype):
+    q, k, v = (random(2, n, 5, 8, seed=n).to(dtype).requires_grad_() for n in (6, 2, 2))
+    ops.attention_column_mean(q, k, v)[0].sum().backward()
+    copies = [repeated(t.detach(), 3).requires_grad_() for t in (k, v)]
+    ops.attention_column_mean(q.detach(), *copies)[0].sum().backward()
+    for few, own in zip((k, v), copies, strict=True):
+        total = own.grad.float().unflatten(1, (2, 3)).sum(dim=2)
+        bound = 4 * BOUNDS[dtype]
+        torch.testing.assert_close(few.grad.float(), total, rtol=bound, atol=bound)
 
 
 FORMS = {

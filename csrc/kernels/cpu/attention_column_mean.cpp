@@ -210,7 +210,7 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
     const int64_t b = task / slices.count % p.batch;
     const int64_t h = task / slices.count / p.batch;
     const int64_t slice = task % slices.count;
-    if (task == first || slice == 0) pack_head<Format>(p, b, h, head);
+    if (task == first || slice == 0) pack_head<Format>(p, b, p.kv_head(h), head);
     float* column = parts.row(b, h, slice);
     if (column != nullptr) {
       std::memset(column, 0, sizeof(float) * static_cast<size_t>(parts.stride));
@@ -245,14 +245,7 @@ void run(const AttentionColumnMeanParams& p) {
 }
 
 void attention_column_mean(const AttentionColumnMeanParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat32:
-      return run<Float32>(params);
-    case ScalarKind::kFloat16:
-      return run<Float16>(params);
-    case ScalarKind::kBFloat16:
-      return run<BFloat16>(params);
-  }
+  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -207,14 +207,7 @@ void run(const BlurAndBlendParams& p) {
 }
 
 void blur_and_blend(const BlurAndBlendParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat32:
-      return run<Float32>(params);
-    case ScalarKind::kFloat16:
-      return run<Float16>(params);
-    case ScalarKind::kBFloat16:
-      return run<BFloat16>(params);
-  }
+  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -41,7 +41,7 @@ inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
     segments.list.push_back(segment);
     segments.keys += segment.tokens;
   };
-  if (p.text_tokens > 0) add({&p.k, &p.v, b, p.text_tokens, 1.0f, nullptr});
+  if (p.keys > 0) add({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
   const auto count = static_cast<int64_t>(p.branches.size());
   for (int64_t i = 0; i <= count; ++i) {
     if (i == p.shared_softmax) segments.grouped = static_cast<int64_t>(segments.list.size());
@@ -220,12 +220,12 @@ struct PackedBatch {
   int64_t size, longest = 0;
 
   PackedBatch(const BranchAttentionParams& p, Workspace& workspace)
-      : finite(static_cast<size_t>(p.batch * p.heads)), size(p.head_size) {
+      : finite(static_cast<size_t>(p.batch * p.kv_heads)), size(p.head_size) {
     int64_t total = 0;
     for (int64_t b = 0; b < p.batch; ++b) {
       rows.push_back(collect_segments(p, b));
       first.push_back(total);
-      total += p.heads * PackedHead::floats(rows.back().keys, size);
+      total += p.kv_heads * PackedHead::floats(rows.back().keys, size);
       longest = HWY_MAX(longest, rows.back().keys);
     }
     memory = workspace.reserve(total);
@@ -243,9 +243,9 @@ template <typename Format>
 void run(const BranchAttentionParams& p) {
   thread_local Workspace packed_workspace;
   PackedBatch packed(p, packed_workspace);
-  p.parallel_for(p.batch * p.heads, [&](int64_t task, int64_t last) {
+  p.parallel_for(p.batch * p.kv_heads, [&](int64_t task, int64_t last) {
     for (; task < last; ++task) {
-      const int64_t b = task / p.heads, h = task % p.heads;
+      const int64_t b = task / p.kv_heads, h = task % p.kv_heads;
       packed.finite[task] = pack<Format>(packed.rows[b], h, p.head_size, packed.head(b, h));
     }
   });
@@ -265,9 +265,11 @@ void run(const BranchAttentionParams& p) {
       for (int64_t h = first; h < HWY_MIN(first + group, p.heads); ++h) {
         const HeadQueries queries{
             p.q, p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
+        const int64_t kv_head = p.kv_head(h);
         for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
-          tile<v()>(packed.rows[b], packed.head(b, h), packed.finite[b * p.heads + h] != 0,
-                    p.head_size, {query, p.queries}, scratch);
+          tile<v()>(packed.rows[b], packed.head(b, kv_head),
+                    packed.finite[b * p.kv_heads + kv_head] != 0, p.head_size, {query, p.queries},
+                    scratch);
         });
       }
     }
@@ -275,14 +277,7 @@ void run(const BranchAttentionParams& p) {
 }
 
 void branch_attention(const BranchAttentionParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat32:
-      return run<Float32>(params);
-    case ScalarKind::kFloat16:
-      return run<Float16>(params);
-    case ScalarKind::kBFloat16:
-      return run<BFloat16>(params);
-  }
+  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

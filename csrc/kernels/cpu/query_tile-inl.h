@@ -128,7 +128,7 @@ void store_rows(const float* out, int64_t count, int64_t size, int64_t width, fl
 template <typename Format>
 void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
                   int64_t size, int64_t width, float factor, Scratch& scratch) {
-  const typename Format::T* tokens[kTileVectors * kLanes];
+  const typename Format::T* tokens[kTileVectors * kLanes] = {};
   for (int64_t i = 0; i < count; ++i) tokens[i] = q + i * view.token_stride;
   load_rows<Format>(tokens, view, count, size, width, factor, scratch.rows, scratch.row_size,
                     scratch.queries);
@@ -137,7 +137,7 @@ void load_queries(const typename Format::T* q, const AttentionView& view, int64_
 template <typename Format>
 void store_output(typename Format::T* out, const AttentionView& view, int64_t count, int64_t size,
                   int64_t width, Scratch& scratch) {
-  typename Format::T* tokens[kTileVectors * kLanes];
+  typename Format::T* tokens[kTileVectors * kLanes] = {};
   for (int64_t i = 0; i < count; ++i) tokens[i] = out + i * view.token_stride;
   store_rows<Format>(scratch.out, count, size, width, scratch.rows, scratch.row_size, view, tokens);
 }

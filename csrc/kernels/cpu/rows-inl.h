@@ -71,6 +71,19 @@ struct BFloat16 {
   }
 };
 
+// Calls body with the format of a dtype as its template argument.
+template <class Body>
+void with_dtype(Dtype dtype, const Body& body) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return body.template operator()<Float32>();
+    case Dtype::kFloat16:
+      return body.template operator()<Float16>();
+    case Dtype::kBFloat16:
+      return body.template operator()<BFloat16>();
+  }
+}
+
 // One row of `size` values as contiguous fp32, the last vector filled up with zeros.
 template <typename Format>
 HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64_t size,

@@ -227,11 +227,11 @@ void take_in(const Block& block, int64_t size, const float* queries, float* scor
 
 // A run of one tile's queries with one head: queries [begin, end).
 struct Task {
-  int64_t b, tile, h, begin, end;
+  int64_t b, tile, h, kv_head, begin, end;
 
   int64_t queries() const { return end - begin; }
   bool has_keys_of(const Task& other) const {
-    return b == other.b && tile == other.tile && h == other.h;
+    return b == other.b && tile == other.tile && kv_head == other.kv_head;
   }
 };
 
@@ -267,7 +267,7 @@ void begin_queries(const Rows<typename Format::T>& rows, int64_t i, const State&
   constexpr int64_t width = V * kLanes;
   const TileAttentionParams& p = rows.p;
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
-  const typename Format::T* q[width];
+  const typename Format::T* q[width] = {};
   for (int64_t n = 0; n < count; ++n) q[n] = rows.q + rows.token(i + n) * p.q.token_stride;
   load_rows<Format>(q, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows, state.row_size,
                     state.queries + i * state.row_size);
@@ -291,7 +291,7 @@ void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& s
     }
   }
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
-  typename Format::T* out[width];
+  typename Format::T* out[width] = {};
   for (int64_t n = 0; n < count; ++n) out[n] = rows.out + rows.token(i + n) * p.out.token_stride;
   store_rows<Format>(found, count, p.head_size, width, state.rows, state.row_size, p.out, out);
 }
@@ -300,7 +300,7 @@ void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& s
 template <typename Format>
 void attend(const TileAttentionParams& p, const Task& task, bool packed, const State& state) {
   using T = typename Format::T;
-  const Keys<T> keys(p, task.tile, task.b, task.h);
+  const Keys<T> keys(p, task.tile, task.b, task.kv_head);
   const Rows<T> rows(p, keys.tile, task);
   const int64_t all = keys.count(), length = block_length(all);
   const int64_t tiles = (task.queries() + kWidth - 1) / kWidth;
@@ -334,7 +334,7 @@ void attend(const TileAttentionParams& p, const Task& task, bool packed, const S
 }
 
 // All queries with all heads, in runs that fit in L2, and enough of them for all threads. Those of
-// one tile and head, which have their keys in common, come one after the other.
+// one tile and head of keys, which have their keys in common, come one after the other.
 std::vector<Task> cut_tasks(const TileAttentionParams& p) {
   const int64_t fitting = kStateFloats / (2 * HWY_MAX(p.head_size, 1));
   const int64_t queries = p.tiling.height * p.tiling.width * p.batch * p.heads;
@@ -347,7 +347,7 @@ std::vector<Task> cut_tasks(const TileAttentionParams& p) {
       const int64_t length = round_up((tokens + runs - 1) / runs, kWidth);
       for (int64_t h = 0; h < p.heads; ++h) {
         for (int64_t begin = 0; begin < tokens; begin += length) {
-          tasks.push_back({b, tile, h, begin, HWY_MIN(begin + length, tokens)});
+          tasks.push_back({b, tile, h, p.kv_head(h), begin, HWY_MIN(begin + length, tokens)});
         }
       }
     }
@@ -374,14 +374,7 @@ void run(const TileAttentionParams& p) {
 }
 
 void tile_attention(const TileAttentionParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat32:
-      return run<Float32>(params);
-    case ScalarKind::kFloat16:
-      return run<Float16>(params);
-    case ScalarKind::kBFloat16:
-      return run<BFloat16>(params);
-  }
+  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

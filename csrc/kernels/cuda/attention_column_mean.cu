@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
+#include <type_traits>
+
 #include "kernels/cuda/attention_column_mean.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -24,36 +26,28 @@ struct Kernels {
 };
 
 template <typename T>
-Kernels half_kernels(int64_t head_size) {
+Kernels kernels_for(int64_t head_size) {
   Kernels kernels{};
-  device::with_size(head_size, [&](auto size) {
-    using Core = device::Flash<T, size()>;
-    kernels = {&device::column_mean_attention_half<T, size()>,
-               &device::column_sums_half<T, size()>,
-               device::kTileQueries,
-               Core::kKeys,
-               Core::shared_bytes(),
-               Core::column_bytes()};
-  });
-  return kernels;
-}
-
-Kernels kernels_for(const AttentionColumnMeanParams& params) {
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      return half_kernels<__half>(params.head_size);
-    case ScalarKind::kBFloat16:
-      return half_kernels<__nv_bfloat16>(params.head_size);
-    case ScalarKind::kFloat32:
-      break;
+  if constexpr (std::is_same_v<T, float>) {
+    const size_t shared = device::any_shared_bytes(head_size);
+    kernels = {&device::column_mean_attention_any<T>,
+               &device::column_sums_any<T>,
+               device::kAnyQueries,
+               device::kAnyQueries,
+               shared,
+               shared};
+  } else {
+    device::with_size(head_size, [&](auto size) {
+      using Core = device::Flash<T, size()>;
+      kernels = {&device::column_mean_attention_half<T, size()>,
+                 &device::column_sums_half<T, size()>,
+                 device::kTileQueries,
+                 Core::kKeys,
+                 Core::shared_bytes(),
+                 Core::column_bytes()};
+    });
   }
-  const size_t shared = device::any_shared_bytes(params.head_size);
-  return {&device::column_mean_attention_any<float>,
-          &device::column_sums_any<float>,
-          device::kAnyQueries,
-          device::kAnyQueries,
-          shared,
-          shared};
+  return kernels;
 }
 
 }  // namespace
@@ -66,7 +60,8 @@ void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* s
                                 void* stream_handle) {
   if (params.batch * params.heads == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  const Kernels kernels = kernels_for(params);
+  const Kernels kernels =
+      device::with_dtype(params.dtype, [&]<class T>() { return kernels_for<T>(params.head_size); });
   const ColumnMeanArguments all = device::arguments_of(params, scratch);
   device::launch(kName, kernels.attention,
                  grid_of(all.queries, kernels.queries, all.heads, all.batch), device::kThreads,

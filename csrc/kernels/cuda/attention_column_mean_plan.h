@@ -8,26 +8,20 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "kernels/attention_column_mean.h"
-#include "kernels/cuda/limits.h"
+#include "kernels/cuda/attention_arguments.h"
 
 namespace attnpatch::device {
 
 constexpr int kMostRecorded = 64;  // rows in one launch
 
-struct ColumnMeanArguments {
-  int64_t batch, heads, queries, keys, head_size;
-  float scale;  // of the logits to base 2
-  AttentionView q, k, v, out;
+struct ColumnMeanArguments : AttentionArguments {
   float* logs;         // (batch, heads, queries); none: nothing is recorded
   float* sums;         // (recorded, heads, keys)
   float* column_mean;  // (recorded, keys)
   int recorded;
   int64_t rows[kMostRecorded];  // the row of the batch of each recorded one
-  bool vectorized;
 };
 
 // Bytes of scratch memory; none where nothing is recorded.
@@ -40,22 +34,8 @@ inline size_t column_mean_scratch(const AttentionColumnMeanParams& params) {
 // For the recorded rows from number `first` on, as many as one launch takes.
 inline ColumnMeanArguments arguments_of(const AttentionColumnMeanParams& params, void* scratch,
                                         int64_t first = 0) {
-  if (params.head_size > kMostSize) {
-    throw std::invalid_argument("attention_column_mean on CUDA: got head size " +
-                                std::to_string(params.head_size) + ", expected at most " +
-                                std::to_string(kMostSize));
-  }
   ColumnMeanArguments a{};
-  a.batch = params.batch;
-  a.heads = params.heads;
-  a.queries = params.queries;
-  a.keys = params.keys;
-  a.head_size = params.head_size;
-  a.scale = params.scale * kLog2E;
-  a.q = params.q;
-  a.k = params.k;
-  a.v = params.v;
-  a.out = params.out;
+  fill(a, params, "attention_column_mean");
   if (params.recorded > 0) {
     a.logs = static_cast<float*>(scratch);
     a.sums = a.logs + params.heads * (params.batch * params.queries + first * params.keys);
@@ -63,9 +43,6 @@ inline ColumnMeanArguments arguments_of(const AttentionColumnMeanParams& params,
   }
   a.recorded = static_cast<int>(std::min<int64_t>(kMostRecorded, params.recorded - first));
   for (int i = 0; i < a.recorded; ++i) a.rows[i] = params.rows[first + i];
-  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
-                 rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
-                 rows_are_aligned(a.out);
   return a;
 }
 

@@ -13,18 +13,10 @@ void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream) {
       static_cast<unsigned>((a.width + device::kPatchWidth - 1) / device::kPatchWidth),
       static_cast<unsigned>((a.height + device::kPatchHeight - 1) / device::kPatchHeight),
       static_cast<unsigned>(a.batch * a.channels));
-  const auto launch = [&](auto* kernel) {
-    device::launch("blur_and_blend", kernel, grid, device::kThreads, device::shared_bytes(a),
-                   static_cast<cudaStream_t>(stream), a);
-  };
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      return launch(&device::blur_and_blend<__half>);
-    case ScalarKind::kBFloat16:
-      return launch(&device::blur_and_blend<__nv_bfloat16>);
-    case ScalarKind::kFloat32:
-      return launch(&device::blur_and_blend<float>);
-  }
+  device::with_dtype(params.dtype, [&]<class T>() {
+    device::launch("blur_and_blend", &device::blur_and_blend<T>, grid, device::kThreads,
+                   device::shared_bytes(a), static_cast<cudaStream_t>(stream), a);
+  });
 }
 
 }  // namespace attnpatch

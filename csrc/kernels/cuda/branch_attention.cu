@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
+#include <type_traits>
+
 #include "kernels/cuda/branch_attention.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -10,11 +12,19 @@ namespace {
 constexpr const char* kName = "branch_attention";
 
 template <typename T>
-void launch_half(const device::BranchAttentionPlan& plan, dim3 grid, cudaStream_t stream) {
-  device::with_size(plan.arguments.head_size, [&](auto size) {
-    device::launch(kName, &device::branch_attention_half<T, size()>, grid, device::kThreads,
-                   plan.shared_bytes, stream, plan.arguments);
-  });
+void launch(const device::BranchAttentionPlan& plan, cudaStream_t stream) {
+  const device::BranchAttentionArguments& a = plan.arguments;
+  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
+                  static_cast<unsigned>(a.batch));
+  if constexpr (std::is_same_v<T, float>) {
+    device::launch(kName, &device::branch_attention_any<T>, grid, device::kThreads,
+                   plan.shared_bytes, stream, a);
+  } else {
+    device::with_size(a.head_size, [&](auto size) {
+      device::launch(kName, &device::branch_attention_half<T, size()>, grid, device::kThreads,
+                     plan.shared_bytes, stream, a);
+    });
+  }
 }
 
 }  // namespace
@@ -25,17 +35,7 @@ void branch_attention_cuda(const BranchAttentionParams& params, void* stream_han
   const device::DeviceLimits limits = device::current_limits(kName);
   const auto plan =
       device::plan_branch_attention(params, limits.shared_bytes, limits.multiprocessors);
-  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(params.heads),
-                  static_cast<unsigned>(params.batch));
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      return launch_half<__half>(plan, grid, stream);
-    case ScalarKind::kBFloat16:
-      return launch_half<__nv_bfloat16>(plan, grid, stream);
-    case ScalarKind::kFloat32:
-      return device::launch(kName, &device::branch_attention_any<float>, grid, device::kThreads,
-                            plan.shared_bytes, stream, plan.arguments);
-  }
+  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(plan, stream); });
 }
 
 }  // namespace attnpatch

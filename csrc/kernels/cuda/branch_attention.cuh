@@ -50,7 +50,7 @@ ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_
   segments.grouped = 0;
   segments.missing = false;
   for (int i = -1; i < p.branch_count; ++i) {
-    Segment s{i, static_cast<int>(p.text_tokens), rows, b, 1.0f};
+    Segment s{i, static_cast<int>(p.keys), rows, b, 1.0f};
     if (i >= 0) {
       s.tokens = static_cast<int>(p.branches[i].tokens);
       s.row = p.branches[i].rows[b];
@@ -94,7 +94,7 @@ template <typename T, int kSize>
 struct Shelf {
   const BranchAttentionArguments& p;
   const Segments& segments;
-  int64_t head;
+  int64_t head;  // of keys and values
   T* keys;
   T* values;
 
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentio
 
   const int rows = p.resident_rows > 0 ? p.resident_rows : kBlockKeys;
   T* keys = reinterpret_cast<T*>(shared_memory());
-  const Shelf<T, kSize> shelf{p, segments, h, keys, keys + rows * kStride};
+  const Shelf<T, kSize> shelf{p, segments, h / p.group, keys, keys + rows * kStride};
   T* stage = keys + (2 * rows + warp * 16) * kStride;
   if (p.resident_rows > 0) shelf.load_all();
 
@@ -281,7 +281,8 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
       const AttentionView& k = s.branch < 0 ? p.k : p.branches[s.branch].k;
       const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
       factor = factor_of(p, s, b, query);
-      online.attend(KeysValues<T>{rows_of<T>(k, s.row, h), rows_of<T>(v, s.row, h), s.tokens},
+      online.attend(KeysValues<T>{rows_of<T>(k, s.row, h / p.group),
+                                  rows_of<T>(v, s.row, h / p.group), s.tokens},
                     shared_softmax || factor == 0.0f ? factor : 1.0f, shared, size, part);
     }
     if (!shared_softmax && factor == 0.0f) {

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "kernels/branch_attention.h"
+#include "kernels/cuda/attention_arguments.h"
 #include "kernels/cuda/limits.h"
 
 namespace attnpatch::device {
@@ -23,15 +24,11 @@ constexpr int kFewKeys = 16;    // of one picture: a block of its own size costs
 constexpr int kBlockKeys = 80;  // of one group whose scores are in registers: the text has 77
 
 // What the kernels are given.
-struct BranchAttentionArguments {
-  int64_t batch, heads, queries, head_size, text_tokens;
-  float scale;  // of the logits to base 2
-  AttentionView q, k, v, out;
+struct BranchAttentionArguments : AttentionArguments {
   int branch_count, shared_softmax;
   AttentionBranch branches[kMostBranches];
   int tiles_per_block;  // tiles of queries that a block of threads goes through
   int resident_rows;    // rows of keys in shared memory; 0: they do not fit, load when needed
-  bool vectorized;      // channels lie side by side, rows start at multiples of 16 bytes
 };
 
 struct BranchAttentionPlan {
@@ -42,28 +39,15 @@ struct BranchAttentionPlan {
 };
 
 inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params) {
-  if (params.branches.size() > kMostBranches || params.head_size > kMostSize) {
-    throw std::invalid_argument(
-        "branch_attention on CUDA: got " + std::to_string(params.branches.size()) +
-        " branches and head size " + std::to_string(params.head_size) + ", expected at most " +
-        std::to_string(kMostBranches) + " and " + std::to_string(kMostSize));
+  if (params.branches.size() > kMostBranches) {
+    throw std::invalid_argument("branch_attention on CUDA: got " +
+                                std::to_string(params.branches.size()) +
+                                " branches, expected at most " + std::to_string(kMostBranches));
   }
   BranchAttentionArguments a{};
-  a.batch = params.batch;
-  a.heads = params.heads;
-  a.queries = params.queries;
-  a.head_size = params.head_size;
-  a.text_tokens = params.text_tokens;
-  a.scale = params.scale * kLog2E;
-  a.q = params.q;
-  a.k = params.k;
-  a.v = params.v;
-  a.out = params.out;
+  fill(a, params, "branch_attention");
   a.branch_count = static_cast<int>(params.branches.size());
   a.shared_softmax = static_cast<int>(params.shared_softmax);
-  a.vectorized = params.kind != ScalarKind::kFloat32 && params.head_size % 8 == 0 &&
-                 rows_are_aligned(a.q) && rows_are_aligned(a.k) && rows_are_aligned(a.v) &&
-                 rows_are_aligned(a.out);
   for (int i = 0; i < a.branch_count; ++i) {
     a.branches[i] = params.branches[i];
     if (a.branches[i].row_count == 0) a.branches[i].tokens = 0;
@@ -78,7 +62,7 @@ inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& pa
                                                  size_t shared_limit, int multiprocessors) {
   BranchAttentionPlan plan;
   plan.arguments = arguments_of(params);
-  if (params.kind == ScalarKind::kFloat32) {
+  if (params.dtype == Dtype::kFloat32) {
     plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
     plan.shared_bytes = any_shared_bytes(params.head_size);
     return plan;
@@ -86,7 +70,7 @@ inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& pa
   plan.tensor_cores = true;
   int size = 0;
   with_size(params.head_size, [&](auto constant) { size = constant(); });
-  int64_t rows = (params.text_tokens + 15) / 16 * 16;
+  int64_t rows = (params.keys + 15) / 16 * 16;
   for (const AttentionBranch& branch : params.branches) rows += (branch.tokens + 15) / 16 * 16;
   const size_t row_bytes = 2 * static_cast<size_t>(size + kPad);
   const auto bytes = [&](int64_t keys) { return (2 * keys + kTileQueries) * row_bytes; };

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -13,6 +15,7 @@
 #include <string>
 
 #include "kernels/cuda/once.h"
+#include "kernels/views.h"
 
 namespace attnpatch::device {
 
@@ -66,6 +69,20 @@ inline void allow_shared_memory(const void* function, const char* kernel) {
                                most - static_cast<int>(own.sharedSizeBytes)),
           kernel);
   });
+}
+
+// Calls body with the type of a dtype's values as its template argument.
+template <class Body>
+auto with_dtype(Dtype dtype, const Body& body) {
+  switch (dtype) {
+    case Dtype::kFloat16:
+      return body.template operator()<__half>();
+    case Dtype::kBFloat16:
+      return body.template operator()<__nv_bfloat16>();
+    case Dtype::kFloat32:
+      break;
+  }
+  return body.template operator()<float>();
 }
 
 // Launches a kernel with dynamic shared memory of any size that the device allows.

@@ -33,14 +33,7 @@ void launch_all(const PoolTokensParams& params, cudaStream_t stream) {
 void pool_tokens_cuda(const PoolTokensParams& params, void* stream_handle) {
   if (params.batch * params.channels == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      return launch_all<__half>(params, stream);
-    case ScalarKind::kBFloat16:
-      return launch_all<__nv_bfloat16>(params, stream);
-    case ScalarKind::kFloat32:
-      return launch_all<float>(params, stream);
-  }
+  device::with_dtype(params.dtype, [&]<class T>() { launch_all<T>(params, stream); });
 }
 
 }  // namespace attnpatch

@@ -53,13 +53,12 @@ ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int index)
 
 template <typename T, int kValues>
 ATTNPATCH_DEVICE void load_piece(float (&values)[kValues], const T* from) {
-  T raw[kValues];
+  alignas(16) T raw[kValues];
   if constexpr (kValues == 1) {
     raw[0] = *from;
   } else {
-    static_assert(sizeof(raw) == sizeof(uint4));
-    const uint4 bits = *reinterpret_cast<const uint4*>(from);
-    memcpy(static_cast<void*>(raw), &bits, sizeof(bits));
+    static_assert(sizeof(raw) == 16);
+    copy_piece(raw, from);
   }
 #pragma unroll
   for (int i = 0; i < kValues; ++i) values[i] = to_float(raw[i]);
@@ -67,15 +66,13 @@ ATTNPATCH_DEVICE void load_piece(float (&values)[kValues], const T* from) {
 
 template <typename T, int kValues>
 ATTNPATCH_DEVICE void store_piece(T* to, const float (&values)[kValues]) {
-  T raw[kValues];
+  alignas(16) T raw[kValues];
 #pragma unroll
   for (int i = 0; i < kValues; ++i) raw[i] = from_float<T>(values[i]);
   if constexpr (kValues == 1) {
     *to = raw[0];
   } else {
-    uint4 bits;
-    memcpy(&bits, raw, sizeof(bits));
-    *reinterpret_cast<uint4*>(to) = bits;
+    copy_piece(to, raw);
   }
 }
 

@@ -52,7 +52,7 @@ inline PoolTokensArguments arguments_of(const PoolTokensParams& params, size_t f
   a.window_down = static_cast<int>(params.window_down);
   a.window_across = static_cast<int>(params.window_across);
   a.largest = params.largest;
-  const int values = params.kind == ScalarKind::kFloat32 ? 4 : 8;  // in 16 bytes
+  const int values = params.dtype == Dtype::kFloat32 ? 4 : 8;  // in 16 bytes
   a.vectorized = a.channel_stride == 1 && a.channels % values == 0 &&
                  a.token_stride % values == 0 && a.batch_stride % values == 0 &&
                  reinterpret_cast<uintptr_t>(a.x) % 16 == 0;

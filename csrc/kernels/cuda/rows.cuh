@@ -106,8 +106,7 @@ ATTNPATCH_DEVICE void store_rows(const Rows<T>& to, const T* from, int64_t first
     if (team.thread >= at_once * kPieces || channel >= size) return;
     RowWalk<T> walk(to, first + team.thread / kPieces);
     for (int row = team.thread / kPieces; row < count; row += at_once, walk.advance(at_once)) {
-      *reinterpret_cast<uint4*>(const_cast<T*>(walk.row()) + channel) =
-          *reinterpret_cast<const uint4*>(from + row * kStride + channel);
+      copy_piece(const_cast<T*>(walk.row()) + channel, from + row * kStride + channel);
     }
     return;
   }

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
+#include <type_traits>
+
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_attention.cuh"
 
@@ -16,11 +18,16 @@ dim3 grid_of(const TileAttentionArguments& a) {
 }
 
 template <typename T>
-void launch_half(const TileAttentionArguments& a, cudaStream_t stream) {
-  device::with_size(a.head_size, [&](auto size) {
-    device::launch(kName, &device::tile_attention_half<T, size()>, grid_of(a), device::kThreads,
-                   device::Flash<T, size()>::shared_bytes(), stream, a);
-  });
+void launch(const TileAttentionArguments& a, cudaStream_t stream) {
+  if constexpr (std::is_same_v<T, float>) {
+    device::launch(kName, &device::tile_attention_any<T>, grid_of(a), device::kThreads,
+                   device::any_shared_bytes(a.head_size), stream, a);
+  } else {
+    device::with_size(a.head_size, [&](auto size) {
+      device::launch(kName, &device::tile_attention_half<T, size()>, grid_of(a), device::kThreads,
+                     device::Flash<T, size()>::shared_bytes(), stream, a);
+    });
+  }
 }
 
 }  // namespace
@@ -29,15 +36,7 @@ void tile_attention_cuda(const TileAttentionParams& params, void* stream_handle)
   if (params.batch * params.heads * params.head_size == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
   const TileAttentionArguments a = device::arguments_of(params);
-  switch (params.kind) {
-    case ScalarKind::kFloat16:
-      return launch_half<__half>(a, stream);
-    case ScalarKind::kBFloat16:
-      return launch_half<__nv_bfloat16>(a, stream);
-    case ScalarKind::kFloat32:
-      return device::launch(kName, &device::tile_attention_any<float>, grid_of(a), device::kThreads,
-                            device::any_shared_bytes(a.head_size), stream, a);
-  }
+  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(a, stream); });
 }
 
 }  // namespace attnpatch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.ops import plain
-from attnpatch.ops.attention import attention
+from attnpatch.ops.attention import attention, repeat_heads
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, heads_are_beyond, register
 
@@ -39,7 +39,8 @@ def attention_column_mean(
     q : Tensor
         Queries (batch, heads, queries, head size); float32, float16 or bfloat16, any strides.
     k, v : Tensor
-        Keys and values (batch, heads, tokens, head size).
+        Keys and values (batch, heads, tokens, head size); of as many heads as q, or of a divisor of
+        them: neighbouring heads of q then have theirs in common.
     rows : sequence of int, optional
         The rows of the batch whose column means are wanted, each from 0 to batch - 1; all by
         default. The others get plain attention.
@@ -84,6 +85,7 @@ def attention_column_mean_reference(
     """
     batch, heads, _, size = q.shape
     tokens = k.shape[2]
+    k, v = repeat_heads(k, heads), repeat_heads(v, heads)
     if scale is None:
         scale = max(size, 1) ** -0.5
     accumulator = torch.promote_types(q.dtype, torch.float32)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.ops import plain
-from attnpatch.ops.attention import attention
+from attnpatch.ops.attention import attention, repeat_heads
 from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, heads_are_beyond, register
 
@@ -39,9 +39,11 @@ def branch_attention(
     q : Tensor
         Queries (batch, heads, queries, head size); float32, float16 or bfloat16, any strides.
     k, v : Tensor
-        The text's keys and values (batch, heads, tokens, head size). No tokens: no text term.
+        The text's keys and values (batch, heads, tokens, head size). No tokens: no text term. Of as
+        many heads as q, or of a divisor of them: neighbouring heads of q then have theirs in
+        common.
     branch_k, branch_v : sequence of Tensor
-        Each branch's keys and values (rows, heads, tokens, head size).
+        Each branch's keys and values (rows, heads of k, tokens, head size).
     branch_rows : sequence of Tensor
         int64 (batch,), one a branch: which row of its keys and values serves a row of the batch.
         Below 0: the branch is off for that row. One that is not there is an error on the CPU; on
@@ -112,8 +114,14 @@ def branch_attention_reference(
         for i, rows in enumerate(branch_rows)
     ]
     out = torch.zeros(q.shape, dtype=_accumulator(q), device=q.device)
-    keys = [_rows_of(tensor, rows) for tensor, rows in zip(branch_k, branch_rows, strict=True)]
-    values = [_rows_of(tensor, rows) for tensor, rows in zip(branch_v, branch_rows, strict=True)]
+    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    keys, values = (
+        [
+            repeat_heads(_rows_of(tensor, rows), q.shape[1])
+            for tensor, rows in zip(tensors, branch_rows, strict=True)
+        ]
+        for tensors in (branch_k, branch_v)
+    )
     if shared_softmax > 0:
         whole = torch.ones_like(factors[0].value), torch.zeros_like(factors[0].off)
         shares = [_Factor(*whole), *map(_share, factors[:shared_softmax])]

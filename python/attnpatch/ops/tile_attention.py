@@ -40,14 +40,15 @@ def tile_attention(
         or bfloat16, any strides.
     k, v : Tensor
         The tiles' own keys and values (batch, heads, tokens, head size): on the same grid as q; or,
-        where `stride` is given, tile after tile.
+        where `stride` is given, tile after tile. Of as many heads as q, or of a divisor of them:
+        neighbouring heads of q then have theirs in common.
     tiling : Tiling
         How the grid is cut.
     stride : sequence of int
         Empty: k and v are on the grid. One or two numbers: they were made by :func:`pool_tokens`
         with this tiling and stride.
     shared_k, shared_v : Tensor, optional
-        Keys and values (batch, heads, any count, head size) that all tiles attend to.
+        Keys and values (batch, heads of k, any count, head size) that all tiles attend to.
     scale : float, optional
         Finite; 1 / sqrt(head size) by default.
 

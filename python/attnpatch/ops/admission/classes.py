@@ -56,10 +56,11 @@ def _layout(*tensors: Tensor) -> str:
     return "rows"
 
 
-def _attention(q: Tensor, *others: Tensor) -> list[str]:
+def _attention(q: Tensor, k: Tensor, *others: Tensor) -> list[str]:
     return [
         f"heads {_up_to(q.shape[3], _HEAD_SIZES)}",
-        _layout(q, *others),
+        *(["heads in groups"] if k.shape[1] != q.shape[1] else []),
+        _layout(q, k, *others),
         f"queries {_up_to(q.shape[2], _TOKENS)}",
     ]
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import repeat_heads
+
 
 def has_lse(q: Tensor) -> bool:
     """Whether :func:`attention_with_lse` has an exact kernel for queries like these.
@@ -35,7 +37,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     q : Tensor
         Queries (batch, heads, queries, head size); :func:`has_lse` must hold for them.
     k, v : Tensor
-        At least one key and value (batch, heads, tokens, head size).
+        At least one key and value (batch, heads or a divisor of them, tokens, head size).
     scale : float
         Of the scores.
 
@@ -50,6 +52,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[T
     """
     if scale < 0:  # the kernels look for the largest product, not the largest score
         q, scale = -q, -scale
+    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])  # not all kernels take fewer
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
     kernel = _kernel_for(q)
     aten = torch.ops.aten
@@ -117,7 +120,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     A NaN stays one. On devices other than the CPU torch itself gives 0 to a query all of whose
     scores are minus infinity.
     """
-    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
     if q.device.type == "cpu" and k.shape[2] > 0:
         out = _with_nans(out, _without_score(q, k))
     return out
@@ -135,7 +139,8 @@ def _without_score(q: Tensor, k: Tensor) -> Tensor:
     """
     # Sums are the fastest way to see what is not finite.
     asks, answers = (t.sum(dim=3, dtype=torch.float32).isfinite() for t in (q, k))
-    return (asks & answers.any(dim=2, keepdim=True)).logical_not_()
+    has_key = repeat_heads(answers.any(dim=2, keepdim=True), q.shape[1])
+    return (asks & has_key).logical_not_()
 
 
 def _with_nans(out: Tensor, queries: Tensor) -> Tensor:

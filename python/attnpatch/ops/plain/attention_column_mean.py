@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnpatch.ops.attention import repeat_heads
 from attnpatch.ops.plain.attention import (
     alone,
     attend,
@@ -51,7 +52,7 @@ def attention_column_mean(
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`attnpatch.ops.attention_column_mean`; ``has_lse(q)`` must hold."""
     scale = scale_of(q, scale)
-    batch, size = q.shape[0], q.shape[3]
+    batch, heads, _, size = q.shape
     keys = k.shape[2]
     rows = range(batch) if rows is None else rows
     sums_dtype = torch.promote_types(q.dtype, torch.float32)
@@ -60,6 +61,7 @@ def attention_column_mean(
     if len(rows) == 0:
         out = attend(q, k, v, scale)
         return heads_in_rows(out), q.new_empty((0, keys), dtype=sums_dtype)
+    k = repeat_heads(k, heads)
     out, lse = attention_with_lse(q, k, v, scale)
     out = alone(out, lse)
     asked, asking, lse = _rows_of(q, rows), _rows_of(k, rows), _rows_of(lse, rows)

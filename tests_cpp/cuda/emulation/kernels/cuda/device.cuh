@@ -75,6 +75,8 @@ void wait_for_earlier_copies();
 void load_matrices(uint32_t (&r)[4], const void* row);
 void load_matrices_transposed(uint32_t (&r)[4], const void* row);
 
+inline void copy_piece(void* to, const void* from) { std::memcpy(to, from, 16); }
+
 inline float to_float(float value) { return value; }
 inline float to_float(__half value) { return __half2float(value); }
 inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }

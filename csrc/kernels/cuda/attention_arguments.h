@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// What every CUDA kernel of an attention is given.
+
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/attention_params.h"
+#include "kernels/cuda/limits.h"
+
+namespace attnpatch::device {
+
+struct AttentionArguments {
+  int64_t batch, heads, queries, keys, head_size;
+  int group;    // so many heads of q have one head of k and v in common
+  float scale;  // of the scores to base 2
+  AttentionView q, k, v, out;
+  bool vectorized;  // channels lie side by side, rows start at multiples of 16 bytes
+};
+
+// Whether a kernel for 16-bit types can copy rows by pieces of 16 bytes.
+inline bool is_vectorized(const AttentionParams& params) {
+  return params.dtype != Dtype::kFloat32 && params.head_size % 8 == 0 &&
+         rows_are_aligned(params.q) && rows_are_aligned(params.k) && rows_are_aligned(params.v) &&
+         rows_are_aligned(params.out);
+}
+
+// Throws where the head size is too large for `kernel`.
+inline void fill(AttentionArguments& a, const AttentionParams& params, const char* kernel) {
+  if (params.head_size > kMostSize) {
+    throw std::invalid_argument(std::string(kernel) + " on CUDA: got head size " +
+                                std::to_string(params.head_size) + ", expected at most " +
+                                std::to_string(kMostSize));
+  }
+  a.batch = params.batch;
+  a.heads = params.heads;
+  a.queries = params.queries;
+  a.keys = params.keys;
+  a.head_size = params.head_size;
+  a.group = static_cast<int>(params.group());
+  a.scale = params.scale * kLog2E;
+  a.q = params.q;
+  a.k = params.k;
+  a.v = params.v;
+  a.out = params.out;
+  a.vectorized = is_vectorized(params);
+}
+
+}  // namespace attnpatch::device
