@@ -9,7 +9,19 @@ import threading
 import pytest
 import torch
 
-from attnpatch.engine import BoundPatch, Call, Edits, Patch, PatchStack, Site, Weight, layer_table
+from attnpatch import NearSightedTile
+from attnpatch.engine import (
+    BoundPatch,
+    Call,
+    Edits,
+    Patch,
+    PatchStack,
+    Site,
+    Span,
+    Tokens,
+    Weight,
+    layer_table,
+)
 from flat_attention import branches_at, terms_at
 
 CPU = torch.device("cpu")
@@ -403,3 +415,30 @@ def test_steps_do_not_wait_for_a_gpu(prompt, site, table, qkv):
     for step, out in zip(steps, outputs, strict=True):
         expected = stack.bind(table).attend(step, q.cpu(), k.cpu(), v.cpu(), heads=2)
         torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_alone_need_a_layers_name_and_what_describes_the_call(prompt, site, table, qkv):
+    run = PatchStack([prompt(0.5, start=0.2), NearSightedTile(tile_size=16)]).bind(table)
+    here = site(3, chunks=(1, 0), batch=2)
+    q, k, v = qkv(here)
+    told = {"latent": (6, 5), "progress": 0.3, "cond_or_uncond": (1, 0), "heads": 2}
+    out = run.attend(table[3].name, q, k, v, **told)
+    assert torch.equal(out, run.attend(here, q, k, v, heads=2))
+    assert not torch.equal(out, PatchStack().bind(table).attend(here, q, k, v, heads=2))
+    itself = run.attend(table[3].name, q, q, q, keys="image", **told)
+    assert torch.equal(itself, run.attend(Site.over_image(here.layer, here.call), q, q, q, heads=2))
+    with pytest.raises(ValueError, match=r"where: expected a site or the name of a layer, such as"):
+        run.attend("middle", q, k, v, **told)
+    with pytest.raises(ValueError, match="keys: expected 'text' or 'image', got 'cross'"):
+        run.attend(table[3].name, q, k, v, keys="cross", **told)
+
+
+def test_tokens_are_spans():
+    grid = (6, 5)
+    tokens = Tokens(
+        (Span("text", 0, 7), Span("image", 7, 37, grid), Span("reference", 37, index=1))
+    )
+    assert tokens.names == ("text", "image", "reference") and tokens.grid == grid
+    assert tokens.find("reference", 1).start == 37 and tokens.find("reference") is None
+    with pytest.raises(ValueError, match=r"tokens: expected an image among them, got \('text',\)"):
+        _ = Tokens((Span("text"),)).grid

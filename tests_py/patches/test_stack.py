@@ -264,3 +264,16 @@ def test_embeds_by_attribute(adapter, tokens):
 
 def test_kinds_are_registered():
     assert Patch.kinds["image_prompt"] is ImagePrompt
+
+
+def test_stacks_of_version_0_1_load(prompt, tmp_path):
+    """There the text's own softmax was called joint."""
+    stack = PatchStack([prompt(0.5, shared_softmax=True), prompt(0.3, seed=1)])
+    stack.save(tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata["stack"] = metadata["stack"].replace('"shared_softmax"', '"joint"')
+    assert metadata["stack"].count('"joint"') == 2
+    save_file(tensors, tmp_path / "old.safetensors", metadata)
+    assert PatchStack.load(tmp_path / "old.safetensors") == stack

@@ -125,11 +125,12 @@ class BoundStack:
         """
         site = where if isinstance(where, Site) else None
         if site is None:
-            chunks = {} if cond_or_uncond is None else {"chunks": tuple(cond_or_uncond)}
+            if cond_or_uncond is not None:
+                call["chunks"] = tuple(cond_or_uncond)
             make = {TEXT: Site.over_text, IMAGE: Site.over_image}.get(keys)
             if make is None:
                 raise ValueError(f"keys: expected {TEXT!r} or {IMAGE!r}, got {keys!r}")
-            site = make(self._layer(where), Call(batch=len(q), **chunks, **call))
+            site = make(self._layer(where), Call(batch=len(q), **call))
         q, k, v = _as_heads(q, heads), _as_heads(k, heads), _as_heads(v, heads)
         attention = self.at(site)
         if attention is None:

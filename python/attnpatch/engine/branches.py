@@ -127,8 +127,8 @@ class Branches:
                     self.k, self.v, self.rows, self.weights, self.masks, self.shared_softmax
                 )
             return attend(q, k, v, kept.handle, heads, scale)
-        apart = (split_heads(x, heads) for x in (q, k, v))
-        return join_heads(self.attend(*apart, scale))
+        q, k, v = (split_heads(x, heads) for x in (q, k, v))
+        return join_heads(self.attend(q, k, v, scale))
 
     def terms(
         self, q: Tensor, k: Tensor | None, v: Tensor | None, scale: float | None = None

@@ -125,8 +125,8 @@ def crop_mask(
     for dim, (end, side) in enumerate(zip(ends, crop.canvas, strict=True)):
         if end > side:
             mask = torch.cat([mask, mask], dim + 1)
-            canvas = tuple(2 * s if d == dim else s for d, s in enumerate(crop.canvas))
-            return crop_mask(mask, crop._replace(canvas=canvas), latent, mode)
+            height, width = (2 * s if d == dim else s for d, s in enumerate(crop.canvas))
+            return crop_mask(mask, crop._replace(canvas=(height, width)), latent, mode)
     borders = [
         (place * side, canvas)
         for places, side, canvas in zip(

@@ -154,7 +154,7 @@ class Call:
         """Bring the times into their normal form; one point where all rows share it."""
         for name in SamplingPoint._fields:
             value = getattr(self, name)
-            if isinstance(value, Sequence) or getattr(value, "ndim", 0):
+            if isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0:
                 value = tuple(map(float, value))
                 if len(value) != self.batch:
                     raise ValueError(

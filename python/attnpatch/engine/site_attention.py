@@ -108,8 +108,8 @@ class SiteAttention:
         if heads is None:
             return self._attend(q, k, v, host_attention, is_softmax, scale, branches)
         host = None if host_attention is None else _apart(host_attention, heads)
-        apart = (split_heads(x, heads) for x in (q, k, v))
-        return join_heads(self._attend(*apart, host, is_softmax, scale, branches))
+        q, k, v = (split_heads(x, heads) for x in (q, k, v))
+        return join_heads(self._attend(q, k, v, host, is_softmax, scale, branches))
 
     def _attend(
         self,

@@ -85,8 +85,9 @@ class PatchStack(Sequence[Patch]):
     @overload
     def __getitem__(self, index: slice) -> PatchStack: ...
     def __getitem__(self, index: int | slice) -> Patch | PatchStack:
-        found = self._patches[index]
-        return PatchStack(found) if isinstance(index, slice) else found
+        if isinstance(index, slice):
+            return PatchStack(self._patches[index])
+        return self._patches[index]
 
     def __eq__(self, other: object) -> bool:
         return self._patches == other._patches if isinstance(other, PatchStack) else NotImplemented

@@ -66,14 +66,14 @@ class Weight:
                 raise ValueError(f"curve: expected a progress of 0 to 1 in points, got {progress}")
         Curve(list(points))  # says what is wrong with their order
         object.__setattr__(self, "curve", points)
-        pictures = self.pictures
+        pictures: tuple[float, ...] | torch.Tensor = self.pictures
         if isinstance(pictures, torch.Tensor):
             if pictures.dim() > 1:
                 raise ValueError(
                     f"weight: expected a tensor of shape (pictures,), got {tuple(pictures.shape)}"
                 )
             _refuse_gradient("weight", pictures)
-            pictures = pictures.reshape(-1).tolist()
+            pictures = tuple(pictures.reshape(-1).tolist())
         object.__setattr__(self, "pictures", tuple(number("weight", p) for p in pictures))
 
     @classmethod
@@ -82,7 +82,9 @@ class Weight:
         if isinstance(value, Weight):
             return value
         if isinstance(value, torch.Tensor):
-            return cls(value) if value.dim() == 0 else cls(pictures=value)
+            # A tensor becomes numbers when it is read.
+            of_all: Any = value
+            return cls(of_all) if value.dim() == 0 else cls(pictures=of_all)
         if isinstance(value, str | Mapping | Sequence):
             return cls(layers=value)
         return cls(value)
@@ -144,7 +146,7 @@ class Weight:
 WeightLike = Weight | float | str | torch.Tensor | Mapping[Any, Any] | Sequence[float]
 
 
-class _Frozen(tuple):
+class _Frozen(tuple[Any, ...]):
     """A dict's items, sorted: hashable, and told from a list of numbers."""
 
     __slots__ = ()
