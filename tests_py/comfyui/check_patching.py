@@ -94,7 +94,7 @@ def test_clones_copy_no_tensor(family, clone_rule):
     [
         {"weight": 0.0},
         {"weight": {0: 0.0, 1: 0.0}},
-        {"start": 0.6, "end": 0.4},
+        {"start": 0.5, "end": 0.5},
         {"start": 1.0, "end": 1.0},
         {"start": 0.0, "end": 0.0},
         {"mask": torch.zeros(1, 32, 48)},
