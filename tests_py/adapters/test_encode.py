@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from attnpatch import load_image_adapter
+from attnpatch import ImagePrompt, load_image_adapter
 from attnpatch.adapters.encode import encode_nothing, encode_pictures
+from attnpatch.adapters.encoders import ENCODERS, Features
+from attnpatch.nodes.ipadapter.encoding import encode_black
 from attnpatch.vision import clip_preprocess
 
 SIZE = 32
@@ -206,3 +208,40 @@ def test_what_does_not_fit_is_said():
         linear.encode(picture(), make_encoder(pooled=24))
     with pytest.raises(OSError, match=r"absent\.png"):
         linear.encode("absent.png", ENCODER)
+
+
+@pytest.mark.parametrize("kind", ["linear", "plus"])
+def test_a_prompt_of_pictures(kind):
+    adapter, images = make_adapter(kind), [picture(), picture(1)]
+    options = {"combine": "batch", "negative": "black", "crop": "left"}
+    expected = ImagePrompt(adapter, adapter.encode(images, ENCODER, **options), 0.5, end=0.7)
+    found = ImagePrompt.from_pictures(adapter, images, ENCODER, 0.5, end=0.7, **options)
+    assert found == expected
+    assert found.pictures == 2
+    with pytest.raises(TypeError, match="has no option strength"):
+        ImagePrompt.from_pictures(adapter, images, ENCODER, strength=1)
+
+
+class HostVision:
+    """A host's model of the same weights, which takes pictures and normalises them itself."""
+
+    image_size = SIZE
+
+    def encode_image(self, image):
+        pixels = torch.from_numpy(clip_preprocess(image, SIZE))
+        with torch.no_grad():
+            states = ENCODER(pixels, output_hidden_states=True).hidden_states
+        return SimpleNamespace(penultimate_hidden_states=states[-2])
+
+
+def test_black_is_what_the_nodes_take():
+    found = encode_nothing(ENCODER, "hidden", "black")
+    torch.testing.assert_close(found, encode_black(HostVision(), "hidden"))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.name)
+def test_published_encoders_are_found_by_what_an_adapter_takes(encoder):
+    assert encoder in Features(encoder.hidden, "hidden").encoders
+    assert encoder in Features(encoder.pooled, "pooled").encoders
+    assert not Features(encoder.pooled, "face").encoders
+    assert len(encoder.repository.split("/")) == 2
