@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from attnpatch import _core
 from attnpatch.engine import layer_table, token_grid
-from attnpatch.ops import branch_attention
+from attnpatch.ops.branch_attention import branch_attention_flat
 
 BATCH = 2
 TEXT_TOKENS = 77
@@ -84,7 +84,7 @@ def variants(site: Site, branches: list[int], dtype: torch.dtype) -> list[Callab
         return out
 
     return [
-        lambda: branch_attention(q, k, v, image_k, image_v, rows, weights),
+        lambda: branch_attention_flat(q, k, v, image_k, image_v, rows, weights),
         composed,
         lambda: F.scaled_dot_product_attention(q, all_k, all_v),
         lambda: F.scaled_dot_product_attention(q, k, v),

@@ -38,7 +38,6 @@ from attnpatch.ops import (
     attention_column_mean,
     blur_and_blend,
     blur_and_blend_reference,
-    branch_attention,
     library,
     plain,
     pool_tokens,
@@ -46,6 +45,7 @@ from attnpatch.ops import (
 )
 from attnpatch.ops.admission.timing import copies_beyond_cache, measure, ratio
 from attnpatch.ops.admission.trial import BOUNDS, largest_error
+from attnpatch.ops.branch_attention import branch_attention_flat
 
 BATCH = 2
 TEXT_TOKENS, IMAGE_TOKENS = 77, 16
@@ -154,7 +154,7 @@ def branch_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> Vari
     weights = torch.full((1, BATCH), WEIGHT, device=device)
     arguments = (q, k, v, [image_k], [image_v], rows, weights)
     return {
-        OURS: lambda: branch_attention(*arguments),
+        OURS: lambda: branch_attention_flat(*arguments),
         PLAIN: lambda: plain.branch_attention(*arguments),
         **{f"{name}, all keys": partial(sdpa, q, all_k, all_v) for name, sdpa in SDPA.items()},
         **{f"{name}, the text": partial(sdpa, q, k, v) for name, sdpa in SDPA.items()},

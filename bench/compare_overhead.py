@@ -30,7 +30,7 @@ from torch import Tensor
 
 import attnpatch as ap
 from attnpatch.hosts.comfyui.unet.other_packs import OTHERS
-from attnpatch.ops import branch_attention
+from attnpatch.ops.branch_attention import branch_attention_flat
 from attnpatch.patches import ImagePrompt
 
 TESTS = Path(__file__).parent.parent / "tests_py"
@@ -184,7 +184,7 @@ def fused(branches: int, masked: bool) -> Callable[[Taken], Callable[[], Tensor]
         rows = [torch.arange(batch) % 2] * branches
         weights = torch.ones(branches, batch)
         masks = torch.ones(branches, 1, tokens) if masked else None
-        return lambda: branch_attention(q, k, v, image, image, rows, weights, masks)
+        return lambda: branch_attention_flat(q, k, v, image, image, rows, weights, masks)
 
     return make
 

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from calls import CALLS, changed, mapped, operator, outcome, random, reference, tensors_of
+from calls import CALLS, changed, mapped, operator, outcome, public, random, reference, tensors_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from moving import on
@@ -188,7 +188,7 @@ def test_a_compiled_call_has_the_same_error(name):
 @pytest.mark.parametrize("backend", ["plain", "reference"])
 @pytest.mark.parametrize("name", ["attention_column_mean", "blur_and_blend", "branch_attention"])
 def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeypatch):
-    function, arguments = getattr(ops, name), CALLS[name]()
+    function, arguments = public(name), CALLS[name]()
     bad = changed(arguments, 1, random(5, 2))
     error = outcome(operator(name), bad)
     mixed = changed(arguments, 0, arguments[0].half())
@@ -210,7 +210,7 @@ def test_plain_torch_compiles_for_every_size(name, monkeypatch):
     arguments = CALLS[name]()
     expected = outcome(operator(name), arguments)
     monkeypatch.setattr(library, "_FORCED", "plain")
-    compiled = torch.compile(getattr(ops, name), fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(public(name), fullgraph=True, dynamic=True, backend="aot_eager")
     assert_same(outcome(compiled, arguments), expected)
 
 

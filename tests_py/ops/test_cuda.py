@@ -10,10 +10,10 @@ from attnpatch.ops import (
     Tiling,
     attention_column_mean,
     blur_and_blend,
-    branch_attention,
     pool_tokens,
     tile_attention,
 )
+from attnpatch.ops.branch_attention import branch_attention_flat
 
 if "cuda" not in kernel_devices():
     pytest.skip(
@@ -41,7 +41,10 @@ def case_of(name, dtype):
     return {
         "attention_column_mean": (lambda t: attention_column_mean(t, k, k, [1]), q),
         "blur_and_blend": (lambda t: blur_and_blend(t, saliency, 2.0), x0),
-        "branch_attention": (lambda t: branch_attention(t, k, k, [k], [k], [rows], weights), q),
+        "branch_attention": (
+            lambda t: branch_attention_flat(t, k, k, [k], [k], [rows], weights),
+            q,
+        ),
         "pool_tokens": (
             lambda t: pool_tokens(t, TILING, (2, 2), (2, 2), "avg", (0.5, 1.0)),
             tokens,

@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from attnpatch import ops
+from attnpatch.ops.branch_attention import branch_attention_flat
 
 
 def noise(*shape, seed=0):
@@ -20,7 +20,7 @@ def test_branch_attention(shared_softmax, masked):
     image_k, image_v = noise(2, 3, 4, 8, seed=3), noise(2, 3, 4, 8, seed=4)
     weights = torch.tensor([[0.3, 0.7]])
     masks = torch.linspace(0.1, 0.9, 5).reshape(1, 1, 5) if masked else None
-    out = ops.branch_attention(
+    out = branch_attention_flat(
         q, k, v, [image_k], [image_v], [torch.arange(2)], weights, masks, shared_softmax
     )
     factor = weights.double()[0, :, None, None, None]

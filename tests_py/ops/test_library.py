@@ -19,12 +19,11 @@ from attnpatch.ops import (
     Tiling,
     attention_column_mean,
     blur_and_blend,
-    branch_attention,
     library,
     pool_tokens,
     tile_attention,
 )
-from attnpatch.ops.branch_attention import branch_attention_reference
+from attnpatch.ops.branch_attention import branch_attention_flat, branch_attention_reference
 
 
 def flat(results):
@@ -38,7 +37,7 @@ def random(*shape):
 def call_branches(shared_softmax):
     q, image = random(2, 2, 9, 8), random(2, 2, 4, 8)
     rows, weights = torch.tensor([0, -1]), torch.full((1, 2), 0.7)
-    return branch_attention(q, q, q, [image], [image], [rows], weights, None, shared_softmax)
+    return branch_attention_flat(q, q, q, [image], [image], [rows], weights, None, shared_softmax)
 
 
 CALLS = {
@@ -124,7 +123,7 @@ def test_plain_torch_serves_what_is_beyond_a_kernel(monkeypatch, size, branches,
     monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
     inputs = attention_inputs(size, branches, dtype)
     with count_operators() as called, torch.no_grad():
-        found = branch_attention(*inputs)
+        found = branch_attention_flat(*inputs)
     assert ("attnpatch" in called) != beyond
     expected = branch_attention_reference(*inputs, None)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
@@ -148,7 +147,7 @@ def test_more_rows_than_a_grid_has_are_beyond_a_kernel(monkeypatch, name, batch,
 def test_limits_compile_whole(monkeypatch):
     monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
     inputs = attention_inputs()
-    compiled = torch.compile(branch_attention, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(branch_attention_flat, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), branch_attention_reference(*inputs, None))
 
 
@@ -169,7 +168,7 @@ def test_a_device_without_kernels_takes_plain_torch():
     q, k, v, branch_k, branch_v, rows, weights = attention_inputs()
     meta = [t.to("meta") for t in (q, k, v, branch_k[0], branch_v[0], rows[0], weights)]
     with count_operators() as called, torch.no_grad():
-        out = branch_attention(*meta[:3], meta[3:4], meta[4:5], meta[5:6], meta[6])
+        out = branch_attention_flat(*meta[:3], meta[3:4], meta[4:5], meta[5:6], meta[6])
     assert (out.device.type, out.shape) == ("meta", q.shape)
     assert "attnpatch" not in called
 
@@ -182,7 +181,7 @@ def test_the_compiler_sees_through_plain_torch(plain_torch):
         graphs.append(graph)
         return graph
 
-    compiled = torch.compile(branch_attention, fullgraph=True, backend=keep)
+    compiled = torch.compile(branch_attention_flat, fullgraph=True, backend=keep)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*inputs), branch_attention_reference(*inputs))
     assert len(graphs) == 1
@@ -213,7 +212,7 @@ def test_plain_torch_is_cast_as_kernels_are(monkeypatch, name, dtype):
 def test_gradients_are_those_of_the_reference_without_a_kernel(plain_torch):
     inputs = attention_inputs()
     q = inputs[0] = inputs[0].clone().requires_grad_()
-    (found,) = torch.autograd.grad(branch_attention(*inputs).square().sum(), q)
+    (found,) = torch.autograd.grad(branch_attention_flat(*inputs).square().sum(), q)
     (expected,) = torch.autograd.grad(branch_attention_reference(*inputs).square().sum(), q)
     torch.testing.assert_close(found, expected)
 

@@ -14,10 +14,20 @@ import torch
 from attnpatch import _core
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
 from attnpatch.adapters.embeds import ImageEmbeds
+from attnpatch.adapters.encode import (
+    Negative,
+    PictureEncoder,
+    check_negative,
+    check_takes_pictures,
+    encode_nothing,
+    encode_pictures,
+    preprocess,
+)
 from attnpatch.adapters.encoders import Features, check_features
 from attnpatch.adapters.inputs import (
     FLOATS,
     Image,
+    as_face_embeddings,
     as_tensor,
     check_tokens,
     check_values,
@@ -27,6 +37,8 @@ from attnpatch.adapters.inputs import (
 )
 from attnpatch.adapters.layout import Layout
 from attnpatch.adapters.state_dicts import Tensors
+from attnpatch.pictures import WHITE, Colour, Pictures
+from attnpatch.vision import Crop
 
 logger = logging.getLogger("attnpatch")
 
@@ -152,6 +164,74 @@ class ImageAdapter:
             object.__setattr__(self, "_digest", hash_tensors(self._all_tensors()))
         return self._digest
 
+    preprocess = staticmethod(preprocess)
+
+    def encode(
+        self,
+        pictures: Pictures,
+        encoder: PictureEncoder,
+        *,
+        negative: Negative = "zeros",
+        faces: Any = None,
+        crop: Crop = "center",
+        background: Colour = WHITE,
+        combine: str | None = "concat",
+        shortcut_scale: float = 1.0,
+        reference_quirks: bool = False,
+    ) -> ImageEmbeds:
+        """Make image tokens of pictures.
+
+        Parameters
+        ----------
+        pictures : picture, or list or tuple of pictures
+            Files, pictures of Pillow, arrays or tensors, as for `attnpatch.vision.clip_preprocess`.
+        encoder : callable
+            The CLIP vision model that the adapter was trained with (`takes` says which): a
+            ``CLIPVisionModelWithProjection`` of transformers, whose config says the pictures' size,
+            or any function of float32 (B, 3, 224, 224) that gives an object with ``image_embeds``
+            or ``hidden_states``, whichever the adapter takes. It runs without gradients, on its
+            device and in its dtype.
+        negative : {"zeros", "black"}
+            What the negative prompt of an adapter of hidden states is encoded from: zeros after
+            normalisation, as adapters are trained and as diffusers does, or a black picture before
+            it, as ComfyUI's node packs do. Of pooled and face embeddings it is zeros in any case.
+        faces : optional
+            For FaceID plus alone, which needs them beside the pictures: faces of
+            `attnpatch.faces`, or their embeddings (512,) or (P, 512); one, or one a picture.
+        crop : {"center", "top", "bottom", "left", "right", "pad"}
+            Which square of a picture to keep.
+        background : (int, int, int)
+            What lies behind transparent pixels.
+        combine, shortcut_scale, reference_quirks
+            As for `get_image_embeds`.
+
+        Returns
+        -------
+        ImageEmbeds
+            As `get_image_embeds` gives them.
+
+        Raises
+        ------
+        ValueError
+            The adapter takes faces alone, `faces` is missing or too much, another `negative`, or
+            what `get_image_embeds` and the reader of pictures refuse.
+        TypeError
+            An encoder that is none, or whose output lacks what the adapter takes.
+        """
+        check_takes_pictures(self.takes, self.kind, faces)
+        check_negative(negative)
+        takes = self.takes[-1]
+        features = encode_pictures(pictures, encoder, takes.form, crop=crop, background=background)
+        check_features("encoder", features.shape, takes, self.kind)
+        hidden = takes.form == "hidden"
+        return self.get_image_embeds(
+            features if faces is None else (as_face_embeddings(faces, self.takes[0]), features),
+            encode_nothing(encoder, takes.form, negative) if hidden else None,
+            combine=combine,
+            shortcut_scale=shortcut_scale,
+            reference_quirks=reference_quirks,
+        )
+
     def get_image_embeds(
         self,
         image: Image,
@@ -173,9 +253,9 @@ class ImageAdapter:
         negative : array, optional
             The same for the negative prompt, one row or P. Default: zeros, as linear and FaceID
             adapters are trained with. For "plus", "full_face" and FaceID plus the negative should
-            be the hidden states of a black picture, which only the encoder can tell; zeros then
-            stand in for it and a warning is logged. FaceID plus: a pair, in which the first may be
-            None, or the hidden states alone.
+            be the hidden states of an empty picture, which only the encoder can tell (`encode` asks
+            it); zeros then stand in for them and a warning is logged. FaceID plus: a pair, in which
+            the first may be None, or the hidden states alone.
         combine : str or None
             What several pictures become. "concat": one prompt with the tokens of all. "add",
             "subtract" (the mean of the others from the first), "average", "norm average" (each
@@ -214,8 +294,8 @@ class ImageAdapter:
         if negative is None:
             if any(takes.form == "hidden" for takes in self.takes):
                 logger.warning(
-                    "negative: zeros stand in for the hidden states of a black picture, which a "
-                    "%s adapter should be given",
+                    "negative: zeros stand in for the hidden states of an empty picture, which a "
+                    "%s adapter should be given; ImageAdapter.encode makes them",
                     self.kind,
                 )
             negatives = zeros

@@ -10,19 +10,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Encoder:
-    """A CLIP vision tower: sizes of its pooled embedding and of its hidden states (L, hidden)."""
+    """A CLIP vision tower: what it gives, and where it is published.
+
+    Parameters
+    ----------
+    name : str
+        What people call it.
+    pooled, hidden : int
+        Sizes of its pooled embedding and of its hidden states (length, hidden).
+    length : int
+        Tokens of its hidden states.
+    repository, subfolder : str
+        Of the Hugging Face hub, for ``CLIPVisionModelWithProjection.from_pretrained``.
+    """
 
     name: str
     pooled: int
     hidden: int
     length: int
+    repository: str
+    subfolder: str = ""
 
 
 ENCODERS = (
-    Encoder("CLIP ViT-H/14", pooled=1024, hidden=1280, length=257),
-    Encoder("CLIP ViT-bigG/14", pooled=1280, hidden=1664, length=257),
-    Encoder("CLIP ViT-L/14", pooled=768, hidden=1024, length=257),
-    Encoder("CLIP ViT-L/14-336", pooled=768, hidden=1024, length=577),
+    Encoder("CLIP ViT-H/14", 1024, 1280, 257, "h94/IP-Adapter", "models/image_encoder"),
+    Encoder("CLIP ViT-bigG/14", 1280, 1664, 257, "h94/IP-Adapter", "sdxl_models/image_encoder"),
+    Encoder("CLIP ViT-L/14", 768, 1024, 257, "openai/clip-vit-large-patch14"),
+    Encoder("CLIP ViT-L/14-336", 768, 1024, 577, "openai/clip-vit-large-patch14-336"),
 )
 FACE_SIZE = 512  # values of an ArcFace embedding (insightface's antelopev2 and buffalo_l)
 
@@ -51,8 +65,15 @@ class Features:
         """Names of the encoders of that size, or an empty string."""
         if self.form == "face":
             return "ArcFace (antelopev2 or buffalo_l)" if self.size == FACE_SIZE else ""
-        sizes = {e.name: e.hidden if self.form == "hidden" else e.pooled for e in ENCODERS}
-        return " or ".join(name for name, size in sizes.items() if size == self.size)
+        return " or ".join(encoder.name for encoder in self.encoders)
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """Known encoders that give such features; none for faces."""
+        if self.form == "face":
+            return ()
+        name = "hidden" if self.form == "hidden" else "pooled"
+        return tuple(encoder for encoder in ENCODERS if getattr(encoder, name) == self.size)
 
     def __str__(self) -> str:
         if self.form == "face":

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.combine import combine_features
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import FACE_SIZE
+from attnpatch.adapters.inputs import as_face_embeddings
 from attnpatch.adapters.loading import load_image_adapter
 
 __all__ = ["as_identity_adapter", "get_identity_embeds", "noise_like"]
@@ -134,7 +134,7 @@ def get_identity_embeds(
             f"instantid: expected an adapter for face embeddings alone; this is {adapter.kind}, "
             f"which takes {' and '.join(map(str, adapter.takes))}"
         )
-    embeddings = _embeddings(faces, adapter)
+    embeddings = as_face_embeddings(faces, adapter.takes[0])
     if len(embeddings) > 1:
         embeddings = combine_features(embeddings, combine, reference_quirks)
     embeds = adapter.get_image_embeds(
@@ -144,23 +144,3 @@ def get_identity_embeds(
     )
     metadata = {**embeds.metadata, "combine": combine, "noise": str(noise)}
     return replace(embeds, metadata=metadata)
-
-
-def _embeddings(faces: Any, adapter: ImageAdapter) -> Tensor:
-    """Read the embeddings of faces as float32 (faces, size)."""
-    if isinstance(faces, Tensor | numpy.ndarray):
-        tensor = torch.as_tensor(faces).cpu().float()
-        if tensor.dim() == 3 and tensor.shape[1] == 1:
-            tensor = tensor[:, 0]
-        return tensor[None] if tensor.dim() == 1 else tensor
-    several = faces if isinstance(faces, Sequence) else [faces]
-    name = "embedding" if adapter.takes[0].face == "raw" else "normed_embedding"
-    found = []
-    for face in several:
-        value = numpy.zeros(adapter.embed_dim) if face is None else getattr(face, name, None)
-        if value is None:
-            raise TypeError(f"faces: expected faces with {name}, got {type(face).__name__}")
-        found.append(torch.tensor(numpy.asarray(value, dtype=numpy.float32)))
-    if not found:
-        raise ValueError("faces: expected at least one, got none")
-    return torch.stack(found)

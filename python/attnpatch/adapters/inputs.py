@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -84,6 +84,26 @@ def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
     if not value.is_floating_point():
         raise TypeError(f"{name}: expected floating-point values; given {value.dtype}")
     return value
+
+
+def as_face_embeddings(faces: Any, takes: Features) -> torch.Tensor:
+    """Read the embeddings of faces as float32 (faces, size)."""
+    if isinstance(faces, torch.Tensor | numpy.ndarray):
+        tensor = torch.as_tensor(faces).cpu().float()
+        if tensor.dim() == 3 and tensor.shape[1] == 1:
+            tensor = tensor[:, 0]
+        return tensor[None] if tensor.dim() == 1 else tensor
+    several = faces if isinstance(faces, Sequence) else [faces]
+    name = "embedding" if takes.face == "raw" else "normed_embedding"
+    found = []
+    for face in several:
+        value = numpy.zeros(takes.size) if face is None else getattr(face, name, None)
+        if value is None:
+            raise TypeError(f"faces: expected faces with {name}, got {type(face).__name__}")
+        found.append(torch.tensor(numpy.asarray(value, dtype=numpy.float32)))
+    if not found:
+        raise ValueError("faces: expected at least one, got none")
+    return torch.stack(found)
 
 
 def check_tokens(tokens: torch.Tensor, layout: Layout) -> None:

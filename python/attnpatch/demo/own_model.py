@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,10 @@ import torch
 from PIL import Image
 
 import attnpatch as ap
+from attnpatch.adapters.encode import encode_pictures
 from attnpatch.demo.runner import StepSchedule
 from attnpatch.demo.variants import Variant, make_patches
 from attnpatch.pictures import read_picture
-from attnpatch.vision import clip_preprocess
-
-# Where published image encoders are, by what an adapter takes: (form, size of a feature).
-ENCODERS = {
-    ("pooled", 1024): ("h94/IP-Adapter", "models/image_encoder"),
-    ("hidden", 1280): ("h94/IP-Adapter", "models/image_encoder"),
-    ("pooled", 1280): ("h94/IP-Adapter", "sdxl_models/image_encoder"),
-    ("hidden", 1664): ("h94/IP-Adapter", "sdxl_models/image_encoder"),
-}
 
 
 @dataclass(frozen=True)
@@ -58,11 +50,8 @@ class OwnModel:
         self.references = read_references(options.images)
         self.partners = self.references[1:] + self.references[:1]
         self.names = [Path(path).stem for path in options.images]
-        features, negative = self._features(self.references)
-        self._embeds = self._adapter.get_image_embeds(features, negative, combine=None)
-        self._partner_embeds = self._adapter.get_image_embeds(
-            features.roll(-1, 0), negative, combine=None
-        )
+        self._embeds = self._adapter.encode(self.references, self._encoder, combine=None)
+        self._partner_embeds = replace(self._embeds, cond=self._embeds.cond.roll(-1, 0))
         self._pipeline = load_pipeline(options)
         self._pipeline.set_progress_bar_config(disable=True)
         size = options.size or self._pipeline.unet.config.sample_size * self._vae_scale
@@ -86,7 +75,9 @@ class OwnModel:
 
     def similarity(self, pictures: list[Image.Image], targets: list[Image.Image]) -> list[float]:
         """Cosine similarity of CLIP's image embeddings."""
-        a, b = (self._encode(group).image_embeds.float() for group in (pictures, targets))
+        a, b = (
+            encode_pictures(group, self._encoder, "pooled").float() for group in (pictures, targets)
+        )
         return torch.cosine_similarity(a, b).tolist()
 
     def share_right(self, pictures: list[Image.Image]) -> None:
@@ -110,25 +101,6 @@ class OwnModel:
             generator=generators,
             callback_on_step_end=on_step,
         ).images
-
-    @torch.inference_mode()
-    def _encode(self, pictures: list[Image.Image]) -> Any:
-        size = self._encoder.config.image_size
-        tensor = torch.from_numpy(clip_preprocess(pictures, size)).to(
-            self._options.device, self._options.dtype
-        )
-        return self._encoder(tensor, output_hidden_states=True)
-
-    @torch.inference_mode()
-    def _features(self, pictures: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode what the adapter takes, and its negative: zeros, or an encoded black picture."""
-        output = self._encode(pictures)
-        if self._adapter.takes[0].form == "pooled":
-            return output.image_embeds, None
-        size = self._encoder.config.image_size
-        black = torch.zeros(1, 3, size, size, device=output.image_embeds.device)
-        negative = self._encoder(black.to(self._options.dtype), output_hidden_states=True)
-        return output.hidden_states[-2], negative.hidden_states[-2]
 
 
 def load_pipeline(options: OwnOptions) -> Any:
@@ -170,11 +142,15 @@ def load_encoder(adapter: Any, options: OwnOptions) -> Any:
         )
     if options.image_encoder is not None:
         source, where = options.image_encoder, {}
-    elif (takes.form, takes.size) in ENCODERS:
-        source, folder = ENCODERS[takes.form, takes.size]
-        where = {"subfolder": folder}
+    elif len(takes.encoders) == 1:
+        (known,) = takes.encoders
+        source, where = known.repository, {"subfolder": known.subfolder}
     else:
-        raise ValueError(f"--image-encoder: needed, no known encoder gives {takes}")
+        names = " or ".join(encoder.repository for encoder in takes.encoders)
+        raise ValueError(
+            f"--image-encoder: expected {names or 'the encoder of the adapter'}, which gives "
+            f"{takes}, got none"
+        )
     encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
     return encoder.to(options.device, options.dtype).eval()
 

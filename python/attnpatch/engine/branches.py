@@ -10,14 +10,14 @@ from torch import Tensor
 from attnpatch._core import BranchSet
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.site import Site
-from attnpatch.ops import branch_attention
 from attnpatch.ops.attend import attend, takes
+from attnpatch.ops.branch_attention import branch_attention_flat
 
 __all__ = ["Branches"]
 
 
 class Branches:
-    """The image branches at one site: what ``ops.branch_attention`` takes."""
+    """The image branches at one site: what the operator ``branch_attention`` takes."""
 
     __slots__ = (
         "_kept",
@@ -97,7 +97,7 @@ class Branches:
         """
         branch_k, branch_v = self.split(q.shape[1])
         rows, weights, masks = self.rows, self.weights, self.masks
-        return branch_attention(
+        return branch_attention_flat(
             q, k, v, branch_k, branch_v, rows, weights, masks, self.shared_softmax, scale
         )
 

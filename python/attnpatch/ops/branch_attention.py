@@ -16,7 +16,7 @@ from attnpatch.ops.checks import checked
 from attnpatch.ops.library import call, heads_are_beyond, register
 
 
-def branch_attention(
+def branch_attention_flat(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -106,7 +106,7 @@ def branch_attention_reference(
     shared_softmax: int = 0,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute :func:`branch_attention` readably, on any device, differentiably."""
+    """Compute :func:`branch_attention_flat` readably, on any device, differentiably."""
     if q.numel() == 0:
         return _heads_side_by_side(torch.empty_like(q))
     factors = [

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import LayerTable, Window
+from attnpatch.adapters.adapter import ImageAdapter
+from attnpatch.adapters.encode import Crop, Negative, PictureEncoder
 from attnpatch.engine.masks import MASK_RESIZE_MODES, as_pictures, check_joint, to_mask
 from attnpatch.engine.patch import Patch
 from attnpatch.engine.rows import ROLES
@@ -23,6 +25,7 @@ from attnpatch.engine.window import check_window
 from attnpatch.patches.image_prompt.bound import BoundImagePrompt
 from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues, family_of
 from attnpatch.patches.image_prompt.parts import Part
+from attnpatch.pictures import Pictures
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -144,6 +147,45 @@ class ImagePrompt(Patch):
             hold_last=hold_last,
             reference_quirks=reference_quirks,
         )
+
+    @classmethod
+    def from_pictures(
+        cls,
+        adapter: ImageAdapter,
+        pictures: Pictures,
+        encoder: PictureEncoder,
+        weight: WeightLike = 1.0,
+        *,
+        negative: Negative = "zeros",
+        faces: Any = None,
+        combine: str | None = "concat",
+        crop: Crop = "center",
+        **options: Any,
+    ) -> Self:
+        """Make an image prompt of pictures.
+
+        Parameters
+        ----------
+        adapter : ImageAdapter
+            What ``load_image_adapter`` gives.
+        pictures : picture, or list or tuple of pictures
+            Files, pictures of Pillow, arrays or tensors.
+        encoder : callable
+            The CLIP vision model that the adapter was trained with.
+        weight : float or weights
+            As above.
+        negative, faces, combine, crop
+            As for ``ImageAdapter.encode``.
+        **options
+            The keyword arguments of ``ImagePrompt``.
+        """
+        embeds = adapter.encode(
+            pictures, encoder, negative=negative, faces=faces, combine=combine, crop=crop
+        )
+        self = cls.__new__(cls)
+        keys_values = KeysValues.project(adapter, embeds)
+        self._set(keys_values, source=_source(adapter), weight=weight, **options)
+        return self
 
     @classmethod
     def from_keys_values(
