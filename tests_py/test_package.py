@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 import attnpatch as ap
 
-lazy = {"attnpatch.faces", "attnpatch.nodes", "attnpatch.vision", "attnpatch._vision", "PIL"}
+lazy = {"attnpatch.faces", "attnpatch.nodes", "attnpatch._vision", "PIL"}
 assert not lazy & sys.modules.keys(), lazy & sys.modules.keys()
 assert {"faces", "nodes", "vision", "attach"} <= set(dir(ap))
 assert not lazy & sys.modules.keys(), "dir() imports nothing"

@@ -6,6 +6,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from types import ModuleType as _ModuleType
 
+from attnpatch import vision
 from attnpatch.adapters import (
     ImageAdapter,
     ImageEmbeds,
@@ -71,10 +72,11 @@ __all__ = [
     "report",
     "sag_blur",
     "show_attention",
+    "vision",
 ]
 
 # Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
-_LAZY = ("faces", "nodes", "vision")
+_LAZY = ("faces", "nodes")
 
 
 def __getattr__(name: str) -> _ModuleType:
