@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,32 @@ from attnpatch.patches.image_prompt.parts import (
 )
 
 __all__ = ["SCALINGS", "KeysValues", "Scaling", "family_of", "move"]
+
+
+class SiteProjections(Protocol):
+    """What projects image tokens to keys and values of a model's layers: an ``ImageAdapter``."""
+
+    def project_sites(self, tokens: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        """Return keys and values (R, M, channels) of every layer for tokens (R, M, context)."""
+        ...
+
+
+class ImageTokens(Protocol):
+    """Image tokens, as ``get_image_embeds`` gives them."""
+
+    @property
+    def cond(self) -> Tensor:
+        """(pictures, tokens, context)."""
+        ...
+
+    @property
+    def uncond(self) -> Tensor | None:
+        """(1 or pictures, tokens, context), for rows that are not cond."""
+        ...
+
+
+Embeds = ImageTokens | Sequence[Tensor | None]
+"""Image tokens, or a pair (cond, uncond) of tensors."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +112,7 @@ class KeysValues:
     """Tokens of each of the reference pictures that a row joins; 0: a row is one of them."""
 
     @classmethod
-    def project(cls, adapter: Any, embeds: Any) -> KeysValues:
+    def project(cls, adapter: SiteProjections, embeds: Embeds) -> KeysValues:
         """Project image tokens by the adapter's weights.
 
         Once for all steps; at each call where tokens or weights require a gradient.
@@ -238,7 +264,7 @@ def move(layers: LayerTensors, dtype: torch.dtype, device: torch.device) -> Laye
     )
 
 
-def _tokens(embeds: Any) -> tuple[Tensor, Tensor | None]:
+def _tokens(embeds: Embeds) -> tuple[Tensor, Tensor | None]:
     if isinstance(embeds, tuple | list) and len(embeds) == 2:
         cond, uncond = embeds
     elif hasattr(embeds, "cond") and hasattr(embeds, "uncond"):
@@ -273,7 +299,7 @@ def _trainable(layers: Sequence[Any]) -> bool:
     return any(tensor.requires_grad for pair in layers for tensor in pair)
 
 
-def _projecting(adapter: Any, *tokens: Tensor) -> MakeLayer:
+def _projecting(adapter: SiteProjections, *tokens: Tensor) -> MakeLayer:
     def make_layer(index: int) -> tuple[Tensor, Tensor]:
         rows = torch.cat(tokens) if len(tokens) > 1 else tokens[0]
         if hasattr(adapter, "project_site"):

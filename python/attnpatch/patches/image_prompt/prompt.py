@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +24,13 @@ from attnpatch.engine.rows import ROLES
 from attnpatch.engine.weights import Weight, WeightLike
 from attnpatch.engine.window import check_window
 from attnpatch.patches.image_prompt.bound import BoundImagePrompt
-from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues, family_of
+from attnpatch.patches.image_prompt.keys_values import (
+    SCALINGS,
+    Embeds,
+    KeysValues,
+    SiteProjections,
+    family_of,
+)
 from attnpatch.patches.image_prompt.parts import Part
 from attnpatch.pictures import Pictures
 
@@ -117,11 +124,11 @@ class ImagePrompt(Patch):
 
     def __init__(
         self,
-        adapter: Any,
-        embeds: Any,
+        adapter: SiteProjections,
+        embeds: Embeds,
         weight: WeightLike = 1.0,
         *,
-        mask: Any = None,
+        mask: npt.ArrayLike | Tensor | None = None,
         start: float = 0.0,
         end: float = 1.0,
         scaling: str | None = None,
@@ -390,7 +397,7 @@ class ImagePrompt(Patch):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def _source(adapter: Any) -> str:
+def _source(adapter: SiteProjections) -> str:
     """Say in short which adapter it was."""
     if not hasattr(adapter, "digest"):
         return str(adapter)
@@ -402,7 +409,7 @@ def _scaling(shared_softmax: bool) -> str:
     return "K+mean(V) w/ C penalty" if shared_softmax else "V only"
 
 
-def _masks(mask: Any) -> dict[str, Tensor | None]:
+def _masks(mask: npt.ArrayLike | Tensor | None) -> dict[str, Tensor | None]:
     """Read a mask; one that requires a gradient is not copied."""
     if mask is None:
         return {"mask": None, "trained_mask": None}

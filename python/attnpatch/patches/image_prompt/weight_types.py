@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from attnpatch._core import layer_table, layer_weights, weight_presets
 from attnpatch.engine.weights import Weight
@@ -51,8 +53,8 @@ WEIGHT_TYPES: Mapping[str, tuple[WeightPart, ...]] = {
 def split_by_weight_type(
     prompt: ImagePrompt,
     weight_type: str,
-    weight: Any = 1.0,
-    composition: Any = None,
+    weight: float | Sequence[float] | Tensor = 1.0,
+    composition: float | Sequence[float] | Tensor | None = None,
     layers: str = "",
 ) -> list[ImagePrompt]:
     """Make the image prompts that together are `prompt` under a weight type.
