@@ -180,11 +180,13 @@ def _is_model(encoder: PictureEncoder) -> bool:
 
 def _place_of(encoder: PictureEncoder) -> tuple[torch.device | None, torch.dtype]:
     """Device and dtype of an encoder's input."""
-    parameters = list(encoder.parameters()) if isinstance(encoder, torch.nn.Module) else []
+    if not isinstance(encoder, torch.nn.Module):
+        return None, torch.float32
+    parameters = list(encoder.parameters())
     dtype = next((p.dtype for p in parameters if p.dtype in FLOATS), torch.float32)
-    # Offloaded weights are elsewhere, or nowhere, until the model runs.
-    hook = getattr(encoder, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None and parameters:
-        device = parameters[0].device
-    return device, dtype
+    if not parameters:
+        return None, dtype
+    # Weights that accelerate offloads are elsewhere, or nowhere, until the model runs.
+    hooks = [getattr(module, "_hf_hook", None) for module in encoder.modules()]
+    devices = [getattr(hook, "execution_device", None) for hook in hooks]
+    return next((d for d in devices if d is not None), parameters[0].device), dtype
