@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import attnpatch as ap
+from attnpatch._core import BranchSet
 from attnpatch.hosts.comfyui.unet.other_packs import OTHERS
-from attnpatch.ops.branch_attention import branch_attention_flat
 from attnpatch.patches import ImagePrompt
 
 TESTS = Path(__file__).parent.parent / "tests_py"
@@ -168,23 +168,17 @@ def per_site(
     return 1e6 * extra_cost(patched, alone, rounds) / len(taken)
 
 
-def heads_of(one: Taken) -> list[Tensor]:
-    """Return q, k and v as (B, H, N, D)."""
-    heads = one.options["n_heads"]
-    return [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (one.q, one.k, one.v)]
-
-
 def fused(branches: int, masked: bool) -> Callable[[Taken], Callable[[], Tensor]]:
     """Return the operator's call for a site."""
 
     def make(one: Taken) -> Callable[[], Tensor]:
-        q, k, v = heads_of(one)
-        batch, heads, tokens, size = q.shape
-        image = [torch.randn(2, heads, TOKENS, size) for _ in range(branches)]
+        batch, tokens, channels = one.q.shape
+        image = [torch.randn(2, TOKENS, channels) for _ in range(branches)]
         rows = [torch.arange(batch) % 2] * branches
-        weights = torch.ones(branches, batch)
         masks = torch.ones(branches, 1, tokens) if masked else None
-        return lambda: branch_attention_flat(q, k, v, image, image, rows, weights, masks)
+        kept = BranchSet(image, image, rows, torch.ones(branches, batch), masks, 0)
+        heads = one.options["n_heads"]
+        return lambda: attend(one.q, one.k, one.v, kept.handle, heads)
 
     return make
 
@@ -197,6 +191,12 @@ def plain(one: Taken) -> Callable[[], Tensor]:
         from protocol_unet import optimized_attention
     heads, options = one.options["n_heads"], one.options
     return lambda: optimized_attention(one.q, one.k, one.v, heads, transformer_options=options)
+
+
+def heads_of(one: Taken) -> list[Tensor]:
+    """Return q, k and v as (B, H, N, D)."""
+    heads = one.options["n_heads"]
+    return [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (one.q, one.k, one.v)]
 
 
 def two_attentions(one: Taken) -> Callable[[], Tensor]:
