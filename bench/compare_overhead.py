@@ -31,6 +31,7 @@ from torch import Tensor
 import attnpatch as ap
 from attnpatch._core import BranchSet
 from attnpatch.hosts.comfyui.unet.other_packs import OTHERS
+from attnpatch.ops.attend import attend
 from attnpatch.patches import ImagePrompt
 
 TESTS = Path(__file__).parent.parent / "tests_py"
