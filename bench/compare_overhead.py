@@ -4,7 +4,8 @@
 
 The layers of a small UNet of SD1.5's or SDXL's structure, called as ComfyUI calls them, one UNet
 call after the other, in one thread. From each time is taken that of the same arithmetic called
-directly: our operator on tensors that are already in shape, or the host's attention. What remains
+directly: our operator `branch_attention` on tensors that are already in shape, or the host's
+attention; a patched layer calls a quicker one, so that it may cost less than nothing. What remains
 is Python and C++ between the host's call and the arithmetic. The tensors are small, so that nothing
 hides it.
 
@@ -29,9 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import attnpatch as ap
-from attnpatch._core import BranchSet
 from attnpatch.hosts.comfyui.unet.other_packs import OTHERS
-from attnpatch.ops.attend import attend
+from attnpatch.ops.branch_attention import branch_attention_flat
 from attnpatch.patches import ImagePrompt
 
 TESTS = Path(__file__).parent.parent / "tests_py"
@@ -169,17 +169,23 @@ def per_site(
     return 1e6 * extra_cost(patched, alone, rounds) / len(taken)
 
 
+def heads_of(one: Taken) -> list[Tensor]:
+    """Return q, k and v as (B, H, N, D)."""
+    heads = one.options["n_heads"]
+    return [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (one.q, one.k, one.v)]
+
+
 def fused(branches: int, masked: bool) -> Callable[[Taken], Callable[[], Tensor]]:
     """Return the operator's call for a site."""
 
     def make(one: Taken) -> Callable[[], Tensor]:
-        batch, tokens, channels = one.q.shape
-        image = [torch.randn(2, TOKENS, channels) for _ in range(branches)]
+        q, k, v = heads_of(one)
+        batch, heads, tokens, size = q.shape
+        image = [torch.randn(2, heads, TOKENS, size) for _ in range(branches)]
         rows = [torch.arange(batch) % 2] * branches
+        weights = torch.ones(branches, batch)
         masks = torch.ones(branches, 1, tokens) if masked else None
-        kept = BranchSet(image, image, rows, torch.ones(branches, batch), masks, 0)
-        heads = one.options["n_heads"]
-        return lambda: attend(one.q, one.k, one.v, kept.handle, heads)
+        return lambda: branch_attention_flat(q, k, v, image, image, rows, weights, masks)
 
     return make
 
@@ -192,12 +198,6 @@ def plain(one: Taken) -> Callable[[], Tensor]:
         from protocol_unet import optimized_attention
     heads, options = one.options["n_heads"], one.options
     return lambda: optimized_attention(one.q, one.k, one.v, heads, transformer_options=options)
-
-
-def heads_of(one: Taken) -> list[Tensor]:
-    """Return q, k and v as (B, H, N, D)."""
-    heads = one.options["n_heads"]
-    return [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (one.q, one.k, one.v)]
 
 
 def two_attentions(one: Taken) -> Callable[[], Tensor]:
