@@ -64,6 +64,8 @@ def operator(name):
 
 def public(name):
     """The function over an operator that takes the same arguments."""
+    if name == "attention_column_mean":
+        return lambda q, k, v, rows, scale: ops.attention_column_mean(q, k, v, rows, scale=scale)
     return branch_attention_flat if name == "branch_attention" else getattr(ops, name)
 
 

@@ -122,7 +122,10 @@ def test_no_branch():
         branch_attention(q, k, v, [], 0.5)
 
 
-@pytest.mark.parametrize("module", ["branch"])
+EXAMPLES = ["attention_column_mean", "blur_and_blend", "branch", "pool_tokens", "tile_attention"]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
 def test_examples(module):
     found = doctest.testmod(importlib.import_module(f"attnpatch.ops.{module}"))
     assert found.attempted > 0 and found.failed == 0

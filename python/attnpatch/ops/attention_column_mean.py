@@ -22,6 +22,7 @@ def attention_column_mean(
     k: Tensor,
     v: Tensor,
     rows: Sequence[int] | None = None,
+    *,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend, and sum the map's columns, averaged over the heads, without making the map.
@@ -63,6 +64,17 @@ def attention_column_mean(
     Notes
     -----
     What self-attention guidance records: Hong et al. 2023, arXiv 2210.00939, section 4.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from attnpatch.ops import attention_column_mean
+    >>> q = k = v = torch.randn(2, 8, 64, 40)  # batch, heads, tokens, head size
+    >>> out, column_mean = attention_column_mean(q, k, v, rows=[1])
+    >>> out.shape, column_mean.shape
+    (torch.Size([2, 8, 64, 40]), torch.Size([1, 64]))
+    >>> round(column_mean.mean().item(), 4)
+    1.0
     """
     return call(
         torch.ops.attnpatch.attention_column_mean.default,

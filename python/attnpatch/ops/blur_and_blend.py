@@ -51,6 +51,17 @@ def blur_and_blend(
     -----
     The degraded prediction of self-attention guidance: Hong et al. 2023, arXiv 2210.00939,
     section 4.3.
+
+    Examples
+    --------
+    Only the left half is blurred:
+
+    >>> import torch
+    >>> from attnpatch.ops import blur_and_blend
+    >>> x0, saliency = torch.randn(1, 4, 8, 8), torch.tensor([[[2.0, 0.5]]])
+    >>> blurred = blur_and_blend(x0, saliency, sigma=1.0)
+    >>> (blurred != x0).any(3).all().item(), torch.equal(blurred[..., 4:], x0[..., 4:])
+    (True, True)
     """
     return call(
         torch.ops.attnpatch.blur_and_blend.default,

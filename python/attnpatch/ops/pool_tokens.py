@@ -56,6 +56,15 @@ def pool_tokens(
     ------
     RuntimeError
         If an argument does not fit; the message names it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from attnpatch.ops import pool_tokens
+    >>> x = torch.arange(8.0).reshape(1, 8, 1)  # two rows of four tokens, of one channel
+    >>> (means,) = pool_tokens(x, (2, 4), window=(2, 2), stride=(2, 2))
+    >>> means.flatten().tolist()
+    [2.5, 4.5]
     """
     tiling = grid if isinstance(grid, Tiling) else Tiling(grid, grid)
     return call(

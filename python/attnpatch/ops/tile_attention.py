@@ -24,6 +24,7 @@ def tile_attention(
     stride: Sequence[int] = (),
     shared_k: Tensor | None = None,
     shared_v: Tensor | None = None,
+    *,
     scale: float | None = None,
 ) -> Tensor:
     """Attend within tiles of the token grid, and to tokens that all tiles share.
@@ -62,6 +63,16 @@ def tile_attention(
     ------
     RuntimeError
         If shapes, dtypes or devices do not fit; the message names the argument.
+
+    Examples
+    --------
+    Four tiles, each of which attends to itself alone:
+
+    >>> import torch
+    >>> from attnpatch.ops import Tiling, tile_attention
+    >>> q = torch.randn(2, 8, 4 * 6, 40)  # batch, heads, 4 rows of 6 tokens, head size
+    >>> tile_attention(q, q, q, Tiling(grid=(4, 6), tile=(2, 3))).shape
+    torch.Size([2, 8, 24, 40])
     """
     return call(
         torch.ops.attnpatch.tile_attention.default,
