@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import Layer, LayerTable
 from attnpatch.engine.branch_plan import BranchPlan
-from attnpatch.engine.cache import Cache
+from attnpatch.engine.cache import Cache, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.patch import BoundPatch, Patch, nbytes_of
@@ -75,6 +76,23 @@ class BoundStack:
         if latest is None or latest[0] is not call:
             latest = self._latest[keys] = call, self._plan(call, keys)
         return latest[1]
+
+    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
+        """Bring what the layers will read in this call to a device, before the model runs.
+
+        So nothing that outlives a forward pass is allocated inside it, where hosts may record what
+        is allocated as a graph. What requires a gradient is made at each layer.
+
+        Parameters
+        ----------
+        call : Call
+            The call that is about to run.
+        dtype, device
+            Of the queries to come.
+        """
+        plan = self.plan(call, (TEXT,))
+        if plan is not None:
+            plan.prepare(call, dtype, device)
 
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""
@@ -245,13 +263,21 @@ class BoundStack:
 class Plan:
     """What the patches do in calls of one layout and time, over all layers."""
 
-    __slots__ = ("_branches", "_chains")
+    __slots__ = ("_branches", "_chains", "_prepared")
 
     def __init__(
         self, branches: BranchPlan | None, chains: tuple[WrapperChain | None, ...]
     ) -> None:
         self._branches = branches
         self._chains = chains
+        self._prepared: tuple[Any, ...] | None = None
+
+    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
+        """See ``BoundStack.prepare``."""
+        key = dtype, where(device), call.latent, call.crops
+        if self._branches is not None and self._prepared != key:
+            self._branches.prepare(call, dtype, device)
+            self._prepared = key
 
     def at(self, site: Site) -> SiteAttention | None:
         """Return what the patches do at a site of such a call; None: nothing."""

@@ -83,6 +83,12 @@ class BranchPlan:
         key = (index, dtype, where(device), grid, parts)
         return self._sites.get(key, lambda: self._make(site, dtype, device))
 
+    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
+        """Make what ``at`` gives at all sites of a call, but for what requires a gradient."""
+        for layer, active, trained in zip(self._table, self._active, self._trained, strict=True):
+            if active and not trained:
+                self.at(Site.over_text(layer, call), dtype, device)
+
     def _make(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches:
         index = site.layer.index
         if self._table[index] != site.layer:

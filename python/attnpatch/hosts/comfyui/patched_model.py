@@ -94,6 +94,11 @@ class PatchedModel:
             latest = self._latest = (key, call)
         return latest[1]
 
+    def prepare(self, x: Tensor, options: ExtraOptions) -> None:
+        """Bring what the layers will read to the device of the UNet's input, before it runs."""
+        call = self.call(len(x), {**options, "original_shape": list(x.shape)})
+        self.run.prepare(call, x.dtype, x.device)
+
     def running(self, options: ExtraOptions) -> Running:
         """Return the UNet call that is running, with what its layers share."""
         running = self._running  # one read: another thread may put a new one at any time

@@ -8,7 +8,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from attnpatch.engine import COND, BoundStack, Call
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
@@ -83,6 +85,8 @@ class CallHooks:
         schedule = self._schedule_of(pipeline)
         points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
         running.call = describe_call(run, host_call, rows, points, places)
+        if run is not None:
+            run.prepare(running.call, _queries_dtype(host_call.sample), host_call.sample.device)
         if guides and not degraded:
             check_caches(unet)
             running.perturbed = self._model.take_over_perturbed()
@@ -202,6 +206,15 @@ class CallHooks:
         if schedule is None:
             schedule = self._schedules[scheduler] = Schedule(scheduler)
         return schedule
+
+
+def _queries_dtype(sample: Tensor) -> torch.dtype:
+    """Return the dtype of attention's queries: that of autocast, else that of the sample."""
+    kind = sample.device.type
+    # The meta device, for one, has no autocast, and must not be asked.
+    if is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return sample.dtype
 
 
 def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
