@@ -67,6 +67,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, TokenReductionDevice, testing::ValuesIn(kTiling
 
 TEST(TileAttentionPlan, LaunchesNoBlocksBeyondTheGrid) {
   TileAttentionParams params;
+  params.heads = params.kv_heads = 1;
   params.head_size = 64;
   params.dtype = Dtype::kFloat16;
   params.tiling = {64, 64, 1'000'000, 1'000'000, 0, 0};

@@ -258,6 +258,24 @@ def test_a_picture_for_each_prompt_and_several_images_of_each():
     torch.testing.assert_close(found, torch.cat(singles), rtol=0, atol=1e-4)
 
 
+def test_the_last_picture_serves_all_images_after_it():
+    """Nothing is spread over the images of a prompt where the last picture is held."""
+    pipeline = make_pipeline()
+    image = make_prompt(pipeline.unet, pictures=2).replace(hold_last=True)
+    inputs = arguments(pipeline, num_images_per_prompt=4, num_inference_steps=2)
+    with attach(pipeline, image):
+        found = pipeline(**inputs).images
+    kv = image.keys_values
+    rows = [0, 1, 1, 1]
+    cond, uncond = (
+        [(k[where], v[where]) for k, v in kv.parts[0].layers]
+        for where in (rows, [kv.pictures + row for row in rows])
+    )
+    with attach(pipeline, ImagePrompt.from_keys_values(cond, uncond, 0.8)):
+        expected = pipeline(**inputs).images
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_an_ip_adapter_that_comes_and_goes():
     """Loaded, scaled and unloaded while ours is attached; both count while both are there."""
     pipeline = make_pipeline()
