@@ -146,7 +146,7 @@ class TestNegative:
             else torch.zeros_like(zeros)
         )
         ours = adapter.get_image_embeds(image, combine="batch")
-        told = "hidden states of a black picture" in caplog.text
+        told = "hidden states of an empty picture" in caplog.text
         assert told is any(takes.form == "hidden" for takes in adapter.takes)
         given = adapter.get_image_embeds(image, zeros, combine="batch")
         assert torch.equal(ours.uncond, given.uncond)
