@@ -281,20 +281,20 @@ ERRORS = [
     ),
     (
         replaced(1, torch.rand(2, 3, 130, 41)),
-        r"^k: expected .* \(2, 3, 130, 40\) .*, got float32 \(2, 3, 130, 41\)",
+        r"^k: expected .* \(2, 3 or a divisor, 130, 40\) .*, got float32 \(2, 3, 130, 41\)",
     ),
     (
         replaced(1, torch.rand(2, 3, 131, 40)),
-        r"^k: expected .* \(2, 3, 130, 40\) .*, got float32 \(2, 3, 131, 40\)",
+        r"^k: expected .* \(2, 3 or a divisor, 130, 40\) .*, got float32 \(2, 3, 131, 40\)",
     ),
     (replaced(2, torch.rand(2, 3, 131, 40)), r"^v: expected .* \(2, 3, 130, 40\)"),
     (
         replaced(6, (3, 3), stride=(2, 2)),
-        r"^k: expected float32 \(2, 3, \d+, 40\) .*, got float32 \(2, 3, \d+, 40\)",
+        r"^k: expected float32 \(2, 3 or a divisor, \d+, 40\) .*, got float32 \(2, 3, \d+, 40\)",
     ),
     (
         replaced(1, torch.rand(1, 3, 130, 40)),
-        r"^k: expected .* \(2, 3, 130, 40\) .*, got float32 \(1, 3, 130, 40\)",
+        r"^k: expected .* \(2, 3 or a divisor, 130, 40\) .*, got float32 \(1, 3, 130, 40\)",
     ),
     (replaced(2, torch.rand(2, 3, 130, 40).half()), "^v: expected float32 .*, got float16"),
     (replaced(8, None), "shared_k, shared_v: expected both or none"),

@@ -16,8 +16,8 @@ namespace attnpatch::device {
 
 struct AttentionArguments {
   int64_t batch, heads, queries, keys, head_size;
-  int group;    // so many heads of q have one head of k and v in common
-  float scale;  // of the scores to base 2
+  unsigned group;  // so many heads of q have one head of k and v in common
+  float scale;     // of the scores to base 2
   AttentionView q, k, v, out;
   bool vectorized;  // channels lie side by side, rows start at multiples of 16 bytes
 };
@@ -41,7 +41,7 @@ inline void fill(AttentionArguments& a, const AttentionParams& params, const cha
   a.queries = params.queries;
   a.keys = params.keys;
   a.head_size = params.head_size;
-  a.group = static_cast<int>(params.group());
+  a.group = static_cast<unsigned>(params.group());
   a.scale = params.scale * kLog2E;
   a.q = params.q;
   a.k = params.k;

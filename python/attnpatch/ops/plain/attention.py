@@ -120,8 +120,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     A NaN stays one. On devices other than the CPU torch itself gives 0 to a query all of whose
     scores are minus infinity.
     """
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    if q.shape[1] == k.shape[1]:
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
     if q.device.type == "cpu" and k.shape[2] > 0:
         out = _with_nans(out, _without_score(q, k))
     return out
