@@ -8,8 +8,6 @@ A host that records a forward pass as a graph may free or move what was allocate
 import pytest
 import torch
 from attach_case import GUIDED, original, prompt, run
-from comfyui_oracle import make_prompt
-from protocol_sampling import make_comfy, make_conds, sample
 
 import attnpatch as ap
 from attnpatch.engine.branch_plan import BranchPlan
@@ -56,13 +54,6 @@ def test_diffusers_under_autocast(events):
         run(original())
     assert {dtype for kind, _, dtype in events if kind == "made"} == {torch.bfloat16}
     assert [kind for kind, *_ in events[:16]] == ["made"] * 16
-
-
-def test_comfyui(events):
-    model = make_comfy()
-    x, conds = make_conds()
-    sample(ap.patch_model(model, make_prompt(weight=0.5, mask=torch.eye(8))), x, conds, steps=2)
-    check(events, 16)
 
 
 def test_what_is_trained_is_made_at_each_layer(events):

@@ -25,9 +25,6 @@ _NONE: Mapping[str, Any] = {}
 
 _NEVER_ASKED = (SamplingPoint(),)
 
-_OF_A_CALL = ("cond_or_uncond", "sigmas", ROWS, DEGRADED)
-"""Options that are other objects in each call of the UNet."""
-
 
 class SamplingClock(Protocol):
     """Tells how far sampling has come."""
@@ -72,7 +69,6 @@ class PatchedModel:
         }
         self._latest: tuple[tuple[object, ...], Call] | None = None
         self._running: Running | None = None
-        self._prepared: tuple[list[int], tuple[Any, ...], Call] | None = None
 
     def call(self, batch: int, options: ExtraOptions) -> Call:
         """Return the UNet call that is running; one object for all of its layers."""
@@ -97,23 +93,6 @@ class PatchedModel:
                 call = _joined_call(shape, joined, points, degraded, record, sources)
             latest = self._latest = (key, call)
         return latest[1]
-
-    def prepare(self, x: Tensor, options: ExtraOptions) -> None:
-        """Bring what the layers will read to the device of the UNet's input, before it runs."""
-        shape = list(x.shape)
-        call = self.call(len(x), {**options, "original_shape": shape})
-        self.run.prepare(call, x.dtype, x.device)
-        told = tuple(options.get(name) for name in _OF_A_CALL)
-        self._prepared = (shape, told, call)
-
-    def _call(self, options: ExtraOptions) -> Call:
-        """Return the call that was prepared, once, or else read the options."""
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and prepared[0] == list(options["original_shape"]):
-            same = zip(prepared[1], (options.get(name) for name in _OF_A_CALL), strict=True)
-            if all(before is now for before, now in same):
-                return prepared[2]
-        return self.call(options["original_shape"][0], options)
 
     def running(self, options: ExtraOptions) -> Running:
         """Return the UNet call that is running, with what its layers share."""
@@ -158,7 +137,7 @@ class Running:
         self.chunks = options.get("cond_or_uncond")
         self.sigmas = options.get("sigmas")
         self.rows = options.get(ROWS)
-        self.call = group._call(options)
+        self.call = group.call(self.shape[0], options)
         self.plan = group.run.plan(self.call, (TEXT,))
         self.others: Others | None = options.get(OTHERS)
         self._plain = group.plain

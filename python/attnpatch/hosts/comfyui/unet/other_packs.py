@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from attnpatch.hosts.comfyui.options import OTHERS, Others
-from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
 
 _OPTIONS_PLACE = 5  # among the arguments of the host's UNet
@@ -56,15 +53,10 @@ class DiffusionModelWrapper:
     ----------
     slots
         See :func:`find_others`.
-    model
-        What the slots share: it is told of each call before the UNet runs.
     """
 
-    def __init__(
-        self, slots: Iterable[tuple[str, tuple[Any, ...], int]], model: PatchedModel
-    ) -> None:
+    def __init__(self, slots: Iterable[tuple[str, tuple[Any, ...], int]]) -> None:
         self._slots = tuple(slots)
-        self._model = model
 
     def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the UNet with options that say what others do."""
@@ -72,8 +64,6 @@ class DiffusionModelWrapper:
         options = args[_OPTIONS_PLACE] if placed else kwargs.get("transformer_options")
         if options is not None:
             told = self._told(options)
-            if args and isinstance(args[0], Tensor):
-                self._model.prepare(args[0], told)
             if placed:
                 args = (*args[:_OPTIONS_PLACE], told, *args[_OPTIONS_PLACE + 1 :])
             else:
