@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "kernels/blur_and_blend.h"
-#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -91,7 +91,7 @@ class Channel {
   using T = typename Format::T;
 
   Channel(const BlurAndBlendParams& p, const Columns& columns, int64_t b, int64_t c,
-          Workspace& workspace)
+          Arena::Scope& memory)
       : p_(p),
         columns_(columns),
         in_(static_cast<const T*>(p.in) + b * p.batch_stride + c * p.channel_stride),
@@ -102,9 +102,9 @@ class Channel {
         window_(static_cast<size_t>(2 * radius_ + 1)),
         made_(static_cast<size_t>(p.height), nullptr) {
     const int64_t slots = 2 * radius_ + 1;
-    ring_ = workspace.reserve(slots * slot_size() + 2 * width_);
-    coarse_ = ring_ + slots * slot_size();
-    row_ = coarse_ + width_;
+    ring_ = memory.take(slots * slot_size());
+    coarse_ = memory.take(width_);
+    row_ = memory.take(width_);
     std::fill_n(coarse_, width_, 0.0f);
   }
 
@@ -196,11 +196,11 @@ void run(const BlurAndBlendParams& p) {
   const int64_t blocks = (p.height + block - 1) / block;
   const Columns columns(p);
   p.parallel_for(p.batch * p.channels * blocks, [&](int64_t task, int64_t last) {
-    thread_local Workspace workspace;
     for (; task < last; ++task) {
+      Arena::Scope memory(thread_arena());
       const int64_t plane = task / blocks;
       const int64_t begin = task % blocks * block;
-      Channel<Format> channel(p, columns, plane / p.channels, plane % p.channels, workspace);
+      Channel<Format> channel(p, columns, plane / p.channels, plane % p.channels, memory);
       for (int64_t y = begin; y < HWY_MIN(begin + block, p.height); ++y) channel.blend_row(y);
     }
   });

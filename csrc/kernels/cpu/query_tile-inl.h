@@ -11,16 +11,14 @@
 #define ATTNPATCH_QUERY_TILE_INL_H_
 #endif
 
-#include <hwy/aligned_allocator.h>
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <cstdint>
 #include <cstring>
-#include <iterator>
-#include <new>
 #include <type_traits>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
@@ -34,43 +32,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 // multiply-adds a cycle with a latency of four want; three measured slower.
 constexpr int kTileVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
 
-// Aligned floats that are kept from call to call and only grow.
-class Workspace {
- public:
-  float* reserve(int64_t count) {
-    if (count > capacity_) {
-      memory_ = hwy::AllocateAligned<float>(static_cast<size_t>(count));
-      if (!memory_) throw std::bad_alloc();
-      capacity_ = count;
-    }
-    return memory_.get();
-  }
-
- private:
-  hwy::AlignedFreeUniquePtr<float[]> memory_;
-  int64_t capacity_ = 0;
-};
-
 // The working memory of one thread: queries [channel][W], scores [key][W], out [channel][W], and
 // rows.
 struct Scratch {
   float *queries, *scores, *out, *rows;
   int64_t row_size;
 
-  Scratch(Workspace& workspace, int64_t key_count, int64_t size) {
-    const int64_t width = kTileVectors * kLanes;
-    const int64_t channels = round_up(size, kLanes > 4 ? kLanes : 4);
-    const int64_t parts[] = {channels * width, round_up(key_count, 4) * width, channels * width,
-                             channels * kLanes};
-    row_size = channels;
-    int64_t total = 0;
-    for (const int64_t part : parts) total += round_up(part, 16);
-    float* next = workspace.reserve(total);
-    float** areas[] = {&queries, &scores, &out, &rows};
-    for (size_t i = 0; i < std::size(parts); ++i) {
-      *areas[i] = next;
-      next += round_up(parts[i], 16);
-    }
+  Scratch(Arena::Scope& memory, int64_t key_count, int64_t size)
+      : row_size(round_up(size, kLanes > 4 ? kLanes : 4)) {
+    constexpr int64_t kWidth = kTileVectors * kLanes;
+    queries = memory.take(row_size * kWidth);
+    scores = memory.take(round_up(key_count, 4) * kWidth);
+    out = memory.take(row_size * kWidth);
+    rows = memory.take(row_size * kLanes);
   }
 };
 

@@ -25,6 +25,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/rows-inl.h"
@@ -147,25 +148,16 @@ struct State {
   float* packed;                  // the blocks of one head
   int64_t row_size, packed_size;  // of a row; of a packed key and its value
 
-  State(Workspace& workspace, int64_t queries_count, int64_t keys_count, int64_t size) {
-    row_size = round_up(size, HWY_MAX(kLanes, 4));
-    packed_size = 2 * row_size;
+  State(Arena::Scope& memory, int64_t queries_count, int64_t keys_count, int64_t size)
+      : row_size(round_up(size, HWY_MAX(kLanes, 4))), packed_size(2 * row_size) {
     const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
-    const int64_t parts[] = {tiles * row_size * kWidth,
-                             tiles * row_size * kWidth,
-                             tiles * kWidth,
-                             tiles * kWidth,
-                             kBlockKeys * kWidth,
-                             HWY_MAX(kLanes, 8) * row_size,
-                             round_up(keys_count, 4) * packed_size};
-    int64_t total = 0;
-    for (const int64_t part : parts) total += round_up(part, 16);
-    float* next = workspace.reserve(total);
-    float** areas[] = {&queries, &out, &top, &sum, &scores, &rows, &packed};
-    for (size_t i = 0; i < std::size(parts); ++i) {
-      *areas[i] = next;
-      next += round_up(parts[i], 16);
-    }
+    queries = memory.take(tiles * row_size * kWidth);
+    out = memory.take(tiles * row_size * kWidth);
+    top = memory.take(tiles * kWidth);
+    sum = memory.take(tiles * kWidth);
+    scores = memory.take(kBlockKeys * kWidth);
+    rows = memory.take(HWY_MAX(kLanes, 8) * row_size);
+    packed = memory.take(round_up(keys_count, 4) * packed_size);
   }
 
   // Where the keys from `begin` on stand, of `all`.
@@ -364,8 +356,8 @@ void run(const TileAttentionParams& p) {
     keys = HWY_MAX(keys, Keys<typename Format::T>(p, tile, 0, 0).count());
   }
   p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
-    thread_local Workspace workspace;
-    const State state(workspace, queries, keys, p.head_size);
+    Arena::Scope memory(thread_arena());
+    const State state(memory, queries, keys, p.head_size);
     for (int64_t i = begin; i < end; ++i) {
       const bool packed = i > begin && tasks[i].has_keys_of(tasks[i - 1]);
       attend<Format>(p, tasks[i], packed, state);
