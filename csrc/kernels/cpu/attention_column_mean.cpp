@@ -217,7 +217,7 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
     }
     const int64_t begin = slice * slices.queries;
     const HeadQueries queries{
-        p.q,         p.out,           b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
+        &p.q,        &p.out,          b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
         p.head_size, p.scale * kLog2E};
     for_each_tile<Format>(queries, scratch, [&](auto v, int64_t, int64_t count) {
       tile<v()>(head, p.keys, p.head_size, count, scratch, column);

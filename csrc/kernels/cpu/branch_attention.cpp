@@ -265,7 +265,7 @@ void run(const BranchAttentionParams& p) {
       const int64_t first = task % groups * group;
       for (int64_t h = first; h < HWY_MIN(first + group, p.heads); ++h) {
         const HeadQueries queries{
-            p.q, p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
+            &p.q, &p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
         const int64_t kv_head = p.kv_head(h);
         for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
           tile<v()>(packed.rows[b], packed.head(b, kv_head),
