@@ -64,12 +64,12 @@ bool has_sizes(const Tensor& t, std::initializer_list<Size> sizes) {
 }  // namespace
 
 void check_first(const First& first, std::initializer_list<Size> sizes) {
-  const ScalarType dtype = first.tensor.scalar_type();
+  const ScalarType dtype = first.tensor->scalar_type();
   const bool known = dtype == ScalarType::Float || dtype == ScalarType::Half ||
                      dtype == ScalarType::BFloat16 || (first.wide && dtype == ScalarType::Double);
-  if (known && has_sizes(first.tensor, sizes)) return;
+  if (known && has_sizes(*first.tensor, sizes)) return;
   fail(first.name, ": expected float32, float16 or bfloat16 ", text_of(sizes), ", got ",
-       text_of(first.tensor));
+       text_of(*first.tensor));
 }
 
 void check_tensor(const std::string& name, const Tensor& t, const First& first, ScalarType dtype,
@@ -85,7 +85,7 @@ void check_queries(const First& q, Size queries) {
 }
 
 void check_keys(const std::string& name, const Tensor& k, const First& q, Size tokens) {
-  const Tensor& t = q.tensor;
+  const Tensor& t = *q.tensor;
   const int64_t heads = t.size(1), kv_heads = k.dim() == 4 ? k.size(1) : 0;
   const bool grouped = kv_heads > 0 && heads > 0 && heads % kv_heads == 0;
   const std::string word = std::to_string(heads) + " or a divisor";
@@ -104,7 +104,7 @@ void check_values(const std::string& name, const Tensor& v, const Tensor& k, con
 
 void check_scale(std::optional<double> scale, const First& q) {
   if (!scale) return;
-  const bool is_double = q.tensor.scalar_type() == ScalarType::Double;
+  const bool is_double = q.tensor->scalar_type() == ScalarType::Double;
   const double largest =
       is_double ? std::numeric_limits<double>::max() : double{std::numeric_limits<float>::max()};
   if (std::abs(*scale) <= largest) return;

@@ -42,9 +42,9 @@ struct Size {
 // The tensor beside which others have to be. No kernel computes in float64: `wide` is for what may.
 struct First {
   const char* name;
-  const Tensor& tensor;
+  const Tensor* tensor;
   bool wide = false;
-  torch::stable::Device device = tensor.device();
+  torch::stable::Device device = tensor->device();
 };
 
 // float32, float16 or bfloat16, or float64 where it is wide; of these sizes.

@@ -27,7 +27,7 @@ AttentionView heads_of(const Tensor& t, int64_t size) {
 
 void check(const Tensor& q, const Tensor& k, const Tensor& v, const Branches& branches,
            int64_t heads, std::optional<double> scale) {
-  const First first{"q", q};
+  const First first{"q", &q};
   const ScalarType dtype = q.scalar_type();
   check_first(first, {{-1, "batch"}, {-1, "queries"}, {-1, "channels"}});
   const int64_t batch = q.size(0), channels = q.size(2);

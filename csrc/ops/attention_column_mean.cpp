@@ -30,7 +30,7 @@ std::vector<int64_t> recorded_rows(const std::optional<std::vector<int64_t>>& ro
 void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const std::optional<std::vector<int64_t>>& rows,
                                  std::optional<double> scale, bool wide) {
-  const First first{"q", q, wide};
+  const First first{"q", &q, wide};
   check_queries(first);
   check_keys("k", k, first, {-1, "tokens"});
   check_values("v", v, k, first);

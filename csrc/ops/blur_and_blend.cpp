@@ -14,8 +14,8 @@ namespace {
 
 void check_blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma,
                           double /*threshold*/, int64_t kernel_size, bool wide) {
-  check_first({"x0", x0, wide}, {{-1, "batch"}, {-1, "channels"}, {-1, "height"}, {-1, "width"}});
-  check_tensor("saliency", saliency, {"x0", x0}, ScalarType::Float,
+  check_first({"x0", &x0, wide}, {{-1, "batch"}, {-1, "channels"}, {-1, "height"}, {-1, "width"}});
+  check_tensor("saliency", saliency, {"x0", &x0}, ScalarType::Float,
                {{x0.size(0)}, {-1, "rows"}, {-1, "columns"}});
   if (x0.numel() > 0 && saliency.numel() == 0) {
     fail("saliency: expected at least one row and column, got (", saliency.size(0), ", ",

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,18 +18,16 @@ namespace attnpatch {
 namespace {
 
 struct BranchArguments {
-  const std::vector<Tensor>& k;
-  const std::vector<Tensor>& v;
-  const std::vector<Tensor>& rows;
-  const Tensor& weights;
-  const std::optional<Tensor>& masks;
+  std::span<const Tensor> k, v, rows;
+  const Tensor* weights;
+  const Tensor* masks;  // or none
 
   int64_t count() const { return static_cast<int64_t>(k.size()); }
 };
 
 void check_branches(const BranchArguments& a, const Tensor& k, const First& q,
                     int64_t shared_softmax) {
-  const int64_t batch = q.tensor.size(0), count = a.count();
+  const int64_t batch = q.tensor->size(0), count = a.count();
   if (a.v.size() != a.k.size() || a.rows.size() != a.k.size()) {
     fail("branch_k, branch_v, branch_rows: expected the same count of branches, got ", a.k.size(),
          ", ", a.v.size(), " and ", a.rows.size());
@@ -39,11 +38,11 @@ void check_branches(const BranchArguments& a, const Tensor& k, const First& q,
     check_values("branch_v" + number, a.v[i], a.k[i], q);
     check_tensor("branch_rows" + number, a.rows[i], q, ScalarType::Long, {{batch}});
   }
-  check_tensor("weights", a.weights, q, ScalarType::Float, {{count}, {batch}});
+  check_tensor("weights", *a.weights, q, ScalarType::Float, {{count}, {batch}});
   if (a.masks) {
     const bool one = a.masks->dim() == 3 && a.masks->size(1) == 1;
     check_tensor("masks", *a.masks, q, ScalarType::Float,
-                 {{count}, {one ? 1 : batch, "1 or batch"}, {q.tensor.size(2)}});
+                 {{count}, {one ? 1 : batch, "1 or batch"}, {q.tensor->size(2)}});
   }
   if (shared_softmax < 0 || shared_softmax > count)
     fail("shared_softmax: expected 0 to ", count, ", got ", shared_softmax);
@@ -56,11 +55,13 @@ void check_branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::vector<Tensor>& branch_rows, const Tensor& weights,
                             const std::optional<Tensor>& masks, int64_t shared_softmax,
                             std::optional<double> scale, bool wide) {
-  const First first{"q", q, wide};
+  const First first{"q", &q, wide};
   check_queries(first);
   check_keys("k", k, first, {-1, "tokens"});
   check_values("v", v, k, first);
-  check_branches({branch_k, branch_v, branch_rows, weights, masks}, k, first, shared_softmax);
+  const BranchArguments branches{branch_k, branch_v, branch_rows, &weights,
+                                 masks ? &*masks : nullptr};
+  check_branches(branches, k, first, shared_softmax);
   if (shared_softmax > 0 && k.size(2) == 0) {
     fail("shared_softmax: expected 0 where there are no text tokens to share a softmax with, got ",
          shared_softmax);
@@ -78,7 +79,7 @@ struct Contiguous {
   Tensor weights;
   std::optional<Tensor> masks;
 
-  explicit Contiguous(const BranchArguments& a) : weights(contiguous_of(a.weights)) {
+  explicit Contiguous(const BranchArguments& a) : weights(contiguous_of(*a.weights)) {
     rows.reserve(a.rows.size());
     for (const Tensor& t : a.rows) rows.push_back(contiguous_of(t));
     if (a.masks) masks = contiguous_of(*a.masks);
@@ -107,7 +108,8 @@ void check_branch_attention_on_cpu(const Tensor& q, const Tensor& k, const Tenso
                                    std::optional<double> scale, bool wide) {
   check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, shared_softmax,
                          scale, wide);
-  const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
+  const BranchArguments arguments{branch_k, branch_v, branch_rows, &weights,
+                                  masks ? &*masks : nullptr};
   check_rows(arguments, Contiguous(arguments));
 }
 #endif
@@ -142,7 +144,8 @@ Tensor branch_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         std::optional<double> scale) {
   check_branch_attention(q, k, v, branch_k, branch_v, branch_rows, weights, masks, shared_softmax,
                          scale, false);
-  const BranchArguments arguments{branch_k, branch_v, branch_rows, weights, masks};
+  const BranchArguments arguments{branch_k, branch_v, branch_rows, &weights,
+                                  masks ? &*masks : nullptr};
   const Contiguous read(arguments);
 #ifndef ATTNPATCH_OPS_ON_CUDA
   check_rows(arguments, read);

@@ -39,7 +39,7 @@ void check(const Branches& b) {
     fail("k, v, rows: expected the same count of branches, one at least, got ", b.k.size(), ", ",
          b.v.size(), " and ", b.rows.size());
   }
-  const First first{"k[0]", b.k[0]};
+  const First first{"k[0]", &b.k[0]};
   check_first(first, {{-1, "rows"}, {-1, "tokens"}, {-1, "channels"}});
   const ScalarType dtype = b.k[0].scalar_type();
   const int64_t channels = b.k[0].size(2), batch = b.rows[0].numel();

@@ -29,7 +29,7 @@ Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
                         const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
                         const std::string& mode, const std::vector<double>& blends, bool wide) {
   const Tiling tiling = tiling_of(grid, tile, offset);
-  check_first({"x", x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
+  check_first({"x", &x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
   const Pooling pooling{tiling, pool_stride_of("window", window), pool_stride_of("stride", stride)};
   if (stride.size() != window.size()) {
     fail("stride: expected as many numbers as window ", text_of(window), ", got ", text_of(stride));

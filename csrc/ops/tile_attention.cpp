@@ -36,7 +36,7 @@ struct Layout {
 void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
                    const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
                    std::optional<double> scale, bool wide) {
-  const First first{"q", q, wide};
+  const First first{"q", &q, wide};
   check_queries(first, {layout.queries()});
   check_keys("k", k, first, {layout.keys()});
   check_values("v", v, k, first);

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from attnpatch._core import BranchSet
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.ops import branch_attention
 from attnpatch.ops.attend import attend, takes
 
 OPERATOR = torch.ops.attnpatch.attend.default
@@ -20,11 +21,19 @@ BATCH, HEADS, SIZE, QUERIES, TEXT = 3, 2, 20, 11, 7
 CHANNELS = HEADS * SIZE
 
 
-def make_branches(counts=(4, 3), dtype=torch.float32, masks=None, shared_softmax=0, rows=2, seed=0):
+def make_branches(
+    counts=(4, 3),
+    dtype=torch.float32,
+    masks=None,
+    shared_softmax=0,
+    rows=2,
+    seed=0,
+    channels=CHANNELS,
+):
     generator = torch.Generator().manual_seed(seed)
 
     def tokens(count):
-        return torch.randn(rows, count, CHANNELS, generator=generator).to(dtype)
+        return torch.randn(rows, count, channels, generator=generator).to(dtype)
 
     masked = None
     if masks:
@@ -182,6 +191,29 @@ def test_others_serve_gradients_other_dtypes_and_autocast():
         assert not takes(*inputs)
     with torch.no_grad():
         assert takes(leaf, *inputs[1:])
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_heads_in_groups_have_their_keys_in_common(kv_heads):
+    """Keys and values have fewer channels than the queries."""
+    size = CHANNELS // 4
+    q, k, v = make_inputs()
+    k, v = k[..., : kv_heads * size], v[..., : kv_heads * size]
+    branches = make_branches(masks=1, shared_softmax=1, channels=kv_heads * size)
+    found = attend(q, k, v, kept(branches).handle, 4)
+    keys, values = ([split_heads(t, kv_heads) for t in ts] for ts in (branches.k, branches.v))
+    expected = branch_attention(
+        split_heads(q, 4),
+        split_heads(k, kv_heads),
+        split_heads(v, kv_heads),
+        keys,
+        values,
+        branches.rows,
+        branches.weights,
+        branches.masks,
+        1,
+    )
+    assert torch.equal(found, join_heads(expected))
 
 
 def test_opcheck():

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "kernels/attention_column_mean.h"
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/packed_keys-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/scores-inl.h"
@@ -151,7 +152,7 @@ struct ColumnParts {
   int64_t heads, slices, stride;
   float* memory;
 
-  ColumnParts(const AttentionColumnMeanParams& p, const Slices& slices_of, Workspace& workspace)
+  ColumnParts(const AttentionColumnMeanParams& p, const Slices& slices_of, Arena::Scope& scope)
       : place(static_cast<size_t>(p.batch), -1),
         heads(p.heads),
         slices(slices_of.count),
@@ -160,7 +161,7 @@ struct ColumnParts {
     for (int64_t r = 0; r < p.recorded; ++r) {
       if (place[p.rows[r]] < 0) place[p.rows[r]] = recorded++;
     }
-    memory = workspace.reserve(recorded * heads * slices * stride);
+    memory = scope.take(recorded * heads * slices * stride);
   }
 
   float* row(int64_t b, int64_t h, int64_t slice) const {
@@ -202,10 +203,9 @@ void pack_head(const AttentionColumnMeanParams& p, int64_t b, int64_t h, const P
 template <typename Format>
 void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const ColumnParts& parts,
                int64_t task, int64_t last) {
-  thread_local Workspace packed_workspace, tile_workspace;
-  const PackedHead head(packed_workspace.reserve(PackedHead::floats(p.keys, p.head_size)), p.keys,
-                        p.head_size);
-  Scratch scratch(tile_workspace, p.keys, p.head_size);
+  Arena::Scope memory(thread_arena());
+  const PackedHead head(memory.take(PackedHead::floats(p.keys, p.head_size)), p.keys, p.head_size);
+  Scratch scratch(memory, p.keys, p.head_size);
   for (int64_t first = task; task < last; ++task) {
     const int64_t b = task / slices.count % p.batch;
     const int64_t h = task / slices.count / p.batch;
@@ -217,7 +217,7 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
     }
     const int64_t begin = slice * slices.queries;
     const HeadQueries queries{
-        p.q,         p.out,           b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
+        &p.q,        &p.out,          b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
         p.head_size, p.scale * kLog2E};
     for_each_tile<Format>(queries, scratch, [&](auto v, int64_t, int64_t count) {
       tile<v()>(head, p.keys, p.head_size, count, scratch, column);
@@ -227,9 +227,9 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
 
 template <typename Format>
 void run(const AttentionColumnMeanParams& p) {
-  thread_local Workspace workspace;
+  Arena::Scope memory(thread_arena());
   const Slices slices(p);
-  const ColumnParts parts(p, slices, workspace);
+  const ColumnParts parts(p, slices, memory);
   p.parallel_for(p.heads * p.batch * slices.count, [&](int64_t task, int64_t last) {
     run_tasks<Format>(p, slices, parts, task, last);
   });

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "kernels/blur_and_blend.h"
-#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -91,9 +91,9 @@ class Channel {
   using T = typename Format::T;
 
   Channel(const BlurAndBlendParams& p, const Columns& columns, int64_t b, int64_t c,
-          Workspace& workspace)
-      : p_(p),
-        columns_(columns),
+          Arena::Scope& memory)
+      : p_(&p),
+        columns_(&columns),
         in_(static_cast<const T*>(p.in) + b * p.batch_stride + c * p.channel_stride),
         out_(static_cast<T*>(p.out) + (b * p.channels + c) * p.height * p.width),
         saliency_(p.saliency + b * p.rows * p.columns),
@@ -102,43 +102,43 @@ class Channel {
         window_(static_cast<size_t>(2 * radius_ + 1)),
         made_(static_cast<size_t>(p.height), nullptr) {
     const int64_t slots = 2 * radius_ + 1;
-    ring_ = workspace.reserve(slots * slot_size() + 2 * width_);
-    coarse_ = ring_ + slots * slot_size();
-    row_ = coarse_ + width_;
+    ring_ = memory.take(slots * slot_size());
+    coarse_ = memory.take(width_);
+    row_ = memory.take(width_);
     std::fill_n(coarse_, width_, 0.0f);
   }
 
   void blend_row(int64_t y) {
-    const bool masked = read_saliency(nearest(y, p_.height, p_.rows));
-    T* out = out_ + y * p_.width;
+    const bool masked = read_saliency(nearest(y, p_->height, p_->rows));
+    T* out = out_ + y * p_->width;
     if (!masked || radius_ == 0) {
-      copy_row(in_ + y * p_.row_stride, out);
+      copy_row(in_ + y * p_->row_stride, out);
       return;
     }
     for (int64_t i = -radius_; i <= radius_; ++i) {
-      window_[i + radius_] = blurred_row(reflect(y + i, p_.height));
+      window_[i + radius_] = blurred_row(reflect(y + i, p_->height));
     }
     const FloatTag d;
     const float* const plain = window_[radius_] + width_ + radius_;
-    const bool direct = std::is_same_v<Format, Float32> && p_.width % kLanes == 0;
+    const bool direct = std::is_same_v<Format, Float32> && p_->width % kLanes == 0;
     float* const row = direct ? reinterpret_cast<float*>(out) : row_;
     symmetric_sum(
-        p_.taps, p_.width, [&](int64_t i) { return window_[i + radius_]; },
+        p_->taps, p_->width, [&](int64_t i) { return window_[i + radius_]; },
         [&](int64_t x, FloatVec blurred) HWY_ATTR {
-          const auto on = hn::Gt(hn::Load(d, coarse_ + x), hn::Set(d, p_.threshold));
+          const auto on = hn::Gt(hn::Load(d, coarse_ + x), hn::Set(d, p_->threshold));
           hn::StoreU(hn::IfThenElse(on, blurred, hn::LoadU(d, plain + x)), d, row + x);
         });
-    if (!direct) store_row<Format>(row_, p_.width, out, 1);
+    if (!direct) store_row<Format>(row_, p_->width, out, 1);
   }
 
  private:
   int64_t slot_size() const { return 2 * width_ + round_up(2 * radius_, kLanes); }
 
   void copy_row(const T* in, T* out) {
-    if (p_.column_stride == 1) {
-      std::memcpy(out, in, sizeof(T) * static_cast<size_t>(p_.width));
+    if (p_->column_stride == 1) {
+      std::memcpy(out, in, sizeof(T) * static_cast<size_t>(p_->width));
     } else {
-      for (int64_t x = 0; x < p_.width; ++x) out[x] = in[x * p_.column_stride];
+      for (int64_t x = 0; x < p_->width; ++x) out[x] = in[x * p_->column_stride];
     }
   }
 
@@ -152,13 +152,13 @@ class Channel {
   void make_row(int64_t y) {
     float* const blurred = ring_ + y % (2 * radius_ + 1) * slot_size();
     float* const plain = blurred + width_ + radius_;
-    convert_row<Format>(in_ + y * p_.row_stride, p_.column_stride, p_.width, plain);
+    convert_row<Format>(in_ + y * p_->row_stride, p_->column_stride, p_->width, plain);
     for (int64_t i = 1; i <= radius_; ++i) {
-      plain[-i] = plain[columns_.before[i]];
-      plain[p_.width - 1 + i] = plain[columns_.after[i]];
+      plain[-i] = plain[columns_->before[i]];
+      plain[p_->width - 1 + i] = plain[columns_->after[i]];
     }
     symmetric_sum(
-        p_.taps, p_.width, [&](int64_t i) { return plain + i; },
+        p_->taps, p_->width, [&](int64_t i) { return plain + i; },
         [&](int64_t x, FloatVec sum) HWY_ATTR { hn::StoreU(sum, FloatTag(), blurred + x); });
     made_[y] = blurred;
   }
@@ -167,17 +167,17 @@ class Channel {
   bool read_saliency(int64_t coarse_row) {
     if (coarse_row == coarse_row_) return any_;
     coarse_row_ = coarse_row;
-    const float* saliency = saliency_ + coarse_row * p_.columns;
-    any_ = std::any_of(saliency, saliency + p_.columns,
-                       [&](float value) { return value > p_.threshold; });
+    const float* saliency = saliency_ + coarse_row * p_->columns;
+    any_ = std::any_of(saliency, saliency + p_->columns,
+                       [&](float value) { return value > p_->threshold; });
     if (any_) {
-      for (int64_t x = 0; x < p_.width; ++x) coarse_[x] = saliency[columns_.coarse[x]];
+      for (int64_t x = 0; x < p_->width; ++x) coarse_[x] = saliency[columns_->coarse[x]];
     }
     return any_;
   }
 
-  const BlurAndBlendParams& p_;
-  const Columns& columns_;
+  const BlurAndBlendParams* p_;
+  const Columns* columns_;
   const T* in_;
   T* out_;
   const float* saliency_;
@@ -196,11 +196,11 @@ void run(const BlurAndBlendParams& p) {
   const int64_t blocks = (p.height + block - 1) / block;
   const Columns columns(p);
   p.parallel_for(p.batch * p.channels * blocks, [&](int64_t task, int64_t last) {
-    thread_local Workspace workspace;
     for (; task < last; ++task) {
+      Arena::Scope memory(thread_arena());
       const int64_t plane = task / blocks;
       const int64_t begin = task % blocks * block;
-      Channel<Format> channel(p, columns, plane / p.channels, plane % p.channels, workspace);
+      Channel<Format> channel(p, columns, plane / p.channels, plane % p.channels, memory);
       for (int64_t y = begin; y < HWY_MIN(begin + block, p.height); ++y) channel.blend_row(y);
     }
   });

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "kernels/branch_attention.h"
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/packed_keys-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
@@ -219,7 +220,7 @@ struct PackedBatch {
   float* memory = nullptr;
   int64_t size, longest = 0;
 
-  PackedBatch(const BranchAttentionParams& p, Workspace& workspace)
+  PackedBatch(const BranchAttentionParams& p, Arena::Scope& scope)
       : finite(static_cast<size_t>(p.batch * p.kv_heads)), size(p.head_size) {
     int64_t total = 0;
     for (int64_t b = 0; b < p.batch; ++b) {
@@ -228,7 +229,7 @@ struct PackedBatch {
       total += p.kv_heads * PackedHead::floats(rows.back().keys, size);
       longest = HWY_MAX(longest, rows.back().keys);
     }
-    memory = workspace.reserve(total);
+    memory = scope.take(total);
   }
 
   PackedHead head(int64_t b, int64_t h) const {
@@ -241,8 +242,8 @@ struct PackedBatch {
 // in memory, so going through heads inside a block keeps its pages at hand.
 template <typename Format>
 void run(const BranchAttentionParams& p) {
-  thread_local Workspace packed_workspace;
-  PackedBatch packed(p, packed_workspace);
+  Arena::Scope packed_memory(thread_arena());
+  PackedBatch packed(p, packed_memory);
   p.parallel_for(p.batch * p.kv_heads, [&](int64_t task, int64_t last) {
     for (; task < last; ++task) {
       const int64_t b = task / p.kv_heads, h = task % p.kv_heads;
@@ -256,15 +257,15 @@ void run(const BranchAttentionParams& p) {
   const int64_t group = (p.heads + wanted - 1) / wanted;
   const int64_t groups = (p.heads + group - 1) / group;
   p.parallel_for(p.batch * blocks * groups, [&](int64_t task, int64_t last) {
-    thread_local Workspace workspace;
-    Scratch scratch(workspace, packed.longest, p.head_size);
+    Arena::Scope memory(thread_arena());
+    Scratch scratch(memory, packed.longest, p.head_size);
     for (; task < last; ++task) {
       const int64_t b = task / (blocks * groups);
       const int64_t begin = task / groups % blocks * block;
       const int64_t first = task % groups * group;
       for (int64_t h = first; h < HWY_MIN(first + group, p.heads); ++h) {
         const HeadQueries queries{
-            p.q, p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
+            &p.q, &p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
         const int64_t kv_head = p.kv_head(h);
         for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
           tile<v()>(packed.rows[b], packed.head(b, kv_head),

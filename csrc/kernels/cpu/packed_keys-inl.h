@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
@@ -77,8 +78,8 @@ template <typename Format>
 bool pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& head) {
   using T = typename Format::T;
   const int64_t row_size = round_up(size, kLanes);
-  thread_local std::vector<float> scratch;
-  scratch.resize(static_cast<size_t>(8 * row_size));
+  Arena::Scope memory(thread_arena());
+  float* const scratch = memory.take(8 * row_size);
   const float *keys[4], *values[4];
   int64_t key = 0;
   bool finite = true;
@@ -91,7 +92,7 @@ bool pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
     const T* k = head_of<T>(*s.k, s.row, h);
     const T* v = head_of<T>(*s.v, s.row, h);
     for (int64_t t = 0; t < s.tokens; ++t) {
-      float* copy = scratch.data() + key % 4 * 2 * row_size;
+      float* copy = scratch + key % 4 * 2 * row_size;
       keys[key % 4] = load_row<Format>(k + t * s.k->token_stride, s.k->channel_stride, size, copy);
       values[key % 4] =
           load_row<Format>(v + t * s.v->token_stride, s.v->channel_stride, size, copy + row_size);

@@ -9,7 +9,6 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/pool_tokens.cpp"
 #include <hwy/foreach_target.h>
 // The order matters: the line above includes this file once per instruction set.
-#include <hwy/aligned_allocator.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -17,6 +16,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/pool_tokens.h"
@@ -121,10 +121,10 @@ void run(const PoolTokensParams& p) {
       std::any_of(p.blends.begin(), p.blends.end(), [](float blend) { return blend != 0.0f; });
   p.parallel_for(p.batch * count, [&](int64_t task, int64_t last) {
     const int64_t row_size = round_up(p.channels, 16);
-    const auto memory = hwy::AllocateAligned<float>(static_cast<size_t>(3 * row_size));
-    if (!memory) throw std::bad_alloc();
-    float* const own = memory.get();
-    float *const pooled = own + row_size, *const scratch = own + 2 * row_size;
+    Arena::Scope memory(thread_arena());
+    float* const own = memory.take(row_size);
+    float* const pooled = memory.take(row_size);
+    float* const scratch = memory.take(row_size);
     std::vector<int64_t> tokens;
     for (; task < last; ++task) {
       const int64_t b = task / count, index = task % count;

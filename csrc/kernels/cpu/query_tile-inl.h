@@ -11,16 +11,14 @@
 #define ATTNPATCH_QUERY_TILE_INL_H_
 #endif
 
-#include <hwy/aligned_allocator.h>
 #include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <cstdint>
 #include <cstring>
-#include <iterator>
-#include <new>
 #include <type_traits>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
@@ -34,43 +32,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 // multiply-adds a cycle with a latency of four want; three measured slower.
 constexpr int kTileVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
 
-// Aligned floats that are kept from call to call and only grow.
-class Workspace {
- public:
-  float* reserve(int64_t count) {
-    if (count > capacity_) {
-      memory_ = hwy::AllocateAligned<float>(static_cast<size_t>(count));
-      if (!memory_) throw std::bad_alloc();
-      capacity_ = count;
-    }
-    return memory_.get();
-  }
-
- private:
-  hwy::AlignedFreeUniquePtr<float[]> memory_;
-  int64_t capacity_ = 0;
-};
-
 // The working memory of one thread: queries [channel][W], scores [key][W], out [channel][W], and
 // rows.
 struct Scratch {
   float *queries, *scores, *out, *rows;
   int64_t row_size;
 
-  Scratch(Workspace& workspace, int64_t key_count, int64_t size) {
-    const int64_t width = kTileVectors * kLanes;
-    const int64_t channels = round_up(size, kLanes > 4 ? kLanes : 4);
-    const int64_t parts[] = {channels * width, round_up(key_count, 4) * width, channels * width,
-                             channels * kLanes};
-    row_size = channels;
-    int64_t total = 0;
-    for (const int64_t part : parts) total += round_up(part, 16);
-    float* next = workspace.reserve(total);
-    float** areas[] = {&queries, &scores, &out, &rows};
-    for (size_t i = 0; i < std::size(parts); ++i) {
-      *areas[i] = next;
-      next += round_up(parts[i], 16);
-    }
+  Scratch(Arena::Scope& memory, int64_t key_count, int64_t size)
+      : row_size(round_up(size, kLanes > 4 ? kLanes : 4)) {
+    constexpr int64_t kWidth = kTileVectors * kLanes;
+    queries = memory.take(row_size * kWidth);
+    scores = memory.take(round_up(key_count, 4) * kWidth);
+    out = memory.take(row_size * kWidth);
+    rows = memory.take(row_size * kLanes);
   }
 };
 
@@ -80,66 +54,68 @@ bool in_place(const AttentionView& view, int64_t size) {
   return std::is_same_v<Format, Float32> && view.channel_stride == 1 && size % 4 == 0;
 }
 
-// queries[channel][W], times the factor, of `count` rows of a tensor; lanes past the last repeat
-// one of them. `copies`: memory for kLanes rows of row_size.
+// Tokens of a tensor that become a tile, or that a tile is written to.
+struct TileRows {
+  const AttentionView* view;  // of their tensor
+  int64_t count, size;        // of the tokens; of one, in channels
+  int64_t width;              // of the tile: W
+  float* copies;              // memory for kLanes rows of row_size
+  int64_t row_size;
+};
+
+// queries[channel][W], times the factor, of the rows; lanes past the last repeat one of them.
 template <typename Format>
-void load_rows(const typename Format::T* const* tokens, const AttentionView& view, int64_t count,
-               int64_t size, int64_t width, float factor, float* copies, int64_t row_size,
+void load_rows(const TileRows& tile, const typename Format::T* const* tokens, float factor,
                float* queries) {
-  for (int64_t base = 0; base < width; base += kLanes) {
+  for (int64_t base = 0; base < tile.width; base += kLanes) {
     const float* rows[kLanes] = {};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      float* copy = copies + lane * row_size;
-      if (base + lane >= count) {
+      float* copy = tile.copies + lane * tile.row_size;
+      if (base + lane >= tile.count) {
         rows[lane] = rows[0];
-      } else if (in_place<Format>(view, size)) {
+      } else if (in_place<Format>(*tile.view, tile.size)) {
         rows[lane] = reinterpret_cast<const float*>(tokens[base + lane]);
       } else {
-        convert_row<Format>(tokens[base + lane], view.channel_stride, size, copy);
+        convert_row<Format>(tokens[base + lane], tile.view->channel_stride, tile.size, copy);
         rows[lane] = copy;
       }
     }
-    columns_from_rows(rows, round_up(size, 4), factor, width, queries + base);
+    columns_from_rows(rows, round_up(tile.size, 4), factor, tile.width, queries + base);
   }
 }
 
-// The way back: out[channel][W] into `count` rows.
+// The way back: out[channel][W] into the rows.
 template <typename Format>
-void store_rows(const float* out, int64_t count, int64_t size, int64_t width, float* copies,
-                int64_t row_size, const AttentionView& view, typename Format::T* const* tokens) {
-  for (int64_t base = 0; base < count; base += kLanes) {
-    const int64_t used = HWY_MIN(kLanes, count - base);
+void store_rows(const TileRows& tile, const float* out, typename Format::T* const* tokens) {
+  const bool direct = in_place<Format>(*tile.view, tile.size);
+  for (int64_t base = 0; base < tile.count; base += kLanes) {
+    const int64_t used = HWY_MIN(kLanes, tile.count - base);
     float* rows[kLanes];
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      rows[lane] = copies + lane * row_size;
-      if (lane < used && in_place<Format>(view, size)) {
-        rows[lane] = reinterpret_cast<float*>(tokens[base + lane]);
-      }
+      rows[lane] = tile.copies + lane * tile.row_size;
+      if (lane < used && direct) rows[lane] = reinterpret_cast<float*>(tokens[base + lane]);
     }
-    rows_from_columns(out + base, round_up(size, 4), width, rows);
-    if (in_place<Format>(view, size)) continue;
+    rows_from_columns(out + base, round_up(tile.size, 4), tile.width, rows);
+    if (direct) continue;
     for (int64_t lane = 0; lane < used; ++lane) {
-      store_row<Format>(rows[lane], size, tokens[base + lane], view.channel_stride);
+      store_row<Format>(rows[lane], tile.size, tokens[base + lane], tile.view->channel_stride);
     }
   }
 }
 
-// The same for `count` neighbouring tokens, q being the first.
+// The same for neighbouring tokens, q being the first.
 template <typename Format>
-void load_queries(const typename Format::T* q, const AttentionView& view, int64_t count,
-                  int64_t size, int64_t width, float factor, Scratch& scratch) {
+void load_queries(const TileRows& tile, const typename Format::T* q, float factor, float* queries) {
   const typename Format::T* tokens[kTileVectors * kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) tokens[i] = q + i * view.token_stride;
-  load_rows<Format>(tokens, view, count, size, width, factor, scratch.rows, scratch.row_size,
-                    scratch.queries);
+  for (int64_t i = 0; i < tile.count; ++i) tokens[i] = q + i * tile.view->token_stride;
+  load_rows<Format>(tile, tokens, factor, queries);
 }
 
 template <typename Format>
-void store_output(typename Format::T* out, const AttentionView& view, int64_t count, int64_t size,
-                  int64_t width, Scratch& scratch) {
+void store_output(const TileRows& tile, const float* found, typename Format::T* out) {
   typename Format::T* tokens[kTileVectors * kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) tokens[i] = out + i * view.token_stride;
-  store_rows<Format>(scratch.out, count, size, width, scratch.rows, scratch.row_size, view, tokens);
+  for (int64_t i = 0; i < tile.count; ++i) tokens[i] = out + i * tile.view->token_stride;
+  store_rows<Format>(tile, found, tokens);
 }
 
 // Calls body with the number of vectors, at most Most, as a constant.
@@ -169,7 +145,7 @@ HWY_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int6
 
 // Queries [begin, end) of one head, and where their results go.
 struct HeadQueries {
-  const AttentionView &q, &out;
+  const AttentionView *q, *out;
   int64_t b, h, begin, end, size;
   float factor;  // of the scores
 };
@@ -179,20 +155,21 @@ struct HeadQueries {
 template <typename Format, typename Body>
 void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
   using T = typename Format::T;
-  const T* q = head_of<T>(a.q, a.b, a.h);
-  T* out = const_cast<T*>(head_of<T>(a.out, a.b, a.h));
+  const T* q = head_of<T>(*a.q, a.b, a.h);
+  T* out = const_cast<T*>(head_of<T>(*a.out, a.b, a.h));
+  const int64_t q_stride = a.q->token_stride, out_stride = a.out->token_stride;
   for (int64_t query = a.begin; query < a.end;) {
     const int64_t left = a.end - query;
     const int64_t vectors = HWY_MIN(kTileVectors, (left + kLanes - 1) / kLanes);
     const int64_t width = vectors * kLanes;
     const int64_t count = HWY_MIN(left, width);
-    load_queries<Format>(q + query * a.q.token_stride, a.q, count, a.size, width, a.factor,
-                         scratch);
-    prefetch_rows(q + (query + count) * a.q.token_stride, a.q.token_stride,
-                  HWY_MIN(left - count, width), a.size);
-    prefetch_rows(out + query * a.out.token_stride, a.out.token_stride, count, a.size);
+    TileRows tile{a.q, count, a.size, width, scratch.rows, scratch.row_size};
+    load_queries<Format>(tile, q + query * q_stride, a.factor, scratch.queries);
+    prefetch_rows(q + (query + count) * q_stride, q_stride, HWY_MIN(left - count, width), a.size);
+    prefetch_rows(out + query * out_stride, out_stride, count, a.size);
     with_vectors<kTileVectors>(vectors, [&](auto v) { body(v, query, count); });
-    store_output<Format>(out + query * a.out.token_stride, a.out, count, a.size, width, scratch);
+    tile.view = a.out;
+    store_output<Format>(tile, scratch.out, out + query * out_stride);
     query += count;
   }
 }

@@ -25,6 +25,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/panels-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/rows-inl.h"
@@ -83,23 +84,24 @@ class Requests {
 // The keys and values of one tile and head: own ones first, then those that all tiles share.
 template <typename T>
 struct Keys {
-  const TileAttentionParams& p;
+  const TileAttentionParams* p;
   Rectangle tile;
   int64_t first = 0, own = 0;
   const T *k, *v, *shared_k, *shared_v;
 
   Keys(const TileAttentionParams& params, int64_t index, int64_t b, int64_t h)
-      : p(params),
-        tile(p.tiling.tile(index)),
-        k(head_of<T>(p.k, b, h)),
-        v(head_of<T>(p.v, b, h)),
-        shared_k(head_of<T>(p.shared_k, b, h)),
-        shared_v(head_of<T>(p.shared_v, b, h)) {
-    own = p.starts.empty() ? tile.tokens() : p.starts[index + 1] - p.starts[index];
-    first = p.starts.empty() ? 0 : p.starts[index];
+      : p(&params),
+        tile(params.tiling.tile(index)),
+        k(head_of<T>(params.k, b, h)),
+        v(head_of<T>(params.v, b, h)),
+        shared_k(head_of<T>(params.shared_k, b, h)),
+        shared_v(head_of<T>(params.shared_v, b, h)) {
+    const std::vector<int64_t>& starts = params.starts;
+    own = starts.empty() ? tile.tokens() : starts[index + 1] - starts[index];
+    first = starts.empty() ? 0 : starts[index];
   }
 
-  int64_t count() const { return own + p.shared_tokens; }
+  int64_t count() const { return own + p->shared_tokens; }
 
   // A key's row and its value's, and how far their channels lie apart.
   struct Row {
@@ -108,11 +110,11 @@ struct Keys {
   };
   Row row(int64_t i) const {
     const bool is_own = i < own;
-    const AttentionView& k_view = is_own ? p.k : p.shared_k;
-    const AttentionView& v_view = is_own ? p.v : p.shared_v;
-    const int64_t token = !is_own            ? i - own
-                          : p.starts.empty() ? grid_token(p.tiling, tile, i)
-                                             : first + i;
+    const AttentionView& k_view = is_own ? p->k : p->shared_k;
+    const AttentionView& v_view = is_own ? p->v : p->shared_v;
+    const int64_t token = !is_own             ? i - own
+                          : p->starts.empty() ? grid_token(p->tiling, tile, i)
+                                              : first + i;
     return {(is_own ? k : shared_k) + token * k_view.token_stride,
             (is_own ? v : shared_v) + token * v_view.token_stride, k_view.channel_stride,
             v_view.channel_stride};
@@ -120,8 +122,8 @@ struct Keys {
 
   void request(int64_t begin, int64_t end, Requests& requests) const {
     for (int64_t i = begin; i < HWY_MIN(end, count()); ++i) {
-      requests.add(row(i).k, p.head_size);
-      requests.add(row(i).v, p.head_size);
+      requests.add(row(i).k, p->head_size);
+      requests.add(row(i).v, p->head_size);
     }
   }
 };
@@ -138,6 +140,12 @@ struct Block {
   int64_t begin, count;
 };
 
+// Queries of a tile, and what they found so far.
+struct OnlineTile {
+  const float* queries;
+  float *scores, *top, *sum, *out;
+};
+
 // The working memory of one thread.
 struct State {
   float *queries, *out;           // [tile][channel][W]
@@ -147,25 +155,21 @@ struct State {
   float* packed;                  // the blocks of one head
   int64_t row_size, packed_size;  // of a row; of a packed key and its value
 
-  State(Workspace& workspace, int64_t queries_count, int64_t keys_count, int64_t size) {
-    row_size = round_up(size, HWY_MAX(kLanes, 4));
-    packed_size = 2 * row_size;
+  State(Arena::Scope& memory, int64_t queries_count, int64_t keys_count, int64_t size)
+      : row_size(round_up(size, HWY_MAX(kLanes, 4))), packed_size(2 * row_size) {
     const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
-    const int64_t parts[] = {tiles * row_size * kWidth,
-                             tiles * row_size * kWidth,
-                             tiles * kWidth,
-                             tiles * kWidth,
-                             kBlockKeys * kWidth,
-                             HWY_MAX(kLanes, 8) * row_size,
-                             round_up(keys_count, 4) * packed_size};
-    int64_t total = 0;
-    for (const int64_t part : parts) total += round_up(part, 16);
-    float* next = workspace.reserve(total);
-    float** areas[] = {&queries, &out, &top, &sum, &scores, &rows, &packed};
-    for (size_t i = 0; i < std::size(parts); ++i) {
-      *areas[i] = next;
-      next += round_up(parts[i], 16);
-    }
+    queries = memory.take(tiles * row_size * kWidth);
+    out = memory.take(tiles * row_size * kWidth);
+    top = memory.take(tiles * kWidth);
+    sum = memory.take(tiles * kWidth);
+    scores = memory.take(kBlockKeys * kWidth);
+    rows = memory.take(HWY_MAX(kLanes, 8) * row_size);
+    packed = memory.take(round_up(keys_count, 4) * packed_size);
+  }
+
+  // The tile whose first query is number i.
+  OnlineTile tile(int64_t i) const {
+    return {queries + i * row_size, scores, top + i, sum + i, out + i * row_size};
   }
 
   // Where the keys from `begin` on stand, of `all`.
@@ -179,7 +183,7 @@ struct State {
 // What the last panels lack is the last key once more, which changes no maximum and gets no weight.
 template <typename Format>
 void pack_block(const Keys<typename Format::T>& keys, const Block& block, const State& state) {
-  const int64_t size = keys.p.head_size, row_size = state.row_size;
+  const int64_t size = keys.p->head_size, row_size = state.row_size;
   const float *k[4], *v[4];
   for (int64_t key = 0; key < block.count; key += 4) {
     for (int64_t i = 0; i < 4; ++i) {
@@ -195,16 +199,17 @@ void pack_block(const Keys<typename Format::T>& keys, const Block& block, const 
 
 // One tile of queries takes in one block of keys.
 template <int V>
-void take_in(const Block& block, int64_t size, const float* queries, float* scores, float* top,
-             float* sum, float* out, const Requests& requests) {
+void take_in(const Block& block, int64_t size, const OnlineTile& tile, const Requests& requests) {
   const FloatTag d;
+  float *const scores = tile.scores, *const top = tile.top, *const sum = tile.sum;
   const int64_t count = block.count;
   constexpr int64_t n = kLanes, width = V * kLanes;
   FloatVec new_top[V], factor[V], total[V];
   for (int v = 0; v < V; ++v) new_top[v] = hn::Load(d, top + v * n);
   for (int64_t key = 0; key < count; key += 4) {
     requests.send(key / 4);
-    score_panel<V, kDepth>(block.keys + key * size, queries, size, scores + key * width, new_top);
+    score_panel<V, kDepth>(block.keys + key * size, tile.queries, size, scores + key * width,
+                           new_top);
   }
   for (int v = 0; v < V; ++v) {
     factor[v] = exp2_nonpositive(hn::Sub(hn::Load(d, top + v * n), new_top[v]));
@@ -216,7 +221,7 @@ void take_in(const Block& block, int64_t size, const float* queries, float* scor
   for (int64_t c = 0; c < size; c += 4) {
     outer_product_sums<V>(block.values + c * round_up(count, 4), scores, count,
                           [&](int channel, const FloatVec* sums) HWY_ATTR {
-                            float* to = out + (c + channel) * width;
+                            float* to = tile.out + (c + channel) * width;
                             for (int v = 0; v < V; ++v, to += n) {
                               const FloatVec before = hn::Load(d, to);
                               hn::Store(hn::MulAdd(before, factor[v], sums[v]), d, to);
@@ -238,25 +243,25 @@ struct Task {
 // The rows of a task's queries in q and in out.
 template <typename T>
 struct Rows {
-  const TileAttentionParams& p;
+  const TileAttentionParams* p;
   Rectangle tile;
-  const Task& task;
+  Task task;
   const T* q;
   T* out;
 
   Rows(const TileAttentionParams& params, const Rectangle& of_tile, const Task& of_task)
-      : p(params),
+      : p(&params),
         tile(of_tile),
         task(of_task),
-        q(head_of<T>(p.q, of_task.b, of_task.h)),
-        out(const_cast<T*>(head_of<T>(p.out, of_task.b, of_task.h))) {}
+        q(head_of<T>(params.q, of_task.b, of_task.h)),
+        out(const_cast<T*>(head_of<T>(params.out, of_task.b, of_task.h))) {}
 
-  int64_t token(int64_t i) const { return grid_token(p.tiling, tile, task.begin + i); }
+  int64_t token(int64_t i) const { return grid_token(p->tiling, tile, task.begin + i); }
 
   // The rows in a view of the W queries from `begin` on.
   void request(const T* first, const AttentionView& view, int64_t begin, Requests& requests) const {
     for (int64_t i = begin; i < HWY_MIN(begin + kWidth, task.queries()); ++i) {
-      requests.add(first + token(i) * view.token_stride, p.head_size);
+      requests.add(first + token(i) * view.token_stride, p->head_size);
     }
   }
 };
@@ -265,12 +270,12 @@ struct Rows {
 template <typename Format, int V>
 void begin_queries(const Rows<typename Format::T>& rows, int64_t i, const State& state) {
   constexpr int64_t width = V * kLanes;
-  const TileAttentionParams& p = rows.p;
+  const TileAttentionParams& p = *rows.p;
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
   const typename Format::T* q[width] = {};
   for (int64_t n = 0; n < count; ++n) q[n] = rows.q + rows.token(i + n) * p.q.token_stride;
-  load_rows<Format>(q, p.q, count, p.head_size, width, p.scale * kLog2E, state.rows, state.row_size,
-                    state.queries + i * state.row_size);
+  const TileRows tile{&p.q, count, p.head_size, width, state.rows, state.row_size};
+  load_rows<Format>(tile, q, p.scale * kLog2E, state.queries + i * state.row_size);
   std::fill_n(state.top + i, width, -std::numeric_limits<float>::infinity());
   std::fill_n(state.sum + i, width, 0.0f);
   std::fill_n(state.out + i * state.row_size, width * state.row_size, 0.0f);
@@ -281,7 +286,7 @@ template <typename Format, int V>
 void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& state) {
   const FloatTag d;
   constexpr int64_t width = V * kLanes;
-  const TileAttentionParams& p = rows.p;
+  const TileAttentionParams& p = *rows.p;
   float* found = state.out + i * state.row_size;
   for (int64_t x = 0; x < width; x += kLanes) {
     const FloatVec factor = hn::Div(hn::Set(d, 1.0f), hn::Load(d, state.sum + i + x));
@@ -293,7 +298,8 @@ void end_queries(const Rows<typename Format::T>& rows, int64_t i, const State& s
   const int64_t count = HWY_MIN(width, rows.task.queries() - i);
   typename Format::T* out[width] = {};
   for (int64_t n = 0; n < count; ++n) out[n] = rows.out + rows.token(i + n) * p.out.token_stride;
-  store_rows<Format>(found, count, p.head_size, width, state.rows, state.row_size, p.out, out);
+  const TileRows tile{&p.out, count, p.head_size, width, state.rows, state.row_size};
+  store_rows<Format>(tile, found, out);
 }
 
 // `packed`: the keys are already.
@@ -325,8 +331,7 @@ void attend(const TileAttentionParams& p, const Task& task, bool packed, const S
       const int64_t count = HWY_MIN(kWidth, task.queries() - i);
       with_vectors<kVectors>((count + kLanes - 1) / kLanes, [&](auto v) {
         if (first) begin_queries<Format, v()>(rows, i, state);
-        take_in<v()>(block, p.head_size, state.queries + i * state.row_size, state.scores,
-                     state.top + i, state.sum + i, state.out + i * state.row_size, requests);
+        take_in<v()>(block, p.head_size, state.tile(i), requests);
         if (last) end_queries<Format, v()>(rows, i, state);
       });
     }
@@ -364,8 +369,8 @@ void run(const TileAttentionParams& p) {
     keys = HWY_MAX(keys, Keys<typename Format::T>(p, tile, 0, 0).count());
   }
   p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
-    thread_local Workspace workspace;
-    const State state(workspace, queries, keys, p.head_size);
+    Arena::Scope memory(thread_arena());
+    const State state(memory, queries, keys, p.head_size);
     for (int64_t i = begin; i < end; ++i) {
       const bool packed = i > begin && tasks[i].has_keys_of(tasks[i - 1]);
       attend<Format>(p, tasks[i], packed, state);

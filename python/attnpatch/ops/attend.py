@@ -32,11 +32,12 @@ def attend(
     Parameters
     ----------
     q, k, v : Tensor
-        (batch, tokens, channels) that ``takes`` says yes to, any strides.
+        (batch, tokens, channels) that ``takes`` says yes to, any strides. k and v may have fewer
+        heads, and so channels: a divisor of q's.
     branches : int
         ``BranchSet.handle``.
     heads : int
-        How many heads the channels hold.
+        How many heads the channels of q hold.
     scale : float, optional
         Of the logits; head size ** -0.5 by default.
 
