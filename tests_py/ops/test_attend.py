@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from attnpatch._core import BranchSet
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.ops import branch_attention
 from attnpatch.ops.attend import attend, takes
 
 OPERATOR = torch.ops.attnpatch.attend.default
@@ -202,7 +201,7 @@ def test_heads_in_groups_have_their_keys_in_common(kv_heads):
     branches = make_branches(masks=1, shared_softmax=1, channels=kv_heads * size)
     found = attend(q, k, v, kept(branches).handle, 4)
     keys, values = ([split_heads(t, kv_heads) for t in ts] for ts in (branches.k, branches.v))
-    expected = branch_attention(
+    expected = torch.ops.attnpatch.branch_attention.default(
         split_heads(q, 4),
         split_heads(k, kv_heads),
         split_heads(v, kv_heads),
