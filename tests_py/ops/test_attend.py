@@ -199,7 +199,8 @@ def test_heads_in_groups_have_their_keys_in_common(kv_heads):
     q, k, v = make_inputs()
     k, v = k[..., : kv_heads * size], v[..., : kv_heads * size]
     branches = make_branches(masks=1, shared_softmax=1, channels=kv_heads * size)
-    found = attend(q, k, v, kept(branches).handle, 4)
+    held = kept(branches)
+    found = attend(q, k, v, held.handle, 4)
     keys, values = ([split_heads(t, kv_heads) for t in ts] for ts in (branches.k, branches.v))
     expected = torch.ops.attnpatch.branch_attention.default(
         split_heads(q, 4),
