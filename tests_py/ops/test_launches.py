@@ -73,8 +73,7 @@ CASES = {
 }
 
 
-def fused_attention(q, k, v, scale, enable_gqa):
-    assert not enable_gqa
+def fused_attention(q, k, v, scale):
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
     return flash(q, k, v, scale=scale)[0]
 
