@@ -25,8 +25,8 @@ struct Registry {
 };
 
 Registry& registry() {
-  static Registry* const only = new Registry;  // it outlives the objects of an ending interpreter
-  return *only;
+  static Registry* const kOnly = new Registry;  // it outlives the objects of an ending interpreter
+  return *kOnly;
 }
 
 Tensor contiguous_of(const Tensor& t) {
