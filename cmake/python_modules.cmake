@@ -44,8 +44,8 @@ endfunction()
 
 file(GLOB core_sources CONFIGURE_DEPENDS csrc/ops/*.cpp csrc/nets/*.cpp)
 attnpatch_module(_core ${core_sources} csrc/bindings/core.cpp csrc/bindings/nets.cpp csrc/bindings/ops.cpp
-                 csrc/bindings/patches.cpp)
-target_link_libraries(_core PRIVATE attnpatch_kernels attnpatch_patches ${cxx_library} torch_stable)
+                 csrc/bindings/rules.cpp)
+target_link_libraries(_core PRIVATE attnpatch_kernels attnpatch_rules ${cxx_library} torch_stable)
 
 # The same operators for CUDA: their files with the other kernels, linked to torch's CUDA library as well.
 if(ATTNPATCH_CUDA)

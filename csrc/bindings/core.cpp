@@ -16,5 +16,5 @@ PYBIND11_MODULE(_core, m) {
         "Make the kernels use one of `cpu_targets()`; an empty name gives the choice back.");
   attnpatch::bind_nets(m);
   attnpatch::bind_ops(m);
-  attnpatch::bind_patches(m);
+  attnpatch::bind_rules(m);
 }

@@ -9,6 +9,6 @@ namespace attnpatch {
 
 void bind_nets(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
-void bind_patches(pybind11::module_& m);
+void bind_rules(pybind11::module_& m);
 
 }  // namespace attnpatch

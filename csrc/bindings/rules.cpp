@@ -9,9 +9,9 @@
 #include <sstream>
 
 #include "bindings/core.h"
-#include "patches/layer_table.h"
-#include "patches/token_reduction.h"
-#include "patches/weights.h"
+#include "rules/layer_table.h"
+#include "rules/token_reduction.h"
+#include "rules/weights.h"
 
 namespace py = pybind11;
 
@@ -210,7 +210,7 @@ void bind_token_reduction(py::module_& m) {
 
 }  // namespace
 
-void bind_patches(py::module_& m) {
+void bind_rules(py::module_& m) {
   bind_layer(m);
   bind_layer_table(m);
   bind_weights(m);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include "patches/layer_table.h"
+#include "rules/layer_table.h"
 
 #include <gtest/gtest.h>
 

@@ -10,7 +10,7 @@
 #include <variant>
 #include <vector>
 
-#include "patches/layer_table.h"
+#include "rules/layer_table.h"
 
 namespace attnpatch {
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include "patches/weights.h"
+#include "rules/weights.h"
 
 #include <algorithm>
 #include <cmath>

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "patches/layer.h"
+#include "rules/layer.h"
 
 namespace attnpatch {
 
