@@ -7,12 +7,15 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "kernels/attention_column_mean.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kBatch = 2;
@@ -75,4 +78,4 @@ void sites(benchmark::internal::Benchmark* benchmark) {
 BENCHMARK(attention_column_mean)->Apply(sites)->Unit(benchmark::kMillisecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,12 +6,15 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "kernels/blur_and_blend.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kChannels = 4;
@@ -59,4 +62,4 @@ BENCHMARK(blur_and_blend)
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,13 +6,15 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "kernels/branch_attention.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kBatch = 2;
@@ -100,4 +102,4 @@ void sites(benchmark::internal::Benchmark* benchmark) {
 BENCHMARK(branch_attention)->Apply(sites)->Unit(benchmark::kMillisecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,12 +6,14 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/pool_tokens.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kBatch = 2;
@@ -57,4 +59,4 @@ BENCHMARK(pool_tokens)
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,13 +6,15 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <vector>
 
 #include "kernels/tile_attention.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kBatch = 2;
@@ -89,4 +91,4 @@ BENCHMARK(tile_attention)
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

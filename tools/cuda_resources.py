@@ -69,7 +69,7 @@ def readable(symbols: list[str]) -> list[str]:
     names = []
     for line in text.splitlines():
         name = line.removeprefix("void ").replace("(anonymous namespace)::", "")
-        name = name.split("(")[0].removeprefix("attnpatch::").removeprefix("device::")
+        name = name.split("(")[0].removeprefix("attnpatch::kernels::").removeprefix("device::")
         names.append(name.replace("__nv_bfloat16", "bfloat16").replace("__half", "half"))
     return names
 

@@ -5,10 +5,10 @@
 
 #include <pybind11/pybind11.h>
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 
 void bind_nets(pybind11::module_& m);
 void bind_ops(pybind11::module_& m);
 void bind_rules(pybind11::module_& m);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

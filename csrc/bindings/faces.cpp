@@ -8,11 +8,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vision/faces/face_alignment.h"
@@ -23,8 +26,11 @@
 
 namespace py = pybind11;
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 namespace {
+
+using vision::faces::FaceDetector, vision::faces::FaceRecogniser;
+using vision::faces::Keypoints, vision::faces::kKeypoints;
 
 using Picture = py::array_t<uint8_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
@@ -64,16 +70,17 @@ py::array_t<uint8_t> to_array(const cv::Mat& picture) {
 py::tuple find(const FaceDetector& detector, const Picture& picture, std::vector<int> sizes,
                std::vector<float> paddings, float threshold) {
   const cv::Mat view = as_picture(picture);
-  FacesFound found;
+  vision::faces::FacesFound found;
   {
     const py::gil_scoped_release release;
-    found = find_faces(detector, view, {std::move(sizes), std::move(paddings), threshold});
+    found = vision::faces::find_faces(detector, view,
+                                      {std::move(sizes), std::move(paddings), threshold});
   }
   const auto count = static_cast<py::ssize_t>(found.faces.size());
   py::array_t<float> boxes({count, py::ssize_t{4}}), scores(count),
       keypoints({count, py::ssize_t{kKeypoints}, py::ssize_t{2}});
   for (py::ssize_t i = 0; i < count; ++i) {
-    const Detection& face = found.faces[i];
+    const vision::faces::Detection& face = found.faces[i];
     std::copy(face.box.begin(), face.box.end(), boxes.mutable_data(i, 0));
     scores.mutable_at(i) = face.score;
     for (int j = 0; j < kKeypoints; ++j) {
@@ -98,7 +105,7 @@ py::array_t<float> embed(const FaceRecogniser& recogniser, const Picture& pictur
 
 py::dict describe(const py::buffer& file) {
   const py::buffer_info info = file.request();
-  const OnnxFile known = read_onnx(as_bytes(info));
+  const vision::faces::OnnxFile known = vision::faces::read_onnx(as_bytes(info));
   py::dict found;
   found["input"] = known.input;
   found["input_dims"] = known.input_dims;
@@ -108,12 +115,12 @@ py::dict describe(const py::buffer& file) {
 
 py::bytes fix_input(const py::buffer& file, const std::array<int64_t, 4>& dims) {
   const py::buffer_info info = file.request();
-  const auto fixed = with_input_dims(as_bytes(info), dims);
+  const auto fixed = vision::faces::with_input_dims(as_bytes(info), dims);
   return {reinterpret_cast<const char*>(fixed.data()), fixed.size()};
 }
 
 py::array_t<double> transform(const Floats& keypoints, int size) {
-  const cv::Matx23d found = face_transform(as_keypoints(keypoints), size);
+  const cv::Matx23d found = vision::faces::face_transform(as_keypoints(keypoints), size);
   py::array_t<double> matrix({2, 3});
   std::copy(found.val, found.val + 6, matrix.mutable_data());
   return matrix;
@@ -126,7 +133,7 @@ py::array_t<uint8_t> draw(const Floats& keypoints, int height, int width) {
                                 std::to_string(height) + " and " + std::to_string(width));
   }
   cv::Mat canvas(height, width, CV_8UC3);
-  draw_keypoints(as_keypoints(keypoints), canvas);
+  vision::faces::draw_keypoints(as_keypoints(keypoints), canvas);
   return to_array(canvas);
 }
 
@@ -163,7 +170,8 @@ void bind_faces(py::module_& m) {
   m.def(
       "align_face",
       [](const Picture& picture, const Floats& keypoints, int size) {
-        return to_array(align_face(as_picture(picture), as_keypoints(keypoints), size));
+        return to_array(
+            vision::faces::align_face(as_picture(picture), as_keypoints(keypoints), size));
       },
       py::arg("picture").noconvert(), py::arg("keypoints"), py::arg("size"),
       "The aligned face (size, size, 3) of an RGB picture (H, W, 3).");
@@ -171,4 +179,4 @@ void bind_faces(py::module_& m) {
         "The picture (height, width, 3) of keypoints (5, 2) for a ControlNet.");
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

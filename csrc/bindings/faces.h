@@ -5,8 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 
 void bind_faces(pybind11::module_& m);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

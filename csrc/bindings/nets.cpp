@@ -3,16 +3,23 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "bindings/core.h"
 #include "bindings/tensor_caster.h"
 #include "nets/projections.h"
 #include "nets/resampler.h"
 #include "nets/site_projections.h"
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 
 void bind_nets(pybind11::module_& m) {
   namespace py = pybind11;
+  using nets::FaceIdPlusProjection, nets::LinearProjection, nets::MlpProjection;
+  using nets::Resampler, nets::SiteProjections, nets::Weights;
+  using torch::stable::Tensor;
   using Release = py::call_guard<py::gil_scoped_release>;
 
   py::class_<LinearProjection>(m, "LinearProjection", "Linear, reshape to tokens, LayerNorm.")
@@ -34,4 +41,4 @@ void bind_nets(pybind11::module_& m) {
       .def("__call__", &SiteProjections::operator(), py::arg("tokens"), Release());
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

@@ -11,12 +11,13 @@
 #include "bindings/tensor_caster.h"
 #include "ops/branch_set.h"
 
-namespace attnpatch {
-
-using torch::stable::Tensor;
+namespace attnpatch::bindings {
 
 void bind_ops(pybind11::module_& m) {
   namespace py = pybind11;
+  using ops::BranchSet;
+  using torch::stable::Tensor;
+
   py::class_<BranchSet>(m, "BranchSet",
                         "Image branches of one layer, kept for the operator `attend`.")
       .def(py::init<std::vector<Tensor>, std::vector<Tensor>, std::vector<Tensor>, Tensor,
@@ -26,4 +27,4 @@ void bind_ops(pybind11::module_& m) {
       .def_property_readonly("handle", &BranchSet::handle, "The number that `attend` takes.");
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

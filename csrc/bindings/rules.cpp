@@ -5,30 +5,52 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <functional>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/core.h"
+#include "rules/grid.h"
+#include "rules/layer.h"
 #include "rules/layer_table.h"
 #include "rules/token_reduction.h"
 #include "rules/weights.h"
 
 namespace py = pybind11;
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 namespace {
 
+using rules::BlockDescription, rules::GridSize, rules::Layer, rules::LayerTable;
+using rules::UNetDescription;
+
 using BlockTuple = std::pair<int, std::vector<int>>;
+using GridTuple = std::pair<int, int>;  // rows and columns
+
+GridSize grid_from(const GridTuple& grid) { return {grid.first, grid.second}; }
+
+GridTuple tuple_of(const GridSize& grid) { return {grid.rows, grid.columns}; }
 
 py::tuple state(const Layer& layer) {
-  return py::make_tuple(layer.index, to_string(layer.block), layer.number, layer.transformer,
+  return py::make_tuple(layer.index, rules::to_string(layer.block), layer.number, layer.transformer,
                         layer.channels, layer.level, layer.spatial, layer.name);
 }
 
+// It has as many parameters as Python's constructor has keywords.
 Layer make_layer(int index, const std::string& block, int number, int transformer, int channels,
                  int level, int spatial, std::string name) {
-  return {index,   parse_block_kind(block), number, transformer, channels, level,
-          spatial, std::move(name)};
+  return {.index = index,
+          .block = rules::parse_block_kind(block),
+          .number = number,
+          .transformer = transformer,
+          .channels = channels,
+          .level = level,
+          .spatial = spatial,
+          .name = std::move(name)};
 }
 
 Layer layer_from(const py::tuple& state) {
@@ -39,7 +61,7 @@ Layer layer_from(const py::tuple& state) {
 
 std::string repr(const Layer& layer) {
   std::ostringstream out;
-  out << "Layer(index=" << layer.index << ", block='" << to_string(layer.block)
+  out << "Layer(index=" << layer.index << ", block='" << rules::to_string(layer.block)
       << "', number=" << layer.number << ", transformer=" << layer.transformer
       << ", channels=" << layer.channels << ", level=" << layer.level
       << ", spatial=" << layer.spatial << ", name='" << layer.name << "')";
@@ -62,7 +84,7 @@ void bind_layer(py::module_& m) {
            py::arg("spatial"), py::arg("name"))
       .def_readonly("index", &Layer::index, "Place in checkpoint order: input, output, middle.")
       .def_property_readonly(
-          "block", [](const Layer& layer) { return to_string(layer.block); },
+          "block", [](const Layer& layer) { return rules::to_string(layer.block); },
           "'input', 'middle' or 'output'.")
       .def_readonly("number", &Layer::number, "The block's number, as Stable Diffusion counts.")
       .def_readonly("transformer", &Layer::transformer,
@@ -87,7 +109,7 @@ const Layer& layer_at(const LayerTable& table, int index) {
   if (place < 0 || place >= table.size()) {
     throw py::index_error("layer " + std::to_string(index) + " of " + std::to_string(table.size()));
   }
-  return table.layers()[static_cast<std::size_t>(place)];
+  return table.layers()[static_cast<size_t>(place)];
 }
 
 std::optional<Layer> found(const Layer* layer) {
@@ -96,7 +118,7 @@ std::optional<Layer> found(const Layer* layer) {
 
 py::tuple states(const LayerTable& table) {
   py::tuple result(table.layers().size());
-  for (std::size_t i = 0; i < table.layers().size(); ++i) result[i] = state(table.layers()[i]);
+  for (size_t i = 0; i < table.layers().size(); ++i) result[i] = state(table.layers()[i]);
   return result;
 }
 
@@ -119,7 +141,7 @@ LayerTable table_from_description(const std::vector<BlockTuple>& input,
   for (const auto& block : input) description.input.push_back(block_from(block));
   if (middle) description.middle = block_from(*middle);
   for (const auto& block : output) description.output.push_back(block_from(block));
-  return make_layer_table(description);
+  return rules::make_layer_table(description);
 }
 
 void bind_layer_table(py::module_& m) {
@@ -135,7 +157,7 @@ void bind_layer_table(py::module_& m) {
           [](const LayerTable& table) {
             py::tuple channels(table.layers().size());
             for (const Layer& layer : table.layers()) {
-              channels[static_cast<std::size_t>(layer.index)] = layer.channels;
+              channels[static_cast<size_t>(layer.index)] = layer.channels;
             }
             return channels;
           },
@@ -149,7 +171,7 @@ void bind_layer_table(py::module_& m) {
       .def(
           "find",
           [](const LayerTable& table, const std::string& block, int number, int transformer) {
-            return found(table.find(parse_block_kind(block), number, transformer));
+            return found(table.find(rules::parse_block_kind(block), number, transformer));
           },
           py::arg("block"), py::arg("number"), py::arg("transformer") = 0,
           "The layer of this place, or None; ('middle', 1, 0) is none.")
@@ -173,39 +195,62 @@ void bind_layer_table(py::module_& m) {
       .def(py::pickle(
           [](const LayerTable& table) { return py::make_tuple(states(table), table.heads()); },
           &table_from));
-  m.def("layer_table", &layer_table, py::arg("family"), "The table of 'sd1', 'sd2' or 'sdxl'.");
+  m.def("layer_table", &rules::layer_table, py::arg("family"),
+        "The table of 'sd1', 'sd2' or 'sdxl'.");
   m.def("make_layer_table", &table_from_description, py::arg("input"), py::arg("middle"),
         py::arg("output"));
-  m.def("token_grid", &token_grid, py::arg("height"), py::arg("width"), py::arg("level"),
-        "The token grid (rows, columns) of a latent at a level: halved, rounding up.");
+  m.def(
+      "token_grid",
+      [](int height, int width, int level) {
+        return tuple_of(rules::token_grid(height, width, level));
+      },
+      py::arg("height"), py::arg("width"), py::arg("level"),
+      "The token grid (rows, columns) of a latent at a level: halved, rounding up.");
 }
 
 void bind_weights(py::module_& m) {
-  m.def("weight_presets", &weight_presets, "The names of the weight presets.");
-  m.def("layer_weights", &layer_weights, py::arg("table"), py::arg("weights"),
+  m.def("weight_presets", &rules::weight_presets, "The names of the weight presets.");
+  m.def("layer_weights", &rules::layer_weights, py::arg("table"), py::arg("weights"),
         "The weight of each layer, None where it has none.");
-  py::class_<Curve>(m, "Curve", "Piecewise linear over the progress of sampling.")
+  py::class_<rules::Curve>(m, "Curve", "Piecewise linear over the progress of sampling.")
       .def(py::init<std::vector<std::pair<double, double>>>(), py::arg("points"))
-      .def("__call__", &Curve::operator(), py::arg("progress"));
-  py::class_<Window>(m, "Window", "The part of sampling in which a patch is active.")
+      .def("__call__", &rules::Curve::operator(), py::arg("progress"));
+  py::class_<rules::Window>(m, "Window", "The part of sampling in which a patch is active.")
       .def(py::init<double, double, bool>(), py::arg("start") = 0.0, py::arg("end") = 1.0,
            py::arg("end_exclusive") = false)
-      .def_property_readonly("empty", &Window::empty, "No progress lies inside.")
-      .def_property_readonly("full", &Window::full, "Every progress from 0 to 1 lies inside.")
-      .def("__contains__", &Window::contains, py::arg("progress"));
+      .def_property_readonly("empty", &rules::Window::empty, "No progress lies inside.")
+      .def_property_readonly("full", &rules::Window::full,
+                             "Every progress from 0 to 1 lies inside.")
+      .def("__contains__", &rules::Window::contains, py::arg("progress"));
 }
 
 void bind_token_reduction(py::module_& m) {
-  m.def("pool_extent", &pool_extent, py::arg("tokens"), py::arg("dimensions"), py::arg("grid"),
-        "A window or stride of any real number of tokens in whole numbers: one number along all "
-        "tokens, or two along rows and columns.");
-  m.def("tile_shape", &tile_shape, py::arg("grid"), py::arg("size"),
-        "Rows and columns of a tile: as few tiles as keep each side at most `size`, as equal as "
-        "can be.");
-  m.def("tile_offset", &tile_offset, py::arg("grid"), py::arg("tile"), py::arg("seed"),
-        py::arg("timestep"), py::arg("layer"),
-        "How far the first tiles reach out of the grid, the same for the same seed, timestep and "
-        "layer.");
+  m.def(
+      "pool_extent",
+      [](double tokens, int dimensions, const GridTuple& grid) {
+        return rules::pool_extent(tokens, dimensions, grid_from(grid));
+      },
+      py::arg("tokens"), py::arg("dimensions"), py::arg("grid"),
+      "A window or stride of any real number of tokens in whole numbers: one number along all "
+      "tokens, or two along rows and columns.");
+  m.def(
+      "tile_shape",
+      [](const GridTuple& grid, int size) {
+        return tuple_of(rules::tile_shape(grid_from(grid), size));
+      },
+      py::arg("grid"), py::arg("size"),
+      "Rows and columns of a tile: as few tiles as keep each side at most `size`, as equal as "
+      "can be.");
+  m.def(
+      "tile_offset",
+      [](const GridTuple& grid, const GridTuple& tile, uint64_t seed, double timestep,
+         uint64_t layer) {
+        return tuple_of(
+            rules::tile_offset(grid_from(grid), grid_from(tile), seed, timestep, layer));
+      },
+      py::arg("grid"), py::arg("tile"), py::arg("seed"), py::arg("timestep"), py::arg("layer"),
+      "How far the first tiles reach out of the grid, the same for the same seed, timestep and "
+      "layer.");
 }
 
 }  // namespace
@@ -217,4 +262,4 @@ void bind_rules(py::module_& m) {
   bind_token_reduction(m);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings

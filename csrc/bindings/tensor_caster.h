@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 
 struct TensorBridge {
   pybind11::object tensor_type;
@@ -31,7 +31,7 @@ inline const TensorBridge& tensor_bridge() {
       .get_stored();
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings
 
 namespace pybind11::detail {
 
@@ -40,7 +40,7 @@ struct type_caster<torch::stable::Tensor> {
   PYBIND11_TYPE_CASTER(torch::stable::Tensor, const_name("torch.Tensor"));
 
   bool load(handle source, bool) {
-    const auto& bridge = attnpatch::tensor_bridge();
+    const auto& bridge = attnpatch::bindings::tensor_bridge();
     if (!isinstance(source, bridge.tensor_type)) return false;
     const auto address = bridge.to_handle(source).cast<int64_t>();
     // NOLINTNEXTLINE(performance-no-int-to-ptr): operators carry no pointers, only integers.
@@ -51,7 +51,9 @@ struct type_caster<torch::stable::Tensor> {
   static handle cast(const torch::stable::Tensor& tensor, return_value_policy, handle) {
     AtenTensorHandle handle = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
-    return attnpatch::tensor_bridge().from_handle(reinterpret_cast<int64_t>(handle)).release();
+    return attnpatch::bindings::tensor_bridge()
+        .from_handle(reinterpret_cast<int64_t>(handle))
+        .release();
   }
 };
 

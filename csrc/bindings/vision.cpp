@@ -19,7 +19,7 @@
 
 namespace py = pybind11;
 
-namespace attnpatch {
+namespace attnpatch::bindings {
 namespace {
 
 int checked_side(py::ssize_t side) {
@@ -34,8 +34,8 @@ py::array_t<float> clip_preprocess_batch(const py::array_t<uint8_t, py::array::c
   if (images.ndim() != 4 || images.shape(3) != 3) {
     throw std::invalid_argument("images: expected the shape (B, H, W, 3)");
   }
-  const ClipPreprocessOptions options{size, parse_crop(crop), normalize};
-  check_options(options);
+  const vision::ClipPreprocessOptions options{size, vision::parse_crop(crop), normalize};
+  vision::check_options(options);
   const int height = checked_side(images.shape(1)), width = checked_side(images.shape(2));
   const py::ssize_t batch = images.shape(0);
   py::array_t<float> pixels({batch, py::ssize_t{3}, py::ssize_t{size}, py::ssize_t{size}});
@@ -48,7 +48,7 @@ py::array_t<float> clip_preprocess_batch(const py::array_t<uint8_t, py::array::c
     for (py::ssize_t i = 0; i < batch; ++i) {
       // OpenCV has no matrix of constants; this one is only read.
       const cv::Mat picture(height, width, CV_8UC3, const_cast<uint8_t*>(in + i * in_step));
-      clip_preprocess(picture, options, out + i * out_step);
+      vision::clip_preprocess(picture, options, out + i * out_step);
     }
   }
   return pixels;
@@ -70,14 +70,14 @@ void translate_opencv_error(std::exception_ptr pointer) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::bindings
 
 PYBIND11_MODULE(_vision, m) {
   m.doc() = "Pictures: numpy in and out.";
-  pybind11::register_local_exception_translator(&attnpatch::translate_opencv_error);
-  m.attr("MAX_CLIP_SIZE") = attnpatch::kMaxClipSize;
-  attnpatch::bind_clip_preprocess(m);
+  pybind11::register_local_exception_translator(&attnpatch::bindings::translate_opencv_error);
+  m.attr("MAX_CLIP_SIZE") = attnpatch::vision::kMaxClipSize;
+  attnpatch::bindings::bind_clip_preprocess(m);
 #ifdef ATTNPATCH_FACES
-  attnpatch::bind_faces(m);
+  attnpatch::bindings::bind_faces(m);
 #endif
 }

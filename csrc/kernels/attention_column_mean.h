@@ -20,7 +20,7 @@
 
 #include "kernels/attention_params.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct AttentionColumnMeanParams : AttentionParams {
   const int64_t* rows = nullptr;  // (recorded), each in [0, batch)
@@ -37,4 +37,4 @@ size_t attention_column_mean_cuda_scratch(const AttentionColumnMeanParams& param
 void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* scratch,
                                 void* stream);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

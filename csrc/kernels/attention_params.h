@@ -10,7 +10,7 @@
 #include "kernels/parallel.h"
 #include "kernels/views.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct AttentionParams {
   Dtype dtype = Dtype::kFloat32;  // of all tensors
@@ -33,4 +33,4 @@ struct AttentionParams {
   int64_t kv_head(int64_t head) const { return head / group(); }
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

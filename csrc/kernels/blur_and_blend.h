@@ -20,7 +20,7 @@
 #include "kernels/parallel.h"
 #include "kernels/views.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct BlurAndBlendParams {
   Dtype dtype = Dtype::kFloat32;  // of in and out
@@ -62,4 +62,4 @@ void blur_and_blend_cpu(const BlurAndBlendParams& params);
 // before the work is done. Throws where a launch fails, and for more than 33 taps.
 void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -18,7 +18,7 @@
 
 #include "kernels/attention_params.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct AttentionBranch {
   AttentionView k, v;
@@ -42,4 +42,4 @@ void branch_attention_cpu(const BranchAttentionParams& params);
 // 160. A row that k and v do not have makes that row of the result not a number.
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <functional>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // Runs body(begin, end) over parts of [0, count), on as many threads as it likes.
 using ParallelFor =
     std::function<void(int64_t count, const std::function<void(int64_t, int64_t)>& body)>;
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

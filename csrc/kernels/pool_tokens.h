@@ -16,7 +16,7 @@
 #include "kernels/tiling.h"
 #include "kernels/views.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct PoolTokensParams {
   Dtype dtype = Dtype::kFloat32;  // of x and of the results
@@ -44,4 +44,4 @@ void pool_tokens_cpu(const PoolTokensParams& params);
 // before the work is done. Throws where a launch fails.
 void pool_tokens_cuda(const PoolTokensParams& params, void* stream);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

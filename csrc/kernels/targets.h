@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // Instruction sets that the CPU kernels were compiled for and this machine has, best first.
 std::vector<std::string> cpu_targets();
@@ -15,4 +15,4 @@ std::vector<std::string> cpu_targets();
 // Throws std::invalid_argument for a name that is not in cpu_targets().
 void force_cpu_target(const std::string& name);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

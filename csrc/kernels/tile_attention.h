@@ -16,7 +16,7 @@
 #include "kernels/attention_params.h"
 #include "kernels/tiling.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct TileAttentionParams : AttentionParams {
   Tiling tiling;
@@ -33,4 +33,4 @@ void tile_attention_cpu(const TileAttentionParams& params);
 // before the work is done. Throws where a launch fails, and for a head size over 160.
 void tile_attention_cuda(const TileAttentionParams& params, void* stream);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct Rectangle {
   int64_t top = 0, left = 0, height = 0, width = 0;
@@ -55,4 +55,4 @@ inline std::vector<int64_t> pooled_starts(const Tiling& tiling, const PoolStride
   return starts;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // Of a tensor's values.
 enum class Dtype { kFloat32, kFloat16, kBFloat16 };
@@ -21,4 +21,4 @@ struct AttentionView {
   int64_t channel_stride = 1;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

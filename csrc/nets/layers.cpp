@@ -5,9 +5,12 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <optional>
+#include <string>
+
 #include "ops/torch_calls.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -48,7 +51,7 @@ Tensor Linear::operator()(const Tensor& x) const {
   const ScalarType type = x.scalar_type();
   std::optional<Tensor> bias;
   if (bias_) bias = cast(*bias_, type);
-  return linear(x, cast(weight_, type), bias);
+  return ops::linear(x, cast(weight_, type), bias);
 }
 
 LayerNorm::LayerNorm(const Weights& weights, const std::string& name)
@@ -59,7 +62,7 @@ LayerNorm::LayerNorm(const Weights& weights, const std::string& name)
 
 Tensor LayerNorm::operator()(const Tensor& x) const {
   const ScalarType type = x.scalar_type();
-  return layer_norm(x, cast(weight_, type), cast(bias_, type), kEpsilon);
+  return ops::layer_norm(x, cast(weight_, type), cast(bias_, type), kEpsilon);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -12,7 +12,7 @@
 #include <string>
 #include <unordered_map>
 
-namespace attnpatch {
+namespace attnpatch::nets {
 
 using torch::stable::Tensor;
 
@@ -55,4 +55,4 @@ class LayerNorm {
   Tensor bias_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -5,9 +5,12 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdint>
+#include <optional>
+
 #include "ops/torch_calls.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 namespace {
 
 Tensor to_tokens(const Tensor& x, int64_t context) {
@@ -31,7 +34,7 @@ MlpProjection::MlpProjection(const Weights& weights)
       norm_(weights, per_token_ ? "proj.3" : "norm") {}
 
 Tensor MlpProjection::operator()(const Tensor& embeds) const {
-  const Tensor x = second_(gelu(first_(cast(embeds, compute_type(first_.weight())))));
+  const Tensor x = second_(ops::gelu(first_(cast(embeds, compute_type(first_.weight())))));
   const Tensor tokens = per_token_ ? x : to_tokens(x, norm_.size());
   return cast(norm_(tokens), first_.weight().scalar_type());
 }
@@ -47,4 +50,4 @@ Tensor FaceIdPlusProjection::operator()(const Tensor& id_embeds, const Tensor& h
   return out;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -11,7 +11,7 @@
 #include "nets/layers.h"
 #include "nets/resampler.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 
 // (B, E) -> Linear `proj` -> reshape to (B, T, C) -> LayerNorm `norm`.
 class LinearProjection {
@@ -51,4 +51,4 @@ class FaceIdPlusProjection {
   Perceiver perceiver_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -5,9 +5,13 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "ops/torch_calls.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 namespace {
 
 using torch::headeronly::ScalarType;
@@ -49,18 +53,18 @@ Tensor PerceiverLayer::split_heads(const Tensor& x) const {
 Tensor PerceiverLayer::attend(const Tensor& features, const Tensor& latents) const {
   const Tensor own = norm2_(latents);
   const int64_t inner = to_q_.rows();
-  Tensor kv = to_kv_(cat({norm1_(features), own}, 1));
+  Tensor kv = to_kv_(ops::cat({norm1_(features), own}, 1));
   const Tensor key = torch::stable::narrow(kv, 2, 0, inner);
   const Tensor value = torch::stable::narrow(kv, 2, inner, inner);
-  const Tensor out =
-      scaled_dot_product_attention(split_heads(to_q_(own)), split_heads(key), split_heads(value));
+  const Tensor out = ops::scaled_dot_product_attention(split_heads(to_q_(own)), split_heads(key),
+                                                       split_heads(value));
   return to_out_(torch::stable::reshape(torch::stable::transpose(out, 1, 2),
                                         {latents.size(0), latents.size(1), inner}));
 }
 
 Tensor PerceiverLayer::operator()(const Tensor& features, const Tensor& latents) const {
   const Tensor x = add(latents, attend(features, latents));
-  return add(x, ff_down_(gelu(ff_up_(ff_norm_(x)))));
+  return add(x, ff_down_(ops::gelu(ff_up_(ff_norm_(x)))));
 }
 
 Perceiver::Perceiver(const Weights& weights, const std::string& prefix)
@@ -81,8 +85,9 @@ Resampler::Resampler(const Weights& weights)
     : latents_(take(weights, "latents")), perceiver_(weights, "") {}
 
 Tensor Resampler::operator()(const Tensor& features) const {
-  const Tensor start = expand(latents_, {features.size(0), latents_.size(1), latents_.size(2)});
+  const Tensor start =
+      ops::expand(latents_, {features.size(0), latents_.size(1), latents_.size(2)});
   return perceiver_(start, features);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -10,13 +10,12 @@
 
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "nets/layers.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 
 class PerceiverLayer {
  public:
@@ -60,4 +59,4 @@ class Resampler {
   Perceiver perceiver_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

@@ -5,9 +5,13 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "ops/torch_calls.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 
 SiteProjections::SiteProjections(std::vector<std::pair<Tensor, Tensor>> weights)
     : weights_(std::move(weights)) {
@@ -18,7 +22,7 @@ std::vector<std::pair<Tensor, Tensor>> SiteProjections::operator()(const Tensor&
   const auto type = compute_type(weights_.front().first);
   const Tensor x = cast(tokens, type);
   const auto project = [&](const Tensor& weight) {
-    return cast(linear(x, cast(weight, type), std::nullopt), weight.scalar_type());
+    return cast(ops::linear(x, cast(weight, type), std::nullopt), weight.scalar_type());
   };
   std::vector<std::pair<Tensor, Tensor>> result;
   result.reserve(weights_.size());
@@ -26,4 +30,4 @@ std::vector<std::pair<Tensor, Tensor>> SiteProjections::operator()(const Tensor&
   return result;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

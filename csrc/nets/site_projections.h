@@ -8,7 +8,7 @@
 
 #include "nets/layers.h"
 
-namespace attnpatch {
+namespace attnpatch::nets {
 
 // Image tokens to the keys and values of every attention layer that the adapter was trained on:
 // k = tokens to_k^T, v = tokens to_v^T, without bias.
@@ -24,4 +24,4 @@ class SiteProjections {
   std::vector<std::pair<Tensor, Tensor>> weights_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::nets

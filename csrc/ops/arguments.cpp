@@ -8,9 +8,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <limits>
+#include <optional>
+#include <string>
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 // As torch calls it in Python.
@@ -111,18 +116,18 @@ void check_scale(std::optional<double> scale, const First& q) {
   fail("scale: expected a finite number of ", is_double ? "float64" : "float32", ", got ", *scale);
 }
 
-Dtype dtype_of(const Tensor& t) {
+kernels::Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Half:
-      return Dtype::kFloat16;
+      return kernels::Dtype::kFloat16;
     case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
+      return kernels::Dtype::kBFloat16;
     default:
-      return Dtype::kFloat32;
+      return kernels::Dtype::kFloat32;
   }
 }
 
-AttentionView view_of(const Tensor& t) {
+kernels::AttentionView view_of(const Tensor& t) {
   return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
@@ -136,7 +141,7 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
   torch::stable::parallel_for(0, count, 1, body);
 }
 
-void fill(AttentionParams& params, const AttentionShape& shape, const Tensor& q,
+void fill(kernels::AttentionParams& params, const AttentionShape& shape, const Tensor& q,
           std::optional<double> scale) {
   params.dtype = dtype_of(q);
   params.batch = shape.batch;
@@ -151,7 +156,7 @@ void fill(AttentionParams& params, const AttentionShape& shape, const Tensor& q,
   params.parallel_for = parallel_for;
 }
 
-void fill(AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
+void fill(kernels::AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
           const Tensor& out, std::optional<double> scale) {
   const AttentionShape shape{.batch = q.size(0),
                              .heads = q.size(1),
@@ -166,4 +171,4 @@ void fill(AttentionParams& params, const Tensor& q, const Tensor& k, const Tenso
   params.out = view_of(out);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -18,7 +18,7 @@
 #include "kernels/attention_params.h"
 #include "kernels/views.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -68,10 +68,10 @@ void check_other_keys(const std::string& name, const Tensor& other, const Tensor
 void check_values(const std::string& name, const Tensor& v, const Tensor& k, const First& q);
 
 // The dtype of a checked first tensor.
-Dtype dtype_of(const Tensor& t);
+kernels::Dtype dtype_of(const Tensor& t);
 
 // Of a tensor (batch, heads, tokens, head size).
-AttentionView view_of(const Tensor& t);
+kernels::AttentionView view_of(const Tensor& t);
 
 // A factor on the scores: a finite number of float32, or of float64 where q is wide.
 void check_scale(std::optional<double> scale, const First& q);
@@ -88,11 +88,11 @@ struct AttentionShape {
 };
 
 // What all attention kernels are told but for the views of the tensors; q says the dtype.
-void fill(AttentionParams& params, const AttentionShape& shape, const Tensor& q,
+void fill(kernels::AttentionParams& params, const AttentionShape& shape, const Tensor& q,
           std::optional<double> scale);
 
 // The same and the views, of tensors (batch, heads, tokens, head size) that were checked.
-void fill(AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
+void fill(kernels::AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,
           const Tensor& out, std::optional<double> scale);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

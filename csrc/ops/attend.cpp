@@ -8,6 +8,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 
@@ -15,13 +17,13 @@
 #include "ops/arguments.h"
 #include "ops/branch_set.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 using torch::stable::Tensor;
 
 // A tensor (rows, tokens, channels) with its heads apart, as many as there are.
-AttentionView heads_of(const Tensor& t, int64_t size) {
+kernels::AttentionView heads_of(const Tensor& t, int64_t size) {
   return {t.const_data_ptr(), t.stride(0), size * t.stride(2), t.stride(1), t.stride(2)};
 }
 
@@ -59,7 +61,7 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle,
   const int64_t batch = q.size(0), queries = q.size(1), size = q.size(2) / heads;
   Tensor out =
       torch::stable::empty({batch, queries, q.size(2)}, q.scalar_type(), std::nullopt, q.device());
-  BranchAttentionParams params;
+  kernels::BranchAttentionParams params;
   fill(params,
        {.batch = batch,
         .heads = heads,
@@ -77,10 +79,10 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle,
   const int64_t masks = branches->masks ? branches->masks->size(1) : 0;
   for (size_t i = 0; i < branches->k.size(); ++i) {
     const auto index = static_cast<int64_t>(i);
-    AttentionBranch branch{.k = heads_of(branches->k[i], size),
-                           .v = heads_of(branches->v[i], size),
-                           .row_count = branches->k[i].size(0),
-                           .tokens = branches->k[i].size(1)};
+    kernels::AttentionBranch branch{.k = heads_of(branches->k[i], size),
+                                    .v = heads_of(branches->v[i], size),
+                                    .row_count = branches->k[i].size(0),
+                                    .tokens = branches->k[i].size(1)};
     branch.rows = static_cast<const int64_t*>(branches->rows[i].const_data_ptr());
     branch.weights = weights + index * batch;
     if (branches->masks) {
@@ -90,12 +92,12 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, int64_t handle,
     }
     params.branches.push_back(branch);
   }
-  branch_attention_cpu(params);
+  kernels::branch_attention_cpu(params);
   return out;
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
@@ -103,4 +105,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
       "Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) { m.impl("attend", TORCH_BOX(&attnpatch::attend)); }
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+  m.impl("attend", TORCH_BOX(&attnpatch::ops::attend));
+}

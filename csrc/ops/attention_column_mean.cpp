@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <numeric>
 #include <optional>
 #include <tuple>
@@ -14,7 +16,7 @@
 #include "ops/arguments.h"
 #include "ops/backend.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 // The rows of the batch to record: all by default.
@@ -43,18 +45,18 @@ void check_attention_column_mean(const Tensor& q, const Tensor& k, const Tensor&
   }
 }
 
-void run(const AttentionColumnMeanParams& params, Tensor& out, Tensor& column_mean) {
+void run(const kernels::AttentionColumnMeanParams& params, Tensor& out, Tensor& column_mean) {
   if constexpr (!kOnCuda) {
-    attention_column_mean_cpu(params);
+    kernels::attention_column_mean_cpu(params);
   } else if (params.heads * params.queries * params.keys == 0) {
     torch::stable::zero_(out);
     torch::stable::zero_(column_mean);
   } else {
-    const auto bytes = static_cast<int64_t>(attention_column_mean_cuda_scratch(params));
+    const auto bytes = static_cast<int64_t>(kernels::attention_column_mean_cuda_scratch(params));
     const Tensor scratch =
         torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, out.device());
     const OnDevice device(out);
-    attention_column_mean_cuda(params, scratch.mutable_data_ptr(), device.stream());
+    kernels::attention_column_mean_cuda(params, scratch.mutable_data_ptr(), device.stream());
   }
 }
 
@@ -63,7 +65,7 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
                                                  std::optional<double> scale) {
   check_attention_column_mean(q, k, v, rows, scale, false);
 
-  AttentionColumnMeanParams params;
+  kernels::AttentionColumnMeanParams params;
   const std::vector<int64_t> recorded = recorded_rows(rows, q.size(0));
   params.rows = recorded.data();
   params.recorded = static_cast<int64_t>(recorded.size());
@@ -77,7 +79,7 @@ std::tuple<Tensor, Tensor> attention_column_mean(const Tensor& q, const Tensor& 
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
@@ -90,10 +92,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
-  m.impl("_check_attention_column_mean", TORCH_BOX(&attnpatch::check_attention_column_mean));
+  m.impl("_check_attention_column_mean", TORCH_BOX(&attnpatch::ops::check_attention_column_mean));
 }
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
-  m.impl("attention_column_mean", TORCH_BOX(&attnpatch::attention_column_mean));
+  m.impl("attention_column_mean", TORCH_BOX(&attnpatch::ops::attention_column_mean));
 }

@@ -16,7 +16,7 @@
 #define ATTNPATCH_DISPATCH_KEY CPU
 #endif
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 #ifdef ATTNPATCH_OPS_ON_CUDA
 constexpr bool kOnCuda = true;
@@ -37,4 +37,4 @@ class OnDevice {
   void* stream_ = nullptr;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -6,10 +6,13 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdint>
+#include <optional>
+
 #include "ops/arguments.h"
 #include "ops/backend.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 void check_blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma,
@@ -31,7 +34,7 @@ Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, do
                       int64_t kernel_size) {
   check_blur_and_blend(x0, saliency, sigma, threshold, kernel_size, false);
   const Tensor coarse = torch::stable::contiguous(saliency);
-  BlurAndBlendParams params;
+  kernels::BlurAndBlendParams params;
   params.dtype = dtype_of(x0);
   Tensor out = torch::stable::empty({x0.size(0), x0.size(1), x0.size(2), x0.size(3)},
                                     x0.scalar_type(), std::nullopt, x0.device());
@@ -49,19 +52,19 @@ Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, do
   params.rows = coarse.size(1);
   params.columns = coarse.size(2);
   params.threshold = static_cast<float>(threshold);
-  params.taps = gaussian_taps(sigma, kernel_size / 2);
+  params.taps = kernels::gaussian_taps(sigma, kernel_size / 2);
   params.parallel_for = parallel_for;
   if constexpr (kOnCuda) {
     const OnDevice device(x0);
-    blur_and_blend_cuda(params, device.stream());
+    kernels::blur_and_blend_cuda(params, device.stream());
   } else {
-    blur_and_blend_cpu(params);
+    kernels::blur_and_blend_cpu(params);
   }
   return out;
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
@@ -74,10 +77,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
-  m.impl("_check_blur_and_blend", TORCH_BOX(&attnpatch::check_blur_and_blend));
+  m.impl("_check_blur_and_blend", TORCH_BOX(&attnpatch::ops::check_blur_and_blend));
 }
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
-  m.impl("blur_and_blend", TORCH_BOX(&attnpatch::blur_and_blend));
+  m.impl("blur_and_blend", TORCH_BOX(&attnpatch::ops::blur_and_blend));
 }

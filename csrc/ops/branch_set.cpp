@@ -5,15 +5,20 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "ops/arguments.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 using torch::stable::Tensor;
@@ -109,4 +114,4 @@ std::shared_ptr<const Branches> branches_of(int64_t handle) {
   return found->second;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

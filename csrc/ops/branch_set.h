@@ -13,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 struct Branches {
   std::vector<torch::stable::Tensor> k, v;     // (rows, tokens, channels)
@@ -43,4 +43,4 @@ class BranchSet {
 // The branches of a set that lives; throws where there is none of this number.
 std::shared_ptr<const Branches> branches_of(int64_t handle);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,41 +16,45 @@
 #include "ops/backend.h"
 #include "ops/tiling_arguments.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 // How the grid is cut and pooled.
 struct Pooling {
-  Tiling tiling;
-  PoolStride window, stride;
+  kernels::Tiling tiling;
+  kernels::PoolStride window, stride;
 };
 
-// The same, of arguments that fit each other.
-Pooling checked_pooling(const Tensor& x, const std::vector<int64_t>& grid,
-                        const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
-                        const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
-                        const std::string& mode, const std::vector<double>& blends, bool wide) {
-  const Tiling tiling = tiling_of(grid, tile, offset);
-  check_first({"x", &x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
-  const Pooling pooling{tiling, pool_stride_of("window", window), pool_stride_of("stride", stride)};
+Pooling pooling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
+                   const std::vector<int64_t>& offset, const std::vector<int64_t>& window,
+                   const std::vector<int64_t>& stride) {
+  const Pooling pooling{tiling_of(grid, tile, offset), pool_stride_of("window", window),
+                        pool_stride_of("stride", stride)};
   if (stride.size() != window.size()) {
     fail("stride: expected as many numbers as window ", text_of(window), ", got ", text_of(stride));
   }
+  return pooling;
+}
+
+void check(const Tensor& x, const Pooling& pooling, const std::string& mode,
+           const std::vector<double>& blends, bool wide) {
+  const kernels::Tiling& tiling = pooling.tiling;
+  check_first({"x", &x, wide}, {{-1, "batch"}, {tiling.height * tiling.width}, {-1, "channels"}});
   if (mode != "avg" && mode != "max") {
     fail("mode: expected \"avg\" or \"max\", got \"", mode, "\"");
   }
   for (const double blend : blends) {
     if (!(blend >= 0.0 && blend <= 1.0)) fail("blends: expected 0 to 1 each, got ", blend);
   }
-  return pooling;
 }
 
+// The operators have as many parameters as their schemas say.
 #ifndef ATTNPATCH_OPS_ON_CUDA
 void check_pool_tokens(const Tensor& x, const std::vector<int64_t>& grid,
                        const std::vector<int64_t>& tile, const std::vector<int64_t>& offset,
                        const std::vector<int64_t>& window, const std::vector<int64_t>& stride,
                        const std::string& mode, const std::vector<double>& blends, bool wide) {
-  checked_pooling(x, grid, tile, offset, window, stride, mode, blends, wide);
+  check(x, pooling_of(grid, tile, offset, window, stride), mode, blends, wide);
 }
 #endif
 
@@ -58,9 +64,9 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
                                 const std::vector<int64_t>& window,
                                 const std::vector<int64_t>& stride, const std::string& mode,
                                 const std::vector<double>& blends) {
-  const Pooling pooling =
-      checked_pooling(x, grid, tile, offset, window, stride, mode, blends, false);
-  PoolTokensParams params;
+  const Pooling pooling = pooling_of(grid, tile, offset, window, stride);
+  check(x, pooling, mode, blends, false);
+  kernels::PoolTokensParams params;
   params.tiling = pooling.tiling;
   params.stride = pooling.stride;
   params.dtype = dtype_of(x);
@@ -76,7 +82,7 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
   params.blends = {blends.begin(), blends.end()};
   params.parallel_for = parallel_for;
 
-  const int64_t tokens = pooled_starts(params.tiling, params.stride).back();
+  const int64_t tokens = kernels::pooled_starts(params.tiling, params.stride).back();
   std::vector<Tensor> results;
   for (size_t i = 0; i < blends.size(); ++i) {
     results.push_back(torch::stable::empty({x.size(0), tokens, x.size(2)}, x.scalar_type(),
@@ -85,15 +91,15 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
   }
   if constexpr (kOnCuda) {
     const OnDevice device(x);
-    pool_tokens_cuda(params, device.stream());
+    kernels::pool_tokens_cuda(params, device.stream());
   } else {
-    pool_tokens_cpu(params);
+    kernels::pool_tokens_cpu(params);
   }
   return results;
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
@@ -106,10 +112,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
-  m.impl("_check_pool_tokens", TORCH_BOX(&attnpatch::check_pool_tokens));
+  m.impl("_check_pool_tokens", TORCH_BOX(&attnpatch::ops::check_pool_tokens));
 }
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
-  m.impl("pool_tokens", TORCH_BOX(&attnpatch::pool_tokens));
+  m.impl("pool_tokens", TORCH_BOX(&attnpatch::ops::pool_tokens));
 }

@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 using torch::stable::Tensor;
@@ -30,7 +30,7 @@ Tensor tensor_from_handle(int64_t handle) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def("_tensor_to_handle(Tensor tensor) -> int");
@@ -38,6 +38,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeImplicitAutograd, m) {
-  m.impl("_tensor_to_handle", TORCH_BOX(&attnpatch::tensor_to_handle));
-  m.impl("_tensor_from_handle", TORCH_BOX(&attnpatch::tensor_from_handle));
+  m.impl("_tensor_to_handle", TORCH_BOX(&attnpatch::ops::tensor_to_handle));
+  m.impl("_tensor_from_handle", TORCH_BOX(&attnpatch::ops::tensor_from_handle));
 }

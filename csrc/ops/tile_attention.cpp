@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -12,13 +13,13 @@
 #include "ops/backend.h"
 #include "ops/tiling_arguments.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 // Where tokens lie, from arguments that are checked.
 struct Layout {
-  Tiling tiling;
-  PoolStride stride;
+  kernels::Tiling tiling;
+  kernels::PoolStride stride;
   std::vector<int64_t> starts;  // of the tiles' own keys, where they lie tile after tile
 
   Layout(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
@@ -26,30 +27,38 @@ struct Layout {
       : tiling(tiling_of(grid, tile, offset)) {
     if (pooled.empty()) return;
     stride = pool_stride_of("stride", pooled);
-    starts = pooled_starts(tiling, stride);
+    starts = kernels::pooled_starts(tiling, stride);
   }
 
   int64_t queries() const { return tiling.height * tiling.width; }
   int64_t keys() const { return starts.empty() ? queries() : starts.back(); }
 };
 
-void check_tensors(const Layout& layout, const Tensor& q, const Tensor& k, const Tensor& v,
-                   const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
-                   std::optional<double> scale, bool wide) {
-  const First first{"q", &q, wide};
+// The tensors of a call and their factor on the scores; both shared ones or none.
+struct Arguments {
+  const Tensor *q, *k, *v;
+  const Tensor *shared_k, *shared_v;
+  std::optional<double> scale;
+};
+
+const Tensor* pointer_to(const std::optional<Tensor>& t) { return t ? &*t : nullptr; }
+
+void check(const Layout& layout, const Arguments& a, bool wide) {
+  const First first{"q", a.q, wide};
   check_queries(first, {layout.queries()});
-  check_keys("k", k, first, {layout.keys()});
-  check_values("v", v, k, first);
-  if (shared_k.has_value() != shared_v.has_value()) {
+  check_keys("k", *a.k, first, {layout.keys()});
+  check_values("v", *a.v, *a.k, first);
+  if ((a.shared_k == nullptr) != (a.shared_v == nullptr)) {
     fail("shared_k, shared_v: expected both or none, got one");
   }
-  if (shared_k) {
-    check_other_keys("shared_k", *shared_k, k, first, {q.size(0)});
-    check_values("shared_v", *shared_v, *shared_k, first);
+  if (a.shared_k != nullptr) {
+    check_other_keys("shared_k", *a.shared_k, *a.k, first, {a.q->size(0)});
+    check_values("shared_v", *a.shared_v, *a.shared_k, first);
   }
-  check_scale(scale, first);
+  check_scale(a.scale, first);
 }
 
+// The operators have as many parameters as their schemas say.
 #ifndef ATTNPATCH_OPS_ON_CUDA
 void check_tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                           const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
@@ -57,7 +66,8 @@ void check_tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                           const std::optional<Tensor>& shared_k,
                           const std::optional<Tensor>& shared_v, std::optional<double> scale,
                           bool wide) {
-  check_tensors({grid, tile, offset, stride}, q, k, v, shared_k, shared_v, scale, wide);
+  check({grid, tile, offset, stride},
+        {&q, &k, &v, pointer_to(shared_k), pointer_to(shared_v), scale}, wide);
 }
 #endif
 
@@ -67,8 +77,8 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                       const std::optional<Tensor>& shared_k, const std::optional<Tensor>& shared_v,
                       std::optional<double> scale) {
   const Layout layout(grid, tile, offset, stride);
-  check_tensors(layout, q, k, v, shared_k, shared_v, scale, false);
-  TileAttentionParams params;
+  check(layout, {&q, &k, &v, pointer_to(shared_k), pointer_to(shared_v), scale}, false);
+  kernels::TileAttentionParams params;
   params.tiling = layout.tiling;
   params.stride = layout.stride;
   params.starts = layout.starts;
@@ -81,15 +91,15 @@ Tensor tile_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   fill(params, q, k, v, out, scale);
   if constexpr (kOnCuda) {
     const OnDevice device(q);
-    tile_attention_cuda(params, device.stream());
+    kernels::tile_attention_cuda(params, device.stream());
   } else {
-    tile_attention_cpu(params);
+    kernels::tile_attention_cpu(params);
   }
   return out;
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::ops
 
 #ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
@@ -103,10 +113,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
-  m.impl("_check_tile_attention", TORCH_BOX(&attnpatch::check_tile_attention));
+  m.impl("_check_tile_attention", TORCH_BOX(&attnpatch::ops::check_tile_attention));
 }
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
-  m.impl("tile_attention", TORCH_BOX(&attnpatch::tile_attention));
+  m.impl("tile_attention", TORCH_BOX(&attnpatch::ops::tile_attention));
 }

@@ -4,10 +4,14 @@
 #include "ops/tiling_arguments.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 #include "ops/arguments.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 bool all_at_least(const std::vector<int64_t>& numbers, int64_t least) {
@@ -27,8 +31,8 @@ std::string text_of(const std::vector<int64_t>& numbers) {
   return text + ")";
 }
 
-Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
-                 const std::vector<int64_t>& offset) {
+kernels::Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
+                          const std::vector<int64_t>& offset) {
   check_pair("grid", grid, 1);
   check_pair("tile", tile, 1);
   check_pair("offset", offset, 0);
@@ -38,7 +42,7 @@ Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& t
   return {grid[0], grid[1], tile[0], tile[1], offset[0], offset[1]};
 }
 
-PoolStride pool_stride_of(const std::string& name, const std::vector<int64_t>& numbers) {
+kernels::PoolStride pool_stride_of(const std::string& name, const std::vector<int64_t>& numbers) {
   if (numbers.empty() || numbers.size() > 2 || !all_at_least(numbers, 1)) {
     fail(name, ": expected one or two numbers of at least 1, got ", text_of(numbers));
   }
@@ -46,4 +50,4 @@ PoolStride pool_stride_of(const std::string& name, const std::vector<int64_t>& n
   return {false, numbers[0], numbers[1]};
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

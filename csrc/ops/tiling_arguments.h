@@ -11,16 +11,16 @@
 
 #include "kernels/tiling.h"
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 // "(2, 3)", for messages.
 std::string text_of(const std::vector<int64_t>& numbers);
 
 // Each two numbers, down and across; an error names the argument.
-Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
-                 const std::vector<int64_t>& offset);
+kernels::Tiling tiling_of(const std::vector<int64_t>& grid, const std::vector<int64_t>& tile,
+                          const std::vector<int64_t>& offset);
 
 // One number along a tile's tokens, or two along its rows and columns; an error names the argument.
-PoolStride pool_stride_of(const std::string& name, const std::vector<int64_t>& numbers);
+kernels::PoolStride pool_stride_of(const std::string& name, const std::vector<int64_t>& numbers);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -6,9 +6,12 @@
 #include <torch/csrc/stable/library.h>
 
 #include <array>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::ops {
 namespace {
 
 using torch::stable::detail::from;
@@ -49,4 +52,4 @@ Tensor expand(const Tensor& input, const std::vector<int64_t>& size) {
   return call("aten::expand", input, size, false);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -12,7 +12,7 @@
 #include <optional>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 using torch::stable::Tensor;
 
@@ -31,4 +31,4 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t dim);
 
 Tensor expand(const Tensor& input, const std::vector<int64_t>& size);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -4,8 +4,10 @@
 #include "rules/layer.h"
 
 #include <stdexcept>
+#include <string>
+#include <string_view>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 
 std::string_view to_string(BlockKind kind) {
   switch (kind) {
@@ -32,7 +34,7 @@ std::string_view spatial_name(const Layer& layer) {
   return name.substr(0, name.rfind(".transformer_blocks."));
 }
 
-std::pair<int, int> token_grid(int height, int width, int level) {
+GridSize token_grid(int height, int width, int level) {
   if (height < 1 || width < 1) {
     throw std::invalid_argument("latent: expected height and width of at least 1, got " +
                                 std::to_string(height) + "x" + std::to_string(width));
@@ -47,4 +49,4 @@ std::pair<int, int> token_grid(int height, int width, int level) {
   return {height, width};
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

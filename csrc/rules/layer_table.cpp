@@ -4,16 +4,20 @@
 #include "rules/layer_table.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
-/// Collects the layers of one block after the other.
+// Collects the layers of one block after the other.
 class TableBuilder {
  public:
-  /// A spatial transformer of `depth` blocks; none where depth is 0.
+  // A spatial transformer of `depth` blocks; none where depth is 0.
   void add(BlockKind block, int number, int level, int channels, int depth,
            const std::string& name) {
     if (depth == 0) return;
@@ -36,7 +40,7 @@ class TableBuilder {
     std::vector<Layer> layers = std::move(input_);
     layers.insert(layers.end(), output_.begin(), output_.end());
     layers.insert(layers.end(), middle_.begin(), middle_.end());
-    for (std::size_t i = 0; i < layers.size(); ++i) layers[i].index = static_cast<int>(i);
+    for (size_t i = 0; i < layers.size(); ++i) layers[i].index = static_cast<int>(i);
     return layers;
   }
 
@@ -59,14 +63,14 @@ void check_block(const BlockDescription& block, const std::string& what) {
 }
 
 void check(const UNetDescription& description) {
-  const std::size_t levels = description.input.size();
+  const size_t levels = description.input.size();
   if (levels == 0) throw std::invalid_argument("input: expected at least one block, got none");
   if (description.output.size() != levels) {
     throw std::invalid_argument("output: expected as many blocks as input has, " +
                                 std::to_string(levels) + ", got " +
                                 std::to_string(description.output.size()));
   }
-  for (std::size_t i = 0; i < levels; ++i) {
+  for (size_t i = 0; i < levels; ++i) {
     check_block(description.input[i], "input block " + std::to_string(i));
     check_block(description.output[i], "output block " + std::to_string(i));
   }
@@ -78,13 +82,13 @@ void check(const UNetDescription& description) {
   }
 }
 
-std::string attention_name(const char* blocks, std::size_t block, std::size_t attention) {
+std::string attention_name(const char* blocks, size_t block, size_t attention) {
   return std::string(blocks) + "." + std::to_string(block) + ".attentions." +
          std::to_string(attention);
 }
 
 BlockDescription uniform(int channels, int layers, int depth) {
-  return {channels, std::vector<int>(static_cast<std::size_t>(layers), depth)};
+  return {channels, std::vector<int>(static_cast<size_t>(layers), depth)};
 }
 
 LayerTable sd1_table() {
@@ -102,12 +106,12 @@ LayerTable sdxl_table() {
        .output = {uniform(1280, 3, 10), uniform(640, 3, 2), uniform(320, 3, 0)}});
 }
 
-/// SD1.x has eight heads everywhere.
+// SD1.x has eight heads everywhere.
 LayerTable with_eight_heads(const LayerTable& table) {
   return table.with_heads(std::vector<int>(table.layers().size(), 8));
 }
 
-/// SD2.x and SDXL have heads of 64 channels.
+// SD2.x and SDXL have heads of 64 channels.
 LayerTable with_wide_heads(const LayerTable& table) {
   std::vector<int> heads;
   for (const Layer& layer : table.layers()) heads.push_back(layer.channels / 64);
@@ -117,7 +121,7 @@ LayerTable with_wide_heads(const LayerTable& table) {
 }  // namespace
 
 LayerTable::LayerTable(std::vector<Layer> layers) : layers_(std::move(layers)) {
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i].index != static_cast<int>(i)) {
       throw std::invalid_argument("layers: expected the indices 0, 1, 2, … in order, got " +
                                   std::to_string(layers_[i].index) + " at place " +
@@ -166,13 +170,13 @@ const Layer* LayerTable::find(std::string_view name) const {
 
 LayerTable make_layer_table(const UNetDescription& description) {
   check(description);
-  const std::size_t levels = description.input.size();
+  const size_t levels = description.input.size();
   TableBuilder builder;
 
   int number = 1;  // input block 0 is the first convolution
-  for (std::size_t i = 0; i < levels; ++i) {
+  for (size_t i = 0; i < levels; ++i) {
     const BlockDescription& block = description.input[i];
-    for (std::size_t j = 0; j < block.depths.size(); ++j) {
+    for (size_t j = 0; j < block.depths.size(); ++j) {
       builder.add(BlockKind::kInput, number++, static_cast<int>(i), block.channels, block.depths[j],
                   attention_name("down_blocks", i, j));
     }
@@ -183,9 +187,9 @@ LayerTable make_layer_table(const UNetDescription& description) {
                 description.middle->depths[0], "mid_block.attentions.0");
   }
   number = 0;
-  for (std::size_t i = 0; i < levels; ++i) {
+  for (size_t i = 0; i < levels; ++i) {
     const BlockDescription& block = description.output[i];
-    for (std::size_t j = 0; j < block.depths.size(); ++j) {
+    for (size_t j = 0; j < block.depths.size(); ++j) {
       builder.add(BlockKind::kOutput, number++, static_cast<int>(levels - 1 - i), block.channels,
                   block.depths[j], attention_name("up_blocks", i, j));
     }
@@ -204,4 +208,4 @@ const LayerTable& layer_table(std::string_view family) {
                               std::string(family) + "'");
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

@@ -6,16 +6,18 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
 void check_size(const char* name, GridSize size) {
-  if (size.first < 1 || size.second < 1) {
+  if (size.rows < 1 || size.columns < 1) {
     throw std::invalid_argument(std::string(name) + ": expected at least one row and column, got " +
-                                std::to_string(size.first) + " x " + std::to_string(size.second));
+                                std::to_string(size.rows) + " x " + std::to_string(size.columns));
   }
 }
 
@@ -27,7 +29,7 @@ int clamp_up(double x, int largest) {
 }
 
 // SplitMix64 (Steele, Lea, Flood 2014): from any number a well mixed one.
-std::uint64_t mix(std::uint64_t x) {
+uint64_t mix(uint64_t x) {
   x += 0x9E3779B97F4A7C15;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
@@ -40,7 +42,7 @@ std::vector<int> pool_extent(double tokens, int dimensions, GridSize grid) {
   check_size("grid", grid);
   if (std::isnan(tokens)) throw std::invalid_argument("tokens: expected a number, got NaN");
   if (dimensions == 1) {
-    const std::int64_t all = std::int64_t{grid.first} * grid.second;
+    const int64_t all = int64_t{grid.rows} * grid.columns;
     return {static_cast<int>(std::clamp(std::ceil(tokens), 1.0, static_cast<double>(all)))};
   }
   if (dimensions != 2) {
@@ -49,7 +51,7 @@ std::vector<int> pool_extent(double tokens, int dimensions, GridSize grid) {
   const double rows = std::ceil(std::sqrt(std::max(tokens, 1.0)));
   // An infinity by an infinity is none.
   const double columns = std::isinf(tokens) ? tokens : tokens / rows;
-  return {clamp_up(rows, grid.first), clamp_up(columns, grid.second)};
+  return {clamp_up(rows, grid.rows), clamp_up(columns, grid.columns)};
 }
 
 GridSize tile_shape(GridSize grid, int size) {
@@ -58,21 +60,20 @@ GridSize tile_shape(GridSize grid, int size) {
     throw std::invalid_argument("size: expected at least 1, got " + std::to_string(size));
   }
   const auto side = [size](int length) { return ceil_div(length, ceil_div(length, size)); };
-  return {side(grid.first), side(grid.second)};
+  return {side(grid.rows), side(grid.columns)};
 }
 
-GridSize tile_offset(GridSize grid, GridSize tile, std::uint64_t seed, double timestep,
-                     std::uint64_t layer) {
+GridSize tile_offset(GridSize grid, GridSize tile, uint64_t seed, double timestep, uint64_t layer) {
   check_size("grid", grid);
   check_size("tile", tile);
-  std::uint64_t state = mix(mix(mix(seed) ^ std::bit_cast<std::uint64_t>(timestep)) ^ layer);
+  uint64_t state = mix(mix(mix(seed) ^ std::bit_cast<uint64_t>(timestep)) ^ layer);
   const auto draw = [&state](int length, int side) {
     const int beyond = ceil_div(length, side) * side - length;
     state = mix(state);
-    return static_cast<int>(state % (static_cast<std::uint64_t>(beyond) + 1));
+    return static_cast<int>(state % (static_cast<uint64_t>(beyond) + 1));
   };
-  const int down = draw(grid.first, tile.first);
-  return {down, draw(grid.second, tile.second)};
+  const int down = draw(grid.rows, tile.rows);
+  return {down, draw(grid.columns, tile.columns)};
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

@@ -5,17 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <optional>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
 using Weights = std::vector<std::optional<double>>;
 
-/// The spatial transformers that carry a reference picture's style and its composition, found for
-/// SD1.x and SDXL by trial (InstantStyle, arXiv 2404.02733, and its relatives).
+// The spatial transformers that carry a reference picture's style and its composition, found for
+// SD1.x and SDXL by trial (InstantStyle, arXiv 2404.02733, and its relatives).
 struct StyleLayers {
   int spatial_count;
   SpatialWeights style;
@@ -47,7 +53,7 @@ std::optional<double> at(const SpatialWeights& weights, int t) {
   return it == weights.end() ? std::nullopt : std::optional(it->second);
 }
 
-/// The presets that give every layer a weight: ramps over t, and the blocks that are held back.
+// The presets that give every layer a weight: ramps over t, and the blocks that are held back.
 std::optional<double> ramp_preset(std::string_view name, const Layer& layer, int spatial_count) {
   const double t = layer.spatial;
   const double half = spatial_count / 2.0;
@@ -66,8 +72,8 @@ std::optional<double> ramp_preset(std::string_view name, const Layer& layer, int
   return std::nullopt;
 }
 
-/// The presets that pick layers for what they carry. `nullptr` layers: the UNet is not one of those
-/// for which they are known.
+// The presets that pick layers for what they carry. `nullptr` layers: the UNet is not one of those
+// for which they are known.
 std::optional<double> style_preset(std::string_view name, const StyleLayers& layers, int t) {
   const std::optional<double> style = at(layers.style, t);
   const std::optional<double> composition = at(layers.composition, t);
@@ -136,7 +142,7 @@ Weights evaluate(const LayerTable& table, const std::vector<double>& weights) {
   return Weights(weights.begin(), weights.end());
 }
 
-/// "down.block_2" means "down_blocks.2", "mid" means "mid_block"; other names mean themselves.
+// "down.block_2" means "down_blocks.2", "mid" means "mid_block"; other names mean themselves.
 std::string full_name(const std::string& name) {
   const auto dot = name.find('.');
   const std::string head = name.substr(0, dot);
@@ -153,7 +159,7 @@ bool lies_in(std::string_view layer, std::string_view part) {
   return layer.starts_with(part) && (layer.size() == part.size() || layer[part.size()] == '.');
 }
 
-/// Gives the layers of one part, such as "down_blocks.1", their weights.
+// Gives the layers of one part, such as "down_blocks.1", their weights.
 void assign_part(const LayerTable& table, const std::string& name, const std::string& part,
                  const std::vector<double>& weights, Weights& result) {
   std::vector<int> spatial;  // those in this part, in forward order
@@ -174,8 +180,8 @@ void assign_part(const LayerTable& table, const std::string& name, const std::st
   for (const Layer& layer : table.layers()) {
     if (!lies_in(layer.name, part)) continue;
     const auto place = std::find(spatial.begin(), spatial.end(), layer.spatial) - spatial.begin();
-    result[static_cast<std::size_t>(layer.index)] =
-        weights.size() == 1 ? weights[0] : weights[static_cast<std::size_t>(place)];
+    result[static_cast<size_t>(layer.index)] =
+        weights.size() == 1 ? weights[0] : weights[static_cast<size_t>(place)];
   }
 }
 
@@ -229,7 +235,7 @@ const std::vector<std::string>& weight_presets() {
 std::vector<std::optional<double>> layer_weights(const LayerTable& table,
                                                  const LayerWeights& weights) {
   Weights result = std::visit([&](const auto& w) { return evaluate(table, w); }, weights);
-  for (std::size_t i = 0; i < result.size(); ++i) {
+  for (size_t i = 0; i < result.size(); ++i) {
     if (result[i] && !std::isfinite(*result[i])) {
       throw std::invalid_argument("weight: expected finite numbers, got " +
                                   std::to_string(*result[i]) + " for layer " +
@@ -240,7 +246,7 @@ std::vector<std::optional<double>> layer_weights(const LayerTable& table,
 }
 
 Curve::Curve(std::vector<std::pair<double, double>> points) : points_(std::move(points)) {
-  for (std::size_t i = 0; i < points_.size(); ++i) {
+  for (size_t i = 0; i < points_.size(); ++i) {
     const auto [progress, factor] = points_[i];
     if (!std::isfinite(progress) || !std::isfinite(factor)) {
       throw std::invalid_argument("curve: expected finite numbers, got (" +
@@ -278,4 +284,4 @@ bool Window::contains(double progress) const {
   return begun && !over;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <opencv2/core/utility.hpp>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "vision/resample.h"
 
-namespace attnpatch {
+namespace attnpatch::vision {
 namespace {
 
 constexpr int kChannels = 3;
@@ -159,4 +162,4 @@ void clip_preprocess(const cv::Mat& picture, const ClipPreprocessOptions& option
   });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

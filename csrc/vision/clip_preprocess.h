@@ -7,16 +7,15 @@
 
 #pragma once
 
-#include <cstdint>
 #include <opencv2/core.hpp>
 #include <string>
 
-namespace attnpatch {
+namespace attnpatch::vision {
+
+constexpr int kMaxClipSize = 8192;
 
 // Which square of the resized picture is kept. kPad: all of it, the longer side resized to `size`
 // instead, centred on black.
-constexpr int kMaxClipSize = 8192;
-
 enum class Crop { kCenter, kTop, kBottom, kLeft, kRight, kPad };
 
 // Throws std::invalid_argument for an unknown name.
@@ -34,4 +33,4 @@ void check_options(const ClipPreprocessOptions& options);
 // picture: RGB, CV_8UC3, of at least one pixel; out: (3, size, size), written.
 void clip_preprocess(const cv::Mat& picture, const ClipPreprocessOptions& options, float* out);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision {
 namespace {
 
 constexpr double kCubicA = -0.5;
@@ -72,4 +75,4 @@ ResampleTable bicubic_table(int64_t source, int64_t target, int64_t begin, int64
   return table;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision {
 
 // The weights of outputs begin … end - 1, each an array of `width` 22-bit numbers, split as
 // high * 2^12 + low so that sums of 16-bit products are exact in 32 bits (and one SIMD
@@ -50,4 +50,4 @@ inline int resample_at(const ResampleTable& table, const int16_t* line, int64_t 
   return static_cast<int>(value < 0 ? 0 : (value > 255 ? 255 : value));
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

@@ -5,11 +5,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
 #include "attention_column_mean_problem.h"
 #include "kernels/cuda/attention_column_mean.cuh"
 #include "memory.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 unsigned parts(int64_t count, int64_t each) {
@@ -83,4 +88,4 @@ TEST(ColumnMeanScratch, IsForRecordedRowsAlone) {
 INSTANTIATE_TEST_SUITE_P(Shapes, ColumnMeanDevice, testing::ValuesIn(kColumnMeanShapes));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <ostream>
 #include <random>
 #include <utility>
@@ -15,7 +17,7 @@
 #include "kernels/attention_column_mean.h"
 #include "values.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct ColumnMeanShape {
   const char* why;
@@ -158,4 +160,4 @@ class ColumnMeanProblem {
 // A column mean is near 1; its probabilities are float32 whatever the inputs are.
 constexpr double kColumnMeanBound = 2e-5;
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,7 +6,7 @@
 #include "attention_column_mean_problem.h"
 #include "gpu.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 class ColumnMeanCuda : public OnGpu<ColumnMeanShape> {
@@ -30,4 +30,4 @@ TEST_P(ColumnMeanCuda, Float32EqualsTheFormula) { expect_formula<float>(); }
 INSTANTIATE_TEST_SUITE_P(Shapes, ColumnMeanCuda, testing::ValuesIn(kColumnMeanShapes));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -9,7 +9,7 @@
 #include "kernels/cuda/blur_and_blend.cuh"
 #include "memory.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 template <typename T>
@@ -38,4 +38,4 @@ TEST_P(BlurAndBlendDevice, Float32) { expect_same<float>(); }
 INSTANTIATE_TEST_SUITE_P(Shapes, BlurAndBlendDevice, testing::ValuesIn(kBlurShapes));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <ostream>
 #include <random>
 #include <vector>
@@ -12,7 +14,7 @@
 #include "kernels/blur_and_blend.h"
 #include "values.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct BlurShape {
   const char* why;
@@ -67,4 +69,4 @@ double blur_error(const BlurShape& s, const Run& run) {
   return out.difference();
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

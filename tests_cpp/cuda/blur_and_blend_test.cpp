@@ -6,7 +6,7 @@
 #include "blur_and_blend_problem.h"
 #include "gpu.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 class BlurAndBlendCuda : public OnGpu<BlurShape> {
@@ -28,4 +28,4 @@ TEST_P(BlurAndBlendCuda, Float32) { expect_same<float>(); }
 INSTANTIATE_TEST_SUITE_P(Shapes, BlurAndBlendCuda, testing::ValuesIn(kBlurShapes));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -6,15 +6,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "converted_problem.h"
 #include "kernels/cuda/branch_attention.cuh"
 #include "memory.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 template <typename T>
@@ -183,4 +186,4 @@ TEST(BranchAttentionPlan, SaysWhatItCannotDo) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -4,6 +4,7 @@
 // Branch attention on a CUDA device; skipped without one.
 
 #include <atomic>
+#include <cstdint>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -12,7 +13,7 @@
 #include "gpu.h"
 #include "values.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 class BranchAttentionCuda : public OnGpu<Case> {
@@ -62,4 +63,4 @@ TEST_F(BranchAttentionCuda, CallsOfSeveralThreadsDoNotTakeEachOthersMemory) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -9,19 +9,20 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "../kernels/branch_attention_problem.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // The tensors of a problem in another type and kind of memory, and parameters that refer to them.
 template <typename T, typename Memory>
 class Converted {
  public:
-  Converted(Problem& problem, Dtype dtype) : problem_(problem), params_(problem.params()) {
+  Converted(Problem& problem, Dtype dtype) : problem_(&problem), params_(problem.params()) {
     params_.dtype = dtype;
     for (AttentionView* view : {&params_.q, &params_.k, &params_.v, &params_.out}) point(*view);
     out_ = copies_.size() - 1;
@@ -38,9 +39,9 @@ class Converted {
   BranchAttentionParams& params() { return params_; }
 
   void finish() {
-    std::vector<T> out(problem_.out.size());
+    std::vector<T> out(problem_->out.size());
     copies_[out_].read(out.data(), out.size() * sizeof(T));
-    for (size_t i = 0; i < out.size(); ++i) problem_.out[i] = static_cast<float>(out[i]);
+    for (size_t i = 0; i < out.size(); ++i) problem_->out[i] = static_cast<float>(out[i]);
   }
 
  private:
@@ -57,10 +58,10 @@ class Converted {
   }
 
   const std::vector<float>& source(const void* data) const {
-    for (const auto* values : {&problem_.q, &problem_.k, &problem_.v, &problem_.out}) {
+    for (const auto* values : {&problem_->q, &problem_->k, &problem_->v, &problem_->out}) {
       if (values->data() == data) return *values;
     }
-    for (const auto* list : {&problem_.branch_k, &problem_.branch_v}) {
+    for (const auto* list : {&problem_->branch_k, &problem_->branch_v}) {
       for (const auto& values : *list) {
         if (values.data() == data) return values;
       }
@@ -68,7 +69,7 @@ class Converted {
     throw std::logic_error("no tensor of the problem");
   }
 
-  Problem& problem_;
+  Problem* problem_;
   BranchAttentionParams params_;
   std::vector<Memory> copies_;
   size_t out_;
@@ -86,4 +87,4 @@ void round_inputs(Problem& problem) {
   }
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -13,7 +13,7 @@
 
 #include "kernels/cuda/launch.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 class GpuMemory {
  public:
@@ -49,4 +49,4 @@ class OnGpu : public testing::TestWithParam<Parameter> {
   }
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

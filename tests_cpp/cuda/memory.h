@@ -11,7 +11,7 @@
 #include <cstring>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 class HostMemory {
  public:
@@ -28,4 +28,4 @@ class HostMemory {
   std::vector<Piece> pieces_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/once.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 TEST(OncePerPair, RunsOnceForEachPairWhoeverComesFirst) {
@@ -48,4 +48,4 @@ TEST(OncePerPair, TriesAgainAfterAnError) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -5,12 +5,18 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <type_traits>
+#include <vector>
+
 #include "kernels/cuda/pool_tokens.cuh"
 #include "kernels/cuda/tile_attention.cuh"
 #include "memory.h"
 #include "token_reduction_problem.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 template <typename T>
@@ -102,4 +108,4 @@ TEST(PooledOnDevice, LiesWhereTheCpuPutsIt) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

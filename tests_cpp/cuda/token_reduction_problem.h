@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <ostream>
 #include <random>
 #include <vector>
@@ -15,7 +17,7 @@
 #include "kernels/tile_attention.h"
 #include "values.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct TilingShape {
   const char* why;
@@ -125,4 +127,4 @@ double pool_tokens_error(const TilingShape& s, bool largest, const Run& run) {
   return worst;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

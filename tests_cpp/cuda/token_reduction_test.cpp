@@ -6,7 +6,7 @@
 #include "gpu.h"
 #include "token_reduction_problem.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 class TokenReductionCuda : public OnGpu<TilingShape> {
@@ -40,4 +40,4 @@ TEST_P(TokenReductionCuda, LargestInFloat32) { expect_same_pooling<float>(true);
 INSTANTIATE_TEST_SUITE_P(Shapes, TokenReductionCuda, testing::ValuesIn(kTilingShapes));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

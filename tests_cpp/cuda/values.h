@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <random>
 #include <type_traits>
@@ -18,7 +20,7 @@
 
 #include "kernels/views.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 template <typename T>
 constexpr Dtype dtype_of() {
@@ -92,4 +94,4 @@ inline void run_alone(int64_t count, const std::function<void(int64_t, int64_t)>
   body(0, count);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

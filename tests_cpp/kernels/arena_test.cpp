@@ -6,10 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kCounts[] = {1, 17, 5000, 40'000, 16, 100'000, 3};
@@ -72,4 +73,4 @@ TEST(Arena, KeepsNoMoreThanItsBound) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,16 +7,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <ostream>
 #include <random>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/targets.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 struct Case {
@@ -218,4 +222,4 @@ TEST(AttentionColumnMeanEdges, NothingToDoIsNoError) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

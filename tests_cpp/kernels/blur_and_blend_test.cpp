@@ -7,6 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <ostream>
 #include <random>
@@ -16,7 +19,7 @@
 
 #include "kernels/targets.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 struct Case {
@@ -158,4 +161,4 @@ TEST(GaussianTaps, AddUpToOneForEverySigma) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

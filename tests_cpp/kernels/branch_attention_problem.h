@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <limits>
 #include <ostream>
@@ -15,7 +17,7 @@
 
 #include "kernels/branch_attention.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 struct Case {
   const char* why;
@@ -241,4 +243,4 @@ inline double largest_error(const Problem& problem) {
   return worst;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,12 +7,14 @@
 
 #include <cmath>
 #include <limits>
+#include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "branch_attention_problem.h"
 #include "kernels/targets.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 class BranchAttention : public testing::TestWithParam<std::tuple<std::string, Case>> {
@@ -117,4 +119,4 @@ TEST(Targets, AnUnknownNameIsAnErrorThatListsTheKnown) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,15 +7,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <ostream>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/targets.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 struct Case {
@@ -168,4 +172,4 @@ TEST(PoolTokensEdges, NoBlendsAreNoWork) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

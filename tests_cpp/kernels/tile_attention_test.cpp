@@ -7,16 +7,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <ostream>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/targets.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 struct Case {
@@ -219,4 +223,4 @@ TEST(TileAttentionEdges, AScoreOfMinusInfinityIsNoKeyAndOfPlusInfinityNaN) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

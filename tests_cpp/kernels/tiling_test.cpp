@@ -6,10 +6,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <ostream>
+#include <string>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 void PrintTo(const Tiling& t, std::ostream* out) {
   *out << t.height << " x " << t.width << " in " << t.tile_height << " x " << t.tile_width << " at "
@@ -64,4 +68,4 @@ TEST(PoolStrides, CountAlongTokensOrRowsAndColumns) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

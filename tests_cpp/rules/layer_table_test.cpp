@@ -5,13 +5,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <optional>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
 std::vector<int> channels(const LayerTable& table) {
@@ -23,7 +26,7 @@ std::vector<int> channels(const LayerTable& table) {
 std::vector<int> repeated(const std::vector<std::pair<int, int>>& runs) {
   std::vector<int> result;
   for (auto [value, count] : runs) {
-    result.insert(result.end(), static_cast<std::size_t>(count), value);
+    result.insert(result.end(), static_cast<size_t>(count), value);
   }
   return result;
 }
@@ -34,7 +37,7 @@ struct Place {
   int transformers;
 };
 
-/// The places (block, number, transformer) in checkpoint order.
+// The places (block, number, transformer) in checkpoint order.
 std::vector<std::tuple<BlockKind, int, int>> listed(const std::vector<Place>& places) {
   std::vector<std::tuple<BlockKind, int, int>> result;
   for (const auto& [block, numbers, transformers] : places) {
@@ -189,10 +192,10 @@ TEST(TokenGrid, IsThatOfStridedConvolutionsOnTheWholeLattice) {
   const auto convolved = [](int size) { return (size + 2 - 3) / 2 + 1; };
   for (int height = 1; height <= 256; ++height) {  // every multiple of 8 pixels up to 2048
     for (int width = 1; width <= 256; ++width) {
-      std::pair<int, int> expected{height, width};
+      GridSize expected{height, width};
       for (int level = 0; level < 4; ++level) {
         ASSERT_EQ(token_grid(height, width, level), expected) << height << "x" << width;
-        expected = {convolved(expected.first), convolved(expected.second)};
+        expected = {convolved(expected.rows), convolved(expected.columns)};
       }
     }
   }
@@ -202,7 +205,7 @@ TEST(TokenGrid, RefusesEmptyLatents) {
   EXPECT_THROW(token_grid(0, 64, 0), std::invalid_argument);
   EXPECT_THROW(token_grid(64, -1, 0), std::invalid_argument);
   EXPECT_THROW(token_grid(64, 64, -1), std::invalid_argument);
-  EXPECT_EQ(token_grid(64, 64, 1000000), std::pair(1, 1));
+  EXPECT_EQ(token_grid(64, 64, 1000000), (GridSize{1, 1}));
 }
 
 TEST(BlockKind, HasNames) {
@@ -213,4 +216,4 @@ TEST(BlockKind, HasNames) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

@@ -9,8 +9,10 @@
 #include <ostream>
 #include <set>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
 struct Extent {
@@ -55,10 +57,10 @@ TEST(PoolExtentErrors, NameTheArgument) {
 }
 
 TEST(TileShape, CutsAsEvenlyAsItCan) {
-  EXPECT_EQ(tile_shape({64, 64}, 32), GridSize(32, 32));
-  EXPECT_EQ(tile_shape({96, 65}, 32), GridSize(32, 22));  // 65 columns are three of 22
-  EXPECT_EQ(tile_shape({33, 20}, 32), GridSize(17, 20));
-  EXPECT_EQ(tile_shape({7, 1}, 1), GridSize(1, 1));
+  EXPECT_EQ(tile_shape({64, 64}, 32), (GridSize{32, 32}));
+  EXPECT_EQ(tile_shape({96, 65}, 32), (GridSize{32, 22}));  // 65 columns are three of 22
+  EXPECT_EQ(tile_shape({33, 20}, 32), (GridSize{17, 20}));
+  EXPECT_EQ(tile_shape({7, 1}, 1), (GridSize{1, 1}));
   EXPECT_THROW(tile_shape({8, 8}, 0), std::invalid_argument);
   EXPECT_THROW(tile_shape({8, 0}, 8), std::invalid_argument);
 }
@@ -82,8 +84,8 @@ TEST(TileOffset, DependsOnSeedTimestepAndLayerAlone) {
 }
 
 TEST(TileOffset, IsZeroWhereTheTilesFit) {
-  EXPECT_EQ(tile_offset({64, 64}, {32, 32}, 7, 3.0, 1), GridSize(0, 0));
+  EXPECT_EQ(tile_offset({64, 64}, {32, 32}, 7, 3.0, 1), (GridSize{0, 0}));
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

@@ -6,17 +6,21 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <limits>
+#include <optional>
 #include <ostream>
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::rules {
 namespace {
 
-/// Formulas of docs/design/image-prompts.md, in the layer's t, the table's L and its block.
+// Formulas of docs/design/image-prompts.md, in the layer's t, the table's L and its block.
 struct RampCase {
   const char* preset;
   std::function<double(double t, double spatial, BlockKind block)> formula;
@@ -32,7 +36,7 @@ TEST_P(RampPreset, FollowsItsFormula) {
     const auto weights = layer_weights(table, std::string(GetParam().preset));
     ASSERT_EQ(weights.size(), table.layers().size());
     for (const Layer& layer : table.layers()) {
-      const auto weight = weights[static_cast<std::size_t>(layer.index)];
+      const auto weight = weights[static_cast<size_t>(layer.index)];
       ASSERT_TRUE(weight.has_value()) << layer.name;
       EXPECT_NEAR(*weight, GetParam().formula(layer.spatial, spatial, layer.block), 1e-15)
           << layer.name;
@@ -66,13 +70,13 @@ INSTANTIATE_TEST_SUITE_P(
         RampCase{"strong middle",
                  [](double, double, BlockKind b) { return weak(b != BlockKind::kMiddle); }}));
 
-/// The weights by t that a preset gives; layers of one t must agree.
+// The weights by t that a preset gives; layers of one t must agree.
 SpatialWeights by_spatial(const LayerTable& table, const std::string& preset) {
   SpatialWeights result;
   std::set<int> without;
   const auto weights = layer_weights(table, preset);
   for (const Layer& layer : table.layers()) {
-    if (const auto weight = weights[static_cast<std::size_t>(layer.index)]) {
+    if (const auto weight = weights[static_cast<size_t>(layer.index)]) {
       EXPECT_EQ(result.emplace(layer.spatial, *weight).first->second, *weight);
     } else {
       without.insert(layer.spatial);
@@ -240,4 +244,4 @@ INSTANTIATE_TEST_SUITE_P(
                     WindowCase{{kNan, 1}, {}, "not a number"}));
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::rules

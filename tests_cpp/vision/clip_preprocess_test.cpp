@@ -5,6 +5,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <ostream>
 #include <stdexcept>
@@ -12,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision {
 namespace {
 
 using Pixels = std::vector<float>;
@@ -186,4 +189,4 @@ TEST(ParseCrop, KnowsItsNames) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <ostream>
 #include <random>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision {
 namespace {
 
 struct ResizeCase {
@@ -118,4 +120,4 @@ TEST(ResampleTable, AWindowReadsOnlyItsOwnInputs) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision

@@ -37,8 +37,8 @@ def test_what_the_assembler_says_is_read():
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="c++filt is not there")
 def test_names_are_those_of_the_source():
     symbols = [
-        "_ZN9attnpatch6device16column_sums_halfI6__halfLi64EEEvNS0_19ColumnMeanArgumentsE",
-        "_ZN9attnpatch12_GLOBAL__N_114stands_for_allEv",
+        "_ZN9attnpatch7kernels6device16column_sums_halfI6__halfLi64EEEvNS1_19ColumnMeanArgumentsE",
+        "_ZN9attnpatch7kernels12_GLOBAL__N_114stands_for_allEv",
     ]
     assert resources.readable(symbols) == ["column_sums_half<half, 64>", "stands_for_all"]
 

@@ -6,10 +6,12 @@
 #include <hwy/aligned_allocator.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr int64_t kAlignment = 16;          // in floats: a line of memory, the longest vector
@@ -71,4 +73,4 @@ Arena& thread_arena() {
   return arena;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

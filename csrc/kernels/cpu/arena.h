@@ -7,10 +7,11 @@
 
 #include <hwy/aligned_allocator.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // What a thread keeps between calls, at most: 16 MiB. More is given back when a kernel ends.
 inline constexpr int64_t kKeptFloats = int64_t{4} << 20;
@@ -56,4 +57,4 @@ class Arena {
 // That of the calling thread.
 Arena& thread_arena();
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -22,6 +22,8 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -34,7 +36,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -249,11 +251,11 @@ void attention_column_mean(const AttentionColumnMeanParams& params) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 HWY_EXPORT(attention_column_mean);
 
@@ -265,5 +267,5 @@ void attention_column_mean_cpu(const AttentionColumnMeanParams& params) {
   HWY_DYNAMIC_DISPATCH(attention_column_mean)(params);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 #endif  // HWY_ONCE

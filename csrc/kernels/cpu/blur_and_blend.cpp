@@ -13,7 +13,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/blur_and_blend.h"
@@ -21,7 +24,7 @@
 #include "kernels/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -211,11 +214,11 @@ void blur_and_blend(const BlurAndBlendParams& params) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 HWY_EXPORT(blur_and_blend);
 
@@ -224,5 +227,5 @@ void blur_and_blend_cpu(const BlurAndBlendParams& params) {
   HWY_DYNAMIC_DISPATCH(blur_and_blend)(params);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 #endif  // HWY_ONCE

@@ -20,6 +20,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -32,7 +33,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -282,11 +283,11 @@ void branch_attention(const BranchAttentionParams& params) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 HWY_EXPORT(branch_attention);
 
@@ -295,5 +296,5 @@ void branch_attention_cpu(const BranchAttentionParams& params) {
   HWY_DYNAMIC_DISPATCH(branch_attention)(params);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 #endif  // HWY_ONCE

@@ -24,7 +24,7 @@
 #include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -110,7 +110,7 @@ bool pack(const Segments& segments, int64_t h, int64_t size, const PackedHead& h
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_PACKED_KEYS_INL_H_

@@ -19,7 +19,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -51,7 +51,7 @@ HWY_INLINE void pack_values(const float* const rows[4], int64_t key, int64_t key
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_PANELS_INL_H_

@@ -12,8 +12,8 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "kernels/cpu/arena.h"
@@ -22,7 +22,7 @@
 #include "kernels/pool_tokens.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -147,11 +147,11 @@ void pool_tokens(const PoolTokensParams& params) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 HWY_EXPORT(pool_tokens);
 
@@ -160,5 +160,5 @@ void pool_tokens_cpu(const PoolTokensParams& params) {
   HWY_DYNAMIC_DISPATCH(pool_tokens)(params);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 #endif  // HWY_ONCE

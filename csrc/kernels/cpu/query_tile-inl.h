@@ -15,7 +15,6 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "kernels/cpu/arena.h"
@@ -24,7 +23,7 @@
 #include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -175,7 +174,7 @@ void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_QUERY_TILE_INL_H_

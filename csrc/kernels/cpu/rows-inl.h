@@ -21,7 +21,7 @@
 #include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -217,7 +217,7 @@ HWY_INLINE void rows_from_columns(const float* columns, int64_t size, int64_t wi
 #endif  // HWY_TARGET == HWY_SCALAR
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_ROWS_INL_H_

@@ -19,7 +19,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -63,7 +63,7 @@ HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, F
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_SCORES_INL_H_

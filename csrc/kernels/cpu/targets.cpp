@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 // The targets that were compiled and that the machine has, one bit each, best first.
@@ -39,4 +41,4 @@ void force_cpu_target(const std::string& name) {
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

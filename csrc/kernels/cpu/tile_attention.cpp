@@ -22,6 +22,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -34,7 +35,7 @@
 #include "kernels/tile_attention.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -383,11 +384,11 @@ void tile_attention(const TileAttentionParams& params) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 HWY_EXPORT(tile_attention);
 
@@ -396,5 +397,5 @@ void tile_attention_cpu(const TileAttentionParams& params) {
   HWY_DYNAMIC_DISPATCH(tile_attention)(params);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 #endif  // HWY_ONCE

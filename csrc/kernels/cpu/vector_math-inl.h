@@ -15,7 +15,7 @@
 #include <cstdint>
 
 HWY_BEFORE_NAMESPACE();
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -140,7 +140,7 @@ HWY_INLINE void outer_product(const float* panel, const float* columns, int64_t 
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
 HWY_AFTER_NAMESPACE();
 
 #endif  // ATTNPATCH_VECTOR_MATH_INL_H_

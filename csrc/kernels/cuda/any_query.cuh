@@ -10,7 +10,7 @@
 #include "kernels/cuda/limits.h"
 #include "kernels/cuda/rows.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // Keys and values of one head.
 template <typename T>
@@ -103,4 +103,4 @@ struct AnyQuery {
   }
 };
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

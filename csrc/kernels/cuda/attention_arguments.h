@@ -12,7 +12,7 @@
 #include "kernels/attention_params.h"
 #include "kernels/cuda/limits.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 struct AttentionArguments {
   int64_t batch, heads, queries, keys, head_size;
@@ -50,4 +50,4 @@ inline void fill(AttentionArguments& a, const AttentionParams& params, const cha
   a.vectorized = is_vectorized(params);
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -6,7 +6,7 @@
 #include "kernels/cuda/attention_column_mean.cuh"
 #include "kernels/cuda/launch.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 using device::ColumnMeanArguments;
@@ -76,4 +76,4 @@ void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* s
   }
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -14,7 +14,7 @@
 #include "kernels/cuda/attention_column_mean_plan.h"
 #include "kernels/cuda/flash.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 ATTNPATCH_DEVICE float log_of_sum(float m, float sum) { return m + log2_of(sum); }
 
@@ -189,4 +189,4 @@ __global__ void __launch_bounds__(kThreads) mean_over_heads(ColumnMeanArguments 
   p.column_mean[record * p.keys + key] = sum / static_cast<float>(p.heads);
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -12,7 +12,7 @@
 #include "kernels/attention_column_mean.h"
 #include "kernels/cuda/attention_arguments.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kMostRecorded = 64;  // rows in one launch
 
@@ -46,4 +46,4 @@ inline ColumnMeanArguments arguments_of(const AttentionColumnMeanParams& params,
   return a;
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -4,7 +4,7 @@
 #include "kernels/cuda/blur_and_blend.cuh"
 #include "kernels/cuda/launch.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream) {
   if (params.batch * params.channels * params.height * params.width == 0) return;
@@ -19,4 +19,4 @@ void blur_and_blend_cuda(const BlurAndBlendParams& params, void* stream) {
   });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

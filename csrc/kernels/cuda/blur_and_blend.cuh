@@ -11,7 +11,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/limits.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 ATTNPATCH_DEVICE int reflect(int place, int side) {
   if (side == 1) return 0;
@@ -61,4 +61,4 @@ __global__ void __launch_bounds__(kThreads) blur_and_blend(BlurAndBlendArguments
   }
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

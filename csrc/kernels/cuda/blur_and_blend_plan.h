@@ -11,7 +11,7 @@
 
 #include "kernels/blur_and_blend.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kPatchWidth = 32;
 constexpr int kPatchHeight = 16;
@@ -65,4 +65,4 @@ inline size_t shared_bytes(const BlurAndBlendArguments& a) {
   return high * (2 * kPatchWidth + 2 * a.radius) * sizeof(float);
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

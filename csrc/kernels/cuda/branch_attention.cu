@@ -6,7 +6,7 @@
 #include "kernels/cuda/branch_attention.cuh"
 #include "kernels/cuda/launch.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 constexpr const char* kName = "branch_attention";
@@ -38,4 +38,4 @@ void branch_attention_cuda(const BranchAttentionParams& params, void* stream_han
   device::with_dtype(params.dtype, [&]<class T>() { launch<T>(plan, stream); });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

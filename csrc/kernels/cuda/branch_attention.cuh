@@ -26,7 +26,7 @@
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/warp_tile.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 struct Segment {
   int branch;    // -1: the text
@@ -302,4 +302,4 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
   });
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -17,7 +17,7 @@
 #include "kernels/cuda/attention_arguments.h"
 #include "kernels/cuda/limits.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kMostBranches = 16;
 constexpr int kFewKeys = 16;    // of one picture: a block of its own size costs a fifth
@@ -88,4 +88,4 @@ inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& pa
   return plan;
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -19,7 +19,7 @@
 
 #define ATTNPATCH_DEVICE __device__ __forceinline__
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kWarpSize = 32;
 
@@ -131,4 +131,4 @@ ATTNPATCH_DEVICE uint32_t pack(float first, float second) {
   return packed;
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -13,7 +13,7 @@
 #include "kernels/cuda/any_query.cuh"
 #include "kernels/cuda/warp_tile.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // What a tile of queries attends to: some keys of its own, and some that it shares with others.
 template <typename T>
@@ -125,4 +125,4 @@ struct Flash {
   }
 };
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -17,7 +17,7 @@
 #include "kernels/cuda/once.h"
 #include "kernels/views.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 inline void check(cudaError_t error, const char* kernel,
                   const std::source_location& where = std::source_location::current()) {
@@ -96,4 +96,4 @@ void launch(const char* name, void (*kernel)(Arguments), dim3 grid, int threads,
   check(cudaLaunchKernel(function, grid, dim3(threads), list, shared, stream), name);
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -11,7 +11,7 @@
 
 #include "kernels/views.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr float kLog2E = 1.44269504f;  // logits to base 2
 constexpr int kWarps = 4;
@@ -44,4 +44,4 @@ inline size_t any_shared_bytes(int64_t head_size) {
   return 2 * kAnyKeys * static_cast<size_t>(head_size) * sizeof(float);
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -9,7 +9,7 @@
 #include <set>
 #include <utility>
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 class OncePerPair {
  public:
@@ -29,4 +29,4 @@ class OncePerPair {
   std::set<std::pair<const void*, int>> done_;
 };
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -4,7 +4,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pool_tokens.cuh"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 template <typename T, int kValues>
@@ -36,4 +36,4 @@ void pool_tokens_cuda(const PoolTokensParams& params, void* stream_handle) {
   device::with_dtype(params.dtype, [&]<class T>() { launch_all<T>(params, stream); });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

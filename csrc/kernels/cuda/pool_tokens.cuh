@@ -11,7 +11,7 @@
 #include "kernels/cuda/pool_tokens_plan.h"
 #include "kernels/cuda/tiles.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // The window of a pooled token: `rows` lines of `columns` tokens; along tokens, one line that runs
 // on through the tile's rows.
@@ -129,4 +129,4 @@ __global__ void __launch_bounds__(kThreads) pool_tokens(PoolTokensArguments p) {
   }
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -13,7 +13,7 @@
 #include "kernels/cuda/tiles.h"
 #include "kernels/pool_tokens.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kMostBlends = 4;  // in one launch
 constexpr int64_t kMostPieces = (int64_t{1} << 31) - 1;
@@ -71,4 +71,4 @@ inline PoolTokensArguments arguments_of(const PoolTokensParams& params, size_t f
   return a;
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/refusal.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 // Built as all others are: a device that has code for it has code for them.
@@ -35,4 +35,4 @@ std::string cuda_refusal(int device) {
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -7,9 +7,9 @@
 
 #include <string>
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 
 // Why they cannot run on this CUDA device, in words; empty: they can. Never throws a CUDA error.
 std::string cuda_refusal(int device);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

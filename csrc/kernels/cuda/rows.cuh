@@ -9,7 +9,7 @@
 #include "kernels/cuda/limits.h"
 #include "kernels/views.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // Rows of one head. Row i is number i % columns of line i / columns, as in a rectangle of a grid;
 // without columns all rows are on one line.
@@ -123,4 +123,4 @@ ATTNPATCH_DEVICE void store_rows(const Rows<T>& to, const T* from, int64_t first
   }
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

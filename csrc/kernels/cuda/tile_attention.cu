@@ -6,7 +6,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_attention.cuh"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 using device::TileAttentionArguments;
@@ -39,4 +39,4 @@ void tile_attention_cuda(const TileAttentionParams& params, void* stream_handle)
   device::with_dtype(params.dtype, [&]<class T>() { launch<T>(a, stream); });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels

@@ -12,7 +12,7 @@
 #include "kernels/cuda/tile_attention_plan.h"
 #include "kernels/cuda/tiles.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // What one block of threads works on.
 struct TileWork {
@@ -111,4 +111,4 @@ __global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArgu
   });
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -13,7 +13,7 @@
 #include "kernels/cuda/tiles.h"
 #include "kernels/tile_attention.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 struct TileAttentionArguments : AttentionArguments {
   Tiles tiles;
@@ -41,4 +41,4 @@ inline TileAttentionArguments arguments_of(const TileAttentionParams& params) {
   return a;
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -8,7 +8,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/tiles.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 struct Box {
   int top, left, height, width;
@@ -69,4 +69,4 @@ struct Pooled {
   }
 };
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -7,7 +7,7 @@
 
 #include "kernels/tiling.h"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 struct Tiles {
   int height, width;              // of the grid
@@ -32,4 +32,4 @@ inline Stride stride_of(const PoolStride& s) {
   return {s.along_tokens, static_cast<int>(s.down), static_cast<int>(s.across)};
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

@@ -8,7 +8,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/rows.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 // Scores of a warp's 16 queries with up to kKeys keys, of which so many count.
 template <int kKeys>
@@ -243,4 +243,4 @@ struct WarpTile {
   }
 };
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

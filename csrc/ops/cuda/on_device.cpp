@@ -3,16 +3,18 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstdint>
+
 #include "ops/backend.h"
 
 // torch's headers declare it for those alone that compile against CUDA's.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                              void** ret_stream);
 
-namespace attnpatch {
+namespace attnpatch::ops {
 
 OnDevice::OnDevice(const Tensor& t) : guard_(t.get_device_index()) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::ops

@@ -6,10 +6,11 @@
 #include <Eigen/Core>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 using Points = Eigen::Matrix<double, 2, kKeypoints>;
@@ -98,4 +99,4 @@ cv::Mat align_face(const cv::Mat& picture, const Keypoints& keypoints, int size)
   return crop;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -13,7 +13,7 @@
 
 #include "vision/faces/face_detector.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 // M for a crop of `size` pixels, a multiple of 112 or of 128 (then the template is scaled to the
 // middle 112/128). Throws std::invalid_argument for other sizes, and for keypoints that are not
@@ -24,4 +24,4 @@ cv::Matx23d face_transform(const Keypoints& keypoints, int size);
 // pixel, else std::invalid_argument.
 cv::Mat align_face(const cv::Mat& picture, const Keypoints& keypoints, int size);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

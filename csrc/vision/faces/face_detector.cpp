@@ -4,13 +4,18 @@
 #include "vision/faces/face_detector.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <opencv2/imgproc.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 constexpr std::array<int, 3> kStrides = {8, 16, 32};
@@ -195,4 +200,4 @@ std::vector<Detection> FaceDetector::detect(const cv::Mat& picture,
   return suppress_overlaps(std::move(found), kMaxOverlap);
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -13,13 +13,14 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <opencv2/core.hpp>
 #include <span>
 #include <vector>
 
 #include "vision/faces/onnx_net.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 constexpr int kKeypoints = 5;  // eyes, nose, mouth's corners; left ones as we see them
 using Keypoints = std::array<cv::Point2f, kKeypoints>;
@@ -64,4 +65,4 @@ class FaceDetector {
   int fixed_size_ = 0;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

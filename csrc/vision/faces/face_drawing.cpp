@@ -3,12 +3,14 @@
 
 #include "vision/faces/face_drawing.h"
 
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <opencv2/imgproc.hpp>
 #include <stdexcept>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 constexpr int kNose = 2;
@@ -53,4 +55,4 @@ void draw_keypoints(const Keypoints& keypoints, cv::Mat& canvas) {
   }
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

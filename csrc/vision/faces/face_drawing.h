@@ -12,10 +12,10 @@
 
 #include "vision/faces/face_detector.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 // canvas: RGB, CV_8UC3, overwritten. Throws std::invalid_argument for points that are not finite or
 // more than 1e6 pixels off.
 void draw_keypoints(const Keypoints& keypoints, cv::Mat& canvas);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

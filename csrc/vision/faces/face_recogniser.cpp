@@ -4,12 +4,15 @@
 #include "vision/faces/face_recogniser.h"
 
 #include <cmath>
+#include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "vision/faces/face_alignment.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 constexpr int kUsualSize = 112;
@@ -56,4 +59,4 @@ std::vector<float> FaceRecogniser::embed(const cv::Mat& picture, const Keypoints
   return embedding;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <cstdint>
 #include <opencv2/core.hpp>
 #include <span>
 #include <vector>
@@ -14,7 +15,7 @@
 #include "vision/faces/face_detector.h"
 #include "vision/faces/onnx_net.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 class FaceRecogniser {
  public:
@@ -31,4 +32,4 @@ class FaceRecogniser {
   OnnxNet net_;
 };
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

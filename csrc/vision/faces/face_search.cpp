@@ -3,7 +3,9 @@
 
 #include "vision/faces/face_search.h"
 
-namespace attnpatch {
+#include <vector>
+
+namespace attnpatch::vision::faces {
 
 FacesFound find_faces(const FaceDetector& detector, const cv::Mat& picture,
                       const FaceSearch& search) {
@@ -20,4 +22,4 @@ FacesFound find_faces(const FaceDetector& detector, const cv::Mat& picture,
   return found;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -11,7 +11,7 @@
 
 #include "vision/faces/face_detector.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 struct FaceSearch {
   std::vector<int> sizes;       // of the square, in order; of DetectOptions
@@ -28,4 +28,4 @@ struct FacesFound {
 FacesFound find_faces(const FaceDetector& detector, const cv::Mat& picture,
                       const FaceSearch& search);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
-namespace attnpatch::onnx {
+namespace attnpatch::vision::faces::onnx {
 namespace {
 
 using protobuf::Bytes;
@@ -190,4 +193,4 @@ Node read_node(Bytes bytes) {
   return node;
 }
 
-}  // namespace attnpatch::onnx
+}  // namespace attnpatch::vision::faces::onnx

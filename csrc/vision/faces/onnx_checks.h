@@ -5,13 +5,10 @@
 
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
 #include "vision/faces/onnx_graph.h"
 #include "vision/faces/protobuf.h"
 
-namespace attnpatch::onnx {
+namespace attnpatch::vision::faces::onnx {
 
 // A tensor that the file holds: a type that OpenCV reads, and as many values as its sizes say.
 Tensor check_tensor(protobuf::Bytes tensor);
@@ -19,4 +16,4 @@ Tensor check_tensor(protobuf::Bytes tensor);
 // An operation, with attributes in a sane range.
 Node read_node(protobuf::Bytes node);
 
-}  // namespace attnpatch::onnx
+}  // namespace attnpatch::vision::faces::onnx

@@ -4,14 +4,19 @@
 #include "vision/faces/onnx_file.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <initializer_list>
 #include <set>
+#include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "vision/faces/onnx_checks.h"
 #include "vision/faces/protobuf.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 using protobuf::Bytes;
@@ -164,4 +169,4 @@ std::vector<uint8_t> with_input_dims(std::span<const uint8_t> file, std::span<co
                  [&](Bytes graph) { return replace(graph, kGraphInput, in_value); });
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

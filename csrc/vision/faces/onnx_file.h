@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 struct OnnxFile {
   std::string input;                // its name
@@ -28,4 +28,4 @@ OnnxFile read_onnx(std::span<const uint8_t> file);
 // The file with other sizes of its input. Throws as read_onnx.
 std::vector<uint8_t> with_input_dims(std::span<const uint8_t> file, std::span<const int64_t> dims);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <string_view>
+#include <vector>
 
-namespace attnpatch::onnx {
+namespace attnpatch::vision::faces::onnx {
 namespace {
 
 constexpr size_t kAny = std::numeric_limits<size_t>::max();
@@ -199,4 +203,4 @@ void GraphCheck::check_output(const std::string& name) const {
   }
 }
 
-}  // namespace attnpatch::onnx
+}  // namespace attnpatch::vision::faces::onnx

@@ -6,13 +6,14 @@
 
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <set>
 #include <string>
 #include <vector>
 
-namespace attnpatch::onnx {
+namespace attnpatch::vision::faces::onnx {
 
 struct Tensor {
   std::vector<int64_t> dims;
@@ -45,4 +46,4 @@ class GraphCheck {
   std::map<std::string, Tensor> weights_;  // of those the ones that the file holds
 };
 
-}  // namespace attnpatch::onnx
+}  // namespace attnpatch::vision::faces::onnx

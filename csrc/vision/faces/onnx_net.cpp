@@ -3,11 +3,21 @@
 
 #include "vision/faces/onnx_net.h"
 
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <opencv2/core/utils/logger.hpp>
+#include <span>
 #include <stdexcept>
+#include <string>
 #include <utility>
+#include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 constexpr double kMaxBlob = 1 << 26;   // values between two layers: 256 MiB
@@ -130,4 +140,4 @@ cv::Mat make_blob(const cv::Mat& picture, float mean, float deviation) {
   return blob;
 }
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -17,7 +17,7 @@
 
 #include "vision/faces/onnx_file.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 
 // Safe to use from several threads; those that ask for one picture size take turns.
 class OnnxNet {
@@ -54,4 +54,4 @@ class OnnxNet {
 // (1, 3, height, width) of an RGB picture, CV_8UC3: (value - mean) / deviation.
 cv::Mat make_blob(const cv::Mat& picture, float mean, float deviation);
 
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

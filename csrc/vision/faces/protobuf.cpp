@@ -3,7 +3,12 @@
 
 #include "vision/faces/protobuf.h"
 
-namespace attnpatch::protobuf {
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+namespace attnpatch::vision::faces::protobuf {
 namespace {
 
 [[noreturn]] void fail() { throw std::invalid_argument("it is cut short or damaged"); }
@@ -85,4 +90,4 @@ void write_raw(Bytes value, std::vector<uint8_t>& out) {
   out.insert(out.end(), value.begin(), value.end());
 }
 
-}  // namespace attnpatch::protobuf
+}  // namespace attnpatch::vision::faces::protobuf

@@ -9,10 +9,9 @@
 
 #include <cstdint>
 #include <span>
-#include <stdexcept>
 #include <vector>
 
-namespace attnpatch::protobuf {
+namespace attnpatch::vision::faces::protobuf {
 
 using Bytes = std::span<const uint8_t>;
 
@@ -49,4 +48,4 @@ void write_number(uint32_t field, uint64_t value, std::vector<uint8_t>& out);
 void write_bytes(uint32_t field, Bytes value, std::vector<uint8_t>& out);
 void write_raw(Bytes value, std::vector<uint8_t>& out);
 
-}  // namespace attnpatch::protobuf
+}  // namespace attnpatch::vision::faces::protobuf

@@ -4,13 +4,17 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
 #include "kernels/cuda/device.cuh"
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 namespace {
 
 struct Meeting {
@@ -216,4 +220,4 @@ void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
   sync_warp();
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device

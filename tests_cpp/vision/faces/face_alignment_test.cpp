@@ -6,10 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <stdexcept>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 Keypoints template_points() {
@@ -86,4 +87,4 @@ TEST(AlignFace, TakesPicturesOfAnySize) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -6,10 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <ostream>
 #include <stdexcept>
 #include <vector>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -92,4 +93,4 @@ TEST(FitPicture, ChecksItsOptions) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -8,7 +8,7 @@
 #include <limits>
 #include <stdexcept>
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 TEST(DrawKeypoints, HasDiscsOnTheirPointsAndLimbsBetween) {
@@ -38,4 +38,4 @@ TEST(DrawKeypoints, TakesPointsAnywhereNear) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

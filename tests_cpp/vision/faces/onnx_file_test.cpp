@@ -6,15 +6,20 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <random>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "vision/faces/onnx_net.h"
 #include "vision/faces/protobuf.h"
 
-namespace attnpatch {
+namespace attnpatch::vision::faces {
 namespace {
 
 using Message = std::vector<uint8_t>;
@@ -146,4 +151,4 @@ TEST(OnnxFile, DamageGivesAnErrorOrANetwork) {
 }
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::vision::faces

@@ -25,7 +25,7 @@
 // NOLINTEND(bugprone-reserved-identifier)
 #define ATTNPATCH_DEVICE inline
 
-namespace attnpatch::device {
+namespace attnpatch::kernels::device {
 
 constexpr int kWarpSize = 32;
 
@@ -135,4 +135,4 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   }
 }
 
-}  // namespace attnpatch::device
+}  // namespace attnpatch::kernels::device
