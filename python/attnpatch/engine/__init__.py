@@ -5,6 +5,7 @@
 from attnpatch.engine.bound_stack import BoundStack, Plan
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.edits import AttentionWrapper, Branch, Edits, Inner
+from attnpatch.engine.joint_layers import JointLayer, JointTable
 from attnpatch.engine.layers import (
     Layer,
     LayerTable,
@@ -19,12 +20,14 @@ from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.engine.site_attention import SiteAttention
 from attnpatch.engine.stack import PatchStack
-from attnpatch.engine.tokens import IMAGE, TEXT, Span, Tokens
+from attnpatch.engine.tokens import IMAGE, PADDING, REFERENCE, TEXT, Span, Tokens
 from attnpatch.engine.weights import Weight, weight_presets
 
 __all__ = [
     "COND",
     "IMAGE",
+    "PADDING",
+    "REFERENCE",
     "TEXT",
     "UNCOND",
     "AttentionWrapper",
@@ -36,6 +39,8 @@ __all__ = [
     "Crop",
     "Edits",
     "Inner",
+    "JointLayer",
+    "JointTable",
     "Layer",
     "LayerTable",
     "Patch",

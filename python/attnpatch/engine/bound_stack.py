@@ -17,8 +17,10 @@ from attnpatch.engine.branch_plan import BranchPlan
 from attnpatch.engine.cache import Cache, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.joint_layers import JointLayer, JointTable
 from attnpatch.engine.patch import BoundPatch, Patch, nbytes_of
 from attnpatch.engine.report import Report, Skip
+from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
 from attnpatch.engine.site_attention import SiteAttention, WrapperChain
 from attnpatch.engine.tokens import IMAGE, TEXT
@@ -33,9 +35,12 @@ class BoundStack:
     stack, the table and the arguments alone. Copies are the bound stack itself.
     """
 
-    def __init__(self, stack: Sequence[Patch], table: LayerTable) -> None:
+    def __init__(self, stack: Sequence[Patch], table: LayerTable | JointTable) -> None:
         self.stack = stack
         self.table = table
+        self._joint = isinstance(table, JointTable)
+        if self._joint:
+            _check_joint(stack, table)
         self._bound: tuple[BoundPatch, ...] = tuple(
             patch.bind(table, index) for index, patch in enumerate(stack)
         )
@@ -45,6 +50,7 @@ class BoundStack:
         self._edits = tuple(Cache(size=4) for _ in self._bound)
         self._plans: dict[tuple[str, ...], Cache] = defaultdict(lambda: Cache(size=4))
         self._branch_plans = Cache(size=4)
+        self._bias_plans = Cache(size=4)
         self._masks = Cache(size=64)
         self._latest: dict[tuple[str, ...], tuple[Call, Plan | None]] = {}
 
@@ -155,7 +161,7 @@ class BoundStack:
             return join_heads(F.scaled_dot_product_attention(q, k, v, scale=scale))
         return join_heads(attention.attend(q, k, v, scale=scale))
 
-    def _layer(self, name: object) -> Layer:
+    def _layer(self, name: object) -> Layer | JointLayer:
         for layer in self.table:
             if layer.name == name:
                 return layer
@@ -165,11 +171,11 @@ class BoundStack:
         )
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[Layer | JointLayer, ...]:
         """The layers at which any patch may act."""
         return self._layers(range(len(self._bound)))
 
-    def layers_over(self, keys: str) -> tuple[Layer, ...]:
+    def layers_over(self, keys: str) -> tuple[Layer | JointLayer, ...]:
         """Return the layers at which a patch may act beside keys of this name, "text" say.
 
         Hosts can leave the others alone.
@@ -191,7 +197,7 @@ class BoundStack:
         """Whether any patch needs to know which rows are cond and which uncond."""
         return any(bound.tells_roles_apart for bound in self._bound)
 
-    def _layers(self, indices: Sequence[int]) -> tuple[Layer, ...]:
+    def _layers(self, indices: Sequence[int]) -> tuple[Layer | JointLayer, ...]:
         skips = [self._skipped[index] for index in indices]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))
 
@@ -216,10 +222,21 @@ class BoundStack:
             if bound.keys in keys
         ]
         acting = [(index, time_key) for index, time_key in acting if time_key is not None]
+        if self._joint:
+            self._check_spans(call, keys)
         if not acting:
             return None
         key = (call.layout, call.degraded, tuple(acting))
         return self._plans[keys].get(key, lambda: self._make_plan(call, acting))
+
+    def _check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
+        """Raise where a patch that is active asks for tokens that this call has not."""
+        for patch, bound in zip(self.stack, self._bound, strict=True):
+            if bound.keys not in keys and bound.time_key(call) is not None:
+                raise ValueError(
+                    f"{type(patch).__name__}: expected {bound.keys} tokens in the call of the "
+                    f"{self.table.family}, got {', '.join(keys)}"
+                )
 
     def _make_plan(self, call: Call, acting: Sequence[tuple[int, Hashable]]) -> Plan:
         edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}
@@ -233,6 +250,13 @@ class BoundStack:
                     self.table, (b for e in branching for b in e.branches), self._masks
                 ),
             )
+        biases = None
+        biasing = tuple(e for e in edits.values() if e.biases)
+        if biasing:
+            biases = self._bias_plans.get(
+                biasing,
+                lambda: BiasPlan(self.table, (b for e in biasing for b in e.biases)),
+            )
         chains = []
         for layer in self.table:
             wrappers = [
@@ -241,7 +265,7 @@ class BoundStack:
                 if layer.index in edit.wrappers and self._skipped[index][layer.index] is None
             ]
             chains.append(WrapperChain(wrappers) if wrappers else None)
-        return Plan(branches, tuple(chains))
+        return Plan(branches, tuple(chains), biases)
 
     def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
         key = (call.layout, call.degraded, time_key)
@@ -263,13 +287,17 @@ class BoundStack:
 class Plan:
     """What the patches do in calls of one layout and time, over all layers."""
 
-    __slots__ = ("_branches", "_chains", "_prepared")
+    __slots__ = ("_biases", "_branches", "_chains", "_prepared")
 
     def __init__(
-        self, branches: BranchPlan | None, chains: tuple[WrapperChain | None, ...]
+        self,
+        branches: BranchPlan | None,
+        chains: tuple[WrapperChain | None, ...],
+        biases: BiasPlan | None = None,
     ) -> None:
         self._branches = branches
         self._chains = chains
+        self._biases = biases
         self._prepared: tuple[Any, ...] | None = None
 
     def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
@@ -285,10 +313,24 @@ class Plan:
         branches = self._branches
         if branches is not None and not branches.acts(index):
             branches = None
+        biases = self._biases
+        if biases is not None and not biases.acts(index):
+            biases = None
         chain = self._chains[index]
-        if branches is None and chain is None:
+        if branches is None and chain is None and biases is None:
             return None
-        return SiteAttention(site, branches, chain)
+        return SiteAttention(site, branches, chain, biases)
+
+
+def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:
+    """Raise TypeError where a patch is made for layers over text or image alone."""
+    for patch in stack:
+        if not patch.joint:
+            known = sorted(kind.__name__ for kind in Patch.kinds.values() if kind.joint)
+            raise TypeError(
+                f"patches: expected patches that act in the joint attention of a {table.family}, "
+                f"which are {', '.join(known)}; got {type(patch).__name__}, which is made for UNets"
+            )
 
 
 def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str | None]:

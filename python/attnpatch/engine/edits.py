@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine.masks import MaskPyramid
+from attnpatch.engine.score_bias import ScoreBias
 from attnpatch.engine.site import Site
 
 __all__ = ["Attention", "AttentionWrapper", "Branch", "Edits", "Inner", "ReducingWrapper"]
@@ -28,6 +29,8 @@ class Edits:
     """Attention to other keys, by a softmax of its own or the text's, and added."""
     wrappers: Mapping[int, AttentionWrapper] = field(default_factory=dict)
     """What stands around the whole attention of a layer, by the layer's index."""
+    biases: tuple[ScoreBias, ...] = ()
+    """More or less attention to chosen keys, in the softmax of the layer itself."""
 
 
 class Branch(Protocol):

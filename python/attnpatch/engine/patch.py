@@ -31,6 +31,8 @@ class Patch(ABC):
 
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Patch]]] = {}
+    joint: ClassVar[bool] = False
+    """Whether it acts in joint attention as well, where text and image are one sequence."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -38,13 +40,13 @@ class Patch(ABC):
             Patch.kinds[cls.kind] = cls
 
     @abstractmethod
-    def bind(self, table: LayerTable, index: int = 0) -> BoundPatch:
+    def bind(self, table: Any, index: int = 0) -> BoundPatch:
         """Fit the patch to a model.
 
         Parameters
         ----------
-        table : LayerTable
-            The model's layers.
+        table : LayerTable or JointTable
+            The model's layers; the second only where ``joint`` says so.
         index : int
             Of the patch in its stack; what ``Call.degraded`` says of a guidance's rows.
 

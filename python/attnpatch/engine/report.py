@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnpatch._core import Layer
+from attnpatch.engine.joint_layers import JointLayer
 
 __all__ = ["Report", "Skip"]
 
@@ -15,7 +16,7 @@ __all__ = ["Report", "Skip"]
 class Skip:
     """A layer at which a patch never acts."""
 
-    layer: Layer
+    layer: Layer | JointLayer
     patch: int
     """Its place in the stack."""
     reason: str
@@ -25,9 +26,9 @@ class Skip:
 class Report:
     """What a stack found in a model."""
 
-    wanted: tuple[Layer, ...]
+    wanted: tuple[Layer | JointLayer, ...]
     """The layers that the patches are made for."""
-    matched: tuple[Layer, ...]
+    matched: tuple[Layer | JointLayer, ...]
     """Those at which at least one of them acts, now or in another part of sampling."""
     skipped: tuple[Skip, ...]
     """Where a patch does not act, and why."""
@@ -35,6 +36,8 @@ class Report:
     """Bytes of the patches' tensors."""
     unpatched: tuple[str, ...] = ()
     """Other denoisers that the pipeline holds and that have no patches, with their types."""
+    spans: tuple[str, ...] = ()
+    """In joint attention what the tokens of a call may be: text, image, reference, padding."""
 
     def __str__(self) -> str:
         lines = [
@@ -47,6 +50,8 @@ class Report:
         for (patch, reason), names in groups.items():
             shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
             lines.append(f"patch {patch} skips {len(names)}: {reason} ({shown})")
+        if self.spans:
+            lines.append(f"its tokens: {', '.join(self.spans)}")
         if self.unpatched:
             lines.append(f"not patched: {', '.join(self.unpatched)}")
         return "\n".join(lines)

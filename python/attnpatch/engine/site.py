@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from attnpatch._core import Layer, token_grid
+from attnpatch.engine.joint_layers import JointLayer
 from attnpatch.engine.tokens import Tokens, image_tokens, text_tokens
 
 __all__ = ["COND", "UNCOND", "Call", "Crop", "SamplingPoint", "Site"]
@@ -69,6 +70,8 @@ class Call:
     crops
         For each row of the batch the part of the picture that it shows; None in the place of one:
         all of it. Empty: all rows show all.
+    attentions
+        In joint attention, for each that its layers compute what queries and keys are.
     degraded
         For each chunk the place in the stack of the guidance that asked for it, of which it is the
         degraded pass; -1 for an ordinary chunk. Empty: all are ordinary.
@@ -97,6 +100,7 @@ class Call:
     samples: tuple[int, ...] | None = None
     slots: tuple[int, ...] | None = None
     crops: tuple[Crop | None, ...] = ()
+    attentions: tuple[tuple[Tokens, Tokens], ...] = ()
     degraded: tuple[int, ...] = ()
     record: Any = field(default=None, repr=False, compare=False)
     kinds: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -222,15 +226,15 @@ class Site:
 
     Parameters
     ----------
-    layer : Layer
-        From the model's ``LayerTable``.
+    layer : Layer or JointLayer
+        From the model's table.
     call : Call
         The call that this happens in.
     queries, keys : Tokens
         What its queries and its keys are.
     """
 
-    layer: Layer
+    layer: Layer | JointLayer
     call: Call
     queries: Tokens
     keys: Tokens

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from attnpatch.engine.branch_plan import BranchPlan
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.edits import Attention, AttentionWrapper, Inner, ReducingWrapper
 from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.score_bias import Biases, BiasPlan, HostAttention
 from attnpatch.engine.site import Site
 
 __all__ = ["SiteAttention", "WrapperChain"]
@@ -55,12 +56,19 @@ class SiteAttention:
     Queries, keys, values and outputs are (batch, heads, tokens, head size), of any strides.
     """
 
-    __slots__ = ("_branches", "_chain", "_latest", "site")
+    __slots__ = ("_biases", "_branches", "_chain", "_latest", "site")
 
-    def __init__(self, site: Site, branches: BranchPlan | None, chain: WrapperChain | None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        branches: BranchPlan | None,
+        chain: WrapperChain | None,
+        biases: BiasPlan | None = None,
+    ) -> None:
         self.site = site
         self._branches = branches
         self._chain = chain
+        self._biases = biases
         self._latest: tuple[torch.dtype, Branches] | None = None
 
     def attend(
@@ -72,6 +80,7 @@ class SiteAttention:
         *,
         heads: int | None = None,
         is_softmax: bool = True,
+        takes_scale: bool = False,
         scale: float | None = None,
     ) -> Tensor:
         """Attend as the patches have it.
@@ -87,6 +96,9 @@ class SiteAttention:
             How many heads the channels hold. None: heads are apart already.
         is_softmax : bool
             Whether that is softmax(q kᵀ) v and nothing else, so that a fused pass may replace it.
+        takes_scale : bool
+            Whether the host's own attention has a parameter ``scale``; else queries are multiplied
+            where heads are made wider for it.
         scale : float or None
             Of the logits; None: size ** -0.5. A host's own attention has its own.
 
@@ -100,28 +112,51 @@ class SiteAttention:
         ValueError
             Where the queries' rows or tokens do not fit the call or a mask.
         """
+        tokens = 1 if heads else 2
         branches = self.branches(q.dtype, q.device)
+        biases = self._biases_of(q.shape[0], q.shape[tokens], k.shape[tokens], q.device)
         if branches is not None:
-            branches.check(self.site, q.shape[0], q.shape[1 if heads else 2])
-            if heads and is_softmax and self._chain is None:
+            branches.check(self.site, q.shape[0], q.shape[tokens])
+            if heads and is_softmax and self._chain is None and biases is None:
                 return branches.attend_joined(q, k, v, heads, scale)
-        if heads is None:
-            return self._attend(q, k, v, host_attention, is_softmax, scale, branches)
-        host = None if host_attention is None else _apart(host_attention, heads)
-        q, k, v = (split_heads(x, heads) for x in (q, k, v))
-        return join_heads(self._attend(q, k, v, host, is_softmax, scale, branches))
+        host = host_attention
+        if heads is not None:
+            host = None if host is None else _apart(host, heads)
+            q, k, v = (split_heads(x, heads) for x in (q, k, v))
+        attention = host or functools.partial(F.scaled_dot_product_attention, scale=scale)
+        if biases is not None:
+            with_scale: Any = None
+            if not is_softmax:
+                with_scale = attention if takes_scale and heads is None else _rescaled(attention)
+            attention = functools.partial(biases.attend, host_attention=with_scale, scale=scale)
+            is_softmax = False
+        out = self._attend(q, k, v, attention, is_softmax, scale, branches)
+        return out if heads is None else join_heads(out)
+
+    def _biases_of(self, rows: int, queries: int, keys: int, device: torch.device) -> Biases | None:
+        """Return the biases for so many queries and keys; None: there are none."""
+        if self._biases is None:
+            return None
+        biases = self._biases.at(self.site, keys, device)
+        if biases is not None:
+            biases.check(self.site, rows, queries)
+            if self.shares_softmax:
+                raise ValueError(
+                    f"shared_softmax: expected an image prompt with a softmax of its own at "
+                    f"{self.site.layer.name}, where a key gain changes the text's"
+                )
+        return biases
 
     def _attend(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        host_attention: Attention | None,
+        attention: Attention,
         is_softmax: bool,
         scale: float | None,
         branches: Branches | None,
     ) -> Tensor:
-        attention = host_attention or functools.partial(F.scaled_dot_product_attention, scale=scale)
         if branches is not None:
             attention = _with_branches(branches, attention, is_softmax, scale)
         if self._chain is None:
@@ -185,6 +220,11 @@ class SiteAttention:
         return self._branches is not None
 
     @property
+    def has_biases(self) -> bool:
+        """Whether anything changes the scores of the attention itself."""
+        return self._biases is not None
+
+    @property
     def has_wrappers(self) -> bool:
         """Whether anything stands around the whole attention."""
         return self._chain is not None
@@ -202,7 +242,8 @@ class SiteAttention:
     @property
     def only_reduces(self) -> bool:
         """Whether it does nothing else."""
-        return self.reduces and self._branches is None and len(self._chain.wrappers) == 1  # type: ignore[union-attr]
+        alone = self._branches is None and self._biases is None
+        return self.reduces and alone and len(self._chain.wrappers) == 1  # type: ignore[union-attr]
 
     @property
     def needs_grid(self) -> bool:
@@ -219,9 +260,9 @@ class SiteAttention:
     def without_reduction(self) -> SiteAttention | None:
         """Return what is left for hosts that can not let it reduce; None: nothing."""
         chain = None if self._chain is None else self._chain.without_reduction()
-        if chain is None and self._branches is None:
+        if chain is None and self._branches is None and self._biases is None:
             return None
-        return SiteAttention(self.site, self._branches, chain)
+        return SiteAttention(self.site, self._branches, chain, self._biases)
 
 
 def _apart(attention: Attention, heads: int) -> Attention:
@@ -231,6 +272,16 @@ def _apart(attention: Attention, heads: int) -> Attention:
         return split_heads(attention(join_heads(q), join_heads(k), join_heads(v)), heads)
 
     return apart
+
+
+def _rescaled(attention: Attention) -> HostAttention:
+    """Return an attention whose scale is size ** -0.5 as one that takes a scale."""
+
+    def rescaled(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+        factor = 1.0 if scale is None else scale * q.shape[-1] ** 0.5
+        return attention(q if abs(factor - 1.0) < 1e-9 else q * factor, k, v)
+
+    return rescaled
 
 
 def _with_branches(

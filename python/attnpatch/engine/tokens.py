@@ -57,6 +57,11 @@ class Tokens:
         return tuple(span.name for span in self.spans)
 
     @property
+    def count(self) -> int | None:
+        """How many there are; None: not known."""
+        return self.spans[-1].stop
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the image's tokens.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from attnpatch._core import Curve, LayerTable, layer_weights, weight_presets
+from attnpatch.engine.joint_layers import JointTable
 
 __all__ = ["LayerWeights", "Weight", "WeightLike", "number", "weight_presets"]
 
@@ -89,7 +90,7 @@ class Weight:
             return cls(layers=value)
         return cls(value)
 
-    def for_layers(self, table: LayerTable) -> list[float | None]:
+    def for_layers(self, table: LayerTable | JointTable) -> list[float | None]:
         """``scale`` × the weight of each layer of the table; None: the grammar gives it none."""
         layers = self.layers
         if isinstance(layers, _Frozen):
@@ -100,7 +101,8 @@ class Weight:
             layers = list(layers)
         if layers == {}:
             return [None] * len(table)
-        weights = layer_weights(table, layers)
+        joint = isinstance(table, JointTable)
+        weights = table.weights(layers) if joint else layer_weights(table, layers)
         return [None if weight is None else self.scale * weight for weight in weights]
 
     def factor(self, progress: float | None) -> float:

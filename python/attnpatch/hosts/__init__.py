@@ -12,7 +12,7 @@ from attnpatch.adapters import ImageEmbeds
 from attnpatch.engine import Patch, PatchStack, Report
 from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.host_call import CondOrUncond
-from attnpatch.hosts.recognition import described, diffusers_unet
+from attnpatch.hosts.recognition import TRANSFORMERS, described, diffusers_denoiser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -213,7 +213,7 @@ def recorded_attention(model: Any) -> Tensor | None:
 
 
 def _host_of(model: Any) -> Any:
-    if diffusers_unet(model) is not None:
+    if diffusers_denoiser(model) is not None:
         # Imported with its first model: like diffusers it needs torch's compiler, which is large.
         return import_module("attnpatch.hosts.diffusers")
     for host in (comfyui, fooocus):
@@ -221,6 +221,7 @@ def _host_of(model: Any) -> Any:
             return host
     raise TypeError(
         "model: expected a diffusers pipeline or UNet with down_blocks, mid_block and up_blocks "
-        "(SD1.x, SD2.x, SDXL), or a ModelPatcher of ComfyUI or Fooocus, "
+        f"(SD1.x, SD2.x, SDXL), one with a transformer ({', '.join(TRANSFORMERS)}), or a "
+        f"ModelPatcher of ComfyUI or Fooocus, "
         f"got {described(model)}"
     )

@@ -7,18 +7,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+TRANSFORMERS = (
+    "ChromaTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "FluxTransformer2DModel",
+    "Krea2Transformer2DModel",
+    "QwenImageTransformer2DModel",
+    "SD3Transformer2DModel",
+    "ZImageTransformer2DModel",
+)
+"""The transformers of diffusers that take patches."""
+DENOISERS = ("unet", "transformer")
+"""The names under which pipelines hold what takes patches."""
 _UNET_NAMES = ("down_blocks", "mid_block", "up_blocks", "set_attn_processor")
 # How torch.compile names what it wraps; DataParallel, DistributedDataParallel, FSDP and others.
 _WRAPPED_NAMES = ("_orig_mod", "module")
 
 
-def diffusers_unet(model: Any) -> Any:
-    """Return the UNet of a diffusers pipeline, or the UNet that `model` is; else None.
+def diffusers_denoiser(model: Any) -> Any:
+    """Return the UNet or transformer of a diffusers pipeline, or that `model` is; else None.
 
-    Either may be in wrappers: compiled, in data parallel, sharded.
+    It may be in wrappers: compiled, in data parallel, sharded.
     """
-    for candidate in (unwrapped(model), unwrapped(getattr(model, "unet", None))):
-        if is_unet(candidate):
+    for module in (model, *(getattr(model, name, None) for name in DENOISERS)):
+        candidate = unwrapped(module)
+        if is_unet(candidate) or is_transformer(candidate):
             return candidate
     return None
 
@@ -45,14 +58,21 @@ def is_kind_of(module: Any, *names: str) -> bool:
 
 
 def described(model: Any) -> str:
-    """Name the type of a model, and of its `unet` where it has one, for an error."""
+    """Name the type of a model, and of its denoiser where it has one, for an error."""
     name = f"{type(model).__module__}.{type(model).__qualname__}"
-    if not hasattr(model, "unet"):
-        return name
-    unet = unwrapped(model.unet)
-    return f"{name}, whose unet is " + ("None" if unet is None else f"a {type(unet).__qualname__}")
+    for held in DENOISERS:
+        if hasattr(model, held):
+            module = unwrapped(getattr(model, held))
+            kind = "None" if module is None else f"a {type(module).__qualname__}"
+            return f"{name}, whose {held} is {kind}"
+    return name
 
 
 def is_unet(module: Any) -> bool:
     """Whether a module, which is in no wrapper, is a UNet as diffusers builds them."""
     return all(hasattr(module, name) for name in _UNET_NAMES)
+
+
+def is_transformer(module: Any) -> bool:
+    """Whether a module, which is in no wrapper, is a transformer of diffusers that is known."""
+    return is_kind_of(module, *TRANSFORMERS) and hasattr(module, "parameters")

@@ -25,6 +25,7 @@ from attnpatch.patches.image_prompt import (
     resolve_overlaps,
     split_by_weight_type,
 )
+from attnpatch.patches.key_gain import KeyGain, ReferenceKeys, TextKeys
 from attnpatch.patches.token_reduction import (
     HyperTile,
     NearSightedAttention,
@@ -44,12 +45,15 @@ __all__ = [
     "HyperTile",
     "Identity",
     "ImagePrompt",
+    "KeyGain",
     "NearSightedAttention",
     "NearSightedTile",
     "PerturbedAttentionGuidance",
+    "ReferenceKeys",
     "SelfAttentionGuidance",
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
+    "TextKeys",
     "TokenMerging",
     "degraded_passes",
     "find_blocks",

@@ -17,11 +17,14 @@ from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.sharing import share_weights
+from attnpatch.hosts.diffusers.transformer.patched_transformer import PatchedTransformer
+from attnpatch.hosts.diffusers.unet.patched_unet import PatchedUNet
 from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import (
     described,
-    diffusers_unet,
+    diffusers_denoiser,
     is_kind_of,
+    is_unet,
     unwrapped,
     wrapping,
 )
@@ -32,10 +35,10 @@ logger = logging.getLogger("attnpatch")
 
 
 class Attachment:
-    """Patches that are attached to a UNet, until `detach` or the end of a ``with`` block.
+    """Patches that are attached to a UNet or transformer, until `detach` or the end of a ``with``.
 
-    They belong to the UNet. A pipeline that is given another one (``pipeline.unet = other``) runs
-    without them, which `in_use` and `repr` say; the first UNet keeps them.
+    They belong to that. A pipeline that is given another one (``pipeline.unet = other``) runs
+    without them, which `in_use` and `repr` say; the first one keeps them.
 
     Attributes
     ----------
@@ -48,26 +51,28 @@ class Attachment:
 
     def __init__(
         self,
-        unet: Any,
+        denoiser: Any,
         pipeline: Any,
         stack: PatchStack,
         cond_or_uncond: CondOrUncond | None,
         replace: bool = False,
     ) -> None:
-        patched = PatchedModel.of(unet) or PatchedModel(unet)
+        patched = _patched(denoiser)
         self.stack = stack
-        self.report: Report = _complete(stack.bind(patched.table).report(), pipeline, unet)
-        self._unet = unet
+        self.report: Report = _complete(
+            stack.bind(patched.table).report(), patched, pipeline, denoiser
+        )
+        self._denoiser = denoiser
         self._pipeline = None if pipeline is None else weakref.ref(pipeline)
         self._patched: PatchedModel | None = patched
         self._attention: Tensor | None = None
         before = list(patched.stacks) if replace else []
-        patched.add(self, stack, unet, pipeline, cond_or_uncond, replace=replace)
+        patched.add(self, stack, denoiser, pipeline, cond_or_uncond, replace=replace)
         for key in before:
             _forget(key)
-        if beside := unpatched_unets(pipeline, unet) if pipeline is not None else ():
+        if beside := unpatched_unets(pipeline, denoiser) if pipeline is not None else ():
             logger.warning(
-                "attach: the %s holds another UNet, which its calls may run without patches: %s; "
+                "attach: the %s holds another denoiser, which its calls may run without patches: %s; "
                 "attach patches to that as well where they are meant for both",
                 type(pipeline).__name__,
                 ", ".join(beside),
@@ -98,7 +103,7 @@ class Attachment:
     @property
     def _elsewhere(self) -> bool:
         pipeline = self._pipeline and self._pipeline()
-        return pipeline is not None and diffusers_unet(pipeline) is not self._unet
+        return pipeline is not None and diffusers_denoiser(pipeline) is not self._denoiser
 
     def detach(self) -> None:
         """Take these patches off. With the last ones the UNet's own processors are put back.
@@ -108,7 +113,7 @@ class Attachment:
         """
         patched = self._patched
         if patched is not None:
-            patched.remove(self, self._unet)
+            patched.remove(self, self._denoiser)
             self._forget()
 
     def _forget(self) -> None:
@@ -123,10 +128,10 @@ class Attachment:
 
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
-        state = f"{state} {type(self._unet).__name__}"
+        state = f"{state} {type(self._denoiser).__name__}"
         pipeline = self._pipeline and self._pipeline()
         if self.attached and self._elsewhere:
-            state += f"; not in use, since the {type(pipeline).__name__} has another UNet now"
+            state += f"; not in use, since the {type(pipeline).__name__} has another one now"
         return f"<Attachment {self.stack!r}, {state}>"
 
 
@@ -138,52 +143,60 @@ def attach(
     replace: bool = False,
 ) -> Attachment:
     """Attach patches to `model` in place; see :func:`attnpatch.attach`."""
-    unet = _unet_of(model)
+    denoiser = _denoiser_of(model)
     _check_whole_batches(model)
-    pipeline = None if unwrapped(model) is unet else model
-    return Attachment(unet, pipeline, PatchStack(patches), cond_or_uncond, replace)
+    pipeline = None if unwrapped(model) is denoiser else model
+    return Attachment(denoiser, pipeline, PatchStack(patches), cond_or_uncond, replace)
 
 
 def detach(model: Any) -> None:
     """Take everything off that is attached to `model`; see :func:`attnpatch.detach`."""
-    unet = _unet_of(model)
-    patched = PatchedModel.of(unet)
+    denoiser = _denoiser_of(model)
+    patched = PatchedModel.of(denoiser)
     if patched is not None:
         before = list(patched.stacks)
-        patched.clear(unet)
+        patched.clear(denoiser)
         for key in before:
             _forget(key)
 
 
 def attached(model: Any) -> PatchStack:
     """Return what is attached to `model`; see :func:`attnpatch.attached`."""
-    patched = PatchedModel.of(_unet_of(model))
+    patched = PatchedModel.of(_denoiser_of(model))
     return PatchStack() if patched is None else patched.stack
 
 
 def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | None = None) -> Any:
     """Return a patched copy that shares all weights; see :func:`attnpatch.patch_model`."""
-    unet = _unet_of(model)
-    twin = share_weights(model) if unwrapped(model) is unet else copy_pipeline(model)
+    denoiser = _denoiser_of(model)
+    twin = share_weights(model) if unwrapped(model) is denoiser else copy_pipeline(model)
     attach(twin, patches, cond_or_uncond=cond_or_uncond)
     return twin
 
 
 def report(model: Any) -> Report:
     """Say where the patches of `model` act; see :func:`attnpatch.report`."""
-    unet = _unet_of(model)
-    return _complete((PatchedModel.of(unet) or PatchedModel(unet)).report(), model, unet)
+    denoiser = _denoiser_of(model)
+    patched = _patched(denoiser)
+    return _complete(patched.report(), patched, model, denoiser)
 
 
 def recorded_attention(model: Any) -> Tensor | None:
     """Return what the latest guided step recorded; see :func:`attnpatch.recorded_attention`."""
-    patched = PatchedModel.of(_unet_of(model))
+    patched = PatchedModel.of(_denoiser_of(model))
     return None if patched is None else patched.attention
 
 
-def _complete(found: Report, pipeline: Any, unet: Any) -> Report:
-    """Add what the pipeline holds beside the UNet that was looked at."""
-    return replaced(found, unpatched=unpatched_denoisers(pipeline, unet))
+def _patched(denoiser: Any) -> PatchedModel:
+    """Return what is attached to a denoiser, or what nothing is attached to yet."""
+    kind = PatchedUNet if is_unet(denoiser) else PatchedTransformer
+    return PatchedModel.of(denoiser) or kind(denoiser)
+
+
+def _complete(found: Report, patched: PatchedModel, pipeline: Any, denoiser: Any) -> Report:
+    """Add what the pipeline holds beside the denoiser that was looked at, and its tokens."""
+    unpatched = unpatched_denoisers(pipeline, denoiser)
+    return replaced(found, unpatched=unpatched, spans=patched.spans)
 
 
 def _forget(key: object) -> None:
@@ -194,20 +207,22 @@ def _forget(key: object) -> None:
 
 def _check_whole_batches(model: Any) -> None:
     """Raise TypeError where a call of the UNet is given some rows of a batch alone."""
-    for wrapper in (*wrapping(model), *wrapping(getattr(model, "unet", None))):
+    held = (model, getattr(model, "unet", None), getattr(model, "transformer", None))
+    for wrapper in (wrapper for module in held for wrapper in wrapping(module)):
         devices = getattr(wrapper, "device_ids", None) or ()
         if is_kind_of(wrapper, "DataParallel") and len(devices) > 1:
             raise TypeError(
-                f"model: expected a UNet that is given whole batches, got DataParallel over "
+                f"model: expected a model that is given whole batches, got DataParallel over "
                 f"{len(devices)} devices, which scatters their rows, so that it cannot be known "
                 "which are cond and which uncond; use one device, or DistributedDataParallel"
             )
 
 
-def _unet_of(model: Any) -> Any:
-    unet = diffusers_unet(model)
-    if unet is None:
+def _denoiser_of(model: Any) -> Any:
+    denoiser = diffusers_denoiser(model)
+    if denoiser is None:
         raise TypeError(
-            f"model: expected a pipeline with a UNet, or a UNet, got {described(model)}"
+            f"model: expected a pipeline with a UNet or a transformer of diffusers, or one of "
+            f"those, got {described(model)}"
         )
-    return unet
+    return denoiser

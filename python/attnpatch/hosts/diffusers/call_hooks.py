@@ -21,7 +21,7 @@ from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched, Restorable, describe_call, host_call_of
 from attnpatch.hosts.diffusers.schedule import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.unet.checkpointing import Checkpointing
+from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, told_rows
 from attnpatch.patches import DegradedPass, Guidance, degraded_passes
 

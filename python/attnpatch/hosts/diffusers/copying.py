@@ -18,15 +18,16 @@ def copy_pipeline(model: Any) -> Any:
     """Copy a pipeline, patched or not: both share all weights, and can run at the same time.
 
     Where hooks move or cast weights in each call (offloading, layerwise casting), they run by
-    turns. Wrappers of the UNet (torch.compile) are left out.
+    turns. Wrappers of the denoiser (torch.compile) are left out.
     """
     pipeline = copy.copy(model)
     # Hooks that know the pipeline know the copy.
-    pipeline.unet = share_weights(model.unet, {id(model): pipeline})
+    name = "unet" if getattr(model, "unet", None) is not None else "transformer"
+    setattr(pipeline, name, share_weights(getattr(model, name), {id(model): pipeline}))
     if getattr(model, "scheduler", None) is not None:
         # Schedulers count steps: each pipeline needs its own.
         pipeline.scheduler = copy.deepcopy(model.scheduler)
-    patched = PatchedModel.of(pipeline.unet)
+    patched = PatchedModel.of(getattr(pipeline, name))
     if patched is not None:
         patched.follow(pipeline)
     if has_identity(model):

@@ -10,7 +10,7 @@ from typing import Any
 
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
 from attnpatch.hosts.diffusers.running import is_pipeline
-from attnpatch.hosts.recognition import is_unet, unwrapped
+from attnpatch.hosts.recognition import is_transformer, is_unet, unwrapped
 
 __all__ = ["unpatched_denoisers", "unpatched_unets"]
 
@@ -43,7 +43,7 @@ def unpatched_unets(pipeline: Any, unet: Any) -> tuple[str, ...]:
         name
         for name, value in vars(pipeline).items()
         if name in own
-        and is_unet(module := unwrapped(value))
+        and (is_unet(module := unwrapped(value)) or is_transformer(module))
         and module is not unet
         and PatchedModel.of(module) is None
     )

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is attached to one UNet: stacks of patches, its layers' stand-ins, and its hooks."""
+"""What is attached to one denoiser: stacks of patches, its layers' processors, and its hooks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,15 @@ import copy
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from attnpatch.engine import IMAGE, TEXT, BoundStack, PatchStack, Report
-from attnpatch.hosts.diffusers.call_hooks import CallHooks
+from attnpatch.engine import BoundStack, JointTable, LayerTable, PatchStack, Report
 from attnpatch.hosts.diffusers.running_call import RunningCall
-from attnpatch.hosts.diffusers.unet.layers import read_layer_table, spatial_transformers
-from attnpatch.hosts.diffusers.unet.patched_layer import (
-    CrossLayer,
-    FeatureShape,
-    PatchedLayer,
-    SelfLayer,
-)
-from attnpatch.hosts.diffusers.unet.processor import is_perturbed, put_originals_back
 from attnpatch.hosts.host_call import CondOrUncond, check_kinds
 
 logger = logging.getLogger("attnpatch")
@@ -33,17 +25,58 @@ _ATTRIBUTE = "_attnpatch_patched"
 _OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told")
 
 
-class PatchedModel:
-    """All that is attached to one UNet."""
+class PatchedLayer(Protocol):
+    """An attention layer that may be given a processor of ours."""
 
-    def __init__(self, unet: Any) -> None:
-        self.table = read_layer_table(unet)
-        blocks = [unet.get_submodule(layer.name) for layer in self.table]
-        self.cross_layers, self.self_layers = (
-            tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
-            for kind in (CrossLayer, SelfLayer)
-        )
-        self.layers: tuple[PatchedLayer, ...] = ()  # those with a stand-in
+    @property
+    def replaced(self) -> bool:
+        """Whether another processor stands where ours should."""
+        ...
+
+    def take_over(self) -> Any:
+        """See that ours is the module's processor; return one that had replaced it."""
+        ...
+
+    def restore(self) -> Any:
+        """Put the original back; return the module's processor where that is not ours."""
+        ...
+
+
+class Calls(Protocol):
+    """The beginning and the end of a denoiser's calls."""
+
+    def begin(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Learn about the call that begins."""
+        ...
+
+    def end(self, model: Any, output: Any) -> Any:
+        """Forget the call; return another output, or None: as it is."""
+        ...
+
+
+class PatchedModel(ABC):
+    """All that is attached to one denoiser of diffusers.
+
+    Parameters
+    ----------
+    model
+        The denoiser, in no wrapper.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where its layers are not as such models have them.
+    """
+
+    table: LayerTable | JointTable
+    spans: tuple[str, ...] = ()
+    """In joint attention what the tokens of a call may be."""
+    # The attributes that hold layers.
+    layer_groups: ClassVar[tuple[str, ...]]
+
+    def __init__(self, model: Any) -> None:
+        self.read_layers(model)
+        self.layers: tuple[Any, ...] = ()  # those with a processor of ours
         self._renew()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
         self._told_kinds: dict[object, CondOrUncond] = {}  # by what told them
@@ -57,16 +90,35 @@ class PatchedModel:
         self.checked = False  # whether a call came by a patched layer
         self._told: set[str] = set()
 
+    @abstractmethod
+    def read_layers(self, model: Any) -> None:
+        """Set ``table`` and the groups of layers."""
+
+    @abstractmethod
+    def make_calls(self) -> Calls:
+        """Return what follows the model's calls."""
+
+    @abstractmethod
+    def wanted(self, run: BoundStack) -> Sequence[PatchedLayer]:
+        """Return the layers at which the patches may act."""
+
+    def more_hooks(self, model: Any) -> tuple[Any, ...]:
+        """Register other hooks that stay while anything is attached; return their handles."""
+        return ()
+
+    def clean(self, model: Any) -> None:
+        """Take off what else is left in a model that nothing is attached to any more."""
+
     def _renew(self) -> None:
         """Make what no two copies share."""
         self.running = RunningCall()
-        self._calls = CallHooks(self)
+        self._calls = self.make_calls()
         self._lock = threading.Lock()
 
     @staticmethod
-    def of(unet: Any) -> PatchedModel | None:
-        """Return what is attached to `unet`."""
-        return unet.__dict__.get(_ATTRIBUTE)
+    def of(model: Any) -> PatchedModel | None:
+        """Return what is attached to a denoiser."""
+        return model.__dict__.get(_ATTRIBUTE)
 
     @property
     def stack(self) -> PatchStack:
@@ -81,7 +133,7 @@ class PatchedModel:
         self,
         key: object,
         stack: PatchStack,
-        unet: Any,
+        model: Any,
         pipeline: Any,
         cond_or_uncond: CondOrUncond | None,
         *,
@@ -102,14 +154,11 @@ class PatchedModel:
             self.follow(pipeline)
         if not self._hooks:
             self._hooks = (
-                unet.register_forward_pre_hook(self.begin_call, with_kwargs=True),
-                unet.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
-                *(
-                    module.register_forward_pre_hook(FeatureShape(self, spatial), with_kwargs=True)
-                    for spatial, module in spatial_transformers(unet, self.table).items()
-                ),
+                model.register_forward_pre_hook(self.begin_call, with_kwargs=True),
+                model.register_forward_hook(self.end_call, always_call=True, with_kwargs=True),
+                *self.more_hooks(model),
             )
-            setattr(unet, _ATTRIBUTE, self)
+            setattr(model, _ATTRIBUTE, self)
         self._settle()
         again = sorted({type(patch).__name__ for patch in stack if patch in before})
         if again:
@@ -133,15 +182,15 @@ class PatchedModel:
         """Take it for the pipeline whose schedule counts where none is running."""
         self._pipeline = weakref.ref(pipeline)
 
-    def remove(self, key: object, unet: Any) -> None:
-        """Detach what `key` attached; with the last one the UNet is as it was before."""
-        self._keep({k: stack for k, stack in self.stacks.items() if k is not key}, unet)
+    def remove(self, key: object, model: Any) -> None:
+        """Detach what `key` attached; with the last one the model is as it was before."""
+        self._keep({k: stack for k, stack in self.stacks.items() if k is not key}, model)
 
-    def clear(self, unet: Any) -> None:
-        """Detach all: the UNet is as it was before."""
-        self._keep({}, unet)
+    def clear(self, model: Any) -> None:
+        """Detach all: the model is as it was before."""
+        self._keep({}, model)
 
-    def _keep(self, left: Mapping[object, PatchStack], unet: Any) -> None:
+    def _keep(self, left: Mapping[object, PatchStack], model: Any) -> None:
         if len(left) == len(self.stacks):
             return
         self._bind(left)
@@ -151,8 +200,8 @@ class PatchedModel:
         for hook in self._hooks:
             hook.remove()
         self._hooks = ()
-        delattr(unet, _ATTRIBUTE)
-        put_originals_back(getattr(unet, "original_attn_processors", None) or {})
+        delattr(model, _ATTRIBUTE)
+        self.clean(model)
 
     def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
@@ -167,9 +216,7 @@ class PatchedModel:
         """Put stand-ins where patches may act, and the originals back everywhere else."""
         run = self.run
         assert run is not None
-        # All of cross-attention: so a compiled UNet stays when weights, windows or layers change.
-        wanted: list[PatchedLayer] = list(self.cross_layers) if run.layers_over(TEXT) else []
-        wanted += [self.self_layers[layer.index] for layer in run.layers_over(IMAGE)]
+        wanted = self.wanted(run)
         gone = [layer for layer in self.layers if layer not in wanted]
         foreign = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
         if foreign:
@@ -182,26 +229,14 @@ class PatchedModel:
             layer.take_over()
 
     @torch.compiler.disable
-    def begin_call(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Learn about a call of the UNet: its forward pre-hook."""
-        self._calls.begin(unet, args, kwargs)
+    def begin_call(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Learn about a call of the model: its forward pre-hook."""
+        self._calls.begin(model, args, kwargs)
 
     @torch.compiler.disable
-    def end_call(self, unet: Any, args: object, kwargs: object, output: Any) -> Any:
-        """Return a call's output, guided, or None: as it is. The UNet's forward hook."""
-        return self._calls.end(unet, output)
-
-    def take_over_perturbed(self) -> tuple[PatchedLayer, ...]:
-        """Take over, for one call, what a pipeline perturbs itself: degraded passes must not be."""
-        found = [
-            layer
-            for layer in self.self_layers
-            if layer.patched_processor is None
-            and is_perturbed(getattr(layer.module, "processor", None))
-        ]
-        for layer in found:
-            layer.take_over()
-        return tuple(found)
+    def end_call(self, model: Any, args: object, kwargs: object, output: Any) -> Any:
+        """Return a call's output, guided, or None: as it is. The model's forward hook."""
+        return self._calls.end(model, output)
 
     def take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""
@@ -242,7 +277,7 @@ class PatchedModel:
         twin._told = set(self._told)
         told = [self._told_kinds.get(key) for key in self.stacks]
         twin._set_stacks(list(self.stacks.values()), told)
-        for name in ("cross_layers", "self_layers", "layers"):
+        for name in (*self.layer_groups, "layers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
         twin._hooks = copy.deepcopy(self._hooks, memo)
         return twin

@@ -17,7 +17,7 @@ from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.diffusers.running import Running
 from attnpatch.hosts.host_call import HostCall, Rows, told_rows
 
-__all__ = ["has_own_text", "rows_by_text"]
+__all__ = ["has_own_text", "names_uncond", "rows_by_text"]
 
 
 def has_own_text(running: Running, call: HostCall) -> bool:
@@ -82,7 +82,7 @@ def _compare(text: Tensor, running: Running) -> tuple[int, ...] | None:
     others: list[Tensor] = []
     for name, value in running.locals():
         if isinstance(value, Tensor) and value.shape[1:] == text.shape[1:]:
-            (negatives if _names_uncond(name) else others).append(value)
+            (negatives if names_uncond(name) else others).append(value)
     if not negatives:
         return None
     uncond, known = _is_in(text, negatives), _is_in(text, others)
@@ -92,7 +92,7 @@ def _compare(text: Tensor, running: Running) -> tuple[int, ...] | None:
     return tuple(UNCOND if row else COND for row in found[0])
 
 
-def _names_uncond(name: str) -> bool:
+def names_uncond(name: str) -> bool:
     """Whether a variable of that name holds uncond texts, and no cond ones beside them."""
     rest, count = re.subn(r"uncond|negative|neg(?![a-z])", "", name.lower())
     return count > 0 and not re.search(r"cond(?!ition)|pos", rest)

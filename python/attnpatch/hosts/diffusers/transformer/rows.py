@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of a transformer's call are cond and which uncond, told by the text of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from attnpatch.engine import COND, UNCOND
+from attnpatch.hosts.diffusers.layouts import guidance_of, modular
+from attnpatch.hosts.diffusers.row_texts import names_uncond, rows_by_text
+from attnpatch.hosts.diffusers.running import Running
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced
+from attnpatch.hosts.host_call import HostCall, Rows, told_rows
+
+__all__ = ["rows_of_text"]
+
+
+def rows_of_text(running: Running | None, sequence: Sequenced) -> Rows | None:
+    """Return what the rows of a call are; None: nobody tells.
+
+    Pipelines either hand over all rows at once, [uncond, cond], or cond and uncond in calls of
+    their own, each with a text that is a variable of theirs.
+    """
+    if running is None:
+        return None
+    batch, text = sequence.batch, sequence.text
+    if isinstance(text, Sequence):
+        kinds = [_kind(running, row, beside=text) for row in text]
+        if any(kind is None for kind in kinds):
+            return None
+        return told_rows([kind for kind in kinds if kind is not None], _host_call(batch, None))
+    call = _host_call(batch, text)
+    if any(k.__name__ == "ModularPipeline" for k in type(running.pipeline).__mro__):
+        return modular(running, call)
+    kind = _kind(running, text)
+    if kind is None:
+        return rows_by_text(running, call, guidance_of(running))
+    latents = running.latent_rows
+    if latents is None or batch == latents:
+        return Rows.of_chunks((kind,), batch)
+    if guidance_of(running) and batch == 2 * latents:
+        return Rows.of_chunks((UNCOND, COND), batch)
+    return None
+
+
+def _host_call(batch: int, text: Any) -> HostCall:
+    sample: Any = _Rows(batch)
+    return HostCall(sample, encoder_hidden_states=text)
+
+
+class _Rows:
+    """Stands for latents of which the rows alone are asked."""
+
+    def __init__(self, batch: int) -> None:
+        self.shape = (batch,)
+
+
+def _kind(running: Running, text: Any, beside: Any = None) -> int | None:
+    """Return the kind of what a variable of the pipeline holds; None: it is none of these.
+
+    What is handed over, `beside`, may be a variable itself, and tells nothing.
+    """
+    variables = [(name, value) for name, value in running.locals() if value is not beside]
+    names = [name for name, value in variables if _holds(value, text)]
+    if not names:
+        return None
+    return UNCOND if all(map(names_uncond, names)) else COND
+
+
+def _holds(value: Any, text: Any) -> bool:
+    if isinstance(value, list) and isinstance(text, Tensor):
+        return any(item is text for item in value)
+    return value is text

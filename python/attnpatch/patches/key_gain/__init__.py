@@ -1,0 +1,8 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""More or less attention to chosen keys."""
+
+from attnpatch.patches.key_gain.key_gain import KeyGain
+from attnpatch.patches.key_gain.keys import ReferenceKeys, TextKeys
+
+__all__ = ["KeyGain", "ReferenceKeys", "TextKeys"]

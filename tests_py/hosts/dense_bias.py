@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a key gain must give: the host's own model with a dense bias in its attention."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Gains = Callable[[int], tuple[Tensor, Tensor | None]]
+"""For rows of the batch: gains (batch, queries, keys), and factors of values alike, or None."""
+
+
+def spans_of(order: list[tuple[str, int]]) -> dict[str, slice]:
+    """Where each part of a sequence is."""
+    found, start = {}, 0
+    for name, count in order:
+        found.setdefault(name, slice(start, start + count))
+        start += count
+    return found
+
+
+@contextlib.contextmanager
+def dense(model: Any, tokens: int, gains: Gains) -> Iterator[list[int]]:
+    """Run a model with these gains in all attention of so many tokens; yields those attended."""
+    calls: list[int] = []
+    original = F.scaled_dot_product_attention
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any
+    ) -> Tensor:
+        if (query.shape[2], key.shape[2]) != (tokens, tokens):
+            return original(query, key, value, attn_mask=attn_mask, **options)
+        q, k, v = query, key, value
+        calls.append(tokens)
+        factors, values = gains(len(q))
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        scores = q.double() @ k.double().transpose(2, 3) / math.sqrt(q.shape[3])
+        scores = scores + factors.double()[:, None].log()
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        shares = scores.softmax(-1).nan_to_num(0.0)  # torch's too, where a mask takes all keys
+        if values is not None:
+            shares = shares * values.double()[:, None]
+        return (shares @ v.double()).to(q.dtype)
+
+    torch.nn.functional.scaled_dot_product_attention = attend  # type: ignore[assignment]
+    try:
+        yield calls
+    finally:
+        F.scaled_dot_product_attention = original  # type: ignore[assignment]
