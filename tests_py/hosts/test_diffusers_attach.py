@@ -61,7 +61,7 @@ def test_attaching_adds_and_detaches_in_any_order(unet, order):
     left = dict(enumerate(prompts))
     for i in order:
         with attach(share_weights(original()), list(left.values()), **GUIDED) as both:
-            expected = run(both._unet)
+            expected = run(both._denoiser)
         assert torch.equal(run(unet), expected)
         attached[i].detach()
         del left[i]

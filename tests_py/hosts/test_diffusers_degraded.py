@@ -127,7 +127,7 @@ def test_the_degraded_pass_sees_the_same_image_prompts():
     found, (_, second) = guided(unet, inputs, [prompt, SAG])
     for chunks, same in (((1,), True), ((0,), False)):
         with attach(share_weights(unet), prompt, cond_or_uncond=chunks) as attached:
-            again = run(attached._unet, {k: v for k, v in second.items() if k != "return_dict"})
+            again = run(attached._denoiser, {k: v for k, v in second.items() if k != "return_dict"})
         # What guidance adds to epsilon: scale · (uncond − degraded).
         expected = plain + 0.7 * (plain[:1] - again)
         assert torch.allclose(found, expected, rtol=0, atol=1e-4) == same

@@ -79,7 +79,7 @@ def test_what_was_recorded_outlives_the_patches(unet):
 def test_replace_is_as_attaching_to_a_fresh_model(unet):
     """A cell that is run again gives the same: patches do not pile up."""
     with ap.attach(share_weights(original()), prompt(1), **GUIDED) as fresh:
-        expected = run(fresh._unet)
+        expected = run(fresh._denoiser)
     others = [ap.attach(unet, prompt(seed), **GUIDED) for seed in (0, 2)]
     for _ in range(3):
         latest = ap.attach(unet, prompt(1), replace=True, **GUIDED)

@@ -135,14 +135,14 @@ def test_beside_an_ip_adapter_of_the_models_own(unet):
     assert all(unet.attn_processors[name] is before[name] for name in before)
     assert all(p.scale == [0.0] for p in before.values() if hasattr(p, "scale"))
     with attach(share_weights(original()), prompt(), **GUIDED) as alone:
-        torch.testing.assert_close(ours, run(alone._unet), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, run(alone._denoiser), rtol=0, atol=1e-5)
 
     # Both are sums of terms: two of ours with the same weights do the same.
     adapter = load_image_adapter(state)
     embeds = adapter.get_image_embeds(features[1], features[0])
     prompts = [prompt(), ImagePrompt(adapter, embeds)]
     with attach(share_weights(original()), prompts, **GUIDED) as alone:
-        torch.testing.assert_close(both, run(alone._unet), rtol=0, atol=2e-5)
+        torch.testing.assert_close(both, run(alone._denoiser), rtol=0, atol=2e-5)
     assert not torch.equal(both, own)
 
 
@@ -172,7 +172,7 @@ def test_processors_put_away_and_put_back(unet):
         assert torch.equal(run(unet), expected)
     unet.set_attn_processor(dict(saved))  # too late: they do what the originals do
     with attach(share_weights(original()), prompt().replace(weight=0.0), **GUIDED) as plain:
-        assert torch.equal(run(unet), run(plain._unet))
+        assert torch.equal(run(unet), run(plain._denoiser))
     with attach(unet, prompt(), **GUIDED):
         assert torch.equal(run(unet), expected)
     assert is_original(unet)
@@ -201,7 +201,7 @@ def test_a_wrapper_around_ours_counts_once(unet):
     torch.testing.assert_close(run(unet), expected, rtol=0, atol=2e-5)
     attached.detach()
     with attach(share_weights(original()), prompt().replace(weight=0.0), **GUIDED) as plain:
-        assert torch.equal(run(unet), run(plain._unet))
+        assert torch.equal(run(unet), run(plain._denoiser))
 
 
 def test_attention_that_was_replaced_altogether_is_an_error(unet):

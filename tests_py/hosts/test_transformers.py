@@ -201,7 +201,7 @@ def test_dtypes(named, dtype):
 
 
 def test_report_names_layers_and_spans(named):
-    name, case, model = named
+    name, _, model = named
     with ap.attach(model, KeyGain(TextKeys((0,)), 2.0)):
         text = str(ap.report(model))
     assert f"{len(FAMILIES[name].layer_table(model))} of" in text
@@ -210,21 +210,22 @@ def test_report_names_layers_and_spans(named):
 
 
 def test_what_a_call_has_not_is_an_error(named):
-    name, case, model = named
+    _, case, model = named
     arguments = case.arguments(1)
-    with ap.attach(model, KeyGain(ReferenceKeys(0), 2.0)):
-        with pytest.raises(ValueError, match=r"expected reference tokens in the call of the"):
+
+    def refused(patch, message, arguments, **options):
+        with ap.attach(model, patch, **options), pytest.raises(ValueError, match=message):
             run(model, arguments)
-    with ap.attach(model, KeyGain(TextKeys((TEXT,)), 2.0), cond_or_uncond=(0,)):
-        with pytest.raises(ValueError, match=f"expected tokens of a text of {TEXT}, got {TEXT}"):
-            run(model, arguments)
-    with ap.attach(model, KeyGain(TextKeys((0,)), 2.0)):
-        with pytest.raises(ValueError, match="cond_or_uncond: expected to be told"):
-            run(model, arguments)
+
+    references = KeyGain(ReferenceKeys(0), 2.0)
+    refused(references, "expected reference tokens in the call of the", arguments)
+    words = KeyGain(TextKeys((TEXT,)), 2.0)
+    refused(words, f"of a text of {TEXT}, got {TEXT}", arguments, cond_or_uncond=(0,))
+    refused(words, "cond_or_uncond: expected to be told", arguments)
     if case.references:
-        with ap.attach(model, KeyGain(ReferenceKeys(2), 2.0)):
-            with pytest.raises(ValueError, match="of index 2, got a call with 2 references"):
-                run(model, case.arguments(1, REFERENCES))
+        third = KeyGain(ReferenceKeys(2), 2.0)
+        message = "of index 2, got a call with 2 references"
+        refused(third, message, case.arguments(1, REFERENCES))
 
 
 def test_a_patch_for_unets_is_refused(named):
@@ -257,5 +258,5 @@ def test_an_unknown_transformer_is_named():
     class OtherTransformer2DModel(torch.nn.Module):
         pass
 
-    with pytest.raises(TypeError, match="FluxTransformer2DModel.*got .*OtherTransformer2DModel"):
+    with pytest.raises(TypeError, match=r"FluxTransformer2DModel.*got .*OtherTransformer2DModel"):
         ap.attach(OtherTransformer2DModel(), KeyGain(TextKeys(), 2.0))

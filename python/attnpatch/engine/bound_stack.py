@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch._core import Layer, LayerTable
+from attnpatch._core import Layer
 from attnpatch.engine.branch_plan import BranchPlan
 from attnpatch.engine.cache import Cache, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.engine.joint_layers import JointLayer, JointTable
+from attnpatch.engine.joint_layers import JointLayer, JointTable, Table
 from attnpatch.engine.patch import BoundPatch, Patch, nbytes_of
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
@@ -35,11 +35,11 @@ class BoundStack:
     stack, the table and the arguments alone. Copies are the bound stack itself.
     """
 
-    def __init__(self, stack: Sequence[Patch], table: LayerTable | JointTable) -> None:
+    def __init__(self, stack: Sequence[Patch], table: Table) -> None:
         self.stack = stack
         self.table = table
         self._joint = isinstance(table, JointTable)
-        if self._joint:
+        if isinstance(table, JointTable):
             _check_joint(stack, table)
         self._bound: tuple[BoundPatch, ...] = tuple(
             patch.bind(table, index) for index, patch in enumerate(stack)
@@ -333,7 +333,7 @@ def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:
             )
 
 
-def _skipped(patch: Patch, bound: BoundPatch, table: LayerTable) -> Sequence[str | None]:
+def _skipped(patch: Patch, bound: BoundPatch, table: Table) -> Sequence[str | None]:
     """For each layer why a patch never acts there: it says so, or the model lacks what it acts on.
 
     Raises ValueError where there is nothing left, but for the model.

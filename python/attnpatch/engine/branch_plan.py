@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch._core import LayerTable
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.edits import Branch
+from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.site import Call, Crop, Site
 
 __all__ = ["BranchPlan"]
@@ -32,7 +32,7 @@ class BranchPlan:
         Of masks at a grid, which outlive a plan.
     """
 
-    def __init__(self, table: LayerTable, branches: Iterable[Branch], masks: Cache) -> None:
+    def __init__(self, table: Table, branches: Iterable[Branch], masks: Cache) -> None:
         self._branches: list[Branch] = sorted(branches, key=lambda b: not b.shared_softmax)
         self._table = table
         self._masks = masks

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-__all__ = ["JointLayer", "JointTable"]
+from attnpatch._core import LayerTable
+
+__all__ = ["JointLayer", "JointTable", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +149,10 @@ class JointTable(Sequence[JointLayer]):
                     raise ValueError(
                         f"weight: expected places 0 to {len(self) - 1} of {self!r}, got {name}"
                     )
-                found[name] = value  # type: ignore[assignment]
+                found[name] = float(value)  # type: ignore[arg-type]
                 continue
             places = [layer.index for layer in self._layers if _names(name, layer)]
-            values = list(value)  # type: ignore[call-overload]
+            values = list(value) if isinstance(value, Sequence) else [value]
             if not places:
                 known = ", ".join(dict.fromkeys(layer.block for layer in self._layers))
                 raise ValueError(
@@ -171,3 +173,7 @@ def _names(name: str, layer: JointLayer) -> bool:
     """Whether a name of the grammar is one of a layer's, or the front of one up to a dot."""
     own = (f"{layer.block}.{layer.number}", layer.name)
     return any(full == name or full.startswith(f"{name}.") for full in own)
+
+
+Table = LayerTable | JointTable
+"""The layers of a model: those of a UNet, or those of joint attention."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from attnpatch._core import LayerTable
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.site import Call
 from attnpatch.engine.tokens import TEXT

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine.cache import Cache, upload, where
-from attnpatch.engine.joint_layers import JointTable
-from attnpatch.engine.layers import LayerTable
+from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.site import Site
 from attnpatch.ops.biased_attention import biased_attention
 from attnpatch.ops.plain.biased_attention import padded
@@ -66,7 +65,7 @@ class BiasPlan:
         Those of all patches, in the order of the stack.
     """
 
-    def __init__(self, table: LayerTable | JointTable, biases: Iterable[ScoreBias]) -> None:
+    def __init__(self, table: Table, biases: Iterable[ScoreBias]) -> None:
         self._biases = tuple(biases)
         self._strengths = [
             tuple(bias.strength(layer) for bias in self._biases) for layer in range(len(table))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from attnpatch._core import Curve, LayerTable, layer_weights, weight_presets
-from attnpatch.engine.joint_layers import JointTable
+from attnpatch._core import Curve, layer_weights, weight_presets
+from attnpatch.engine.joint_layers import JointTable, Table
 
 __all__ = ["LayerWeights", "Weight", "WeightLike", "number", "weight_presets"]
 
@@ -90,7 +90,7 @@ class Weight:
             return cls(layers=value)
         return cls(value)
 
-    def for_layers(self, table: LayerTable | JointTable) -> list[float | None]:
+    def for_layers(self, table: Table) -> list[float | None]:
         """``scale`` × the weight of each layer of the table; None: the grammar gives it none."""
         layers = self.layers
         if isinstance(layers, _Frozen):
@@ -101,8 +101,10 @@ class Weight:
             layers = list(layers)
         if layers == {}:
             return [None] * len(table)
-        joint = isinstance(table, JointTable)
-        weights = table.weights(layers) if joint else layer_weights(table, layers)
+        if isinstance(table, JointTable):
+            weights = table.weights(layers)
+        else:
+            weights = layer_weights(table, layers)
         return [None if weight is None else self.scale * weight for weight in weights]
 
     def factor(self, progress: float | None) -> float:

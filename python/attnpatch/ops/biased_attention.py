@@ -3,6 +3,7 @@
 """Provisional."""
 
 import torch.nn.functional as F
+
 from attnpatch.ops.plain.biased_attention import padded
 
 

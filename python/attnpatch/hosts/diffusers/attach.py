@@ -72,11 +72,16 @@ class Attachment:
             _forget(key)
         if beside := unpatched_unets(pipeline, denoiser) if pipeline is not None else ():
             logger.warning(
-                "attach: the %s holds another denoiser, which its calls may run without patches: %s; "
+                "attach: the %s holds another %s, which its calls may run without patches: %s; "
                 "attach patches to that as well where they are meant for both",
                 type(pipeline).__name__,
+                self._noun,
                 ", ".join(beside),
             )
+
+    @property
+    def _noun(self) -> str:
+        return "UNet" if is_unet(self._denoiser) else "transformer"
 
     @property
     def attention(self) -> Tensor | None:
@@ -131,7 +136,8 @@ class Attachment:
         state = f"{state} {type(self._denoiser).__name__}"
         pipeline = self._pipeline and self._pipeline()
         if self.attached and self._elsewhere:
-            state += f"; not in use, since the {type(pipeline).__name__} has another one now"
+            name = type(pipeline).__name__
+            state += f"; not in use, since the {name} has another {self._noun} now"
         return f"<Attachment {self.stack!r}, {state}>"
 
 

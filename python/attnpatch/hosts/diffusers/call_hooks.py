@@ -14,6 +14,7 @@ from torch.amp import is_autocast_available
 
 from attnpatch.engine import COND, BoundStack, Call
 from attnpatch.hosts.diffusers.caches import check_caches, deepcache_of, own_cache
+from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.guidance import GuidedCall, kept
 from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
@@ -21,7 +22,6 @@ from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched, Restorable, describe_call, host_call_of
 from attnpatch.hosts.diffusers.schedule import Schedule, TimestepReader
-from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, told_rows
 from attnpatch.patches import DegradedPass, Guidance, degraded_passes
 

@@ -108,6 +108,7 @@ class PatchedModel(ABC):
 
     def clean(self, model: Any) -> None:
         """Take off what else is left in a model that nothing is attached to any more."""
+        del model
 
     def _renew(self) -> None:
         """Make what no two copies share."""

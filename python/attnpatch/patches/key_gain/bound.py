@@ -132,7 +132,7 @@ class GainBias:
         self._mask_rows = mask_rows
 
     def strength(self, layer: int) -> float | None:
-        """The weight of a layer; None: it does not act there."""
+        """Return the weight of a layer; None: it does not act there."""
         if self._bound.skipped[layer] is not None:
             return None
         return self._bound.layer_weights[layer]

@@ -147,7 +147,7 @@ class TransformerCalls:
 
 
 def _progress(sigma: Any) -> Any:
-    """Return how far sampling is, in the sense of start and end: the share of noise that is gone."""
+    """Return how far sampling is: the share of noise that is gone, as start and end mean it."""
     if sigma is None:
         return None
     if isinstance(sigma, tuple):

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a family tells of a call: the tokens of its sequence, its rows, and where sampling stands."""
+"""What a family tells of a call: the tokens of its sequence, its text, and the share of noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -127,7 +128,7 @@ def _read(ids: Tensor, first: int) -> tuple[Part, ...]:
     positions = (positions[0] if positions.dim() == 3 else positions)[first:, :3].double().cpu()
     changes = (positions[1:, 0] != positions[:-1, 0]).nonzero().flatten() + 1
     borders = [0, *changes.tolist(), len(positions)]
-    pieces = [positions[a:b] for a, b in zip(borders[:-1], borders[1:], strict=True) if a < b]
+    pieces = [positions[a:b] for a, b in pairwise(borders) if a < b]
     parts = tuple(
         (IMAGE if piece[0, 0] == 0 else REFERENCE, len(piece), _grid(piece)) for piece in pieces
     )
