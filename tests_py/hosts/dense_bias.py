@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Gains = Callable[[int], tuple[Tensor, Tensor | None]]
-"""For rows of the batch: gains (batch, queries, keys), and factors of values alike, or None."""
+Gains = Callable[[int, int], tuple[Tensor, Tensor | None]]
+"""For rows and queries: gains (batch, queries, keys), and factors of values alike, or None."""
 
 
 def spans_of(order: list[tuple[str, int]]) -> dict[str, slice]:
@@ -27,24 +27,29 @@ def spans_of(order: list[tuple[str, int]]) -> dict[str, slice]:
 
 
 @contextlib.contextmanager
-def dense(model: Any, tokens: int, gains: Gains) -> Iterator[list[int]]:
-    """Run a model with these gains in all attention of so many tokens; yields those attended."""
+def dense(queries: int | None, keys: int, gains: Gains) -> Iterator[list[int]]:
+    """Run with these gains in all attention of so many queries (None: any) and keys.
+
+    Yields the numbers of queries of the calls so far.
+    """
     calls: list[int] = []
     original = F.scaled_dot_product_attention
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **options: Any
     ) -> Tensor:
-        if (query.shape[2], key.shape[2]) != (tokens, tokens):
+        if queries not in (None, query.shape[2]) or key.shape[2] != keys:
             return original(query, key, value, attn_mask=attn_mask, **options)
         q, k, v = query, key, value
-        calls.append(tokens)
-        factors, values = gains(len(q))
+        calls.append(query.shape[2])
+        factors, values = gains(len(q), query.shape[2])
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         scores = q.double() @ k.double().transpose(2, 3) / math.sqrt(q.shape[3])
         scores = scores + factors.double()[:, None].log()
         if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
+            is_bool = attn_mask.dtype == torch.bool
+            taken = torch.where(attn_mask, 0.0, -math.inf) if is_bool else attn_mask
+            scores = scores + taken
         shares = scores.softmax(-1).nan_to_num(0.0)  # torch's too, where a mask takes all keys
         if values is not None:
             shares = shares * values.double()[:, None]

@@ -40,13 +40,13 @@ def in_sequence(case, references, gains_of):
     order = case.order(references)
     spans, tokens = spans_of(order), sum(count for _, count in order)
 
-    def gains(batch):
+    def gains(batch, _):
         factors = torch.ones(batch, tokens, tokens)
         for row in range(batch):
             gains_of(factors[row], spans, row)
         return factors, None
 
-    return tokens, gains
+    return tokens, tokens, gains
 
 
 def test_the_families_are_those_that_are_recognised():
@@ -71,7 +71,7 @@ def test_words(named, gain, batch):
     expected = in_sequence(case, references, lambda f, s, _: give_two_words(f, s, gain))
     with ap.attach(model, KeyGain(TextKeys((1, 3)), gain), cond_or_uncond=(0,)):
         found = run(model, arguments)
-    with dense(model, *expected) as calls:
+    with dense(*expected) as calls:
         right = run(model, arguments)
     assert len(calls) == len(FAMILIES[type(model).__name__].layer_table(model))
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
@@ -108,7 +108,7 @@ def test_references_their_parts_and_soft_masks(name, index):
 
     with ap.attach(model, patch):
         found = run(model, arguments)
-    with dense(model, *in_sequence(case, REFERENCES, gains_of)):
+    with dense(*in_sequence(case, REFERENCES, gains_of)):
         right = run(model, arguments)
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
@@ -133,7 +133,7 @@ def test_several_gains_and_values(named):
     spans, tokens = spans_of(order), sum(count for _, count in order)
     text = spans["text"].start
 
-    def gains(batch):
+    def gains(batch, _):
         factors, values = torch.ones(2, batch, tokens, tokens)
         factors[:, :, text] = 2.0
         values[:, :, text] = -0.5
@@ -147,7 +147,7 @@ def test_several_gains_and_values(named):
     ]
     with ap.attach(model, patches, cond_or_uncond=(0,)):
         found = run(model, arguments)
-    with dense(model, tokens, gains):
+    with dense(tokens, tokens, gains):
         right = run(model, arguments)
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
@@ -194,7 +194,7 @@ def test_dtypes(named, dtype):
     expected = in_sequence(case, references, lambda f, s, _: give_two_words(f, s, 4.0))
     with ap.attach(model, patch, cond_or_uncond=(0,)):
         found = run(model, cast)
-    with dense(model, *expected):
+    with dense(*expected):
         right = run(model, cast)
     bound = 4 * torch.finfo(dtype).eps * float(right.float().abs().max())
     assert float((found.float() - right.float()).abs().max()) <= 8 * bound

@@ -184,6 +184,11 @@ class SiteAttention:
             As well where a branch shares the text's softmax and k or v is not given: then what it
             adds is the difference that it makes to plain attention to them.
         """
+        if self.has_biases:
+            raise ValueError(
+                f"KeyGain: expected attention to the text alone at {self.site.layer.name}, which "
+                f"it may change, got attention that is computed elsewhere"
+            )
         branches = self.branches(q.dtype, q.device)
         if branches is None:
             return None

@@ -158,6 +158,11 @@ class Attn2Replace(AttnReplace):
             if k.dtype is not dtype or v.dtype is not dtype:
                 k, v = k.to(dtype), v.to(dtype)
             return acting.attend(q, k, v, heads=heads)
+        if base is not None and acting.has_biases:
+            raise ValueError(
+                f"KeyGain: expected the host's own attention to the text at {self.layer.name}, got "
+                f"{base!r} of another pack, which can not be told of it; take one of them off"
+            )
         attention = base or self.group.plain
 
         def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -62,10 +62,10 @@ class _Rows:
 def _kind(running: Running, text: Any, beside: Any = None) -> int | None:
     """Return the kind of what a variable of the pipeline holds; None: it is none of these.
 
-    What is handed over, `beside`, may be a variable itself, and tells nothing.
+    What is handed over, `beside`, may hold rows of all kinds: other variables tell before it.
     """
-    variables = [(name, value) for name, value in running.locals() if value is not beside]
-    names = [name for name, value in variables if _holds(value, text)]
+    found = [(name, value is beside) for name, value in running.locals() if _holds(value, text)]
+    names = [name for name, whole in found if not whole] or [name for name, _ in found]
     if not names:
         return None
     return UNCOND if all(map(names_uncond, names)) else COND

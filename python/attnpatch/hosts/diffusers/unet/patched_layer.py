@@ -20,6 +20,7 @@ from attnpatch.hosts.diffusers.unet.processor import (
     layer_of,
     make_patched_processor,
 )
+from attnpatch.hosts.diffusers.unet.projections import attend_to_text
 from attnpatch.hosts.diffusers.unet.self_processor import PatchedSelfProcessor, host_attention
 from attnpatch.hosts.token_grids import grid_of
 
@@ -153,7 +154,11 @@ class CrossLayer(PatchedLayer):
         """Attend to the text, plainly, and as the patches have it."""
         if acting is None:
             return F.scaled_dot_product_attention(q, k, v)
-        return acting.attend(q, k, v)
+        backend = self.patched_processor._attention_backend
+        if mask is None and backend is None:
+            return acting.attend(q, k, v)
+        attention = functools.partial(attend_to_text, self.module, mask=mask, backend=backend)
+        return acting.attend(q, k, v, attention, is_softmax=False)
 
 
 class SelfLayer(PatchedLayer):

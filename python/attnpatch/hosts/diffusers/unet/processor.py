@@ -94,6 +94,9 @@ class PatchedProcessor:
         q = project_query(attn, queries.states)
         if self.attnpatch_plain:
             k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
+            if not in_graph and acting.has_biases:  # type: ignore[union-attr]
+                out = layer.attend(acting, q, k, v, attention_mask)  # type: ignore[arg-type]
+                return finish(attn, join_heads(out), queries)
             base = attend_to_text(attn, q, k, v, attention_mask, backend)
             return finish(attn, join_heads(base + acting.terms(q)), queries)
         base = self.attnpatch_original(

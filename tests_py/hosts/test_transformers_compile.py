@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled transformers with patches: as many graphs as without, and the same results."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+from transformer_models import CASES, REFERENCES
+
+import attnpatch as ap
+from attnpatch.patches import KeyGain, TextKeys
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def run(model, arguments):
+    with torch.no_grad():
+        out = model(**arguments, return_dict=False)[0]
+    return torch.stack(out) if isinstance(out, list) else out
+
+
+def compiled(model, how):
+    counter = CompileCounter()
+    if how == "whole":
+        return torch.compile(model, backend=counter, fullgraph=True), counter
+    model.compile_repeated_blocks(backend=counter, fullgraph=True)
+    return model, counter
+
+
+@pytest.mark.parametrize("how", ["whole", "blocks"])
+@pytest.mark.parametrize("name", CASES)
+def test_compiled(name, how):
+    case = CASES[name]
+    if how == "blocks" and not case.make()._repeated_blocks:
+        with pytest.raises(ValueError, match="_repeated_blocks"):  # diffusers' own
+            compiled(case.make(), how)
+        return
+    arguments = case.arguments(1, REFERENCES if case.references else ())
+    model = case.make()
+    run(model, arguments)  # one keeps what it makes in its first call
+    plain, counts = compiled(model, how)
+    run(plain, arguments)
+    torch._dynamo.reset()
+
+    model = case.make()
+    first, second = (KeyGain(TextKeys((1,)), gain, uncond=True) for gain in (3.0, 0.0))
+    with ap.attach(model, first):
+        right = run(model, arguments)
+    with ap.attach(model, second):
+        right_second = run(model, arguments)
+    attached = ap.attach(model, first)
+    fast, ours = compiled(model, how)
+    torch.testing.assert_close(run(fast, arguments), right, rtol=1e-5, atol=1e-5)
+    assert ours.frame_count <= counts.frame_count
+    attached.detach()
+    with ap.attach(model, second):
+        found = run(fast, arguments)
+    torch.testing.assert_close(found, right_second, rtol=1e-5, atol=1e-5)
