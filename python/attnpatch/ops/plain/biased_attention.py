@@ -106,16 +106,18 @@ def padded(
     u, w = _finite(query_bias, unit, q.dtype), _finite(key_bias, 1 / (scale * unit), q.dtype)
     query_gates, key_gates = _query_gates(query_bias), _key_gates(key_bias)
     if key_gates.shape[1] > 0:
-        u = torch.where(_meets_plus_infinity(query_gates, key_gates), math.nan, u)
+        u = u.masked_fill(_meets_plus_infinity(query_gates, key_gates), math.nan)
     gate = _GATES.get(q.dtype, _GATE)
     of_query, of_key = [u], [w]
     if q.dtype.itemsize < 4:
-        (u, u_low), (w, w_low) = _halves(u, q.dtype), _halves(w, q.dtype)
-        of_query, of_key = [u, u, u_low], [w, w_low, w]
+        u_high, w_high = u.to(q.dtype), w.to(q.dtype)
+        of_query, of_key = [u_high, u_high, u - u_high], [w_high, w - w_high, w_high]
+    count = sum(part.shape[2] for part in of_query) + query_gates.shape[2]
+    count += -(q.shape[3] + count) % _CHANNELS
     return (
-        _joined(q, [*of_query, query_gates * gate]),
-        _joined(k, [*of_key, key_gates * gate]),
-        _joined(v, [key_gates, *map(torch.zeros_like, of_key)]),
+        _joined(q, [*of_query, query_gates * gate], count),
+        _joined(k, [*of_key, key_gates * gate], count),
+        _joined(v, [key_gates], count),
     )
 
 
@@ -142,7 +144,7 @@ def unpadded(out: Tensor, query_bias: Tensor, head_size: int) -> Tensor:
     # query's; one that leaves has, and a weight of 0, unless all leave.
     met = (out[..., head_size : head_size + gates.shape[3]] * gates).sum(dim=3, keepdim=True)
     result = heads_in_rows(out[..., :head_size])
-    return result.add_(torch.where(met < -0.5, math.nan, 0.0).to(out.dtype))
+    return result.masked_fill_(met < -0.5, math.nan)
 
 
 def _takes(scale: float) -> bool:
@@ -153,11 +155,6 @@ def _finite(bias: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
     """Multiply what is no infinity, up to what the dtype holds; a NaN stays one."""
     limit = torch.finfo(dtype).max
     return bias.masked_fill(bias.isinf(), 0).mul_(factor).clamp_(-limit, limit)
-
-
-def _halves(bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    high = bias.to(dtype)
-    return high, bias - high
 
 
 def _query_gates(bias: Tensor) -> Tensor:
@@ -178,11 +175,12 @@ def _meets_plus_infinity(query_gates: Tensor, key_gates: Tensor) -> Tensor:
     return products.amax(dim=2, keepdim=True) > 0
 
 
-def _joined(tensor: Tensor, channels: list[Tensor]) -> Tensor:
-    """Copy (batch, heads, tokens, size) with channels (1 or batch, tokens, any) for all heads."""
-    batch, heads, tokens, size = tensor.shape
-    rows = max(map(len, channels))
-    parts = [part.to(tensor.dtype).expand(rows, -1, -1) for part in channels]
-    more = torch.cat(parts, dim=2)
-    more = F.pad(more, (0, -(size + more.shape[2]) % _CHANNELS))
-    return torch.cat([tensor, more[:, None].expand(batch, heads, tokens, -1)], dim=3)
+def _joined(tensor: Tensor, parts: list[Tensor], count: int) -> Tensor:
+    """Copy (batch, heads, tokens, size) with so many channels, the first of them these, behind.
+
+    `parts` are (1 or batch, tokens, any), for all heads.
+    """
+    rows = max(map(len, parts))
+    channels = torch.cat([part.expand(rows, -1, -1) for part in parts], dim=2).to(tensor.dtype)
+    channels = F.pad(channels, (0, count - channels.shape[2]))[:, None]
+    return torch.cat([tensor, channels.expand(*tensor.shape[:3], -1)], dim=3)
