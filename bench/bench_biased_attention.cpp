@@ -6,14 +6,16 @@
 
 #include <benchmark/benchmark.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "kernels/biased_attention.h"
 
-namespace attnpatch {
+namespace attnpatch::kernels {
 namespace {
 
 std::vector<float> random_values(int64_t count) {
@@ -72,4 +74,4 @@ BENCHMARK(biased_attention)
     ->Unit(benchmark::kMillisecond);
 
 }  // namespace
-}  // namespace attnpatch
+}  // namespace attnpatch::kernels
