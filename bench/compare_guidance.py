@@ -81,7 +81,11 @@ def peak_mib(call: int, tokens: int, heads: int, size: int, dtype: torch.dtype) 
     """MiB that one of the attention calls adds to a process at its peak; for a fresh process."""
     torch.set_grad_enabled(False)
     attention_calls(16, heads, size, dtype)[call]()  # what libraries keep for themselves
-    wanted = attention_calls(tokens, heads, size, dtype)[call]
+    return peak_of(attention_calls(tokens, heads, size, dtype)[call])
+
+
+def peak_of(call: Callable[[], object]) -> float:
+    """MiB that a call adds to this process at its peak."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         reset.write_text("5")  # the peak starts anew
@@ -93,7 +97,7 @@ def peak_mib(call: int, tokens: int, heads: int, size: int, dtype: torch.dtype) 
         return int(line.split()[1])
 
     before = kib("VmRSS:")
-    wanted()
+    call()
     return (kib("VmHWM:") - before) / 1024
 
 

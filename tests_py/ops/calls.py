@@ -30,6 +30,11 @@ def attention_column_mean():
     return [q, k, v, [1, 0], None]
 
 
+def biased_attention():
+    q, k, v = random(2, 3, 5, 8), random(2, 3, 4, 8, seed=1), random(2, 3, 4, 8, seed=2)
+    return [q, k, v, random(1, 5, 2, seed=3), random(2, 4, 2, seed=4), None]
+
+
 def pool_tokens():
     tiles = (TILING.grid, TILING.tile, TILING.offset)
     return [random(2, 12, 5), *tiles, (2, 1), (2, 2), "avg", [0.0, 0.5, 1.0]]
@@ -50,6 +55,7 @@ CALLS = {
     function.__name__: function
     for function in (
         attention_column_mean,
+        biased_attention,
         blur_and_blend,
         branch_attention,
         pool_tokens,
@@ -66,6 +72,8 @@ def public(name):
     """The function over an operator that takes the same arguments."""
     if name == "attention_column_mean":
         return lambda q, k, v, rows, scale: ops.attention_column_mean(q, k, v, rows, scale=scale)
+    if name == "biased_attention":
+        return lambda *arguments: ops.biased_attention(*arguments[:-1], scale=arguments[-1])
     return branch_attention_flat if name == "branch_attention" else getattr(ops, name)
 
 

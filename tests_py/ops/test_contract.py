@@ -76,6 +76,17 @@ BAD = [
     ("attention_column_mean", 3, [0, 2], "rows: "),
     ("attention_column_mean", 3, [-1], "rows: "),
     ("attention_column_mean", 4, math.nan, "scale: "),
+    ("biased_attention", 0, random(3, 5, 8), "q: "),
+    ("biased_attention", 1, random(2, 2, 4, 8), "k: "),
+    ("biased_attention", 2, random(2, 3, 4, 7), "v: "),
+    ("biased_attention", 3, random(1, 4, 2), "query_bias: "),
+    ("biased_attention", 3, random(3, 5, 2), "query_bias: "),
+    ("biased_attention", 3, random(1, 5, 17), "query_bias: "),
+    ("biased_attention", 3, random(1, 5, 2).half(), "query_bias: "),
+    ("biased_attention", 3, None, "query_bias, key_bias: "),
+    ("biased_attention", 4, random(2, 4, 3), "key_bias: "),
+    ("biased_attention", 4, random(2, 1, 4, 2), "key_bias: "),
+    ("biased_attention", 5, -math.inf, "scale: "),
     ("pool_tokens", 0, random(2, 11, 5), "x: "),
     ("pool_tokens", 0, torch.ones(2, 12, 5, dtype=torch.int64), "x: "),
     ("pool_tokens", 1, (0, 4), "grid: "),
@@ -127,12 +138,18 @@ TENSORS = [
     ("branch_attention", (5, 0), "branch_rows[0]"),
     ("branch_attention", 6, "weights"),
     ("attention_column_mean", 2, "v"),
+    ("biased_attention", 0, "q"),
+    ("biased_attention", 2, "v"),
     ("pool_tokens", 0, "x"),
     ("tile_attention", 0, "q"),
     ("blur_and_blend", 0, "x0"),
     ("blur_and_blend", 1, "saliency"),
 ]
-OPTIONAL_TENSORS = [("branch_attention", 7, "masks"), ("tile_attention", 7, "shared_k")]
+OPTIONAL_TENSORS = [
+    ("branch_attention", 7, "masks"),
+    ("biased_attention", 3, "query_bias"),
+    ("tile_attention", 7, "shared_k"),
+]
 
 
 @pytest.mark.parametrize("backend", [None, "plain", "reference"])
@@ -152,9 +169,8 @@ def test_what_is_no_tensor_is_named(place, value, backend, monkeypatch):
 def in_float64(name):
     """The call with its picture or attention inputs in float64, its weights and maps in float32."""
     arguments = CALLS[name]()
-    for place in {"branch_attention": range(5), "blur_and_blend": [0]}.get(
-        name, range(len(arguments))
-    ):
+    first = {"biased_attention": range(3), "branch_attention": range(5), "blur_and_blend": [0]}
+    for place in first.get(name, range(len(arguments))):
         arguments[place] = mapped(arguments[place], torch.Tensor.double)
     return arguments
 
@@ -186,7 +202,9 @@ def test_a_compiled_call_has_the_same_error(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["plain", "reference"])
-@pytest.mark.parametrize("name", ["attention_column_mean", "blur_and_blend", "branch_attention"])
+@pytest.mark.parametrize(
+    "name", ["attention_column_mean", "biased_attention", "blur_and_blend", "branch_attention"]
+)
 def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeypatch):
     function, arguments = public(name), CALLS[name]()
     bad = changed(arguments, 1, random(5, 2))
@@ -205,7 +223,7 @@ def test_a_forced_backend_compiles_casts_and_checks_alike(name, backend, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["attention_column_mean", "branch_attention"])
+@pytest.mark.parametrize("name", ["attention_column_mean", "biased_attention", "branch_attention"])
 def test_plain_torch_compiles_for_every_size(name, monkeypatch):
     arguments = CALLS[name]()
     expected = outcome(operator(name), arguments)
@@ -346,9 +364,12 @@ def test_what_is_not_finite_arrives_alike(name, value):
             check_everywhere(name, arguments)
 
 
+KERNELS = ["branch_attention", "tile_attention", "attention_column_mean", "biased_attention"]
+
+
 @pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, -1])
 @pytest.mark.parametrize("target", _core.cpu_targets())
-@pytest.mark.parametrize("name", ["branch_attention", "tile_attention", "attention_column_mean"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_a_nan_stays_one_whatever_its_bits(name, target, bits):
     """One in a query makes its row of the result, and one in a key all rows that it serves."""
     query, key = CALLS[name](), CALLS[name]()

@@ -34,6 +34,11 @@ def branch(masked=False, shared_softmax=0):
     return plain.branch_attention, arguments
 
 
+def biased(terms):
+    q = heads(4096)
+    return plain.biased_attention, (q, q, q, *[torch.empty(1, 4096, terms)] * 2)
+
+
 def columns():
     q = heads(4096)
     return plain.attention_column_mean, (q, q, q, [1])
@@ -61,6 +66,10 @@ CASES = {
     "a masked branch": (lambda: branch(masked=True), 16, 20.7, 91.5),
     "a shared softmax": (lambda: branch(shared_softmax=1), 21, 21.5, 75.4),
     "a masked shared softmax": (lambda: branch(True, 1), 25, 21.6, 96.4),
+    # What has a size of queries or keys by channels of the bias is small; no bias is made whole.
+    "a bias of one term": (lambda: biased(1), 52, 56.9, 153.0),
+    "a bias of four terms": (lambda: biased(4), 52, 70.4, 180.1),
+    "a bias of no terms": (lambda: biased(0), 1, 10.4, 40.4),
     "column means": (columns, 17, 27.8, 88.3),
     "tiles": (lambda: tiles(4096, (), False), 5, 50.3, 130.3),
     "tiles and shared keys": (lambda: tiles(4096, (), True), 11, 51.1, 159.1),

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attnpatch.ops import (
     Tiling,
     attention_column_mean,
+    biased_attention,
     blur_and_blend,
     library,
     pool_tokens,
@@ -42,6 +43,9 @@ def call_branches(shared_softmax):
 
 CALLS = {
     "attention_column_mean": lambda: attention_column_mean(*[random(2, 2, 9, 8)] * 3, [1]),
+    "biased_attention": lambda: biased_attention(
+        *[random(2, 2, 9, 8)] * 3, random(1, 9, 2), random(2, 9, 2)
+    ),
     "blur_and_blend": lambda: blur_and_blend(random(1, 2, 9, 9), random(1, 3, 3), 2.0),
     "branch_attention": lambda: call_branches(0),
     "branch_attention, shared_softmax": lambda: call_branches(1),

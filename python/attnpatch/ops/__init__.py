@@ -6,6 +6,7 @@ from attnpatch.ops.attention_column_mean import (
     attention_column_mean,
     attention_column_mean_reference,
 )
+from attnpatch.ops.biased_attention import biased_attention, biased_attention_reference
 from attnpatch.ops.blur_and_blend import blur_and_blend, blur_and_blend_reference
 from attnpatch.ops.branch import Branch, branch_attention
 from attnpatch.ops.branch_attention import branch_attention_reference
@@ -18,6 +19,8 @@ __all__ = [
     "Tiling",
     "attention_column_mean",
     "attention_column_mean_reference",
+    "biased_attention",
+    "biased_attention_reference",
     "blur_and_blend",
     "blur_and_blend_reference",
     "branch_attention",

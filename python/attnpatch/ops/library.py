@@ -130,7 +130,7 @@ def _call(
     if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
         serves = _substitute(_FORMS[reference], arguments)
         if serves is not None:
-            return _with_autocast(serves, _FORMS[reference].cast, arguments)
+            return with_autocast(serves, _FORMS[reference].cast, arguments)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     # Past the autograd formula, which is Python's and costs as much as the rest of the call.
@@ -213,10 +213,20 @@ for _constant in _CONSTANTS:
     _constant._dynamo_marked_constant = True
 
 
-def _with_autocast(
+def with_autocast(
     function: Callable[..., Any], cast: frozenset[int], arguments: Sequence[Any]
 ) -> Any:
-    """Call what serves instead of a kernel as autocast calls the operator."""
+    """Call what serves instead of a kernel as autocast calls the operator.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the operator's arguments.
+    cast : frozenset of int
+        Those that autocast casts.
+    arguments : sequence
+        By position.
+    """
     device = arguments[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return function(*arguments)

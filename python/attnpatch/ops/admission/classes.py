@@ -15,6 +15,7 @@ from torch import Tensor
 
 OPERATORS = (
     "attention_column_mean",
+    "biased_attention",
     "blur_and_blend",
     "branch_attention",
     "pool_tokens",
@@ -86,6 +87,17 @@ def _branch_attention(
     ]
 
 
+def _biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, query_bias: Tensor | None = None, *_: Any
+) -> list[str]:
+    terms = 0 if query_bias is None else query_bias.shape[2]
+    return [
+        *_attention(q, k, v),
+        f"keys {_up_to(k.shape[2], _TOKENS)}",
+        f"terms {_up_to(terms, (2, 16))}",
+    ]
+
+
 def _attention_column_mean(
     q: Tensor, k: Tensor, v: Tensor, rows: Sequence[int] | None = None, *_: Any
 ) -> list[str]:
@@ -131,6 +143,7 @@ def _blur_and_blend(x0: Tensor, *_: Any) -> list[str]:
 
 _PARTS: dict[str, Callable[..., list[str]]] = {
     "attention_column_mean": _attention_column_mean,
+    "biased_attention": _biased_attention,
     "blur_and_blend": _blur_and_blend,
     "branch_attention": _branch_attention,
     "pool_tokens": _pool_tokens,

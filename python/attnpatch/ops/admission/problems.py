@@ -98,6 +98,28 @@ def _attention_column_mean(draw: _Draw) -> Iterator[Problem]:
         yield Problem([*packed, [0] * 70, None], False)
 
 
+def _biases(queries: int, keys: int, terms: int) -> list[Tensor]:
+    """Logarithms of gains on the first half of the keys; the first key leaves every other query."""
+    query_bias = torch.rand(1, queries, terms)
+    key_bias = torch.linspace(-2, 2, terms).repeat(BATCH, keys, 1)
+    key_bias[:, keys // 2 :] = 0
+    query_bias[:, ::2, 0] = 0
+    if keys > 1:
+        key_bias[:, 0, 0] = -torch.inf
+    return [query_bias, key_bias]
+
+
+def _biased_attention(draw: _Draw) -> Iterator[Problem]:
+    for side, heads, size in _LAYERS:
+        q, k, v = (draw.heads(BATCH, side**2, heads, size) for _ in "qkv")
+        for terms in (1, 4):
+            yield Problem([q, k, v, *_biases(side**2, side**2, terms), None], True)
+    for size in _HEAD_SIZES:
+        for queries, keys in zip(_QUERIES, _KEYS, strict=False):
+            q, k, v = (draw.heads(BATCH, n, 2, size) for n in (queries, keys, keys))
+            yield Problem([q, k, v, *_biases(queries, keys, 1 + keys % 5), None], False)
+
+
 def _tile_attention(draw: _Draw) -> Iterator[Problem]:
     def problem(
         grid: tuple[int, int],
@@ -151,6 +173,7 @@ def _blur_and_blend(draw: _Draw) -> Iterator[Problem]:
 
 _MAKERS: dict[str, Callable[[_Draw], Iterator[Problem]]] = {
     "attention_column_mean": _attention_column_mean,
+    "biased_attention": _biased_attention,
     "blur_and_blend": _blur_and_blend,
     "branch_attention": _branch_attention,
     "pool_tokens": _pool_tokens,

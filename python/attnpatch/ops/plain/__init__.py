@@ -8,6 +8,7 @@ arguments have been checked. Beside each stands the readable reference that test
 
 from attnpatch.ops.plain.attention import attention_with_lse, has_lse
 from attnpatch.ops.plain.attention_column_mean import attention_column_mean, takes_scale
+from attnpatch.ops.plain.biased_attention import biased_attention, padded, unpadded
 from attnpatch.ops.plain.blur_and_blend import blur_and_blend, takes_kernel
 from attnpatch.ops.plain.branch_attention import branch_attention
 from attnpatch.ops.plain.pool_tokens import pool_tokens
@@ -16,11 +17,14 @@ from attnpatch.ops.plain.tile_attention import tile_attention
 __all__ = [
     "attention_column_mean",
     "attention_with_lse",
+    "biased_attention",
     "blur_and_blend",
     "branch_attention",
     "has_lse",
+    "padded",
     "pool_tokens",
     "takes_kernel",
     "takes_scale",
     "tile_attention",
+    "unpadded",
 ]

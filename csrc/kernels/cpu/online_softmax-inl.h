@@ -1,0 +1,280 @@
+// SPDX-FileCopyrightText: 2026 The attnpatch authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Attention to any count of keys: queries of a run go through them block by block, with a running
+// maximum. A block is packed straight from its rows by the first of the runs that need it, then
+// every tile of W queries along the vector lanes takes it in, as
+//
+//   scores[key][query] = K[key] · Q[query],  weights = 2^(scores - running maximum),
+//   out[channel][query] = out · 2^(old - new maximum) + sum over keys of V[key][channel] weights
+//
+// Queries carry the factor log2(e), so that the exponentials are powers of two. Of a core's L2 the
+// run's queries and sums take up to 320 KiB, a block of 128 keys of size 64 takes 64 KiB; the
+// scores of W queries stay in L1 (12 KiB with AVX2). Included once per instruction set.
+
+#if defined(ATTNPATCH_ONLINE_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTNPATCH_ONLINE_SOFTMAX_INL_H_
+#undef ATTNPATCH_ONLINE_SOFTMAX_INL_H_
+#else
+#define ATTNPATCH_ONLINE_SOFTMAX_INL_H_
+#endif
+
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/cpu/arena.h"
+#include "kernels/cpu/panels-inl.h"
+#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/scores-inl.h"
+#include "kernels/cpu/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attnpatch::kernels {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Three vectors fill AVX2's 16 registers with twelve sums, three vectors of queries and a key: the
+// fewest instructions, which counts where a second thread shares the core.
+constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 3 : 4;
+constexpr int64_t kWidth = kVectors * kLanes;  // W
+constexpr int64_t kBlockKeys = 128;
+constexpr int64_t kDepth = 80;               // of a sum of scores
+constexpr int64_t kStateFloats = 80 * 1024;  // of a run's queries and sums
+
+// The running maximum before any key: below all scores but minus infinity, whose keys are none.
+constexpr float kNoKey = std::numeric_limits<float>::lowest();
+
+// Lines of memory to ask for ahead of their use, a few with each panel of keys, since a core waits
+// when it asks for many at a time. Always as many: a loop of unknown length would cost more.
+class Requests {
+ public:
+  template <typename T>
+  void add(const T* row, int64_t size) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t c = 0; c < size && count_ < kMost; c += kLine) lines_[count_++] = row + c;
+  }
+
+  // All are added; what the shares lack is filled up with the last.
+  void finish(int64_t shares) {
+    if (count_ == 0) add(lines_, 1);
+    for (; count_ < shares * kEach; ++count_) lines_[count_] = lines_[count_ - 1];
+    count_ = 0;
+  }
+
+  HWY_INLINE void send(int64_t share) const {
+    for (int64_t i = 0; i < kEach; ++i) {
+      hwy::Prefetch(static_cast<const char*>(lines_[share * kEach + i]));
+    }
+  }
+
+ private:
+  static constexpr int64_t kEach = 4, kMost = kBlockKeys / 4 * kEach;
+  const void* lines_[kMost];
+  int64_t count_ = 0;
+};
+
+// How many keys a block has: all of a head's blocks have the same length, but for the last.
+constexpr int64_t block_length(int64_t keys) {
+  const int64_t blocks = HWY_MAX((keys + kBlockKeys - 1) / kBlockKeys, 1);
+  return round_up((keys + blocks - 1) / blocks, 4);
+}
+
+// One block of keys, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
+struct Block {
+  float *keys, *values;
+  int64_t begin, count;
+};
+
+// Queries of a tile, and what they found so far.
+struct OnlineTile {
+  float *queries, *scores, *top, *sum, *out;
+};
+
+// What a head's rows hold: channels of values, and those that scores are sums over.
+struct Channels {
+  int64_t values, scores;
+};
+
+// The working memory of one thread.
+struct State {
+  Channels channels;
+  float *queries, *out;  // [tile][channel][W]
+  float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
+  float* scores;         // [key][W]
+  float* rows;           // kLanes rows of row_size, eight at least
+  float* packed;         // the blocks of one head
+  int64_t row_size, query_size, packed_size;  // of a row; of a query; of a packed key and its value
+
+  // Queries are written four channels at a time, and where they have more than values in two parts.
+  State(Arena::Scope& memory, int64_t queries_count, int64_t keys_count, const Channels& of_head)
+      : channels(of_head),
+        row_size(round_up(of_head.values, HWY_MAX(kLanes, 4))),
+        query_size(round_up(of_head.scores + (of_head.scores > of_head.values ? 3 : 0),
+                            HWY_MAX(kLanes, 4))),
+        packed_size(query_size + row_size) {
+    const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
+    queries = memory.take(tiles * query_size * kWidth);
+    out = memory.take(tiles * row_size * kWidth);
+    top = memory.take(tiles * kWidth);
+    sum = memory.take(tiles * kWidth);
+    scores = memory.take(kBlockKeys * kWidth);
+    rows = memory.take(HWY_MAX(kLanes, 8) * row_size);
+    packed = memory.take(round_up(keys_count, 4) * packed_size);
+  }
+
+  // The tile whose first query is number i.
+  OnlineTile tile(int64_t i) const {
+    return {queries + i * query_size, scores, top + i, sum + i, out + i * row_size};
+  }
+
+  // Where the keys from `begin` on stand, of `all`.
+  Block block(int64_t begin, int64_t all) const {
+    const int64_t count = HWY_MIN(block_length(all), all - begin);
+    float* keys = packed + begin * packed_size;
+    return {keys, keys + round_up(count, 4) * query_size, begin, count};
+  }
+};
+
+// A key's row and its value's, and how far their channels lie apart.
+template <typename T>
+struct KeyRow {
+  const T *k, *v;
+  int64_t k_stride, v_stride;
+};
+
+// Packs a block of keys; row(i) is the KeyRow of key i, and put(i, panel) adds to a panel, behind
+// the channels of k, what else four keys have, of which i[0..3] are the numbers. What the last
+// panels lack is the last key once more, which changes no maximum and gets no weight.
+template <typename Format, typename Row, typename Put>
+void pack_block(const Block& block, const State& state, const Row& row, const Put& put) {
+  const int64_t size = state.channels.values, row_size = state.row_size;
+  const float *k[4], *v[4];
+  int64_t number[4];
+  for (int64_t key = 0; key < block.count; key += 4) {
+    for (int64_t i = 0; i < 4; ++i) {
+      number[i] = block.begin + HWY_MIN(key + i, block.count - 1);
+      const KeyRow<typename Format::T> from = row(number[i]);
+      float* copy = state.rows + 2 * i * row_size;
+      k[i] = load_row<Format>(from.k, from.k_stride, size, copy);
+      v[i] = load_row<Format>(from.v, from.v_stride, size, copy + row_size);
+    }
+    float* panel = block.keys + key * state.channels.scores;
+    pack_panel(k, size, panel);
+    put(number, panel + 4 * size);
+    pack_values(v, key, round_up(block.count, 4), size, block.values);
+  }
+}
+
+// One tile of queries takes in one block of keys.
+template <int V>
+void take_in(const Block& block, const Channels& channels, const OnlineTile& tile,
+             const Requests& requests) {
+  const FloatTag d;
+  float *const scores = tile.scores, *const top = tile.top, *const sum = tile.sum;
+  const int64_t count = block.count, size = channels.values;
+  constexpr int64_t n = kLanes, width = V * kLanes;
+  FloatVec new_top[V], factor[V], total[V];
+  for (int v = 0; v < V; ++v) new_top[v] = hn::Load(d, top + v * n);
+  for (int64_t key = 0; key < count; key += 4) {
+    requests.send(key / 4);
+    score_panel<V, kDepth>(block.keys + key * channels.scores, tile.queries, channels.scores,
+                           scores + key * width, new_top);
+  }
+  for (int v = 0; v < V; ++v) {
+    factor[v] = exp2_nonpositive(hn::Sub(hn::Load(d, top + v * n), new_top[v]));
+    total[v] = hn::Mul(hn::Load(d, sum + v * n), factor[v]);
+    hn::Store(new_top[v], d, top + v * n);
+  }
+  sum_weights<V>(count, new_top, scores, total);
+  for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + v * n);
+  for (int64_t c = 0; c < size; c += 4) {
+    outer_product_sums<V>(block.values + c * round_up(count, 4), scores, count,
+                          [&](int channel, const FloatVec* sums) HWY_ATTR {
+                            float* to = tile.out + (c + channel) * width;
+                            for (int v = 0; v < V; ++v, to += n) {
+                              const FloatVec before = hn::Load(d, to);
+                              hn::Store(hn::MulAdd(before, factor[v], sums[v]), d, to);
+                            }
+                          });
+  }
+}
+
+// Before the first block.
+template <int V>
+void begin_tile(const OnlineTile& tile, const State& state) {
+  constexpr int64_t width = V * kLanes;
+  std::fill_n(tile.top, width, kNoKey);
+  std::fill_n(tile.sum, width, 0.0f);
+  std::fill_n(tile.out, width * state.row_size, 0.0f);
+}
+
+// After the last: the sums become means, or NaNs where there was no key.
+template <int V>
+void end_tile(const OnlineTile& tile, const State& state) {
+  const FloatTag d;
+  constexpr int64_t width = V * kLanes;
+  for (int64_t x = 0; x < width; x += kLanes) {
+    const auto none = hn::Eq(hn::Load(d, tile.top + x), hn::Set(d, kNoKey));
+    const FloatVec factor =
+        hn::IfThenElse(none, hn::NaN(d), hn::Div(hn::Set(d, 1.0f), hn::Load(d, tile.sum + x)));
+    for (int64_t c = 0; c < state.channels.values; ++c) {
+      float* at = tile.out + c * width + x;
+      hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
+    }
+  }
+}
+
+// A run of queries goes through the keys. `packed`: the keys are already. Keys have count(),
+// pack(block, state) and request(begin, end, requests), which asks for rows; Queries have count(),
+// load<V>(i, tile, state) and store<V>(i, tile, state) of the W queries from i on, and the same
+// requests for their rows: request_queries(i, requests) and request_results(i, requests).
+template <typename Keys, typename Queries>
+void attend(const Keys& keys, const Queries& queries, bool packed, const State& state) {
+  const int64_t all = keys.count(), length = block_length(all), count = queries.count();
+  const int64_t tiles = (count + kWidth - 1) / kWidth;
+  const int64_t share = (length + tiles - 1) / tiles, key_size = state.packed_size;
+  Requests requests;
+
+  int64_t begin = 0;
+  do {  // once where there is no key
+    const Block block = state.block(begin, all);
+    const bool first = begin == 0, last = begin + length >= all;
+    if (!packed) keys.pack(block, state);
+    for (int64_t i = 0; i < count; i += kWidth) {
+      // Needed next: the next tile's queries, room for results, a share of the next block's keys.
+      const int64_t ahead = length + i / kWidth * share;
+      if (first) queries.request_queries(i + kWidth, requests);
+      if (last) queries.request_results(i, requests);
+      if (!packed) {
+        keys.request(begin + ahead, begin + ahead + share, requests);
+      } else if (!last) {
+        requests.add(block.keys + ahead * key_size, share * key_size);
+      }
+      requests.finish(length / 4);
+      with_vectors<kVectors>((HWY_MIN(kWidth, count - i) + kLanes - 1) / kLanes, [&](auto v) {
+        const OnlineTile tile = state.tile(i);
+        if (first) {
+          queries.template load<v()>(i, tile, state);
+          begin_tile<v()>(tile, state);
+        }
+        take_in<v()>(block, state.channels, tile, requests);
+        if (last) {
+          end_tile<v()>(tile, state);
+          queries.template store<v()>(i, tile, state);
+        }
+      });
+    }
+    begin += length;
+  } while (begin < all);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace attnpatch::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // ATTNPATCH_ONLINE_SOFTMAX_INL_H_
