@@ -23,7 +23,7 @@ from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
 from attnpatch.engine.site_attention import SiteAttention, WrapperChain
-from attnpatch.engine.tokens import IMAGE, TEXT
+from attnpatch.engine.tokens import IMAGE, TEXT, Tokens
 
 __all__ = ["BoundStack", "Plan"]
 
@@ -113,7 +113,7 @@ class BoundStack:
         *,
         heads: int | None = None,
         scale: float | None = None,
-        keys: str = TEXT,
+        keys: str | Tokens = TEXT,
         cond_or_uncond: Sequence[int] | None = None,
         **call: Any,
     ) -> Tensor:
@@ -130,8 +130,9 @@ class BoundStack:
             How many heads the channels hold; only for the first form.
         scale : float or None
             Of the logits; None: head size ** -0.5.
-        keys : str
-            With a name: "text" where keys are the text's, "image" where they are the image's own.
+        keys : str or Tokens
+            With a name: "text" where keys are the text's, "image" where they are the image's own;
+            in joint attention what all tokens of the sequence are.
         cond_or_uncond : sequence of int or None
             With a name: the kinds of equal chunks of the batch, 0 cond, 1 uncond; None: all cond.
         **call
@@ -151,18 +152,28 @@ class BoundStack:
         if site is None:
             if cond_or_uncond is not None:
                 call["chunks"] = tuple(cond_or_uncond)
-            make = {TEXT: Site.over_text, IMAGE: Site.over_image}.get(keys)
-            if make is None:
-                raise ValueError(f"keys: expected {TEXT!r} or {IMAGE!r}, got {keys!r}")
-            site = make(self._layer(where), Call(batch=len(q), **call))
+            site = self._site(where, keys, len(q), call)
         q, k, v = _as_heads(q, heads), _as_heads(k, heads), _as_heads(v, heads)
         attention = self.at(site)
         if attention is None:
             return join_heads(F.scaled_dot_product_attention(q, k, v, scale=scale))
         return join_heads(attention.attend(q, k, v, scale=scale))
 
+    def _site(self, name: Any, keys: str | Tokens, batch: int, call: dict[str, Any]) -> Site:
+        layer = self._layer(name)
+        if isinstance(layer, JointLayer):
+            if not isinstance(keys, Tokens):
+                raise ValueError(f"keys: expected the Tokens of the whole sequence, got {keys!r}")
+            return Site(layer, Call(batch=batch, **{"latent": keys.grid, **call}), keys, keys)
+        makers = {TEXT: Site.over_text, IMAGE: Site.over_image}
+        make = makers.get(keys) if isinstance(keys, str) else None
+        if make is None:
+            raise ValueError(f"keys: expected {TEXT!r} or {IMAGE!r}, got {keys!r}")
+        return make(layer, Call(batch=batch, **call))
+
     def _layer(self, name: object) -> Layer | JointLayer:
-        for layer in self.table:
+        layers: Sequence[Any] = tuple(self.table)
+        for layer in layers:
             if layer.name == name:
                 return layer
         raise ValueError(
@@ -203,13 +214,14 @@ class BoundStack:
 
     def report(self) -> Report:
         """Say which layers are patched, and which are not and why."""
+        layers: Sequence[Any] = tuple(self.table)
         return Report(
-            wanted=tuple(self.table) if self._bound else (),
+            wanted=tuple(layers) if self._bound else (),
             matched=self.layers,
             skipped=tuple(
                 Skip(layer, index, reason)
                 for index, reasons in enumerate(self._skipped)
-                for layer, reason in zip(self.table, reasons, strict=True)
+                for layer, reason in zip(layers, reasons, strict=True)
                 if reason is not None
             ),
             nbytes=nbytes_of(self.stack),

@@ -130,13 +130,13 @@ class JointTable(Sequence[JointLayer]):
             )
         if isinstance(layers, Mapping):
             return self._named(layers)
-        if isinstance(layers, Sequence):
+        if isinstance(layers, list):
             if len(layers) != len(self):
                 raise ValueError(
                     f"weight: expected a number for each of the {len(self)} layers of {self!r}, "
                     f"got {len(layers)}"
                 )
-            return list(layers)
+            return [*layers]
         return [layers] * len(self)
 
     def _named(

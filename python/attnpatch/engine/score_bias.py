@@ -15,7 +15,7 @@ from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.site import Site
 from attnpatch.ops.biased_attention import biased_attention
-from attnpatch.ops.plain.biased_attention import padded
+from attnpatch.ops.plain.biased_attention import padded, unpadded
 
 __all__ = ["BiasPlan", "BiasTerm", "Biases", "HostAttention", "ScoreBias"]
 
@@ -182,10 +182,9 @@ class Biases:
     ) -> Tensor:
         if host_attention is None:
             return biased_attention(q, k, v, self._query_bias, self._key_bias, scale=scale)
-        size = v.shape[-1]
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         wide = padded(q, k, v, self._query_bias, self._key_bias, scale)
-        return host_attention(*wide, scale=scale)[..., :size]
+        return unpadded(host_attention(*wide, scale=scale), self._query_bias, v.shape[-1])
 
 
 def _merge(terms: Sequence[BiasTerm]) -> list[tuple[Tensor, Tensor]]:
