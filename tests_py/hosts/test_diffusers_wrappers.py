@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import attnpatch as ap
 from attnpatch.hosts.diffusers import share_weights
-from attnpatch.hosts.recognition import diffusers_unet
+from attnpatch.hosts.recognition import diffusers_denoiser
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -91,7 +91,7 @@ def test_wrapped_before_and_after(wrap, late, expected):
     model = unet if late else wrap(unet)
     handle = ap.attach(model, [prompt(), *STACK], **GUIDED)
     model = wrap(unet) if late else model
-    assert diffusers_unet(model) is unet
+    assert diffusers_denoiser(model) is unet
     assert torch.equal(run(model), expected)
     assert ap.attached(model) == handle.stack
     assert handle.in_use

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch.hosts import attach, attached, detach, patch_model, report
-from attnpatch.hosts.recognition import described, diffusers_unet, is_kind_of, unwrapped, wrapping
+from attnpatch.hosts.recognition import (
+    described,
+    diffusers_denoiser,
+    is_kind_of,
+    unwrapped,
+    wrapping,
+)
 
 UNET = SimpleNamespace(
     **dict.fromkeys(("down_blocks", "mid_block", "up_blocks", "set_attn_processor"))
@@ -21,10 +27,10 @@ UNET = SimpleNamespace(
 def test_a_unet_is_told_by_its_blocks():
     compiled = SimpleNamespace(_orig_mod=UNET)
     for model in (UNET, compiled, SimpleNamespace(unet=UNET), SimpleNamespace(unet=compiled)):
-        assert diffusers_unet(model) is UNET
+        assert diffusers_denoiser(model) is UNET
     controlnet = SimpleNamespace(down_blocks=None, mid_block=None, set_attn_processor=None)
     for model in (controlnet, SimpleNamespace(unet=None), None, 3):
-        assert diffusers_unet(model) is None
+        assert diffusers_denoiser(model) is None
 
 
 @given(st.lists(st.sampled_from(["_orig_mod", "module"]), max_size=5))
@@ -33,8 +39,8 @@ def test_a_unet_is_found_in_any_wrappers(names):
     for name in names:
         wrapped = SimpleNamespace(**{name: wrapped})
     assert unwrapped(wrapped) is UNET
-    assert diffusers_unet(wrapped) is UNET
-    assert diffusers_unet(SimpleNamespace(unet=wrapped)) is UNET
+    assert diffusers_denoiser(wrapped) is UNET
+    assert diffusers_denoiser(SimpleNamespace(unet=wrapped)) is UNET
     assert len(list(wrapping(wrapped))) == len(names) + 1
 
 

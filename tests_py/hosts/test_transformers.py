@@ -29,6 +29,11 @@ def named(request):
     return request.param, case, case.make()
 
 
+def same(one, other):
+    """Whether results are the same, but for what a library does by where memory lies."""
+    return torch.allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
 def run(model, arguments):
     with torch.no_grad():
         out = model(**arguments, return_dict=False)[0]
@@ -58,8 +63,8 @@ def test_without_a_gain_nothing_changes(named):
     arguments = case.arguments(2, REFERENCES if case.references else ())
     plain = run(model, arguments)
     with ap.attach(model, KeyGain(TextKeys(), 1.0)):
-        assert torch.equal(run(model, arguments), plain)
-    assert torch.equal(run(model, arguments), plain)
+        assert same(run(model, arguments), plain)
+    assert same(run(model, arguments), plain)
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3, 4.0])
@@ -161,7 +166,7 @@ def test_layers_and_windows(named):
     plain = run(model, arguments)
     late = KeyGain(TextKeys((0,)), 5.0, start=0.5)  # sampling is a quarter through
     with ap.attach(model, late, cond_or_uncond=(0,)):
-        assert torch.equal(run(model, arguments), plain)
+        assert same(run(model, arguments), plain)
     early = KeyGain(TextKeys((0,)), 5.0, end=0.5)
     with ap.attach(model, early, cond_or_uncond=(0,)):
         everywhere = run(model, arguments)
@@ -245,13 +250,13 @@ def test_copies_and_files_keep_the_gain(named, tmp_path):
     patched = run(twin, arguments)
     plain = run(model, arguments)
     assert not torch.allclose(patched, plain, atol=1e-4)
-    assert torch.equal(run(pickle.loads(pickle.dumps(twin)), arguments), patched)
-    assert torch.equal(run(copy.deepcopy(twin), arguments), patched)
+    assert same(run(pickle.loads(pickle.dumps(twin)), arguments), patched)
+    assert same(run(copy.deepcopy(twin), arguments), patched)
     stack = ap.attached(twin)
     stack.save(tmp_path / "stack.safetensors")
     assert ap.PatchStack.load(tmp_path / "stack.safetensors") == stack
     ap.detach(twin)
-    assert torch.equal(run(twin, arguments), plain)
+    assert same(run(twin, arguments), plain)
 
 
 def test_an_unknown_transformer_is_named():

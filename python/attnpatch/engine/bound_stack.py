@@ -38,7 +38,6 @@ class BoundStack:
     def __init__(self, stack: Sequence[Patch], table: Table) -> None:
         self.stack = stack
         self.table = table
-        self._joint = isinstance(table, JointTable)
         if isinstance(table, JointTable):
             _check_joint(stack, table)
         self._bound: tuple[BoundPatch, ...] = tuple(
@@ -234,15 +233,21 @@ class BoundStack:
             if bound.keys in keys
         ]
         acting = [(index, time_key) for index, time_key in acting if time_key is not None]
-        if self._joint:
-            self._check_spans(call, keys)
         if not acting:
             return None
         key = (call.layout, call.degraded, tuple(acting))
         return self._plans[keys].get(key, lambda: self._make_plan(call, acting))
 
-    def _check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
-        """Raise where a patch that is active asks for tokens that this call has not."""
+    def check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
+        """Raise ValueError where a patch that is active asks for tokens that a call has not.
+
+        Parameters
+        ----------
+        call : Call
+            A call of a model with joint attention.
+        keys : tuple of str
+            The names of the spans of its keys.
+        """
         for patch, bound in zip(self.stack, self._bound, strict=True):
             if bound.keys not in keys and bound.time_key(call) is not None:
                 raise ValueError(

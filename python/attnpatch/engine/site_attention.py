@@ -219,6 +219,11 @@ class SiteAttention:
             self._latest = dtype, branches
         return branches
 
+    def prepare(self, keys: int | None, device: torch.device) -> None:
+        """Make what changes the scores of so many keys on a device, before the model runs."""
+        if self._biases is not None and keys is not None:
+            self._biases.at(self.site, keys, device)
+
     @property
     def has_branches(self) -> bool:
         """Whether there are image branches."""

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attnpatch._core import LayerTable, layer_table
+from attnpatch._core import layer_table
 from attnpatch.engine.bound_stack import BoundStack
+from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.patch import Patch, nbytes_of
 
 __all__ = ["PatchStack"]
@@ -49,13 +50,13 @@ class PatchStack(Sequence[Patch]):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"PatchStack is immutable: cannot set {name}")
 
-    def bind(self, table: LayerTable | str) -> BoundStack:
+    def bind(self, table: Table | str) -> BoundStack:
         """Fit the patches to a UNet: the object that works with one model.
 
         Parameters
         ----------
         table
-            The UNet's layers, or "sd1", "sd2" or "sdxl".
+            The model's layers, or "sd1", "sd2" or "sdxl".
 
         Raises
         ------
@@ -112,7 +113,7 @@ class PatchStack(Sequence[Patch]):
         """Bytes of the patches' tensors; shared ones count once."""
         return nbytes_of(self._patches)
 
-    def describe(self, table: LayerTable | str | None = None) -> str:
+    def describe(self, table: Table | str | None = None) -> str:
         """Give a text for people: the patches, and what they find in a UNet if one is given."""
         lines = [f"{place}: {patch!r}" for place, patch in enumerate(self._patches)]
         if table is not None:

@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from attnpatch.engine import LayerTable, Patch, PatchStack, Report
+from attnpatch.engine import JointTable, LayerTable, Patch, PatchStack, Report
 from attnpatch.hosts.comfyui.clones import separate_clones
 from attnpatch.hosts.comfyui.guidance import set_guidance
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
+from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.schedule import SigmaSchedule
+from attnpatch.hosts.comfyui.transformer.families import FAMILIES, family_of, layer_table
+from attnpatch.hosts.comfyui.transformer.install import find_transformer, install_in_transformer
 from attnpatch.hosts.comfyui.unet.install import find_patched_model, install
 from attnpatch.hosts.comfyui.unet.layers import has_sd_names, read_layer_table
 from attnpatch.hosts.host_call import CondOrUncond
@@ -40,7 +44,8 @@ def patch_model(
     Parameters
     ----------
     model
-        A ``ModelPatcher`` with a UNet of Stable Diffusion. Patches that it has stay.
+        A ``ModelPatcher`` with a UNet of Stable Diffusion, or with a transformer that is known.
+        Patches that it has stay.
     patches
         One patch, a sequence of patches, or a ``PatchStack``.
     cond_or_uncond
@@ -60,10 +65,25 @@ def patch_model(
             "cond_or_uncond: ComfyUI tells it in every call; expected None or a callable that is "
             f"asked instead, got {cond_or_uncond!r}"
         )
+    family = family_of(model.model.diffusion_model)
+    if family is not None:
+        if only_free:
+            raise ValueError(
+                "only_free: expected False, for the one override of a transformer's attention is "
+                "shared by all packs, got True"
+            )
+        return install_in_transformer(
+            model,
+            PatchStack(patches),
+            family=family,
+            clock=lambda stack: SigmaSchedule(model.model, _marks(stack)),
+            plain=_PROGRAMS[_program(model)],
+            cond_or_uncond=cond_or_uncond,
+        )
     clone = install(
         model,
         PatchStack(patches),
-        table=_table(model),
+        table=read_layer_table(_unet(model)),
         clock=lambda stack: SigmaSchedule(model.model, _marks(stack)),
         plain=_PROGRAMS[_program(model)],
         only_free=only_free,
@@ -94,14 +114,20 @@ def detach(model: Any) -> NoReturn:
 
 def attached(model: Any) -> PatchStack:
     """Return the patches that a clone has, in order."""
-    group = find_patched_model(model)
+    group = _patched(model)
     return PatchStack() if group is None else group.run.stack
 
 
 def report(model: Any) -> Report:
     """Return which layers of a model are patched, and which are not and why."""
-    group = find_patched_model(model)
-    return PatchStack().bind(_table(model)).report() if group is None else group.run.report()
+    group = _patched(model)
+    run = PatchStack().bind(_table(model)) if group is None else group.run
+    family = family_of(model.model.diffusion_model)
+    return replace(run.report(), spans=() if family is None else family.spans)
+
+
+def _patched(model: Any) -> PatchedModel | None:
+    return find_patched_model(model) or find_transformer(model)
 
 
 def _program(model: Any) -> str | None:
@@ -112,14 +138,22 @@ def _program(model: Any) -> str | None:
     return None
 
 
-def _table(model: Any) -> LayerTable:
+def _table(model: Any) -> LayerTable | JointTable:
+    network = model.model.diffusion_model
+    family = family_of(network)
+    return read_layer_table(_unet(model)) if family is None else layer_table(network, family)
+
+
+def _unet(model: Any) -> Any:
+    """Return the network of a model, which is to be a UNet."""
     unet = model.model.diffusion_model
     if not has_sd_names(unet):
         raise ValueError(
             f"model: its network is a {type(unet).__name__}, which has no cross-attention like that"
-            " of Stable Diffusion's UNets; expected SD1.x, SD2.x, SDXL or a relative of them"
+            " of Stable Diffusion's UNets; expected SD1.x, SD2.x, SDXL or a relative of them, or a "
+            f"transformer of {', '.join(sorted(name for _, name in FAMILIES))}"
         )
-    return read_layer_table(unet)
+    return unet
 
 
 def _marks(stack: PatchStack) -> set[float]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # The host's own defaults compute softmax(q k) v as torch does; others stand for a user's choice.
-_DEFAULTS = ("attention_pytorch", "attention_sub_quad", "attention_split", "attention_basic")
+DEFAULTS = ("attention_pytorch", "attention_sub_quad", "attention_split", "attention_basic")
 _OVERRIDE = "optimized_attention_override"
 
 
@@ -62,7 +62,7 @@ class OptimizedAttention:
         function = self._function()
         if _OVERRIDE in options:
             return False
-        return function is None or getattr(function, "__name__", "") in _DEFAULTS
+        return function is None or getattr(function, "__name__", "") in DEFAULTS
 
     def gives_way(self, device: torch.device, options: Mapping[str, Any]) -> bool:
         """Whether a fused pass of ours may take its place: it is plain, and we have a kernel."""

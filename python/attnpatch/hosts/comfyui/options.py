@@ -15,3 +15,12 @@ OTHERS = "attnpatch_others"
 
 Others = Mapping[tuple[str, int], Callable[..., Any] | None]
 """(kind, layer) -> the callable to attend with; None: our own has been replaced."""
+
+
+def own_options(model: Any, *names: str) -> dict[Any, Any]:
+    """Return nested options of `model`; the way down is copied, for a clone may share it."""
+    options = model.model_options = dict(model.model_options)
+    for name in names:
+        options[name] = dict(options.get(name, {}))
+        options = options[name]
+    return options

@@ -10,6 +10,7 @@ from typing import Any
 from attnpatch.engine import Layer, LayerTable, PatchStack
 from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatchWrapper
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
+from attnpatch.hosts.comfyui.options import own_options
 from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingClock
 from attnpatch.hosts.comfyui.unet.attn_replace import (
     Attention,
@@ -78,7 +79,7 @@ def install(
         "calc_cond_batch": CalcCondBatchWrapper(),
     }
     for place, observer in observers.items():
-        _own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = [observer]
+        own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = [observer]
     return clone
 
 
@@ -117,19 +118,10 @@ def find_patched_model(model: Any) -> PatchedModel | None:
 
 def own_replacements(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
     """Return the replace slots of `model` after making sure that they are its own."""
-    return _own_options(model, "transformer_options", "patches_replace", kind)
+    return own_options(model, "transformer_options", "patches_replace", kind)
 
 
 def _set_input_patch(model: Any, patch: Attn1Patch) -> None:
-    patches = _own_options(model, "transformer_options", "patches")
+    patches = own_options(model, "transformer_options", "patches")
     others = [p for p in patches.get("attn1_patch", ()) if not isinstance(p, Attn1Patch)]
     patches["attn1_patch"] = [*others, patch]
-
-
-def _own_options(model: Any, *names: str) -> dict[Any, Any]:
-    """Return nested options of `model`; the way down is copied, for a clone may share it."""
-    options = model.model_options = dict(model.model_options)
-    for name in names:
-        options[name] = dict(options.get(name, {}))
-        options = options[name]
-    return options

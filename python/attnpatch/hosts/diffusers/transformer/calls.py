@@ -85,6 +85,9 @@ class TransformerCalls:
             progress=_progress(sigma),
             attentions=sequence.attentions,
         )
+        if run is not None:
+            names = {name for _, keys in sequence.attentions for name in keys.names}
+            run.check_spans(running.call, tuple(sorted(names)))
         running.checkpointing = Checkpointing(model, self._model)
 
     def end(self, model: Any, output: Any) -> None:

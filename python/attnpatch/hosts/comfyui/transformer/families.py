@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What must be known of the host's transformers: their layers, and the tokens of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointLayer, JointTable, Span, Tokens
+
+__all__ = ["FAMILIES", "Family", "Sequence", "family_of", "layer_table"]
+
+_Part = tuple[str, int, tuple[int, int] | None]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The sequence of one call.
+
+    Parameters
+    ----------
+    queries, keys
+        What they are at the layers of the table.
+    """
+
+    queries: Tokens
+    keys: Tokens
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of transformers.
+
+    Parameters
+    ----------
+    blocks
+        For each list of blocks, in forward order, what the host calls them in ``block_type``, by
+        its attribute; the attribute of a block that attends follows after a dot.
+    spans
+        The names of the spans that a call may have.
+    sequence
+        Gives the sequence of a call by the model and the arguments of its forward.
+    """
+
+    blocks: Mapping[str, str]
+    spans: tuple[str, ...]
+    sequence: Callable[[Any, Mapping[str, Any]], Sequence]
+
+
+def family_of(model: Any) -> Family | None:
+    """Return the family of a network; None: it is not known."""
+    for kind in type(model).__mro__:
+        found = FAMILIES.get((kind.__module__.rpartition("comfy.ldm.")[2], kind.__name__))
+        if found is not None:
+            return found
+    return None
+
+
+def layer_table(model: Any, family: Family) -> JointTable:
+    """Return the layers of a network in forward order."""
+    layers: list[JointLayer] = []
+    for attribute, block in family.blocks.items():
+        path, _, attention = attribute.partition(".")
+        for number, module in enumerate(getattr(model, path)):
+            attn = getattr(module, attention) if attention else module
+            name = f"{path}.{number}.{attention}" if attention else f"{path}.{number}"
+            heads = _heads(attn)
+            layers.append(JointLayer(len(layers), name, block, number, heads, 0))
+    return JointTable(type(model).__name__, layers)
+
+
+def _heads(attn: Any) -> int:
+    names = ("num_heads", "heads", "n_heads", "n_local_heads")
+    return int(next((getattr(attn, name) for name in names if hasattr(attn, name)), 1))
+
+
+def _tokens(parts: list[_Part]) -> Tokens:
+    spans: list[Span] = []
+    start = 0
+    for name, count, grid in parts:
+        if count:
+            index = sum(span.name == name for span in spans)
+            spans.append(Span(name, start, start + count, grid, index))
+        start += count
+    return Tokens(tuple(spans))
+
+
+def _picture(name: str, latent: Any, patch: int) -> _Part:
+    """Return the tokens of a latent (…, h, w), padded to whole patches."""
+    grid = -(-latent.shape[-2] // patch), -(-latent.shape[-1] // patch)
+    frames = latent.shape[2] if latent.ndim == 5 else 1
+    return name, frames * grid[0] * grid[1], grid if frames == 1 else None
+
+
+def _pictures(given: Mapping[str, Any], patch: int) -> list[_Part]:
+    references = given.get("ref_latents") or ()
+    return [
+        _picture(IMAGE, given["x"], patch),
+        *(_picture(REFERENCE, latent, patch) for latent in references),
+    ]
+
+
+def _text(given: Mapping[str, Any]) -> _Part:
+    return TEXT, given["context"].shape[1], None
+
+
+def _text_first(model: Any, given: Mapping[str, Any]) -> Sequence:
+    tokens = _tokens([_text(given), *_pictures(given, model.patch_size)])
+    return Sequence(tokens, tokens)
+
+
+def _krea2(model: Any, given: Mapping[str, Any]) -> Sequence:
+    if given.get("ref_latents_method", model.default_ref_method) is None:
+        given = {**given, "ref_latents": None}
+    tokens = _tokens([_text(given), *_pictures(given, model.patch)])
+    return Sequence(tokens, tokens)
+
+
+def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
+    if given.get("ref_latents"):
+        raise ValueError(
+            "model: expected a call of Z-Image without references where patches act: its sequence "
+            f"with {len(given['ref_latents'])} is not known"
+        )
+    multiple = model.pad_tokens_multiple or 1
+    parts: list[_Part] = []
+    for part in (_text(given), _picture(IMAGE, given["x"], model.patch_size)):
+        parts += [part, (PADDING, -part[1] % multiple, None)]
+    tokens = _tokens(parts)
+    return Sequence(tokens, tokens)
+
+
+def _over_text(model: Any, given: Mapping[str, Any]) -> Sequence:
+    """Return those of models whose image attends to the text in layers of their own."""
+    image = _picture(IMAGE, given["x"], model.patch_spatial)
+    return Sequence(_tokens([image]), _tokens([_text(given)]))
+
+
+_FLUX = {"double_blocks.img_attn": "double", "single_blocks": "single"}
+_REFERENCED = (TEXT, IMAGE, REFERENCE)
+
+FAMILIES: dict[tuple[str, str], Family] = {
+    ("flux.model", "Flux"): Family(_FLUX, _REFERENCED, _text_first),
+    ("chroma.model", "Chroma"): Family(_FLUX, _REFERENCED, _text_first),
+    ("krea2.model", "SingleStreamDiT"): Family({"blocks.attn": "single"}, _REFERENCED, _krea2),
+    ("qwen_image.model", "QwenImageTransformer2DModel"): Family(
+        {"transformer_blocks.attn": "double"}, _REFERENCED, _text_first
+    ),
+    ("lumina.model", "NextDiT"): Family(
+        {"layers.attention": "double"}, (TEXT, IMAGE, PADDING), _lumina
+    ),
+    ("anima.model", "Anima"): Family({"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text),
+    ("cosmos.predict2", "MiniTrainDIT"): Family(
+        {"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text
+    ),
+}
+"""By the module in ``comfy.ldm``, and the class."""

@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Small transformers with random weights for the real ComfyUI, of every family that it has.
+
+Nothing here imports ComfyUI before it is asked for a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from narrow_models import fill, noise
+
+TEXT = 7
+_CPU = torch.device("cpu")
+_FLUX = {
+    "image_model": "flux",
+    "guidance_embed": True,
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 12,
+    "context_in_dim": 24,
+    "hidden_size": 32,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One family.
+
+    Parameters
+    ----------
+    model
+        The host's name of it.
+    config
+        What the host finds out of a checkpoint, narrow.
+    context
+        Channels of its text.
+    layers
+        How many layers take patches.
+    references
+        Whether it takes references.
+    channels
+        Of its latent.
+    frames
+        Whether its latent has a dimension for them.
+    padded
+        To which multiple of tokens text and image are padded.
+    over_text
+        Whether the image attends to the text apart.
+    """
+
+    model: str
+    config: dict[str, Any]
+    context: int
+    layers: int
+    references: bool = True
+    channels: int = 16
+    frames: bool = False
+    padded: int = 1
+    over_text: bool = False
+
+    def order(self, grid, references=()):
+        """The parts of the sequence in order: names and numbers of tokens."""
+        count = grid[0] * grid[1]
+        parts = []
+        for part in (("text", TEXT), ("image", count)):
+            parts += [part, ("padding", -part[1] % self.padded)]
+        return parts + [(f"reference {i}", h * w) for i, (h, w) in enumerate(references)]
+
+
+CASES = {
+    "flux": Case("Flux", _FLUX, 24, 4),
+    "chroma": Case(
+        "Chroma",
+        {
+            **{k: v for k, v in _FLUX.items() if k != "guidance_embed"},
+            "image_model": "chroma",
+            "in_channels": 64,
+            "out_channels": 64,
+            "in_dim": 64,
+            "out_dim": 32,
+            "hidden_dim": 16,
+            "n_layers": 1,
+        },
+        24,
+        4,
+        references=False,
+    ),
+    "qwen": Case(
+        "QwenImage",
+        {
+            "image_model": "qwen_image",
+            "in_channels": 64,
+            "num_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 24,
+            "axes_dims_rope": [4, 6, 6],
+        },
+        24,
+        2,
+        frames=True,
+    ),
+    "krea2": Case(
+        "Krea2",
+        {
+            "image_model": "krea2",
+            "features": 64,
+            "tdim": 16,
+            "txtdim": 12,
+            "heads": 4,
+            "kvheads": 2,
+            "multiplier": 2,
+            "layers": 2,
+            "txtlayers": 2,
+            "txtheads": 2,
+            "txtkvheads": 2,
+            "default_ref_method": "index",
+        },
+        24,
+        2,
+        frames=True,
+    ),
+    "z_image": Case(
+        "ZImage",
+        {
+            "image_model": "lumina2",
+            "patch_size": 2,
+            "in_channels": 16,
+            "dim": 256,
+            "n_layers": 2,
+            "n_refiner_layers": 1,
+            "n_heads": 16,
+            "n_kv_heads": 16,
+            "multiple_of": 32,
+            "qk_norm": True,
+            "cap_feat_dim": 24,
+            "axes_dims": [4, 6, 6],
+            "axes_lens": [64, 64, 64],
+            "z_image_modulation": True,
+            "pad_tokens_multiple": 32,
+            "time_scale": 1000.0,
+        },
+        24,
+        2,
+        references=False,
+        padded=32,
+    ),
+    "anima": Case(
+        "Anima",
+        {
+            "image_model": "anima",
+            "max_img_h": 64,
+            "max_img_w": 64,
+            "max_frames": 8,
+            "in_channels": 16,
+            "out_channels": 16,
+            "patch_spatial": 2,
+            "patch_temporal": 1,
+            "concat_padding_mask": True,
+            "model_channels": 32,
+            "num_blocks": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2.0,
+            "crossattn_emb_channels": 24,
+            "pos_emb_cls": "rope3d",
+            "use_adaln_lora": True,
+            "adaln_lora_dim": 8,
+            "extra_per_block_abs_pos_emb": False,
+        },
+        24,
+        2,
+        references=False,
+        frames=True,
+        over_text=True,
+    ),
+}
+
+
+def make_transformer(case, seed=4):
+    """Make a ModelPatcher around a network with narrow layers and random weights."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    kind = getattr(comfy.supported_models, case.model)
+    config = kind({**_known(case), "dtype": torch.float32})
+    model = config.get_model({}, "", device=_CPU)
+    fill(model.diffusion_model, seed)
+    model.eval().requires_grad_(False)
+    return comfy.model_patcher.ModelPatcher(model, load_device=_CPU, offload_device=_CPU)
+
+
+def _known(case):
+    """The part of a case's config that this host knows: it grows with its versions."""
+    import comfy.ldm.chroma.model
+    import comfy.ldm.flux.model
+
+    of = {
+        "Flux": comfy.ldm.flux.model.FluxParams,
+        "Chroma": comfy.ldm.chroma.model.ChromaParams,
+    }.get(case.model)
+    if of is None:
+        return dict(case.config)
+    names = {"image_model", *of.__dataclass_fields__}
+    return {name: value for name, value in case.config.items() if name in names}
+
+
+def conditioning(case, seed, references=()):
+    """Make one conditioning entry."""
+    options = {"pooled_output": noise(1, 12, seed=seed), "guidance": 3.5}
+    if references:
+        options["reference_latents"] = [latent(case, grid, seed=9) for grid in references]
+    return [noise(1, TEXT, case.context, seed=seed), options]
+
+
+def latent(case, grid, seed, batch=1):
+    """Make a latent of so many rows and columns of tokens."""
+    shape = (batch, case.channels, *([1] if case.frames else []), 2 * grid[0], 2 * grid[1])
+    return noise(*shape, seed=seed)
