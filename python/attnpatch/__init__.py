@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention patches for diffusion UNets: one C++ engine, every host."""
+"""Attention patches for diffusion models: one engine, every host."""
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
@@ -22,18 +22,24 @@ from attnpatch.hosts import (
     identity_control,
     patch_model,
     recorded_attention,
+    reference_strength,
+    regional_prompts,
     report,
+    word_weights,
 )
 from attnpatch.patches import (
     HyperTile,
     Identity,
     ImagePrompt,
+    KeyGain,
     NearSightedAttention,
     NearSightedTile,
     PerturbedAttentionGuidance,
+    ReferenceKeys,
     SelfAttentionGuidance,
     SlothfulAttention,
     SmoothedEnergyGuidance,
+    TextKeys,
     TokenMerging,
     reduce_tokens,
     regions,
@@ -49,13 +55,16 @@ __all__ = [
     "ImageAdapter",
     "ImageEmbeds",
     "ImagePrompt",
+    "KeyGain",
     "NearSightedAttention",
     "NearSightedTile",
     "PatchStack",
     "PerturbedAttentionGuidance",
+    "ReferenceKeys",
     "SelfAttentionGuidance",
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
+    "TextKeys",
     "TokenMerging",
     "Weight",
     "attach",
@@ -68,11 +77,14 @@ __all__ = [
     "patch_model",
     "recorded_attention",
     "reduce_tokens",
+    "reference_strength",
+    "regional_prompts",
     "regions",
     "report",
     "sag_blur",
     "show_attention",
     "vision",
+    "word_weights",
 ]
 
 # Imported when first asked for: they need OpenCV's extension module, or are a host's alone.

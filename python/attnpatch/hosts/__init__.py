@@ -12,6 +12,12 @@ from attnpatch.adapters import ImageEmbeds
 from attnpatch.engine import Patch, PatchStack, Report
 from attnpatch.hosts import comfyui, fooocus
 from attnpatch.hosts.host_call import CondOrUncond
+from attnpatch.hosts.prompts import (
+    PromptPatches,
+    reference_strength,
+    regional_prompts,
+    word_weights,
+)
 from attnpatch.hosts.recognition import TRANSFORMERS, described, diffusers_denoiser
 
 if TYPE_CHECKING:
@@ -20,13 +26,17 @@ if TYPE_CHECKING:
     from attnpatch.hosts.diffusers import Attachment
 
 __all__ = [
+    "PromptPatches",
     "attach",
     "attached",
     "detach",
     "identity_control",
     "patch_model",
     "recorded_attention",
+    "reference_strength",
+    "regional_prompts",
     "report",
+    "word_weights",
 ]
 
 

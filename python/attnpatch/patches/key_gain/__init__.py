@@ -4,5 +4,6 @@
 
 from attnpatch.patches.key_gain.key_gain import KeyGain
 from attnpatch.patches.key_gain.keys import ReferenceKeys, TextKeys
+from attnpatch.patches.key_gain.prompt_weights import read_weights
 
-__all__ = ["KeyGain", "ReferenceKeys", "TextKeys"]
+__all__ = ["KeyGain", "ReferenceKeys", "TextKeys", "read_weights"]

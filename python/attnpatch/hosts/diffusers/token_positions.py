@@ -1,0 +1,257 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens of the text that a pipeline's denoiser is given are those of a word."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import inspect
+from collections.abc import Sequence
+from itertools import accumulate, combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["TextTokens", "encode_text"]
+
+_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
+_DROPPED = "prompt_template_encode_start_idx"  # pipelines' own name of it
+
+
+class TextTokens(NamedTuple):
+    """How a pipeline makes tokens of a prompt."""
+
+    count: int
+    """How many tokens its denoiser is given."""
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    """For each text that is part of these, the characters of the prompt that each token is of."""
+    offsets: tuple[int, ...]
+    """Where the tokens of each of these texts begin."""
+
+    def positions(self, start: int, stop: int) -> tuple[int, ...]:
+        """Return the tokens that hold characters `start` to `stop` of the prompt.
+
+        Raises
+        ------
+        ValueError
+            Where none does: the text was cut before.
+        """
+        found = sorted(
+            {
+                offset + token
+                for offset, spans in zip(self.offsets, self.spans, strict=True)
+                for token, (first, last) in enumerate(spans)
+                if first < stop and last > start and 0 <= offset + token < self.count
+            }
+        )
+        if not found:
+            raise ValueError(
+                f"prompt: expected characters {start} to {stop} among the {self.count} tokens that "
+                "the model is given, but the text is cut before them"
+            )
+        return tuple(found)
+
+
+class _Call(NamedTuple):
+    """What a tokenizer was asked and gave."""
+
+    tokenizer: Any
+    text: str
+    ids: list[int]
+    mask: list[int]
+
+
+class _Recorder:
+    """Stands for a tokenizer and keeps what it is asked."""
+
+    def __init__(self, tokenizer: Any, calls: list[_Call]) -> None:
+        self._tokenizer = tokenizer
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def __call__(self, text: Any, *args: Any, **kwargs: Any) -> Any:
+        out = self._tokenizer(text, *args, **kwargs)
+        self._keep(text, out)
+        return out
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Apply it, and keep its text where it makes tokens at once."""
+        out = self._tokenizer.apply_chat_template(conversation, *args, **kwargs)
+        if kwargs.get("tokenize", True) and hasattr(out, "keys"):
+            words = ("add_generation_prompt", "enable_thinking")
+            told = {name: kwargs[name] for name in words if name in kwargs}
+            text = self._tokenizer.apply_chat_template(conversation, tokenize=False, **told)
+            self._keep(text, out)
+        return out
+
+    def _keep(self, text: Any, out: Any) -> None:
+        texts = [text] if isinstance(text, str) else list(text)
+        ids, mask = (out.get(name) for name in ("input_ids", "attention_mask"))
+        if len(texts) != 1 or ids is None:
+            return
+        row = ids[0] if len(ids) == 1 and not isinstance(ids[0], int) else ids
+        numbers = [int(i) for i in row]
+        kept = [1] * len(numbers)
+        if mask is not None:
+            masked = mask[0] if len(mask) == 1 and not isinstance(mask[0], int) else mask
+            kept = [int(i) for i in masked]
+        self._calls.append(_Call(self._tokenizer, texts[0], numbers, kept))
+
+
+def encode_text(pipeline: Any, prompt: str) -> TextTokens:
+    """Find out how a pipeline makes tokens of a prompt, by having it encode that.
+
+    Parameters
+    ----------
+    pipeline
+        A pipeline of diffusers with text encoders and tokenizers.
+    prompt
+        A text, without weights.
+
+    Raises
+    ------
+    TypeError
+        If it is no such pipeline.
+    ValueError
+        Where its tokens do not tell.
+    """
+    calls: list[_Call] = []
+    twin = copy.copy(pipeline)
+    names = [name for name in _TOKENIZERS if getattr(pipeline, name, None) is not None]
+    if not names or not hasattr(pipeline, "encode_prompt"):
+        raise TypeError(
+            "pipeline: expected a pipeline with a tokenizer that encodes prompts, got "
+            f"{type(pipeline).__name__}"
+        )
+    for name in names:
+        twin.__dict__[name] = _Recorder(getattr(pipeline, name), calls)
+    with torch.no_grad():
+        encoded = twin.encode_prompt(**_arguments(twin, prompt))
+    count = _count(encoded)
+    asked = [call for call in calls if prompt in call.text]
+    found = _by_text(asked, count, getattr(pipeline, _DROPPED, 0))
+    if not found:
+        lengths = [len(call.ids) for call in asked]
+        raise ValueError(
+            f"prompt: expected to learn which of the {count} tokens of {type(pipeline).__name__} "
+            f"are whose, got tokenizers that make {lengths}"
+        )
+    spans = tuple(_spans(call, prompt) for call, _ in found)
+    return TextTokens(count, spans, tuple(offset for _, offset in found))
+
+
+def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
+    """Return what a pipeline wants to encode a prompt, with nothing to avoid."""
+    known = inspect.signature(pipeline.encode_prompt).parameters
+    given: dict[str, Any] = {
+        "prompt": prompt,
+        "prompt_2": None,
+        "prompt_3": None,
+        "device": getattr(pipeline, "_execution_device", None),
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": False,
+    }
+    return {name: value for name, value in given.items() if name in known}
+
+
+def _count(encoded: Any) -> int:
+    first = encoded[0] if isinstance(encoded, tuple) else encoded
+    if isinstance(first, list):
+        first = first[0]
+        return int(first.shape[0] if first.dim() == 2 else first.shape[1])
+    assert isinstance(first, Tensor)
+    return int(first.shape[1])
+
+
+def _by_text(calls: Sequence[_Call], count: int, dropped: int) -> list[tuple[_Call, int]]:
+    """Return the texts that the tokens are made of, and where the tokens of each begin."""
+    if dropped:
+        return [(call, -dropped) for call in calls[:1] if call.mask[0]]
+    whole = [(call, 0) for call in calls if len(call.ids) == count]
+    if whole:
+        return whole[:1]
+    kept = [call for call in calls if sum(call.mask) == count]
+    if kept:
+        return [(kept[0], -call.mask.index(1)) for call in kept[:1]]
+    # Texts one after the other: encoders that read the same number of tokens are side by side.
+    lengths = list(dict.fromkeys(len(call.ids) for call in calls))
+    for size in range(2, len(lengths) + 1):
+        for some in combinations(lengths, size):
+            if sum(some) == count:
+                starts = accumulate(some[:-1], initial=0)
+                return [
+                    (next(call for call in calls if len(call.ids) == length), start)
+                    for length, start in zip(some, starts, strict=True)
+                ]
+    return []
+
+
+def _spans(call: _Call, prompt: str) -> tuple[tuple[int, int], ...]:
+    """Return the characters of the prompt that each token is of; (0, 0): none."""
+    start = _place(call.text, prompt)
+    places = _offsets(call)
+    return tuple(
+        (max(first - start, 0), min(last - start, len(prompt)))
+        if last > first and last > start and first < start + len(prompt)
+        else (0, 0)
+        for first, last in places
+    )
+
+
+def _place(text: str, prompt: str) -> int:
+    """Return where the prompt stands in a text, which may be a template around it."""
+    places = [i for i in range(len(text)) if text.startswith(prompt, i)]
+    if len(places) > 1:
+        # A template's own words before it may hold it too: it stands at the end of a tag or line.
+        likely = [i for i in places if i == 0 or text[i - 1] in ">\n"]
+        places = likely or places
+    return places[-1]
+
+
+def _offsets(call: _Call) -> list[tuple[int, int]]:
+    """Return the characters of a text that each token is of."""
+    tokenizer, ids = call.tokenizer, call.ids
+    if getattr(tokenizer, "is_fast", False):
+        again = tokenizer(
+            call.text,
+            return_offsets_mapping=True,
+            padding="max_length",
+            truncation=True,
+            max_length=len(ids),
+        )
+        if list(again["input_ids"]) == ids:
+            return [(int(first), int(last)) for first, last in again["offset_mapping"]]
+    return _offsets_by_prefixes(call)
+
+
+def _offsets_by_prefixes(call: _Call) -> list[tuple[int, int]]:
+    """Find the end of each token by the tokens of longer and longer fronts of the text."""
+    ends = [0] * len(call.ids)
+    counts = [_common(call, call.text[:stop]) for stop in range(len(call.text) + 1)]
+    best = list(accumulate(counts, max))
+    for token in range(len(call.ids)):
+        ends[token] = bisect.bisect_left(best, token + 1)
+    starts = [0, *ends[:-1]]
+    total = len(call.text)
+    return [
+        (first, last) if last <= total and last > first else (0, 0)
+        for first, last in zip(starts, ends, strict=True)
+    ]
+
+
+def _common(call: _Call, text: str) -> int:
+    """Return with how many tokens of its own, in a row, the ids of a text begin."""
+    ids = call.tokenizer(text, add_special_tokens=True)["input_ids"]
+    same = 0
+    for one, other in zip(ids, call.ids, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same
