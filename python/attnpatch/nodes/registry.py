@@ -4,7 +4,14 @@
 
 from __future__ import annotations
 
-from attnpatch.nodes import attention, guidance, instantid, report, token_reduction
+from attnpatch.nodes import (
+    attention,
+    guidance,
+    instantid,
+    reference_strength,
+    report,
+    token_reduction,
+)
 from attnpatch.nodes.ipadapter import (
     embeds,
     face_prompts,
@@ -34,6 +41,7 @@ _MODULES = (
     token_reduction,
     guidance,
     attention,
+    reference_strength,
     report,
 )
 
