@@ -102,6 +102,10 @@ class PatchedModel(ABC):
     def wanted(self, run: BoundStack) -> Sequence[PatchedLayer]:
         """Return the layers at which the patches may act."""
 
+    def check(self, run: BoundStack) -> None:
+        """Raise TypeError where a layer can not be given a processor of ours; before any change."""
+        del run
+
     def more_hooks(self, model: Any) -> tuple[Any, ...]:
         """Register other hooks that stay while anything is attached; return their handles."""
         return ()
@@ -207,6 +211,7 @@ class PatchedModel(ABC):
     def _bind(self, stacks: Mapping[object, PatchStack]) -> None:
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
         run = stack.bind(self.table)
+        self.check(run)
         self.shared_softmax = any(getattr(patch, "shared_softmax", False) for patch in stack)
         self.trained = any(patch.requires_grad for patch in stack)
         self.reduces = run.reduces

@@ -15,6 +15,7 @@ from attnpatch.hosts.diffusers.operators import register
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.transformer.processor import (
     PatchedProcessor,
+    check_processor,
     layer_of,
     make_patched_processor,
 )
@@ -60,6 +61,11 @@ class PatchedJointLayer:
     def replaced(self) -> bool:
         """Whether another processor stands where ours should."""
         return self.module.processor is not self.patched_processor
+
+    def check(self) -> None:
+        """Raise TypeError where the module's processor can not be stood in for."""
+        if layer_of(self.module.processor) is None:
+            check_processor(self.module.processor)
 
     def take_over(self) -> Any:
         """See that ours is the module's processor; return one that had replaced it."""

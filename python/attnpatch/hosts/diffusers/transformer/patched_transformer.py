@@ -43,6 +43,11 @@ class PatchedTransformer(PatchedModel):
         """Return what follows the transformer's calls."""
         return TransformerCalls(self)
 
+    def check(self, run: BoundStack) -> None:
+        """Raise TypeError where a processor does not call attention as those of diffusers do."""
+        for layer in self.wanted(run):
+            layer.check()
+
     def wanted(self, run: BoundStack) -> Sequence[PatchedJointLayer]:
         """Return the layers at which the patches may act."""
         # All of them: so a compiled transformer stays when weights, windows or layers change.

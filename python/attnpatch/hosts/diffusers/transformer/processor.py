@@ -21,7 +21,13 @@ from torch import Tensor
 
 from attnpatch.hosts.diffusers.operators import GraphSite
 
-__all__ = ["JointLayer", "PatchedProcessor", "make_patched_processor"]
+__all__ = [
+    "JointLayer",
+    "PatchedProcessor",
+    "check_processor",
+    "layer_of",
+    "make_patched_processor",
+]
 
 _DISPATCH = "dispatch_attention_fn"
 _TORCH = "scaled_dot_product_attention"
@@ -87,13 +93,20 @@ def layer_of(processor: object) -> Any:
     return getattr(processor, "attnpatch_layer", None)
 
 
+def check_processor(processor: object) -> None:
+    """Raise TypeError where a processor calls attention in none of the ways of diffusers."""
+    kind = type(processor)
+    if _function(kind) is None and _with_names(kind, {}, _TORCH) is None:
+        raise TypeError(
+            f"model: expected attention processors that call {_DISPATCH} or F.{_TORCH}, as those "
+            f"of diffusers do, got {kind.__module__}.{kind.__qualname__}"
+        )
+
+
 def make_patched_processor(original: Any, layer: JointLayer) -> PatchedProcessor:
     """Return a processor that does what `original` does, with the patches of `layer`.
 
-    Raises
-    ------
-    TypeError
-        Where it calls attention in none of the ways of diffusers.
+    The original is one that :func:`check_processor` lets pass.
     """
     while isinstance(original, PatchedProcessor) and original.attnpatch_layer is not layer:
         if original.attnpatch_layer.patched_processor is not None:
@@ -157,18 +170,17 @@ def _function(original: type) -> types.FunctionType | None:
 def _function_of_torch(original: type, layer: JointLayer) -> types.FunctionType:
     """Return a processor's code that calls torch's attention with ours in the place of that."""
     function = _with_names(original, {"F": _Functional(layer)}, _TORCH)
-    if function is None:
-        raise TypeError(
-            f"model: expected attention processors that call {_DISPATCH} or F.{_TORCH}, as those "
-            f"of diffusers do, got {original.__module__}.{original.__qualname__}"
-        )
+    assert function is not None  # checked
     # Graphs tell functions apart by their code.
     code = function.__code__.replace(co_name=f"call_of_layer_{next(_numbers)}")
     return _copied(function, code, function.__globals__)
 
 
 def _with_names(original: type, names: dict[str, Any], called: str) -> types.FunctionType | None:
-    """Return ``__call__`` with other globals, and so the functions of its module that it uses."""
+    """Return ``__call__`` with other globals, and so the functions of its module that it uses.
+
+    None: neither it nor they call anything of the name `called`.
+    """
     call: Any = original.__call__
     if not isinstance(call, types.FunctionType):
         return None
