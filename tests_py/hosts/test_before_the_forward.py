@@ -8,6 +8,8 @@ A host that records a forward pass as a graph may free or move what was allocate
 import pytest
 import torch
 from attach_case import GUIDED, original, prompt, run
+from comfyui_oracle import make_prompt
+from protocol_sampling import make_comfy, make_conds, sample
 
 import attnpatch as ap
 from attnpatch.engine.branch_plan import BranchPlan
@@ -61,3 +63,13 @@ def test_what_is_trained_is_made_at_each_layer(events):
     with ap.attach(original(), prompt(mask=mask), **GUIDED):
         run(original())
     assert events[0][0] == "attended" or events[1][0] == "attended"
+
+
+@pytest.mark.parametrize("mask", [None, torch.eye(8)], ids=["everywhere", "masked"])
+def test_comfyui(events, mask):
+    """By the wrapper that stands around its UNet."""
+    host = make_comfy()
+    assert host.model.diffusion_model.wraps
+    x, conds = make_conds()
+    sample(ap.patch_model(host, make_prompt(weight=0.5, mask=mask)), x, conds, steps=1)
+    check(events, 16)

@@ -94,6 +94,19 @@ class PatchedModel:
             latest = self._latest = (key, call)
         return latest[1]
 
+    def prepare(self, x: Tensor, options: ExtraOptions) -> None:
+        """Bring what the layers will read in a call to the device, before the UNet runs.
+
+        Parameters
+        ----------
+        x
+            What the UNet is given.
+        options
+            The host's ``transformer_options`` of the call.
+        """
+        call = self.call(len(x), {**options, "original_shape": x.shape})
+        self.run.prepare(call, x.dtype, x.device)
+
     def running(self, options: ExtraOptions) -> Running:
         """Return the UNet call that is running, with what its layers share."""
         running = self._running  # one read: another thread may put a new one at any time

@@ -74,7 +74,7 @@ def install(
         return clone
     slots = [(s.kind, replace_key(s.layer), s.layer.index) for s in made]
     observers = {
-        "diffusion_model": DiffusionModelWrapper(slots),
+        "diffusion_model": DiffusionModelWrapper(slots, group),
         "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
         "calc_cond_batch": CalcCondBatchWrapper(),
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attnpatch.hosts.comfyui.options import OTHERS, Others
+from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
 
 _OPTIONS_PLACE = 5  # among the arguments of the host's UNet
@@ -46,17 +47,23 @@ def find_others(
 class DiffusionModelWrapper:
     """Stands around each call of the UNet, where the host has a place for that.
 
-    Our patch in the list ``attn1_patch`` is to be the last of that list: what it gives has fewer
-    tokens than others expect.
+    What the layers will read is brought to the device before it, never inside: a host may record
+    what is allocated there as a graph. Our patch in the list ``attn1_patch`` is to be the last of
+    that list: what it gives has fewer tokens than others expect.
 
     Parameters
     ----------
     slots
         See :func:`find_others`.
+    group
+        What the slots share.
     """
 
-    def __init__(self, slots: Iterable[tuple[str, tuple[Any, ...], int]]) -> None:
+    def __init__(
+        self, slots: Iterable[tuple[str, tuple[Any, ...], int]], group: PatchedModel
+    ) -> None:
         self._slots = tuple(slots)
+        self._group = group
 
     def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the UNet with options that say what others do."""
@@ -68,6 +75,8 @@ class DiffusionModelWrapper:
                 args = (*args[:_OPTIONS_PLACE], told, *args[_OPTIONS_PLACE + 1 :])
             else:
                 kwargs["transformer_options"] = told
+            if args:
+                self._group.prepare(args[0], told)
         return execute(*args, **kwargs)
 
     def _told(self, options: dict[str, Any]) -> dict[str, Any]:
