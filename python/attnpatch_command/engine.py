@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from attnpatch_command.findings import Finding
+from attnpatch_command.findings import Finding, State
 from attnpatch_command.packages import PIP, version
 
 _BACKEND = "ATTNPATCH_BACKEND"
@@ -32,7 +32,7 @@ print(json.dumps({
     "backend": library.backend(),
     "operators": sorted(admission.OPERATORS),
     "verdicts": {
-        str(d): [[operator, choice.kernel] for operator, _, _, choice in admission.explain(d)]
+        str(d): [[n, c.kernel, f"{dtype} {call}"] for n, dtype, call, c in admission.explain(d)]
         for d in devices
     },
     "cuda_module": importlib.util.find_spec("attnpatch._cuda") is not None,
@@ -46,7 +46,11 @@ print(json.dumps({
 _CUDA = """
 import json, torch
 from attnpatch import _core, _cuda
-print(json.dumps({k: v for k, v in vars(_cuda).items() if isinstance(v, int)}))
+gpus = range(torch.cuda.device_count() if torch.version.cuda else 0)
+print(json.dumps({
+    "limits": {k: v for k, v in vars(_cuda).items() if isinstance(v, int)},
+    "refusals": {f"cuda:{i}": _cuda.refusal(i) for i in gpus},
+}))
 """
 _VISION = """
 import json
@@ -129,13 +133,15 @@ def _operators() -> Iterator[Finding]:
     useless = known["backend"] == "cuda" and not known["gpus"]
     gpus = "\n".join(known["gpus"]) or "none that torch can use"
     yield Finding("Engine", "GPUs", gpus, "problem" if useless else "ok")
-    yield _cuda(known["cuda_module"])
+    yield _cuda(known["cuda_module"], asked_for=known["backend"] == "cuda")
     for name in known["operators"]:
-        text = "; ".join(
-            f"{device}: {_serves(known['backend'], device, [k for n, k in verdicts if n == name])}"
-            for device, verdicts in known["verdicts"].items()
-        )
-        yield Finding("Operators", name, text)
+        texts, admitted = [], []
+        for device, verdicts in known["verdicts"].items():
+            own = [(kernel, call) for operator, kernel, call in verdicts if operator == name]
+            won = [kernel for kernel, _ in own]
+            texts.append(f"{device}: {_serves(known['backend'], device, won)}")
+            admitted += [f"{device}: {call}" for kernel, call in own if kernel]
+        yield Finding("Operators", name, "\n".join(["; ".join(texts), *admitted]))
 
 
 def _serves(backend: str, device: str, verdicts: list[bool]) -> str:
@@ -149,14 +155,19 @@ def _serves(backend: str, device: str, verdicts: list[bool]) -> str:
     return f"{measured}, else {default}"
 
 
-def _cuda(built: bool) -> Finding:
+def _cuda(built: bool, *, asked_for: bool) -> Finding:
     if not built:
         return Finding("Engine", "CUDA module", "not built: a GPU takes plain torch", "note")
     known, error = ask(_CUDA, **{_BACKEND: None})
     if error:
         return Finding("Engine", "CUDA module", f"cannot be loaded: {error}", "note")
-    limits = ", ".join(f"{name} {limit}" for name, limit in sorted(known.items()))
-    return Finding("Engine", "CUDA module", f"there; it takes at most {limits}")
+    limits = ", ".join(f"{name} {limit}" for name, limit in sorted(known["limits"].items()))
+    refused = [f"{gpu}: cannot run there: {why}" for gpu, why in known["refusals"].items() if why]
+    state: State = "ok"
+    if refused:
+        state = "problem" if asked_for else "note"
+    text = "\n".join([f"there; it takes at most {limits}", *refused])
+    return Finding("Engine", "CUDA module", text, state)
 
 
 def _faces() -> Iterator[Finding]:

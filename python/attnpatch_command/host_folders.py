@@ -73,6 +73,10 @@ def _host(host: Host, folder: Path) -> Iterator[Finding]:
         state = "note" if count is None else "ok"
         told = "not there" if count is None else f"{count} files"
         yield Finding("Model folders", f"models/{name}", told, state)
+    more = folder / "extra_model_paths.yaml"
+    if more.is_file():
+        text = "names more folders, which ComfyUI looks through and this does not"
+        yield Finding("Model folders", more.name, text, "note")
     packs = folder / "custom_nodes"
     if packs.is_dir():
         yield from _packs(packs)

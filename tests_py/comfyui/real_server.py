@@ -72,11 +72,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(base, form="V1"):
-    """Start a server whose models, custom nodes, input and output lie in the folder `base`."""
+def running(base, form="V1", *, front_end=False):
+    """Start a server whose models, custom nodes, input and output lie in the folder `base`.
+
+    Parameters
+    ----------
+    form
+        "V1" or "V3": of ComfyUI's interfaces for nodes.
+    front_end
+        Serve the editor that is installed, not an empty page.
+    """
     nodes = base / "custom_nodes"
     for folder in (nodes, base / "input", base / "output", base / "web", base / "user"):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
     (base / "web" / "index.html").write_text("")
     if form == "V1":
         (nodes / PACK.name).symlink_to(PACK)
@@ -88,7 +96,9 @@ def running(base, form="V1"):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "main.py", "--cpu", "--disable-api-nodes", "--listen", "127.0.0.1"]
-    command += ["--port", str(port), "--front-end-root", str(base / "web")]
+    command += ["--port", str(port)]
+    if not front_end:
+        command += ["--front-end-root", str(base / "web")]
     command += ["--base-directory", str(base), "--use-pytorch-cross-attention"]
     path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     log = base / "log.txt"

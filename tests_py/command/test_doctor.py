@@ -89,6 +89,7 @@ def test_a_folder_of_comfyui(tmp_path, monkeypatch):
         (folder / part).mkdir(parents=True)
     (folder / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
     (folder / "models/ipadapter/deeper/a.safetensors").touch()
+    (folder / "extra_model_paths.yaml").touch()
     for found in (
         by_name(host_folders.examine([folder])),
         (monkeypatch.chdir(folder / "models"), by_name(host_folders.examine([])))[1],
@@ -99,6 +100,7 @@ def test_a_folder_of_comfyui(tmp_path, monkeypatch):
         assert found["ComfyUI"].value == f"0.30.0 in {folder}"
         assert found["models/ipadapter"].value == "1 files"
         assert found["models/loras"].state == "note"
+        assert found["extra_model_paths.yaml"].state == "note"
         assert found["attnpatch_nodes"].value == "not there"
         assert "names of ours" in found["ComfyUI_IPAdapter_plus"].value
 
@@ -160,13 +162,37 @@ def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monk
 def test_cuda_that_is_asked_for_without_a_gpu_is_a_problem(monkeypatch, backend, state):
     here = {"instruction_sets": ["AVX2"], "gpus": [], "cuda_module": True}
     here |= {"operators": [], "verdicts": {}}
-    answers = {engine._ENGINE: here | {"backend": backend}, engine._CUDA: {"head_size": 160}}
+    module = {"limits": {"head_size": 160}, "refusals": {}}
+    answers = {engine._ENGINE: here | {"backend": backend}, engine._CUDA: module}
     monkeypatch.setattr(engine, "ask", lambda code, **environment: (answers[code], ""))
     found = by_name(engine._operators())
     assert found["GPUs"].state == state
     assert found["CUDA module"] == Finding(
         "Engine", "CUDA module", "there; it takes at most head_size 160"
     )
+
+
+@pytest.mark.parametrize(("backend", "state"), [("auto", "note"), ("cuda", "problem")])
+def test_kernels_that_cannot_run_on_a_gpu_say_why(monkeypatch, backend, state):
+    here = {"instruction_sets": ["AVX2"], "gpus": ["one", "two"], "cuda_module": True}
+    here |= {"operators": ["blur_and_blend"], "backend": backend}
+    here["verdicts"] = {
+        "cpu": [],
+        "cuda:0": [["blur_and_blend", True, "torch.float16 small"], ["other", True, "no"]],
+        "cuda:1": [["blur_and_blend", False, "torch.float16 large"]],
+    }
+    refusals = {"cuda:0": "", "cuda:1": "built with CUDA 13.0, the driver takes CUDA 12.4"}
+    module = {"limits": {"head_size": 160}, "refusals": refusals}
+    answers = {engine._ENGINE: here, engine._CUDA: module}
+    monkeypatch.setattr(engine, "ask", lambda code, **environment: (answers[code], ""))
+    found = by_name(engine._operators())
+    assert found["CUDA module"].state == state
+    assert found["CUDA module"].value.splitlines()[1:] == [
+        f"cuda:1: cannot run there: {refusals['cuda:1']}"
+    ]
+    first, *admitted = found["blur_and_blend"].value.splitlines()
+    assert first.startswith("cpu: kernel; cuda:0: ")
+    assert admitted == ["cuda:0: torch.float16 small"]
 
 
 def test_face_models_that_are_asked_for_and_not_there_are_a_problem(monkeypatch, tmp_path):

@@ -8,10 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wheels import sbom, static_libraries, symbols
+from wheels import cuda, sbom, static_libraries, symbols
 from wheels.interpreters import find_interpreters, make_environment, uv
 from wheels.libraries import FOLDER, ROOT
 from wheels.sources import quiet
@@ -32,9 +32,10 @@ def build_all(versions: Sequence[str]) -> list[Path]:
     built = [build_sdist()]
     static_libraries.build()
     sbom.write()
+    compiler = cuda.compiler(next(iter(interpreters.values()))) if cuda.is_wanted() else {}
     for version, interpreter in interpreters.items():
-        built.append(build_wheel(version, interpreter))
-        symbols.check(built[-1])
+        built.append(build_wheel(version, interpreter, compiler))
+        symbols.check(built[-1], cuda=bool(compiler))
     _run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built))
     for path in built:
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 2**20:.1f} MiB")
@@ -52,21 +53,27 @@ def build_sdist() -> Path:
         shutil.rmtree(static_libraries.HIGHWAY_IN_SDIST.parent)
 
 
-def build_wheel(version: str, interpreter: Path) -> Path:
-    """Build a wheel and put what it links into it; torch stays outside."""
+def build_wheel(version: str, interpreter: Path, compiler: Mapping[str, str]) -> Path:
+    """Build a wheel and put what it links into it; torch stays outside.
+
+    Parameters
+    ----------
+    compiler
+        Variables that name the CUDA compiler; without them the CUDA kernels are left out.
+    """
     print(f"building the wheel for Python {version}", file=sys.stderr)
     python = make_environment(f"build-{version}", interpreter, *NEEDED)
     uv("pip", "install", "--quiet", "--python", str(python), "--no-deps", "torch>=2.10")
     shutil.rmtree(RAW, ignore_errors=True)
-    environment = os.environ | {"CMAKE_GENERATOR": "Ninja"}
+    environment = os.environ | {"CMAKE_GENERATOR": "Ninja", **compiler}
     if shutil.which("ccache"):
-        environment["CMAKE_CXX_COMPILER_LAUNCHER"] = "ccache"
+        environment |= {f"CMAKE_{lang}_COMPILER_LAUNCHER": "ccache" for lang in ("CXX", "CUDA")}
     program = Path(sys.executable).with_name("uv")
     command = [str(program), "build", "--wheel", "--no-build-isolation"]
     options = (
         "build-dir=build/wheel-{wheel_tag}",
         f"cmake.define.ATTNPATCH_BUNDLED={FOLDER}",
-        "cmake.define.ATTNPATCH_CUDA=OFF",
+        f"cmake.define.ATTNPATCH_CUDA={'ON' if compiler else 'OFF'}",
     )
     for option in options:
         command += ["--config-setting", option]

@@ -28,8 +28,13 @@ _LIBRARIES = re.compile(
 )
 
 
-def check(wheel: Path) -> None:
+def check(wheel: Path, *, cuda: bool = False) -> None:
     """Check every module of a wheel.
+
+    Parameters
+    ----------
+    cuda
+        Whether the module of the CUDA kernels must be there.
 
     Raises
     ------
@@ -39,7 +44,7 @@ def check(wheel: Path) -> None:
     problems: list[str] = []
     with zipfile.ZipFile(wheel) as archive:
         modules = [name for name in archive.namelist() if name.endswith(".so")]
-        for wanted in ("_core", "_vision"):
+        for wanted in ("_core", "_vision", *(["_cuda"] if cuda else [])):
             if not any(f"/{wanted}." in name for name in modules):
                 problems.append(f"no module {wanted}")
         for name in modules:
