@@ -49,7 +49,7 @@ SEEN = """() => app.graph.nodes.map(node => {
 })"""
 API = "async () => (await app.graphToPrompt()).output"
 READY = "() => window.app?.extensionManager && window.app.graph && window.app.canvas"
-FIT = "() => app.canvas.fitViewToSelectionAnimated({duration: 1, zoom: 0.9})"
+FIT = "() => app.canvas.fitViewToSelectionAnimated({duration: 1, zoom: 0.8})"
 # How the editor's measures become those of the window.
 VIEW = """() => {
     const {offset, scale} = app.canvas.ds, place = app.canvas.canvas.getBoundingClientRect();

@@ -12,10 +12,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wheels import debian_root, symbols
+from wheels import cuda, debian_root, symbols
 from wheels.attempts import Attempts, Run
 from wheels.build import DIST, NEEDED
-from wheels.interpreters import find_interpreters, install, make_environment
+from wheels.interpreters import (
+    find_interpreters,
+    install,
+    make_environment,
+    remove_environment,
+)
 from wheels.libraries import ROOT
 
 TORCHES = ("2.10", "2.12", "")
@@ -46,8 +51,10 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
     _prepare()
     attempts = Attempts(_FOLDER)
     for version, interpreter in found.items():
-        symbols.check(wheels[version])
+        symbols.check(wheels[version], cuda=cuda.is_wanted())
+        name = ""
         for torch in torches or TORCHES:
+            remove_environment(name)  # each takes gigabytes
             name = f"check-{version}-torch-{torch or 'newest'}"
             release = f"torch=={torch}.*" if torch else "torch"
             wheel = f"attnpatch[demo] @ {wheels[version].as_uri()}"
@@ -56,8 +63,10 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
         if version == debian_root.PYTHON:
             attempts.run(debian_root.wheel_runs(name, _FOLDER))
             attempts.run(_sdist(interpreter))
+            remove_environment("sdist")
         install(python, *_BESIDE)
         attempts.run(_beside(version, python, all_orders=version == list(found)[-1]))
+        remove_environment(name)
     print(f"{attempts.done} attempts, {attempts.failed} failed")
     return attempts.failed == 0
 
@@ -92,7 +101,7 @@ def _alone(name: str, place: str, python: Path) -> Iterable[Run]:
     program = python.with_name("attnpatch")
     page = f"{name}-face.png"
     commands: dict[str, Sequence[str | Path]] = {
-        "import": (python, "-c", "import attnpatch, attnpatch._core, attnpatch._vision"),
+        "import": (python, "-c", f"import {', '.join(debian_root.MODULES)}"),
         "doctor": (program, "doctor"),
         "demo": (program, "demo", "--output", f"{name}-demo.png"),
         "face": (program, "face", "picture.png", "--models", "networks", "--output", page),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wheels import cuda
 from wheels.interpreters import ENVIRONMENTS
 from wheels.libraries import ROOT
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from wheels.attempts import Run
 
 SUITE, PYTHON = "trixie", "3.13"
+MODULES = ["attnpatch", "attnpatch._core", "attnpatch._vision"]
+"""What a wheel holds to be imported; the CUDA kernels' module too, which loads without a GPU."""
+if cuda.is_wanted():
+    MODULES.append("attnpatch._cuda")
 _MIRROR = "http://deb.debian.org/debian"
 _ENVIRONMENT = {
     "PATH": "/srv/bin:/usr/bin:/bin",
@@ -43,7 +48,7 @@ def wheel_runs(environment: str, folder: Path) -> Iterable[Run]:
         return
     cli = (*enter, "-m", "attnpatch.cli")
     commands: dict[str, Sequence[str]] = {
-        "import": (*enter, "-c", "import attnpatch._core, attnpatch._vision"),
+        "import": (*enter, "-c", f"import {', '.join(MODULES)}"),
         "demo": (*cli, "demo", "--output", "debian.png"),
         "face": (*cli, "face", "picture.png", "--models", "networks", "--output", "face.png"),
         "operators' tests": (*enter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops"),

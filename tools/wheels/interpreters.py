@@ -72,6 +72,12 @@ def make_environment(name: str, interpreter: Path, *requirements: str) -> Path:
     return python
 
 
+def remove_environment(name: str) -> None:
+    """Remove an environment, if there is one of that name."""
+    if name:
+        shutil.rmtree(ENVIRONMENTS / name, ignore_errors=True)
+
+
 def install(python: Path, *requirements: str) -> None:
     """Install packages into an environment; wheels only."""
     if requirements:
