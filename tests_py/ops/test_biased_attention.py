@@ -147,9 +147,9 @@ def test_infinities_are_those_of_the_formula(device, form, biases, dtype, large)
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("factor", [1.0, 1e-30, 1e3])
 def test_keys_that_leave_are_as_good_as_cut_off(form, dtype, factor, device):
-    """However small the query's factor and however large their scores; half of a block and more."""
+    """However small the query's factor and however large their scores; blocks of them and more."""
     inputs = make_inputs(1, 2, 20, 400, 16, 1, dtype=dtype)
-    inputs[1][:, :, :300] *= 100
+    inputs[1][:, :, :300] *= 1e4
     inputs[3].fill_(factor)
     inputs[4].zero_()
     inputs[4][:, :300] = -math.inf
@@ -218,7 +218,7 @@ def test_any_scale(form, scale, dtype, device):
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("terms", [1, 16])
 def test_error_is_that_of_torch_with_the_whole_bias(dtype, terms, device):
-    """Of every form, in norms: the halves of the factors lose nothing that a 16-bit type keeps."""
+    """Of every form, in norms; a mask in a 16-bit type loses more."""
     inputs = make_inputs(1, 4, 200, 300, 64, terms, dtype=dtype)
     inputs[3:] = [2 * t / terms**0.5 for t in inputs[3:]]
     expected = formula(inputs)
@@ -227,7 +227,8 @@ def test_error_is_that_of_torch_with_the_whole_bias(dtype, terms, device):
     )
     for name, form in FORMS.items():
         ours = (exact(form(*on(device, inputs))) - expected).norm()
-        assert ours <= 1.25 * (exact(theirs) - expected).norm(), name
+        slack = 1.0 if name == "operator" else 1.25
+        assert ours <= slack * (exact(theirs) - expected).norm(), name
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
