@@ -48,18 +48,34 @@ struct Signs {
   }
 };
 
-std::vector<Signs> signs_of(const Factors& factors, int64_t row) {
-  std::vector<Signs> signs(static_cast<size_t>(factors.terms));
-  for (int64_t token = 0; token < factors.tokens; ++token) {
-    factors.for_each(row, token, [&](int64_t r, float x) {
-      Signs& term = signs[r];
-      term.above |= x > 0.0f;
-      term.below |= x < 0.0f;
-      term.plus_infinity |= std::isinf(x) && x > 0.0f;
-      term.minus_infinity |= std::isinf(x) && x < 0.0f;
-    });
+// Of every row, term by term.
+std::vector<std::vector<Signs>> signs_of(const Factors& factors) {
+  std::vector<std::vector<Signs>> signs(static_cast<size_t>(factors.rows));
+  for (int64_t row = 0; row < factors.rows; ++row) {
+    signs[row].resize(static_cast<size_t>(factors.terms));
+    for (int64_t token = 0; token < factors.tokens; ++token) {
+      factors.for_each(row, token, [&](int64_t r, float x) {
+        Signs& term = signs[row][r];
+        term.above |= x > 0.0f;
+        term.below |= x < 0.0f;
+        term.plus_infinity |= std::isinf(x) && x > 0.0f;
+        term.minus_infinity |= std::isinf(x) && x < 0.0f;
+      });
+    }
   }
   return signs;
+}
+
+// Numbers channels from `count` on for the gates of those terms that have an infinite factor in any
+// row, and counts them; -1 for the others.
+std::vector<int64_t> number_gates(const std::vector<std::vector<Signs>>& signs, int64_t terms,
+                                  int64_t& count) {
+  std::vector<int64_t> channels(static_cast<size_t>(terms), -1);
+  for (int64_t r = 0; r < terms; ++r) {
+    const auto infinite = [r](const std::vector<Signs>& row) { return row[r].infinite(); };
+    if (std::any_of(signs.begin(), signs.end(), infinite)) channels[r] = count++;
+  }
+  return channels;
 }
 
 // For each term the channel of its gates, or -1: for infinities of the factors themselves, and for
@@ -84,26 +100,10 @@ void write_channels(const Factors& factors, int64_t row, float scale, const Gate
 
 BiasChannels::BiasChannels(const BiasedAttentionParams& p) {
   const Factors queries(p.query_bias, p, p.queries), keys(p.key_bias, p, p.keys);
-  std::vector<std::vector<Signs>> signs;
-  std::vector<bool> query_gates(static_cast<size_t>(p.terms)), key_gates(query_gates);
-  for (int64_t b = 0; b < keys.rows; ++b) signs.push_back(signs_of(keys, b));
-  for (int64_t r = 0; r < p.terms; ++r) {
-    for (const std::vector<Signs>& of_row : signs)
-      key_gates[r] = key_gates[r] || of_row[r].infinite();
-  }
-  for (int64_t b = 0; b < queries.rows; ++b) {
-    const std::vector<Signs> of_row = signs_of(queries, b);
-    for (int64_t r = 0; r < p.terms; ++r) query_gates[r] = query_gates[r] || of_row[r].infinite();
-  }
-
+  const std::vector<std::vector<Signs>> of_keys = signs_of(keys);
   count = p.terms;
-  const auto numbered = [this](const std::vector<bool>& gates) {
-    std::vector<int64_t> channels;
-    for (const bool gate : gates) channels.push_back(gate ? count++ : -1);
-    return channels;
-  };
-  const std::vector<int64_t> of_query_gates = numbered(query_gates),
-                             of_key_gates = numbered(key_gates);
+  const std::vector<int64_t> query_gates = number_gates(signs_of(queries), p.terms, count);
+  const std::vector<int64_t> key_gates = number_gates(of_keys, p.terms, count);
   width = (count + 3) / 4 * 4;
 
   // Which queries meet plus infinity depends on the row of the keys.
@@ -114,17 +114,17 @@ BiasChannels::BiasChannels(const BiasedAttentionParams& p) {
   of_keys_.assign(static_cast<size_t>(keys.rows * p.keys * width), 0.0f);
   for (int64_t b = 0; b < keys.rows; ++b) {
     float* to = of_keys_.data() + b * p.keys * width;
-    write_channels(keys, b, 1.0f, {of_key_gates, of_query_gates}, width, to);
+    write_channels(keys, b, 1.0f, {key_gates, query_gates}, width, to);
   }
   for (int64_t b = 0; b < rows; ++b) {
     float* to = of_queries_.data() + b * p.queries * width;
-    write_channels(queries, b, kLog2OfE, {of_query_gates, of_key_gates}, width, to);
+    write_channels(queries, b, kLog2OfE, {query_gates, key_gates}, width, to);
     // A sum of both infinities has to be no number, but is not: a fused multiply-add of gates
     // leaves an infinity that stands there as it is.
-    const std::vector<Signs>& of_keys = signs[keys.rows == 1 ? 0 : b];
+    const std::vector<Signs>& signs = of_keys[keys.rows == 1 ? 0 : b];
     for (int64_t token = 0; token < p.queries; ++token, to += width) {
       queries.for_each(b, token, [&](int64_t r, float x) {
-        if (of_keys[r].gives_plus_infinity(x)) to[r] = std::numeric_limits<float>::quiet_NaN();
+        if (signs[r].gives_plus_infinity(x)) to[r] = std::numeric_limits<float>::quiet_NaN();
       });
     }
   }

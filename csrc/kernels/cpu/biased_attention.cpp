@@ -5,13 +5,14 @@
 // keys; online_softmax-inl.h does the rest. A task is a run of queries with one head; a run goes
 // through all keys. The channels are
 //
-//   u log2(e) · w                   a term, with 0 in place of infinities
-//   sign(u) 2^100 · signinf(w) 2^100    where some w is infinite: signinf is its sign, 0 if it is
-//   not signinf(u) 2^100 · sign(w) 2^100    where some u is
+//   u log2(e) · w                       a term, with 0 in place of infinities
+//   sign(u) 2^100 · infinite(w) 2^100   of a term some w of which is infinite
+//   infinite(u) 2^100 · sign(w) 2^100   of a term some u of which is
 //
-// so that products of minus infinity overflow to it, and 0 times infinity is 0; a query that meets
-// a product of plus infinity has a NaN in place of u. They are made once a call, (tokens, channels)
-// in fp32 for queries and for keys, and packed with the rows.
+// with infinite(x) the sign of an infinity, or 0: products of minus infinity overflow to it, and 0
+// times infinity is 0. A query that meets a product of plus infinity has a NaN in place of u. They
+// are made once a call, (tokens, channels) in fp32 for queries and for keys, and packed with the
+// rows.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/biased_attention.cpp"
