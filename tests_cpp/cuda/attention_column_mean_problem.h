@@ -25,7 +25,6 @@ struct ColumnMeanShape {
   std::vector<int64_t> rows;
   float scale = NAN;  // 1 / sqrt(size)
   int64_t lost = 0;   // so many keys have scores of -inf
-  int64_t group = 1;  // so many heads have their keys and values in common
 };
 
 inline void PrintTo(const ColumnMeanShape& shape, std::ostream* out) { *out << shape.why; }
@@ -42,8 +41,6 @@ inline const ColumnMeanShape kColumnMeanShapes[] = {
     {"a negative scale, whole blocks", 1, 2, 65, 128, 64, {0}, -0.4f},
     {"nothing counts in the first block", 1, 1, 33, 150, 32, {0}, NAN, 64},
     {"nothing counts in the first block, nor a key of the next", 1, 1, 16, 70, 128, {0}, 0.1f, 33},
-    {"heads in groups", 2, 6, 70, 90, 48, {1}, NAN, 0, 3},
-    {"one head of keys for all, an odd head size", 1, 4, 20, 33, 21, {0}, NAN, 0, 4},
     {"more recorded rows than one launch takes", 2, 1, 3, 4, 8, std::vector<int64_t>(70, 1)},
 };
 
@@ -54,23 +51,22 @@ class ColumnMeanProblem {
   explicit ColumnMeanProblem(const ColumnMeanShape& shape)
       : s_(shape),
         generator_(3),
-        q_(make(s_.queries, 1, s_.lost > 0 ? s_.queries : 0, 1.0f)),
-        k_(make(s_.keys, s_.group, s_.lost, -INFINITY)),
-        v_(make(s_.keys, s_.group)),
-        out_(make(s_.queries, 1)),
+        q_(make(s_.queries, s_.lost > 0 ? s_.queries : 0, 1.0f)),
+        k_(make(s_.keys, s_.lost, -INFINITY)),
+        v_(make(s_.keys)),
+        out_(make(s_.queries)),
         column_mean_(std::vector<float>(s_.rows.size() * static_cast<size_t>(s_.keys), NAN)) {
     params_.dtype = dtype_of<T>();
     params_.batch = s_.batch;
-    params_.heads = s_.heads;
-    params_.kv_heads = s_.heads / s_.group;
+    params_.heads = params_.kv_heads = s_.heads;
     params_.queries = s_.queries;
     params_.keys = s_.keys;
     params_.head_size = s_.size;
     params_.scale = std::isnan(s_.scale) ? 1.0f / std::sqrt(static_cast<float>(s_.size)) : s_.scale;
-    params_.q = view(q_, s_.queries, 1);
-    params_.k = view(k_, s_.keys, s_.group);
-    params_.v = view(v_, s_.keys, s_.group);
-    params_.out = view(out_, s_.queries, 1);
+    params_.q = view(q_, s_.queries);
+    params_.k = view(k_, s_.keys);
+    params_.v = view(v_, s_.keys);
+    params_.out = view(out_, s_.queries);
     params_.rows = s_.rows.data();
     params_.recorded = static_cast<int64_t>(s_.rows.size());
     params_.column_mean = column_mean_.typed();
@@ -96,9 +92,9 @@ class ColumnMeanProblem {
           for (int64_t c = 0; c < s_.size; ++c) {
             double value = 0.0;
             for (int64_t m = 0; m < s_.keys; ++m) {
-              value += p[m] * v_.floats()[place(s_.keys, b, h, m, s_.group) + c];
+              value += p[m] * v_.floats()[place(s_.keys, b, h, m) + c];
             }
-            note(worst, value - found[place(s_.queries, b, h, n, 1) + c]);
+            note(worst, value - found[place(s_.queries, b, h, n) + c]);
           }
         }
       }
@@ -113,35 +109,33 @@ class ColumnMeanProblem {
 
  private:
   // The first channel of the first tokens has a value of its own.
-  Values<T, Memory> make(int64_t tokens, int64_t group, int64_t first = 0, float value = 0.0f) {
+  Values<T, Memory> make(int64_t tokens, int64_t first = 0, float value = 0.0f) {
     std::normal_distribution<float> normal(0.0f, 1.2f);
-    const int64_t heads = s_.heads / group;
-    std::vector<float> values(static_cast<size_t>(s_.batch * tokens * heads * s_.size));
+    std::vector<float> values(static_cast<size_t>(s_.batch * tokens * s_.heads * s_.size));
     for (float& drawn : values) drawn = normal(generator_);
     for (int64_t b = 0; b < s_.batch; ++b) {
       for (int64_t token = 0; token < first; ++token) {
-        for (int64_t h = 0; h < heads; ++h)
-          values[place(tokens, b, h * group, token, group)] = value;
+        for (int64_t h = 0; h < s_.heads; ++h) values[place(tokens, b, h, token)] = value;
       }
     }
     return Values<T, Memory>(std::move(values));
   }
 
-  AttentionView view(Values<T, Memory>& values, int64_t tokens, int64_t group) const {
-    const int64_t row = s_.heads / group * s_.size;
+  AttentionView view(Values<T, Memory>& values, int64_t tokens) const {
+    const int64_t row = s_.heads * s_.size;
     return {values.typed(), tokens * row, s_.size, row, 1};
   }
 
-  int64_t place(int64_t tokens, int64_t b, int64_t h, int64_t token, int64_t group) const {
-    return ((b * tokens + token) * (s_.heads / group) + h / group) * s_.size;
+  int64_t place(int64_t tokens, int64_t b, int64_t h, int64_t token) const {
+    return ((b * tokens + token) * s_.heads + h) * s_.size;
   }
 
   std::vector<double> probabilities(int64_t b, int64_t h, int64_t n) {
     std::vector<double> p(static_cast<size_t>(s_.keys));
-    const float* query = q_.floats() + place(s_.queries, b, h, n, 1);
+    const float* query = q_.floats() + place(s_.queries, b, h, n);
     double sum = 0.0;
     for (int64_t m = 0; m < s_.keys; ++m) {
-      const float* key = k_.floats() + place(s_.keys, b, h, m, s_.group);
+      const float* key = k_.floats() + place(s_.keys, b, h, m);
       double score = 0.0;
       for (int64_t c = 0; c < s_.size; ++c) score += static_cast<double>(query[c]) * key[c];
       sum += p[m] = std::exp(score * params_.scale);

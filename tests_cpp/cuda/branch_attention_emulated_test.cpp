@@ -183,6 +183,9 @@ TEST(BranchAttentionPlan, SaysWhatItCannotDo) {
   Problem problem({"a wide head", 1, 1, 1, 192, 1, {}});
   EXPECT_THROW(device::plan_branch_attention(problem.params(), 99 << 10, 108),
                std::invalid_argument);
+  Problem grouped(kGroupedCases[0]);
+  EXPECT_THROW(device::plan_branch_attention(grouped.params(), 99 << 10, 108),
+               std::invalid_argument);
 }
 
 }  // namespace

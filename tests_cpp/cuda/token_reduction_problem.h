@@ -28,7 +28,6 @@ struct TilingShape {
   bool pooled = false;
   int64_t window_down = 1, window_across = 1;
   float scale = NAN;  // 1 / sqrt(size)
-  int64_t group = 1;  // so many heads have their keys and values in common
 };
 
 inline void PrintTo(const TilingShape& shape, std::ostream* out) { *out << shape.why; }
@@ -45,7 +44,6 @@ inline const TilingShape kTilingShapes[] = {
     {"a negative scale", 1, 1, 64, {9, 9, 5, 5, 0, 0}, 3, {false, 1, 1}, false, 1, 1, -0.2f},
     {"no scale", 1, 1, 64, {9, 9, 5, 5, 0, 0}, 3, {false, 1, 1}, false, 1, 1, 0.0f},
     {"an odd head size", 1, 1, 21, {6, 5, 4, 3, 1, 1}, 3},
-    {"heads in groups", 2, 4, 32, {7, 6, 4, 3, 1, 1}, 5, {false, 1, 1}, false, 1, 1, NAN, 2},
 };
 
 // Largest difference between what run(params) has computed and the CPU's kernel.
@@ -55,8 +53,7 @@ double tile_attention_error(const TilingShape& s, const Run& run) {
   const int64_t tokens = s.tiling.height * s.tiling.width, row = s.heads * s.size;
   TileAttentionParams cpu;
   cpu.batch = s.batch;
-  cpu.heads = s.heads;
-  cpu.kv_heads = s.heads / s.group;
+  cpu.heads = cpu.kv_heads = s.heads;
   cpu.head_size = s.size;
   cpu.scale = std::isnan(s.scale) ? 1.0f / std::sqrt(static_cast<float>(s.size)) : s.scale;
   cpu.tiling = s.tiling;
@@ -70,22 +67,21 @@ double tile_attention_error(const TilingShape& s, const Run& run) {
   cuda.dtype = dtype_of<T>();
   const int64_t own = s.pooled ? cpu.starts.back() : tokens;
   std::vector<Values<T, Memory>> memory;
-  memory.emplace_back(s.batch * tokens * row, &generator);
-  for (const int64_t count : {own, own, s.shared, s.shared}) {
-    memory.emplace_back(s.batch * count * row / s.group, &generator);
+  for (const int64_t count : {tokens, own, own, s.shared, s.shared}) {
+    memory.emplace_back(s.batch * count * row, &generator);
   }
   Values<T, Memory> out(s.batch * tokens * row);
-  const auto set = [&](auto view, int64_t count, Values<T, Memory>& values, int64_t group) {
-    const int64_t apart = row / group;
-    cpu.*view = {values.floats(), count * apart, s.size, apart, 1};
-    cuda.*view = {values.typed(), count * apart, s.size, apart, 1};
+  const auto set = [&](AttentionView TileAttentionParams::*view, int64_t count,
+                       Values<T, Memory>& values) {
+    cpu.*view = {values.floats(), count * row, s.size, row, 1};
+    cuda.*view = {values.typed(), count * row, s.size, row, 1};
   };
-  set(&TileAttentionParams::q, tokens, memory[0], 1);
-  set(&TileAttentionParams::k, own, memory[1], s.group);
-  set(&TileAttentionParams::v, own, memory[2], s.group);
-  set(&TileAttentionParams::shared_k, s.shared, memory[3], s.group);
-  set(&TileAttentionParams::shared_v, s.shared, memory[4], s.group);
-  set(&TileAttentionParams::out, tokens, out, 1);
+  set(&TileAttentionParams::q, tokens, memory[0]);
+  set(&TileAttentionParams::k, own, memory[1]);
+  set(&TileAttentionParams::v, own, memory[2]);
+  set(&TileAttentionParams::shared_k, s.shared, memory[3]);
+  set(&TileAttentionParams::shared_v, s.shared, memory[4]);
+  set(&TileAttentionParams::out, tokens, out);
   tile_attention_cpu(cpu);
   run(cuda);
   return out.difference();

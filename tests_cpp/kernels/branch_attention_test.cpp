@@ -54,6 +54,10 @@ INSTANTIATE_TEST_SUITE_P(Targets, BranchAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(Grouped, BranchAttention,
+                         testing::Combine(testing::ValuesIn(cpu_targets()),
+                                          testing::ValuesIn(kGroupedCases)),
+                         name_of);
 
 class MaskedBranchAttention : public BranchAttention {};
 

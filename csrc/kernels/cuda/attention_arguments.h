@@ -16,8 +16,7 @@ namespace attnpatch::kernels::device {
 
 struct AttentionArguments {
   int64_t batch, heads, queries, keys, head_size;
-  unsigned group;  // so many heads of q have one head of k and v in common
-  float scale;     // of the scores to base 2
+  float scale;  // of the scores to base 2
   AttentionView q, k, v, out;
   bool vectorized;  // channels lie side by side, rows start at multiples of 16 bytes
 };
@@ -29,19 +28,24 @@ inline bool is_vectorized(const AttentionParams& params) {
          rows_are_aligned(params.out);
 }
 
-// Throws where the head size is too large for `kernel`.
+// Throws where `kernel` cannot take such heads. Each head of q has one of k and v: finding the one
+// that it shares with others takes registers that the kernels do not have.
 inline void fill(AttentionArguments& a, const AttentionParams& params, const char* kernel) {
   if (params.head_size > kMostSize) {
     throw std::invalid_argument(std::string(kernel) + " on CUDA: got head size " +
                                 std::to_string(params.head_size) + ", expected at most " +
                                 std::to_string(kMostSize));
   }
+  if (params.kv_heads != params.heads) {
+    throw std::invalid_argument(std::string(kernel) + " on CUDA: got " +
+                                std::to_string(params.kv_heads) + " heads of keys, expected " +
+                                std::to_string(params.heads) + ", as of queries");
+  }
   a.batch = params.batch;
   a.heads = params.heads;
   a.queries = params.queries;
   a.keys = params.keys;
   a.head_size = params.head_size;
-  a.group = static_cast<unsigned>(params.group());
   a.scale = params.scale * kLog2E;
   a.q = params.q;
   a.k = params.k;

@@ -36,8 +36,7 @@ __global__ void __launch_bounds__(kThreads, kSize <= 64 ? 4 : 1)
   sync_warp();
   typename Math::Queries q;
   Math::load_queries(q, stage, lane);
-  const KeysValues<T> own{rows_of<T>(p.k, b, kv_head(h, p.group)),
-                          rows_of<T>(p.v, b, kv_head(h, p.group)), static_cast<int>(p.keys)};
+  const KeysValues<T> own{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
   const KeyParts<T> keys{own, {own.k, own.v, 0}};
   typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
 
@@ -76,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
                      size, p.vectorized, all);
     commit_copies();
   };
-  load_rows<kSize>(keys, rows_of<T>(p.k, b, kv_head(h, p.group)), first_key, key_count, kKeys, size,
+  load_rows<kSize>(keys, rows_of<T>(p.k, b, h), first_key, key_count, kKeys, size,
                    p.vectorized, all);
   const float* logs = p.logs + (b * p.heads + h) * p.queries;
   const int64_t tiles = (p.queries + kTileQueries - 1) / kTileQueries;
@@ -136,8 +135,7 @@ __global__ void __launch_bounds__(kThreads) column_mean_attention_any(ColumnMean
   AnyQuery online = {};
   online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
               part);
-  const KeysValues<T> keys{rows_of<T>(p.k, b, kv_head(h, p.group)),
-                           rows_of<T>(p.v, b, kv_head(h, p.group)), static_cast<int>(p.keys)};
+  const KeysValues<T> keys{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
   online.attend(keys, 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
   if (!inside) return;
   if (p.logs != nullptr && part == 0) {
@@ -158,7 +156,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments 
   const bool inside = key < p.keys;
   auto* queries = reinterpret_cast<float*>(shared_memory());
   AnyQuery mine = {};  // a key takes the place of a query
-  mine.load(rows_of<T>(p.k, b, kv_head(h, p.group)).row(inside ? key : 0), p.k.channel_stride,
+  mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride,
             p.scale, size, part);
   const Rows<T> q_rows = rows_of<T>(p.q, b, h);
   const float* logs = p.logs + (b * p.heads + h) * p.queries;

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentio
 
   const int rows = p.resident_rows > 0 ? p.resident_rows : kBlockKeys;
   T* keys = reinterpret_cast<T*>(shared_memory());
-  const Shelf<T, kSize> shelf{p, segments, kv_head(h, p.group), keys, keys + rows * kStride};
+  const Shelf<T, kSize> shelf{p, segments, h, keys, keys + rows * kStride};
   T* stage = keys + (2 * rows + warp * 16) * kStride;
   if (p.resident_rows > 0) shelf.load_all();
 
@@ -281,8 +281,7 @@ __global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttention
       const AttentionView& k = s.branch < 0 ? p.k : p.branches[s.branch].k;
       const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
       factor = factor_of(p, s, b, query);
-      online.attend(KeysValues<T>{rows_of<T>(k, s.row, kv_head(h, p.group)),
-                                  rows_of<T>(v, s.row, kv_head(h, p.group)), s.tokens},
+      online.attend(KeysValues<T>{rows_of<T>(k, s.row, h), rows_of<T>(v, s.row, h), s.tokens},
                     shared_softmax || factor == 0.0f ? factor : 1.0f, shared, size, part);
     }
     if (!shared_softmax && factor == 0.0f) {

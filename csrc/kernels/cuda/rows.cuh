@@ -34,12 +34,6 @@ ATTNPATCH_DEVICE Rows<T> rows_of(const AttentionView& view, int64_t batch, int64
   return {data, view.token_stride, view.channel_stride};
 }
 
-// The head of k and v that a head of q has, where so many heads of q have one in common. Of 32
-// bits: a division of 64 takes many registers.
-ATTNPATCH_DEVICE int64_t kv_head(int64_t head, unsigned group) {
-  return static_cast<unsigned>(head) / group;
-}
-
 // A row, and those after it some at a time: one division at the start, none later.
 template <typename T>
 struct RowWalk {

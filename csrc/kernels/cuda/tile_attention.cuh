@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) tile_attention_half(TileAttentionArg
   sync_warp();
   typename Math::Queries q;
   Math::load_queries(q, stage, lane);
-  const KeyParts<T> keys = keys_of<T>(p, work, b, kv_head(h, p.group));
+  const KeyParts<T> keys = keys_of<T>(p, work, b, h);
   typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
   Math::multiply(r.out, {1.0f / r.sum.low, 1.0f / r.sum.high});
   sync_warp();
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) tile_attention_any(TileAttentionArgu
   const Rows<T> q_rows = rows_of_box<T>(p.q, b, h, work.box, p.tiles.width);
   AnyQuery online = {};
   online.load(q_rows.row(inside ? query : 0), p.q.channel_stride, p.scale, size, part);
-  const KeyParts<T> keys = keys_of<T>(p, work, b, kv_head(h, p.group));
+  const KeyParts<T> keys = keys_of<T>(p, work, b, h);
   auto* shared = reinterpret_cast<float*>(shared_memory());
   online.attend(keys.own, 1.0f, shared, size, part);
   online.attend(keys.shared, 1.0f, shared, size, part);

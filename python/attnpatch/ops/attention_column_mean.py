@@ -146,5 +146,5 @@ register(
     _plain,
     _fake,
     cast=(0, 1, 2),
-    beyond=lambda limits, q, *_: heads_are_beyond(limits, q),
+    beyond=lambda limits, q, k, *_: heads_are_beyond(limits, q, k),
 )

@@ -245,6 +245,6 @@ register(
     _fake,
     cast=(0, 1, 2, 3, 4),
     beyond=lambda limits, q, k, v, branch_k, *_: (
-        heads_are_beyond(limits, q) or len(branch_k) > limits.branches
+        heads_are_beyond(limits, q, k) or len(branch_k) > limits.branches
     ),
 )

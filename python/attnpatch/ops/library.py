@@ -247,13 +247,17 @@ def _nothing(*_: object) -> None:
     """Do nothing, behind checks."""
 
 
-def heads_are_beyond(limits: Any, q: Tensor) -> bool:
-    """Whether queries (batch, heads, queries, head size) are beyond what attention kernels take.
+def heads_are_beyond(limits: Any, q: Tensor, k: Tensor) -> bool:
+    """Whether q and k (batch, heads, tokens, head size) are beyond what attention kernels take.
 
-    In float32 torch's own attention is several times as fast as a kernel without tensor cores.
+    In float32 torch's own attention is several times as fast as a kernel without tensor cores. They
+    take one head of keys for each of queries.
     """
     return (
-        q.dtype == torch.float32 or q.shape[3] > limits.head_size or max(q.shape[:2]) > limits.grid
+        q.dtype == torch.float32
+        or q.shape[3] > limits.head_size
+        or max(q.shape[:2]) > limits.grid
+        or k.shape[1] != q.shape[1]
     )
 
 

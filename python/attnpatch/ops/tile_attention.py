@@ -130,5 +130,5 @@ register(
     plain.tile_attention,
     _fake,
     cast=(0, 1, 2, 7, 8),
-    beyond=lambda limits, q, *_: heads_are_beyond(limits, q),
+    beyond=lambda limits, q, k, *_: heads_are_beyond(limits, q, k),
 )
