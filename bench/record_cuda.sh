@@ -3,21 +3,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Runs what bench/cuda_kit.sh has built on this machine's GPU and writes a record for docs/cuda.md, in
-# about ten minutes, the most telling first: every step has its time, and stands in the record as
-# soon as it ends, so that a machine that is taken away leaves what was found out till then. Fetches
-# and builds nothing.
+# eight minutes, the most telling first: every step has its time, and stands in the record as soon as
+# it ends, so that a machine that is taken away leaves what was found out till then. Fetches and
+# builds nothing.
 #
+#   bench/record_cuda.sh --verdicts  what `attnpatch tune` finds, and no more: versions first tune
 #   bench/record_cuda.sh [STEP…]    all steps, or some of: versions first shapes bench profile
 #                                   cpp-tests sanitizers python-tests more-sizes compile tune
 #
 # $KIT: the kit (out/cuda-kit). $RECORD: the record's folder (out/cuda-record). $PYTHON: python3.
-# $SECONDS_SCALE: times all limits, for slow machines. Exit status: 0 where every step passed.
+# $SECONDS_SCALE: times the steps' limits, for slow machines. $SECONDS_IN_ALL (480): when they are
+# over, what is left is not run, and the record says so. Exit status: 0 where every step passed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kit=$(realpath -m "${KIT:-out/cuda-kit}")
 python=${PYTHON:-python3}
 folder=$(realpath -m "${RECORD:-out/cuda-record}")
 scale=${SECONDS_SCALE:-1}
+in_all=${SECONDS_IN_ALL:-480}
 operators=(branch_attention attention_column_mean tile_attention pool_tokens blur_and_blend)
 if [[ ! -d $kit/python ]]; then
   echo "$kit: expected a kit, got no such folder: bench/cuda_kit.sh builds one" >&2
@@ -43,17 +46,36 @@ note() {
   printf -- '- %s: **%s** in %d s. %s\n' "$1" "$outcome" "$3" "$(last_of "$4")" | tee -a "$record"
   sync "$record"
 }
+# Notes a step that is not run: its name, why.
+note_missing() {
+  printf -- '- %s: **NOT RUN**, %s\n' "$1" "$2" | tee -a "$record"
+  sync "$record"
+}
+# The seconds that a step with this limit has; fails, and notes the names, where none are left.
+seconds_for() { # a limit, names
+  seconds=$(($1 * scale))
+  if ((seconds > in_all - SECONDS)); then seconds=$((in_all - SECONDS)); fi
+  if ((seconds >= 1)); then return; fi
+  failed=1
+  shift
+  for name in "$@"; do note_missing "$name" "no time was left"; done
+  return 1
+}
 # Runs a command: its name, its seconds at most, the command.
 step() {
-  local name=$1 seconds=$(($2 * scale)) begin=$SECONDS status=0
+  local name=$1 seconds begin=$SECONDS status=0
+  seconds_for "$2" "$name" || return 1
   shift 2
   timeout --kill-after=5 "$seconds" "$@" >"$folder/$name.txt" 2>&1 || status=$?
   note "$name" "$status" $((SECONDS - begin)) "$folder/$name.txt"
 }
 # Runs commands side by side: seconds, then a name and a command line each.
 together() {
-  local seconds=$(($1 * scale)) begin=$SECONDS names=() children=() status
+  local limit=$1 seconds begin=$SECONDS names=() children=() status
   shift
+  for ((i = 1; i < $#; i += 2)); do names+=("${!i}"); done
+  seconds_for "$limit" "${names[@]}" || return 1
+  names=()
   while (($# > 0)); do
     timeout --kill-after=5 "$seconds" bash -c "$2" >"$folder/$1.txt" 2>&1 &
     names+=("$1")
@@ -69,7 +91,7 @@ together() {
 # A step whose output is a part of the record.
 table() {
   local name=$1
-  step "$@"
+  step "$@" || return 1
   { printf '\n' && grep -av Warning "$folder/$name.txt" && printf '\n'; } >>"$record"
 }
 per_operator() { # a name's beginning and a command line in which OPERATOR stands
@@ -92,13 +114,19 @@ do_bench() {
   fi
 }
 do_profile() {
-  if ! command -v ncu >/dev/null; then return; fi
+  if ! command -v ncu >/dev/null; then
+    note_missing profile "no ncu here"
+    return
+  fi
   step profile 40 ncu --set basic --clock-control none --launch-count 6 \
     --kernel-name regex:_half "$python" bench/first_call.py branch_attention
 }
 do_cpp-tests() { step cpp-tests 60 ./cuda_tests --gtest_brief=1; }
 do_sanitizers() {
-  if ! command -v compute-sanitizer >/dev/null; then return; fi
+  if ! command -v compute-sanitizer >/dev/null; then
+    note_missing sanitizers "no compute-sanitizer here"
+    return
+  fi
   local words=()
   for tool in memcheck racecheck synccheck initcheck; do
     words+=("$tool" "compute-sanitizer --tool $tool --error-exitcode 1 ./cuda_tests --gtest_brief=1")
@@ -128,7 +156,9 @@ do_tune() { # verdicts to ship: python/attnpatch/ops/admission/shipped
     --dtype float16 bfloat16
 }
 
-if (($# == 0)); then
+if [[ ${1:-} == --verdicts ]]; then
+  set -- versions first tune
+elif (($# == 0)); then
   set -- versions first shapes bench profile cpp-tests sanitizers python-tests more-sizes compile tune
 fi
 for name in "$@"; do

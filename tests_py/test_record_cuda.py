@@ -100,6 +100,40 @@ def test_a_step_that_hangs_is_stopped_and_what_it_said_is_kept(kit):
     assert "- versions: **passed**" in text
 
 
+def test_what_has_no_time_left_is_not_run_and_the_record_says_so(kit):
+    program(kit / "cuda_tests", "sleep 30")
+    ended, text = record(kit, "cpp-tests", "first", "versions", SECONDS_IN_ALL="8")
+    assert ended.returncode == 1
+    assert "- cpp-tests: **STOPPED, its time was over** in " in text
+    for operator in ("branch_attention", "blur_and_blend"):
+        assert f"- first-{operator}: **NOT RUN**, no time was left" in text
+    assert "- versions: **NOT RUN**, no time was left" in text
+    assert "passed" not in text
+
+
+def test_tools_that_are_not_there_are_named(kit, tmp_path):
+    for tool in ("bash", "timeout", "realpath", "mkdir", "tee", "sync", "dirname"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    ended, text = record(kit, "profile", "sanitizers", PATH=str(tmp_path))
+    assert ended.returncode == 0
+    assert "- profile: **NOT RUN**, no ncu here" in text
+    assert "- sanitizers: **NOT RUN**, no compute-sanitizer here" in text
+
+
+def test_verdicts_are_had_alone(kit):
+    program(
+        kit.parent / "python3", 'case "$*" in *admission*) echo "$*";; *) echo "5 passed";; esac'
+    )
+    ended, text = record(kit, "--verdicts")
+    assert ended.returncode == 0
+    steps = [line.split(":")[0] for line in text.splitlines() if line.startswith("- ")]
+    assert steps[0] == "- versions"
+    assert steps[1] == "- first-branch_attention"
+    assert steps[-1] == "- tune"
+    assert len(steps) == 7
+    assert "--dtype float16 bfloat16" in (kit.parent / "record" / "tune.txt").read_text()
+
+
 def test_a_step_without_its_program_is_a_failure(kit):
     (kit / "cuda_tests").unlink()
     ended, text = record(kit, "cpp-tests")
