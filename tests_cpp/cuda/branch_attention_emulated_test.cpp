@@ -12,6 +12,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "converted_problem.h"
 #include "kernels/cuda/branch_attention.cuh"
@@ -40,12 +41,18 @@ void run(const device::BranchAttentionPlan& plan) {
 
 struct Machine {
   const char* name;
-  size_t shared_limit;
-  int multiprocessors;  // few: a block goes through several tiles
+  device::DeviceLimits limits;
 };
 
-const Machine kMachines[] = {
-    {"large", 227 << 10, 132}, {"small", 32 << 10, 1}, {"one_processor", 99 << 10, 1}};
+// On few multiprocessors a block goes through several tiles; where little memory is, keys pass.
+const Machine kMachines[] = {{"large", {226 << 10, 224 << 10, 132}},
+                             {"small", {32 << 10, 32 << 10, 1}},
+                             {"one_processor", {98 << 10, 196 << 10, 1}},
+                             {"room_for_one_tile", {98 << 10, 84 << 10, 1}}};
+
+device::BranchAttentionPlan plan_for(const BranchAttentionParams& params, const Machine& machine) {
+  return device::plan_branch_attention(params, machine.limits, [](size_t) { return 2; });
+}
 
 template <typename T>
 void expect_formula(const Case& shape, Dtype dtype, const Machine& machine, double bound) {
@@ -56,9 +63,7 @@ void expect_formula(const Case& shape, Dtype dtype, const Machine& machine, doub
     problem.rows.back().back() = -1;
   }
   Converted<T, HostMemory> converted(problem, dtype);
-  auto plan = device::plan_branch_attention(converted.params(), machine.shared_limit,
-                                            machine.multiprocessors);
-  run<T>(plan);
+  run<T>(plan_for(converted.params(), machine));
   converted.finish();
   EXPECT_LT(largest_error(problem), bound) << shape.why;
 }
@@ -98,7 +103,7 @@ TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
   Problem problem({"two branches", 2, 1, 5, 8, 3, {4, 2}});
   problem.rows[1][0] = 3;
   Converted<__half, HostMemory> converted(problem, Dtype::kFloat16);
-  run<__half>(device::plan_branch_attention(converted.params(), 99 << 10, 1));
+  run<__half>(plan_for(converted.params(), kMachines[2]));
   converted.finish();
   for (size_t i = 0; i < problem.out.size(); ++i) {
     EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
@@ -112,7 +117,7 @@ TEST(BranchAttentionMissingRow, OfABranchWithoutAny) {
   Converted<float, HostMemory> converted(problem, Dtype::kFloat32);
   BranchAttentionParams params = converted.params();
   params.branches[0].row_count = 0;
-  run<float>(device::plan_branch_attention(params, 99 << 10, 1));
+  run<float>(plan_for(params, kMachines[2]));
   converted.finish();
   for (size_t i = 0; i < problem.out.size(); ++i) {
     EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
@@ -126,11 +131,12 @@ void expect_nothing_where_masked(const Case& shape, Dtype dtype, double bound) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const bool keys : {true, false}) {
     for (const float factor : {nan, 16.0f}) {
+      const Machine& machine = kMachines[keys ? 0 : 1];
       Problem problem(shape);
       problem.spoil_masked(keys ? problem.branch_k : problem.branch_v, factor);
       round_inputs<T>(problem);
       Converted<T, HostMemory> converted(problem, dtype);
-      run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
+      run<T>(plan_for(converted.params(), machine));
       converted.finish();
       EXPECT_LT(largest_error(problem), bound)
           << (keys ? "keys times " : "values times ") << factor;
@@ -152,7 +158,7 @@ void expect_formula_of_turned_masks(const Case& shape, Dtype dtype, double bound
   problem.turn_masks();
   round_inputs<T>(problem);
   Converted<T, HostMemory> converted(problem, dtype);
-  run<T>(device::plan_branch_attention(converted.params(), 227 << 10, 132));
+  run<T>(plan_for(converted.params(), kMachines[0]));
   converted.finish();
   EXPECT_LT(largest_error(problem), bound);
   EXPECT_EQ(std::isnan(problem.out[0]), shape.shared_softmax > 0);
@@ -169,23 +175,58 @@ TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});
   BranchAttentionParams params = problem.params();
   params.dtype = Dtype::kFloat16;
-  const auto plan = device::plan_branch_attention(params, 99 << 10, 108);
+  size_t asked = 0;
+  const auto blocks = [&](size_t shared_bytes) {
+    asked = shared_bytes;
+    return 3;
+  };
+  const device::DeviceLimits large{162 << 10, 160 << 10, 108};
+  const auto plan = device::plan_branch_attention(params, large, blocks);
   EXPECT_TRUE(plan.tensor_cores);
-  EXPECT_EQ(plan.arguments.resident_rows, 96);
-  EXPECT_EQ(plan.shared_bytes, (2 * 96 + 64) * 72 * 2u);
   EXPECT_TRUE(plan.arguments.vectorized);
-  EXPECT_EQ(plan.arguments.tiles_per_block, 2);  // 1280 tiles, 432 blocks wanted
-  EXPECT_EQ(plan.grid, 32);
-  EXPECT_EQ(device::plan_branch_attention(params, 20 << 10, 108).arguments.resident_rows, 0);
+  EXPECT_EQ(plan.arguments.resident_rows, 96);
+  EXPECT_EQ(plan.arguments.stages, 2);
+  EXPECT_EQ(plan.shared_bytes, (2 * 96 + 2 * 64) * 72 * 2u);
+  EXPECT_EQ(asked, plan.shared_bytes);
+  EXPECT_EQ(plan.arguments.tiles_per_block, 4);  // 1280 tiles, 324 blocks at a time
+  EXPECT_EQ(plan.grid, 16);
+}
+
+TEST(BranchAttentionPlan, KeepsNoMoreThanHalfOfTheSharedMemory) {
+  Problem problem({"SDXL", 2, 10, 4096, 64, 77, {16}});
+  BranchAttentionParams params = problem.params();
+  params.dtype = Dtype::kFloat16;
+  const auto plan = [&](int kib) {
+    const size_t half = static_cast<size_t>(kib) << 10;
+    const auto found =
+        device::plan_branch_attention(params, {162 << 10, 2 * half, 108}, [](size_t) { return 2; });
+    EXPECT_LE(found.shared_bytes, half);
+    return std::pair(found.arguments.resident_rows, found.arguments.stages);
+  };
+  EXPECT_EQ(plan(45), std::pair(96, 2));
+  EXPECT_EQ(plan(44), std::pair(96, 1));
+  params.keys = 400;
+  EXPECT_EQ(plan(63), std::pair(0, 2));
+  EXPECT_EQ(plan(62), std::pair(0, 1));
+}
+
+TEST(BranchAttentionPlan, NeedsNoPlaceForANextTileWhereThereIsNone) {
+  Problem problem({"one tile", 1, 1, 64, 64, 77, {16}});
+  BranchAttentionParams params = problem.params();
+  params.dtype = Dtype::kFloat16;
+  for (const int64_t keys : {77, 4000}) {
+    params.keys = keys;
+    const auto plan = plan_for(params, kMachines[0]);
+    EXPECT_EQ(plan.arguments.stages, 1);
+    EXPECT_EQ(plan.shared_bytes, (2 * (keys == 77 ? 96 : 160) + 64) * 72 * 2u);
+  }
 }
 
 TEST(BranchAttentionPlan, SaysWhatItCannotDo) {
   Problem problem({"a wide head", 1, 1, 1, 192, 1, {}});
-  EXPECT_THROW(device::plan_branch_attention(problem.params(), 99 << 10, 108),
-               std::invalid_argument);
+  EXPECT_THROW(plan_for(problem.params(), kMachines[0]), std::invalid_argument);
   Problem grouped(kGroupedCases[0]);
-  EXPECT_THROW(device::plan_branch_attention(grouped.params(), 99 << 10, 108),
-               std::invalid_argument);
+  EXPECT_THROW(plan_for(grouped.params(), kMachines[0]), std::invalid_argument);
 }
 
 }  // namespace

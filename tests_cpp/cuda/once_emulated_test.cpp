@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// What launchers do once for a kernel and device, from many threads.
+// What launchers do or find out once for a kernel and device, from many threads.
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/once.h"
@@ -45,6 +46,20 @@ TEST(OncePerPair, TriesAgainAfterAnError) {
   EXPECT_THROW(once.run(&kernel, 0, [] { throw std::runtime_error("no"); }), std::runtime_error);
   for (int i = 0; i < 2; ++i) once.run(&kernel, 0, [&] { ++runs; });
   EXPECT_EQ(runs, 1);
+}
+
+TEST(PerKey, KeepsWhatWasFoundAtFirst) {
+  device::PerKey<std::pair<int, int>, int> known;
+  for (const int value : {7, 8}) {
+    EXPECT_EQ(known.get({1, 2}, [&] { return value; }), 7);
+  }
+  EXPECT_EQ(known.get({2, 1}, [] { return 9; }), 9);
+}
+
+TEST(PerKey, TriesAgainAfterAnError) {
+  device::PerKey<int, int> known;
+  EXPECT_THROW(known.get(1, []() -> int { throw std::runtime_error("no"); }), std::runtime_error);
+  EXPECT_EQ(known.get(1, [] { return 3; }), 3);
 }
 
 }  // namespace

@@ -44,6 +44,12 @@ inline const Case kCases[] = {
     {"shared and separate softmaxes, masks", 2, 2, 41, 48, 9, {4, 7, 5}, 2, true},
     {"more queries than one block", 1, 1, 517, 8, 3, {2}, 0, true},
     {"more keys than shared memory holds", 1, 1, 70, 160, 77, {257, 100}},
+    {"a long prompt, its last block almost whole", 1, 2, 70, 64, 231, {16}},
+    {"a long prompt of which few keys are left", 1, 1, 33, 40, 85, {4, 20}},
+    {"a long prompt in one softmax with others, masks", 2, 1, 70, 64, 154, {16, 100, 4}, 2, true},
+    {"branches longer than a block, and a short one", 2, 1, 70, 80, 77, {97, 16, 170}, 0, true},
+    {"a head size with few registers, long branches", 1, 1, 70, 128, 77, {97, 16}, 1},
+    {"no text, branches in one softmax, masks", 1, 1, 40, 32, 0, {90, 7}, 2, true},
     // On CUDA as much shared memory as a launch gives unasked, but for the kernel's own.
     {"twelve pictures", 1, 1, 65, 32, 77, std::vector<int64_t>(12, 16)},
 };

@@ -75,8 +75,8 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
                      size, p.vectorized, all);
     commit_copies();
   };
-  load_rows<kSize>(keys, rows_of<T>(p.k, b, h), first_key, key_count, kKeys, size,
-                   p.vectorized, all);
+  load_rows<kSize>(keys, rows_of<T>(p.k, b, h), first_key, key_count, kKeys, size, p.vectorized,
+                   all);
   const float* logs = p.logs + (b * p.heads + h) * p.queries;
   const int64_t tiles = (p.queries + kTileQueries - 1) / kTileQueries;
   float sums[kKeys / 8][2] = {};
@@ -94,9 +94,9 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
     Scores<kKeys> scores;
     if (p.scale < 0.0f) Math::negate(q);
     if (key_count == kKeys) {
-      Math::template products<true>(scores, q, keys, key_count, lane);
+      Math::template products<Fill::kWhole>(scores, q, keys, key_count, lane);
     } else {
-      Math::template products<false>(scores, q, keys, key_count, lane);
+      Math::template products<Fill::kAny>(scores, q, keys, key_count, lane);
     }
     const int64_t query = tile * kTileQueries + warp * 16 + lane / 4;
     const bool low = query < p.queries, high = query + 8 < p.queries;
@@ -156,8 +156,7 @@ __global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments 
   const bool inside = key < p.keys;
   auto* queries = reinterpret_cast<float*>(shared_memory());
   AnyQuery mine = {};  // a key takes the place of a query
-  mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride,
-            p.scale, size, part);
+  mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride, p.scale, size, part);
   const Rows<T> q_rows = rows_of<T>(p.q, b, h);
   const float* logs = p.logs + (b * p.heads + h) * p.queries;
   float sum = 0.0f;

@@ -11,20 +11,28 @@ namespace {
 
 constexpr const char* kName = "branch_attention";
 
-template <typename T>
-void launch(const device::BranchAttentionPlan& plan, cudaStream_t stream) {
+dim3 grid_of(const device::BranchAttentionPlan& plan) {
   const device::BranchAttentionArguments& a = plan.arguments;
-  const dim3 grid(static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
-                  static_cast<unsigned>(a.batch));
+  return {static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
+          static_cast<unsigned>(a.batch)};
+}
+
+template <typename T>
+void launch(const BranchAttentionParams& params, cudaStream_t stream) {
+  void (*kernel)(device::BranchAttentionArguments) = nullptr;
   if constexpr (std::is_same_v<T, float>) {
-    device::launch(kName, &device::branch_attention_any<T>, grid, device::kThreads,
-                   plan.shared_bytes, stream, a);
+    kernel = &device::branch_attention_any<T>;
   } else {
-    device::with_size(a.head_size, [&](auto size) {
-      device::launch(kName, &device::branch_attention_half<T, size()>, grid, device::kThreads,
-                     plan.shared_bytes, stream, a);
-    });
+    device::with_size(params.head_size,
+                      [&](auto size) { kernel = &device::branch_attention_half<T, size()>; });
   }
+  const auto plan = device::plan_branch_attention(
+      params, device::current_limits(kName), [&](size_t shared_bytes) {
+        return device::blocks_at_once(reinterpret_cast<const void*>(kernel), device::kThreads,
+                                      shared_bytes, kName);
+      });
+  device::launch(kName, kernel, grid_of(plan), device::kThreads, plan.shared_bytes, stream,
+                 plan.arguments);
 }
 
 }  // namespace
@@ -32,10 +40,7 @@ void launch(const device::BranchAttentionPlan& plan, cudaStream_t stream) {
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream_handle) {
   if (params.batch * params.heads * params.queries * params.head_size == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  const device::DeviceLimits limits = device::current_limits(kName);
-  const auto plan =
-      device::plan_branch_attention(params, limits.shared_bytes, limits.multiprocessors);
-  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(plan, stream); });
+  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(params, stream); });
 }
 
 }  // namespace attnpatch::kernels

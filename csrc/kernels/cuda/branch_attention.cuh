@@ -3,17 +3,19 @@
 
 // Device code of branch_attention; ../branch_attention.h has the formula.
 //
-// A block of threads serves tiles of queries of one head. Softmaxes are groups of segments: the
-// text with the branches that share its softmax, then each other branch. A group's weights, masks
-// and 1 / sum are folded into its probabilities, so that all groups add to one accumulator and the
-// output is written once. Groups of more than kBlockKeys keys are gone through twice: for maximum
-// and sum, then for values.
+// A block of threads serves tiles of queries of one head. The first softmax, of the text and the
+// branches that share it, is kept online, as in flash.cuh. The others add to its result: their
+// weights, masks and 1 / sum are folded into their probabilities, so that all have one accumulator
+// and the output is written once. Those of more keys than a block holds are gone through twice: for
+// maximum and sum, then for values.
 //
 // branch_attention_half (16-bit types, tensor cores): four warps, 16 queries each. Keys and values
-// of all segments stay in shared memory where they fit; else each block of keys is loaded when
-// needed. Registers a thread at head size 160: 40 for queries, 40 for scores, 80 for the
-// accumulator. Shared memory: (2 keys + 64) rows of head size + 8 values; 8 keep matrix loads free
-// of conflicts.
+// of all segments stay in shared memory where two blocks of threads have room for theirs; else they
+// pass through it, a block of keys loaded while the one before is in use. Queries of the next tile
+// are loaded during a tile, where there is room for them. Registers a thread at head size 64: 16
+// for queries, 40 for the scores of 80 keys, 32 for the accumulator; at 160: 40, 16 of 32 keys, 80.
+// Shared memory: two rows a key and 64 or 128 for queries, of head size + 8 values; 8 keep matrix
+// loads free of conflicts.
 //
 // branch_attention_any (any type, any strides, fp32 products): four lanes a query, each with every
 // fourth channel; keys pass through shared memory 32 at a time, with an online softmax.
@@ -22,191 +24,125 @@
 
 #include "kernels/cuda/any_query.cuh"
 #include "kernels/cuda/branch_attention_plan.h"
+#include "kernels/cuda/branch_segments.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/warp_tile.cuh"
 
 namespace attnpatch::kernels::device {
 
-struct Segment {
-  int branch;    // -1: the text
-  int tokens;    // > 0
-  int first;     // row in shared memory, where all stay there
-  int64_t row;   // of the branch's keys and values
-  float weight;  // 1 for the text
+// Two queries of a lane, g and g + 8 of a warp's: what they ask, and what they get.
+template <int kSize>
+struct BranchQueries {
+  WarpQueries<kSize> q;
+  WarpOutput<kSize> out;
+  int64_t batch, query;
+  int lane;
+  float scale;     // above 0
+  RowPair m, sum;  // of the softmax that is in work
+  bool low, high;  // whether anything of the first softmax counts
+
+  ATTNPATCH_DEVICE void begin_softmax() {
+    m = {-INFINITY, -INFINITY};
+    sum = {0.0f, 0.0f};
+  }
 };
 
-struct Segments {
-  Segment list[kMostBranches + 1];
+// A block of keys, in shared memory.
+template <typename T>
+struct KeyBlock {
+  const Segment& segment;
+  const T* keys;
+  const T* values;
   int count;
-  int grouped;   // how many, from the first, share one softmax
-  bool missing;  // a row of keys was asked for that is not there
+  bool first, again, comes_again;  // of the first softmax; the second time; there is a second time
 };
 
-// Lists what row b of the batch attends to. One thread does it for its block.
-ATTNPATCH_DEVICE void collect_segments(const BranchAttentionArguments& p, int64_t b,
-                                       Segments& segments) {
-  int count = 0, rows = 0;
-  segments.grouped = 0;
-  segments.missing = false;
-  for (int i = -1; i < p.branch_count; ++i) {
-    Segment s{i, static_cast<int>(p.keys), rows, b, 1.0f};
-    if (i >= 0) {
-      s.tokens = static_cast<int>(p.branches[i].tokens);
-      s.row = p.branches[i].rows[b];
-      s.weight = p.branches[i].weights[b];
-      if (s.row >= p.branches[i].row_count) {
-        segments.missing = true;
-        continue;
-      }
-    }
-    if (s.tokens == 0 || s.row < 0 || s.weight == 0.0f) continue;
-    segments.list[count++] = s;
-    rows += (s.tokens + 15) / 16 * 16;
-    if (i < p.shared_softmax) segments.grouped = count;
-  }
-  segments.count = count;
-}
-
-// Weight times mask of a segment for one query; 0 where the mask is, whatever the weight. Not a
-// number where the share of a softmax would be below 0.
-ATTNPATCH_DEVICE float factor_of(const BranchAttentionArguments& p, const Segment& s, int64_t b,
-                                 int64_t query) {
-  if (s.branch < 0) return 1.0f;
-  const AttentionBranch& branch = p.branches[s.branch];
-  float factor = s.weight;
-  if (branch.mask != nullptr && query < p.queries) {
-    const float mask = branch.mask[b * branch.mask_batch_stride + query];
-    factor = mask == 0.0f ? 0.0f : s.weight * mask;
-  }
-  return s.branch < p.shared_softmax && factor < 0.0f ? NAN : factor;
-}
-
-ATTNPATCH_DEVICE bool is_masked(const BranchAttentionArguments& p, const Segment& s) {
-  return s.branch >= 0 && p.branches[s.branch].mask != nullptr;
-}
-
-template <typename T, int kSize>
-using BranchTile = WarpTile<T, kSize, kBlockKeys>;
-
-// Keys and values in shared memory.
-template <typename T, int kSize>
-struct Shelf {
-  const BranchAttentionArguments& p;
-  const Segments& segments;
-  int64_t head;  // of keys and values
-  T* keys;
-  T* values;
-
-  ATTNPATCH_DEVICE void load(const Segment& s, int start, int count, int row) const {
-    const AttentionView& k = s.branch < 0 ? p.k : p.branches[s.branch].k;
-    const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
-    const int rows = (count + 15) / 16 * 16, size = static_cast<int>(p.head_size);
-    const int offset = row * (kSize + kPad);
-    const Team team{static_cast<int>(threadIdx.x), kThreads};
-    load_rows<kSize>(keys + offset, rows_of<T>(k, s.row, head), start, count, rows, size,
-                     p.vectorized, team);
-    load_rows<kSize>(values + offset, rows_of<T>(v, s.row, head), start, count, rows, size,
-                     p.vectorized, team);
-  }
-
-  ATTNPATCH_DEVICE void load_all() const {
-    for (int i = 0; i < segments.count; ++i) {
-      load(segments.list[i], 0, segments.list[i].tokens, segments.list[i].first);
-    }
-    wait_for_copies();
-    sync_block();
-  }
-
-  // The row where `count` keys from `start` of a segment are. All threads of the block come here.
-  ATTNPATCH_DEVICE int fetch(const Segment& s, int start, int count) const {
-    if (p.resident_rows > 0) return s.first + start;
-    sync_block();
-    load(s, start, count, 0);
-    wait_for_copies();
-    sync_block();
-    return 0;
-  }
-};
-
-// Exponentials, relative to the larger of m and top, into the sum and the maximum of a query.
-ATTNPATCH_DEVICE void take_in(float top, float part, float factor, bool shared_softmax, float& m,
-                              float& sum) {
-  if (factor == 0.0f) return;
-  const float now = fmaxf(m, top);
-  sum = sum * exp2_of(m - now) + part * (shared_softmax ? factor : 1.0f);
-  m = now;
-}
-
-// A segment with a softmax of its own over at most kKeys keys: in one go.
-template <int kKeys, typename T, int kSize>
-ATTNPATCH_DEVICE void attend_once(const Shelf<T, kSize>& shelf, int i, const WarpQueries<kSize>& q,
-                                  WarpOutput<kSize>& out, int64_t b, int64_t query, int lane) {
+// Takes a block of keys into its softmax, and its values where they can be.
+template <int kKeys, Fill fill, typename T, int kSize>
+ATTNPATCH_DEVICE void take_block(const BranchAttentionArguments& p, const KeyBlock<T>& block,
+                                 BranchQueries<kSize>& x) {
   using Math = WarpTile<T, kSize, kKeys>;
-  constexpr int kStride = kSize + kPad;
-  const BranchAttentionArguments& p = shelf.p;
-  const Segment& s = shelf.segments.list[i];
-  const RowPair f{factor_of(p, s, b, query), factor_of(p, s, b, query + 8)};
-  const int row = shelf.fetch(s, 0, s.tokens);
+  const Segment& s = block.segment;
+  const RowPair f{factor_of(p, s, x.batch, x.query), factor_of(p, s, x.batch, x.query + 8)};
+  const bool low = f.low != 0.0f, high = f.high != 0.0f;
+  // In the first softmax a factor adds its logarithm to the scores.
+  RowPair bias{0.0f, 0.0f}, factor{1.0f, 1.0f};
+  if (block.first && s.branch >= 0) bias = {log2_of(f.low), log2_of(f.high)};
+
   Scores<kKeys> scores;
-  Math::score(scores, q, shelf.keys + row * kStride, s.tokens, p.scale, lane);
-  const RowPair m = Math::maximum(scores);
-  RowPair sum = sum_over_row(Math::exponentials(scores, m));
-  if (i < shelf.segments.grouped) sum = {sum.low * f.low, sum.high * f.high};
-  const RowPair factor{f.low / sum.low, f.high / sum.high};
-  const T* values = shelf.values + row * kStride;
-  if (is_masked(p, s)) {
-    Math::add_values_where(out, scores, factor, f.low != 0.0f, f.high != 0.0f, values, lane);
+  Math::template products<fill>(scores, x.q, block.keys, block.count, x.lane);
+  RowPair now = x.m;
+  if (!block.again) {
+    // A key whose factor is 0 is not there: neither in the maximum nor, as a NaN, in the sum.
+    const RowPair top = Math::maximum(scores);
+    if (low) now.low = fmaxf(now.low, fmaf(top.low, x.scale, bias.low));
+    if (high) now.high = fmaxf(now.high, fmaf(top.high, x.scale, bias.high));
+  }
+  // Where no key has counted yet, so that -inf - -inf gives no NaN.
+  const RowPair shift{now.low == -INFINITY ? 0.0f : now.low,
+                      now.high == -INFINITY ? 0.0f : now.high};
+  const RowPair part =
+      Math::exponentials(scores, {shift.low - bias.low, shift.high - bias.high}, x.scale);
+  if (!block.again) {
+    const RowPair shrink{exp2_of(x.m.low - shift.low), exp2_of(x.m.high - shift.high)};
+    x.sum = {x.sum.low * shrink.low + (low ? part.low : 0.0f),
+             x.sum.high * shrink.high + (high ? part.high : 0.0f)};
+    x.m = now;
+    if (block.comes_again) return;
+    if (block.first) Math::multiply(x.out, shrink);
+  }
+  if (block.first) {
+    x.low = x.low || low;
+    x.high = x.high || high;
   } else {
-    Math::add_values(out, scores, factor, values, lane);
+    const RowPair sum = sum_over_row(x.sum);
+    factor = {f.low / sum.low, f.high / sum.high};
+  }
+  if (is_masked(p, s)) {
+    Math::template add_values_where<fill>(x.out, scores, factor, low, high, block.values, x.lane);
+  } else {
+    Math::template add_values<fill>(x.out, scores, factor, block.values, x.lane);
   }
 }
 
-// Segments [begin, end) with one softmax: gone through twice, for maximum and sum, then for values.
+// All that a tile of queries attends to, block by block of keys.
 template <typename T, int kSize>
-ATTNPATCH_DEVICE void attend_group(const Shelf<T, kSize>& shelf, int begin, int end,
-                                   const WarpQueries<kSize>& q, WarpOutput<kSize>& out, int64_t b,
-                                   int64_t query, int lane) {
-  using Math = BranchTile<T, kSize>;
-  constexpr int kStride = kSize + kPad;
-  const BranchAttentionArguments& p = shelf.p;
-  const bool shared_softmax = begin < shelf.segments.grouped;
-  RowPair m{-INFINITY, -INFINITY}, sum{0.0f, 0.0f};
-  for (int pass = 0; pass < 2; ++pass) {
-    if (pass == 1) sum = sum_over_row(sum);
-    for (int i = begin; i < end; ++i) {
-      const Segment& s = shelf.segments.list[i];
-      const RowPair f{factor_of(p, s, b, query), factor_of(p, s, b, query + 8)};
-      for (int start = 0; start < s.tokens; start += kBlockKeys) {
-        const int count = min(kBlockKeys, s.tokens - start);
-        const int row = shelf.fetch(s, start, count);
-        Scores<kBlockKeys> scores;
-        Math::score(scores, q, shelf.keys + row * kStride, count, p.scale, lane);
-        if (pass == 0) {
-          const RowPair top = Math::maximum(scores);
-          const RowPair part =
-              Math::exponentials(scores, {fmaxf(m.low, top.low), fmaxf(m.high, top.high)});
-          // A key whose factor is 0 is not there: neither in the maximum nor, as a NaN, in the sum.
-          take_in(top.low, part.low, f.low, shared_softmax, m.low, sum.low);
-          take_in(top.high, part.high, f.high, shared_softmax, m.high, sum.high);
-          continue;
-        }
-        Math::exponentials(scores, m);
-        const RowPair factor{f.low / sum.low, f.high / sum.high};
-        const T* values = shelf.values + row * kStride;
-        if (is_masked(p, s)) {
-          Math::add_values_where(out, scores, factor, f.low != 0.0f, f.high != 0.0f, values, lane);
-        } else {
-          Math::add_values(out, scores, factor, values, lane);
-        }
-      }
+ATTNPATCH_DEVICE void attend_all(Shelf<T, kSize>& shelf, BranchQueries<kSize>& x) {
+  constexpr int kKeys = kBlockKeys<kSize>, kStride = kSize + kPad;
+  const Segments& segments = shelf.segments;
+  x.begin_softmax();
+  x.low = x.high = false;
+  KeyPlace<kKeys> at;
+  for (bool more = segments.count > 0; more;) {
+    const KeyPlace<kKeys> here = at;
+    more = at.advance(segments);
+    const int row = shelf.fetch(here, at), count = shelf.count_at(here);
+    const KeyBlock<T> block{segments.list[here.segment],     shelf.keys + row * kStride,
+                            shelf.values + row * kStride,    count,
+                            here.segment < segments.grouped, here.again,
+                            here.comes_again(segments)};
+    if (count <= kFewKeys) {
+      take_block<kFewKeys, Fill::kLastCut>(shelf.p, block, x);
+    } else if (kSize < 64 && count > kKeys - 16) {  // larger heads have no registers for it
+      take_block<kKeys, Fill::kLastCut>(shelf.p, block, x);
+    } else {
+      take_block<kKeys, Fill::kAny>(shelf.p, block, x);
     }
+    if (more && (at.segment == here.segment || at.segment < segments.grouped)) continue;
+    if (block.first) {
+      const RowPair sum = sum_over_row(x.sum);
+      WarpTile<T, kSize, kKeys>::multiply(
+          x.out, {x.low ? 1.0f / sum.low : 0.0f, x.high ? 1.0f / sum.high : 0.0f});
+    }
+    x.begin_softmax();
   }
 }
 
 template <typename T, int kSize>
-__global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentionArguments p) {
-  using Math = BranchTile<T, kSize>;
+__global__ void __launch_bounds__(kThreads, kSize <= 64 ? 3 : 2)
+    branch_attention_half(BranchAttentionArguments p) {
+  using Math = WarpTile<T, kSize, kBlockKeys<kSize>>;
   constexpr int kStride = kSize + kPad;
   __shared__ Segments segments;
   const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -214,46 +150,55 @@ __global__ void __launch_bounds__(kThreads) branch_attention_half(BranchAttentio
   if (threadIdx.x == 0) collect_segments(p, b, segments);
   sync_block();
 
-  const int rows = p.resident_rows > 0 ? p.resident_rows : kBlockKeys;
+  const int rows = p.resident_rows > 0 ? p.resident_rows : 2 * kBlockKeys<kSize>;
   T* keys = reinterpret_cast<T*>(shared_memory());
-  const Shelf<T, kSize> shelf{p, segments, h, keys, keys + rows * kStride};
-  T* stage = keys + (2 * rows + warp * 16) * kStride;
-  if (p.resident_rows > 0) shelf.load_all();
-
+  T* stages = keys + (2 * rows + warp * 16) * kStride;
   const Rows<T> q_rows = rows_of<T>(p.q, b, h), out_rows = rows_of<T>(p.out, b, h);
   const int size = static_cast<int>(p.head_size);
   const Team team{lane, kWarpSize};
-  for (int i = 0; i < p.tiles_per_block; ++i) {
-    const int64_t tile = (int64_t{blockIdx.x} * p.tiles_per_block + i) * kTileQueries;
-    if (tile >= p.queries) break;  // for all warps alike: they meet in fetch
-    const int64_t first = tile + warp * 16;
-    const int count = static_cast<int>(max(int64_t{0}, min(int64_t{16}, p.queries - first)));
-    load_rows<kSize>(stage, q_rows, first, count, 16, size, p.vectorized, team);
-    wait_for_copies();
-    sync_warp();
-    typename Math::Queries q;
-    Math::load_queries(q, stage, lane);
-    sync_warp();
-    typename Math::Output out = {};
-    const int64_t query = first + lane / 4;
-    for (int begin = 0; begin < segments.count;) {
-      const int end = begin < segments.grouped ? segments.grouped : begin + 1;
-      const int tokens = segments.list[begin].tokens;
-      if (end - begin == 1 && tokens <= kFewKeys) {
-        attend_once<kFewKeys>(shelf, begin, q, out, b, query, lane);
-      } else if (end - begin == 1 && tokens <= kBlockKeys) {
-        attend_once<kBlockKeys>(shelf, begin, q, out, b, query, lane);
-      } else {
-        attend_group<T, kSize>(shelf, begin, end, q, out, b, query, lane);
-      }
-      begin = end;
+  const int64_t tiles = (p.queries + kTileQueries - 1) / kTileQueries;
+  const int64_t first_tile = int64_t{blockIdx.x} * p.tiles_per_block;
+  const int mine = static_cast<int>(min(int64_t{p.tiles_per_block}, tiles - first_tile));
+  const auto first_of = [&](int i) { return (first_tile + i) * kTileQueries + warp * 16; };
+  const auto count_from = [&](int64_t first) {
+    return static_cast<int>(max(int64_t{0}, min(int64_t{16}, p.queries - first)));
+  };
+  const auto load = [&](int i) {
+    const int64_t first = first_of(i);
+    load_rows<kSize>(stages + i % p.stages * kTileQueries * kStride, q_rows, first,
+                     count_from(first), 16, size, p.vectorized, team);
+    commit_copies();
+  };
+  Shelf<T, kSize> shelf{p, segments, h, keys, keys + rows * kStride};
+  load(0);
+  shelf.begin();
+  for (int i = 0; i < mine; ++i) {  // alike for all warps: they meet in fetch
+    if (p.stages == 1 && i > 0) load(i);
+    if (p.stages > 1 && i + 1 < mine) {
+      load(i + 1);
+      wait_for_earlier_copies();
+    } else {
+      wait_for_copies();
     }
-    if (segments.missing) Math::multiply(out, {NAN, NAN});  // to be seen: nobody can stop here
-    Math::store(out, stage, lane);
     sync_warp();
-    store_rows<kSize>(out_rows, stage, first, count, size, p.vectorized, team);
+    const int64_t first = first_of(i);
+    T* stage = stages + i % p.stages * kTileQueries * kStride;
+    BranchQueries<kSize> x = {};
+    x.batch = b;
+    x.query = first + lane / 4;
+    x.lane = lane;
+    x.scale = positive(p.scale);
+    Math::load_queries(x.q, stage, lane);
+    if (p.scale < 0.0f) Math::negate(x.q);
+    sync_warp();
+    attend_all(shelf, x);
+    if (segments.missing) Math::multiply(x.out, {NAN, NAN});  // to be seen: nobody can stop here
+    Math::store(x.out, stage, lane);
+    sync_warp();
+    store_rows<kSize>(out_rows, stage, first, count_from(first), size, p.vectorized, team);
     sync_warp();
   }
+  wait_for_copies();  // a block of keys that nobody uses
 }
 
 template <typename T>

@@ -20,15 +20,21 @@
 namespace attnpatch::kernels::device {
 
 constexpr int kMostBranches = 16;
-constexpr int kFewKeys = 16;    // of one picture: a block of its own size costs a fifth
-constexpr int kBlockKeys = 80;  // of one group whose scores are in registers: the text has 77
+constexpr int kFewKeys = 16;  // of one picture: a block of its own size costs a fifth
+
+// Keys whose scores are in registers: the text has 77. Larger heads have no registers for so many.
+template <int kSize>
+constexpr int kBlockKeys = kSize <= 80    ? 80
+                           : kSize <= 128 ? 48
+                                          : 32;
 
 // What the kernels are given.
 struct BranchAttentionArguments : AttentionArguments {
   int branch_count, shared_softmax;
   AttentionBranch branches[kMostBranches];
   int tiles_per_block;  // tiles of queries that a block of threads goes through
-  int resident_rows;    // rows of keys in shared memory; 0: they do not fit, load when needed
+  int stages;           // tiles of queries in shared memory: the next one beside that in use
+  int resident_rows;    // rows of keys in shared memory; 0: two blocks of keys, loaded when needed
 };
 
 struct BranchAttentionPlan {
@@ -57,34 +63,57 @@ inline BranchAttentionArguments arguments_of(const BranchAttentionParams& params
   return a;
 }
 
-// `shared_limit`: bytes that a block of threads may have; `multiprocessors`: of the device.
-inline BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& params,
-                                                 size_t shared_limit, int multiprocessors) {
+// Rows of shared memory that keys or values take where all stay there.
+inline int64_t resident_rows_of(const BranchAttentionParams& params) {
+  int64_t rows = (params.keys + 15) / 16 * 16;
+  for (const AttentionBranch& branch : params.branches) rows += (branch.tokens + 15) / 16 * 16;
+  return rows;
+}
+
+// `blocks_for`: how many blocks of threads with so many bytes of shared memory a multiprocessor
+// takes; of the kernel for 16-bit types.
+template <typename BlocksFor>
+BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& params,
+                                          const DeviceLimits& limits, const BlocksFor& blocks_for) {
   BranchAttentionPlan plan;
-  plan.arguments = arguments_of(params);
+  BranchAttentionArguments& a = plan.arguments = arguments_of(params);
   if (params.dtype == Dtype::kFloat32) {
     plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
     plan.shared_bytes = any_shared_bytes(params.head_size);
     return plan;
   }
   plan.tensor_cores = true;
-  int size = 0;
-  with_size(params.head_size, [&](auto constant) { size = constant(); });
-  int64_t rows = (params.keys + 15) / 16 * 16;
-  for (const AttentionBranch& branch : params.branches) rows += (branch.tokens + 15) / 16 * 16;
-  const size_t row_bytes = 2 * static_cast<size_t>(size + kPad);
-  const auto bytes = [&](int64_t keys) { return (2 * keys + kTileQueries) * row_bytes; };
-  const bool fits = bytes(rows) <= shared_limit;
-  plan.arguments.resident_rows = fits ? static_cast<int>(rows) : 0;
-  plan.shared_bytes = bytes(fits ? rows : kBlockKeys);
+  int size = 0, block_rows = 0;
+  with_size(params.head_size, [&](auto constant) {
+    size = constant();
+    block_rows = 2 * kBlockKeys<constant()>;
+  });
+  const int64_t resident = resident_rows_of(params);
+  const auto bytes = [&](int64_t rows, int stages) {
+    return (2 * rows + stages * kTileQueries) * 2 * static_cast<size_t>(size + kPad);
+  };
+  // Two blocks of threads hide each other's waiting.
+  const size_t half = std::min(limits.shared_bytes, limits.shared_bytes_of_all / 2);
+  const auto choose = [&](int64_t rows) {
+    a.stages = bytes(rows, 2) <= half ? 2 : 1;
+    plan.shared_bytes = bytes(rows, a.stages);
+    return plan.shared_bytes <= half;
+  };
+  a.resident_rows = choose(resident) ? static_cast<int>(resident) : 0;
+  if (a.resident_rows == 0) choose(block_rows);
   // Keys and values cost about as much to load as a tile of queries: blocks that go through several
-  // tiles load them once, as long as every multiprocessor has a few blocks.
+  // tiles load them once. So many blocks as run at a time, unless each had very much to do.
   const int64_t tiles = (params.queries + kTileQueries - 1) / kTileQueries;
-  const int64_t blocks = std::max<int64_t>(1, tiles * params.heads * params.batch);
-  const int64_t per_block = fits ? blocks / (4 * int64_t{multiprocessors}) : 1;
-  plan.arguments.tiles_per_block =
-      static_cast<int>(std::clamp<int64_t>(per_block, 1, std::min<int64_t>(8, tiles)));
-  plan.grid = (tiles + plan.arguments.tiles_per_block - 1) / plan.arguments.tiles_per_block;
+  const int64_t all = tiles * params.heads * params.batch;
+  const int64_t at_once =
+      int64_t{std::max(1, blocks_for(plan.shared_bytes))} * limits.multiprocessors;
+  a.tiles_per_block = static_cast<int>(
+      std::clamp<int64_t>((all + at_once - 1) / at_once, 1, std::min<int64_t>(8, tiles)));
+  if (a.tiles_per_block == 1 && a.stages == 2) {
+    a.stages = 1;
+    plan.shared_bytes = bytes(a.resident_rows > 0 ? resident : block_rows, 1);
+  }
+  plan.grid = (tiles + a.tiles_per_block - 1) / a.tiles_per_block;
   return plan;
 }
 

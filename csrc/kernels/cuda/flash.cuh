@@ -21,10 +21,6 @@ struct KeyParts {
   KeysValues<T> own, shared;
 };
 
-// The scale that scores have once their sign is turned where it is below 0. A scale of 0 is the
-// smallest number instead: -inf times it is still no key.
-ATTNPATCH_DEVICE float positive(float scale) { return fmaxf(fabsf(scale), 1.17549435e-38f); }
-
 template <typename T, int kSize>
 struct Flash {
   static constexpr int kKeys = kSize <= 80 ? 64 : 32;
@@ -79,11 +75,11 @@ struct Flash {
   }
 
   // Takes block i into the result.
-  template <bool whole>
+  template <Fill fill>
   ATTNPATCH_DEVICE void step(Result& r, const typename Math::Queries& q, int i, int count,
                              float scale, int lane) const {
     Scores<kKeys> scores;
-    Math::template products<whole>(scores, q, keys_at(i), count, lane);
+    Math::template products<fill>(scores, q, keys_at(i), count, lane);
     const RowPair top = Math::maximum(scores);
     const RowPair now{fmaxf(r.m.low, top.low * scale), fmaxf(r.m.high, top.high * scale)};
     // Where no key has counted yet, so that -inf - -inf gives no NaN.
@@ -94,7 +90,7 @@ struct Flash {
     Math::multiply(r.out, shrink);
     r.sum = {r.sum.low * shrink.low + part.low, r.sum.high * shrink.high + part.high};
     r.m = now;
-    Math::template add_values<whole>(r.out, scores, {1.0f, 1.0f}, values_at(i), lane);
+    Math::template add_values<fill>(r.out, scores, {1.0f, 1.0f}, values_at(i), lane);
   }
 
   // All threads of the block come here together. `scale` is of the logits to base 2.
@@ -114,9 +110,9 @@ struct Flash {
       sync_block();
       const int count = block(i).count;
       if (count == kKeys) {
-        step<true>(r, q, i, count, scale, lane);
+        step<Fill::kWhole>(r, q, i, count, scale, lane);
       } else {
-        step<false>(r, q, i, count, scale, lane);
+        step<Fill::kAny>(r, q, i, count, scale, lane);
       }
       sync_block();  // before the next but one takes this one's place
     }

@@ -13,7 +13,9 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
+#include "kernels/cuda/limits.h"
 #include "kernels/cuda/once.h"
 #include "kernels/views.h"
 
@@ -32,11 +34,6 @@ inline void check(cudaError_t error, const char* kernel,
 // What a kernel declares itself, at most.
 constexpr size_t kOwnSharedBytes = 1024;
 
-struct DeviceLimits {
-  size_t shared_bytes;  // that a block of threads can have, beside a kernel's own
-  int multiprocessors;
-};
-
 inline int attribute(cudaDeviceAttr which, int device, const char* kernel) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), kernel);
@@ -51,8 +48,11 @@ inline int current_device(const char* kernel) {
 
 inline DeviceLimits current_limits(const char* kernel) {
   const int device = current_device(kernel);
-  const int shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, kernel);
-  return {static_cast<size_t>(shared) - kOwnSharedBytes,
+  const int block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, kernel);
+  const int all = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device, kernel);
+  const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device, kernel);
+  const size_t own = kOwnSharedBytes + static_cast<size_t>(reserved);
+  return {static_cast<size_t>(block) - kOwnSharedBytes, static_cast<size_t>(all) - 2 * own,
           attribute(cudaDevAttrMultiProcessorCount, device, kernel)};
 }
 
@@ -68,6 +68,18 @@ inline void allow_shared_memory(const void* function, const char* kernel) {
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                most - static_cast<int>(own.sharedSizeBytes)),
           kernel);
+  });
+}
+
+// How many blocks of threads a multiprocessor takes at a time.
+inline int blocks_at_once(const void* function, int threads, size_t shared, const char* kernel) {
+  static PerKey<std::tuple<const void*, int, size_t>, int> known;
+  return known.get({function, current_device(kernel), shared}, [&] {
+    allow_shared_memory(function, kernel);
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shared),
+          kernel);
+    return blocks;
   });
 }
 

@@ -23,6 +23,12 @@ constexpr int kMostBlocks = 65535;  // of a grid along its second and third dime
 constexpr int kAnyKeys = 32;        // in shared memory at a time
 constexpr int kAnyQueries = kThreads / 4;
 
+struct DeviceLimits {
+  size_t shared_bytes;         // that a block of threads can have, beside a kernel's own
+  size_t shared_bytes_of_all;  // that two blocks of a multiprocessor can have together, likewise
+  int multiprocessors;
+};
+
 // Calls body with a head size that there is a tensor-core kernel for, as a constant.
 template <typename Body>
 void with_size(int64_t head_size, const Body& body) {

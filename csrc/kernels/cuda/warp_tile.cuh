@@ -17,6 +17,10 @@ struct Scores {
   int keys;
 };
 
+// What is known, when code is compiled, of how many keys of a block count: all; more than all but
+// 16; nothing. Where it is known nothing branches: loads and products of all keys are free to mix.
+enum class Fill { kWhole, kLastCut, kAny };
+
 struct RowPair {  // a value for each of the two queries of a lane, g and g + 8
   float low, high;
 };
@@ -48,6 +52,10 @@ struct WarpOutput {
   float o[kSize / 8][4];
 };
 
+// The scale that scores have once their sign is turned where it is below 0. A scale of 0 is the
+// smallest number instead: -inf times it is still no key.
+ATTNPATCH_DEVICE float positive(float scale) { return fmaxf(fabsf(scale), 1.17549435e-38f); }
+
 // The steps of attention for 16 queries of head size kSize and a block of keys, by one warp.
 template <typename T, int kSize, int kKeys>
 struct WarpTile {
@@ -72,36 +80,8 @@ struct WarpTile {
     }
   }
 
-  static ATTNPATCH_DEVICE void score(Scores<kKeys>& scores, const Queries& q, const T* keys,
-                                     int count, float scale, int lane) {
-    scores.keys = count;
-#pragma unroll
-    for (int j = 0; j < kKeys / 16; ++j) {
-      float(&left)[4] = scores.s[2 * j];
-      float(&right)[4] = scores.s[2 * j + 1];
-      for (int i = 0; i < 4; ++i) left[i] = right[i] = 0.0f;
-      if (j * 16 >= count) continue;
-      const T* row = keys + (j * 16 + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
-#pragma unroll
-      for (int k = 0; k < kSize / 16; ++k) {
-        uint32_t b[4];
-        load_matrices(b, row + k * 16);
-        multiply_add<T>(left, q.a[k], b[0], b[1]);
-        multiply_add<T>(right, q.a[k], b[2], b[3]);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kKeys / 8; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        const int key = j * 8 + lane % 4 * 2 + i % 2;
-        scores.s[j][i] = key < count ? scores.s[j][i] * scale : -INFINITY;
-      }
-    }
-  }
-
-  // Scores that are not yet scaled. Where a block of keys is `whole` nothing branches: the loads
-  // and products of all its keys are free to mix.
-  template <bool whole>
+  // Scores that are not yet scaled; -inf of keys beyond `count`.
+  template <Fill fill>
   static ATTNPATCH_DEVICE void products(Scores<kKeys>& scores, const Queries& q, const T* keys,
                                         int count, int lane) {
     scores.keys = count;
@@ -110,7 +90,7 @@ struct WarpTile {
       float(&left)[4] = scores.s[2 * j];
       float(&right)[4] = scores.s[2 * j + 1];
       for (int i = 0; i < 4; ++i) left[i] = right[i] = 0.0f;
-      if (!whole && j * 16 >= count) continue;
+      if (fill == Fill::kAny && j * 16 >= count) continue;
       const T* row = keys + (j * 16 + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
 #pragma unroll
       for (int k = 0; k < kSize / 16; ++k) {
@@ -120,17 +100,16 @@ struct WarpTile {
         multiply_add<T>(right, q.a[k], b[2], b[3]);
       }
     }
-    if constexpr (!whole) {
+    constexpr int kFirst = fill == Fill::kWhole ? kKeys : fill == Fill::kLastCut ? kKeys - 16 : 0;
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
-        for (int i = 0; i < 4; ++i) {
-          if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores.s[j][i] = -INFINITY;
-        }
+    for (int j = kFirst / 8; j < kKeys / 8; ++j) {
+      for (int i = 0; i < 4; ++i) {
+        if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores.s[j][i] = -INFINITY;
       }
     }
   }
 
-  // Replaces unscaled scores by 2^(scale s - shift), scale > 0, and gives this lane's part of their
+  // Replaces scores by 2^(scale s - shift), scale > 0, and gives this lane's part of their
   // sum.
   static ATTNPATCH_DEVICE RowPair exponentials(Scores<kKeys>& scores, RowPair shift, float scale) {
     RowPair sum{0.0f, 0.0f};
@@ -154,31 +133,19 @@ struct WarpTile {
     return max_over_row(m);
   }
 
-  // Replaces scores by 2^(s - m) and gives this lane's part of their sum.
-  static ATTNPATCH_DEVICE RowPair exponentials(Scores<kKeys>& scores, RowPair m) {
-    RowPair sum{0.0f, 0.0f};
-#pragma unroll
-    for (int j = 0; j < kKeys / 8; ++j) {
-      for (int i = 0; i < 2; ++i) {
-        sum.low += scores.s[j][i] = exp2_of(scores.s[j][i] - m.low);
-        sum.high += scores.s[j][i + 2] = exp2_of(scores.s[j][i + 2] - m.high);
-      }
-    }
-    return sum;
-  }
-
-  template <bool whole = false>
+  template <Fill fill>
   static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
                                           const T* values, int lane) {
     const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
       multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
       multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
     };
-    each_product<whole>(p, factor, values, lane, add);
+    each_product<fill>(p, factor, values, lane, add);
   }
 
   // The same for those of a lane's two queries that are on: an off one gets nothing, not even the
   // product of 0 with a NaN.
+  template <Fill fill>
   static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys>& p, RowPair factor,
                                                 bool low, bool high, const T* values, int lane) {
     const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
@@ -191,17 +158,17 @@ struct WarpTile {
         for (int i = 0; i < 4; ++i) o[i] += (i < 2 ? low : high) ? d[i] : 0.0f;
       }
     };
-    each_product<false>(p, factor, values, lane, add);
+    each_product<fill>(p, factor, values, lane, add);
   }
 
   // Calls body(c, a, b) for pieces of the product of scores and values: 16 keys by channels
   // [16 c, 16 c + 16).
-  template <bool whole, typename Body>
+  template <Fill fill, typename Body>
   static ATTNPATCH_DEVICE void each_product(const Scores<kKeys>& p, RowPair factor, const T* values,
                                             int lane, const Body& body) {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      if (!whole && j * 16 >= p.keys) continue;
+      if (fill == Fill::kAny && j * 16 >= p.keys) continue;
       const float(&left)[4] = p.s[2 * j];
       const float(&right)[4] = p.s[2 * j + 1];
       const uint32_t a[4] = {
