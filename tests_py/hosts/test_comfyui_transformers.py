@@ -102,3 +102,9 @@ def test_networks_that_are_not_known():
     other.model.diffusion_model = type_of_other()
     with pytest.raises(ValueError, match="a transformer of Anima, Chroma, Flux"):
         ap.patch_model(other, KeyGain(TextKeys(), 2.0))
+
+
+def test_normalized_attention_guidance_is_refused():
+    guidance = ap.NormalizedAttentionGuidance(torch.ones(1, TEXT, CONTEXT))
+    with pytest.raises(TypeError, match="got NormalizedAttentionGuidance; it acts in UNets"):
+        ap.patch_model(make_transformer(), guidance)

@@ -15,7 +15,7 @@ from attnpatch.engine.layers import (
     token_grid,
 )
 from attnpatch.engine.masks import resize_mask
-from attnpatch.engine.patch import BoundPatch, Patch
+from attnpatch.engine.patch import BoundPatch, NegativeText, Patch
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.engine.site_attention import SiteAttention
@@ -43,6 +43,7 @@ __all__ = [
     "JointTable",
     "Layer",
     "LayerTable",
+    "NegativeText",
     "Patch",
     "PatchStack",
     "Plan",

@@ -18,7 +18,7 @@ from attnpatch.engine.cache import Cache, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointLayer, JointTable, Table
-from attnpatch.engine.patch import BoundPatch, Patch, nbytes_of
+from attnpatch.engine.patch import BoundPatch, NegativeText, Patch, nbytes_of
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
@@ -98,6 +98,25 @@ class BoundStack:
         plan = self.plan(call, (TEXT,))
         if plan is not None:
             plan.prepare(call, dtype, device)
+
+    def negative_text(self, call: Call) -> NegativeText | None:
+        """Return the text that rows of a call with joint attention are to have beside their own.
+
+        Raises
+        ------
+        ValueError
+            Where several patches ask for one.
+        """
+        found = [
+            text
+            for bound in self._bound
+            if bound.time_key(call) is not None and (text := bound.negative_text(call)) is not None
+        ]
+        if len(found) > 1:
+            raise ValueError(
+                f"negative: expected one negative text in joint attention, got {len(found)}"
+            )
+        return found[0] if found else None
 
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from attnpatch.engine.tokens import TEXT
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BoundPatch", "Patch", "nbytes_of"]
+__all__ = ["BoundPatch", "NegativeText", "Patch", "nbytes_of"]
 
 
 class Patch(ABC):
@@ -95,6 +96,25 @@ def nbytes_of(patches: Iterable[Patch]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
+@dataclass(frozen=True, eq=False)
+class NegativeText:
+    """A text that some rows of a call have beside their own.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        The rows of the batch that have it, in order.
+    text : Tensor
+        For each of these rows, (rows, tokens, channels), as the model is given text.
+    mask : Tensor or None
+        bool (rows, tokens): which tokens are its own; None: all.
+    """
+
+    rows: tuple[int, ...]
+    text: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
 class BoundPatch(ABC):
     """A patch fitted to one model. Used from several threads: its caches must be safe for that."""
 
@@ -106,6 +126,14 @@ class BoundPatch(ABC):
     """Whether what it does depends on the call's progress, sigma or timestep."""
     tells_roles_apart: bool = True
     """Whether rows of different kinds (cond, uncond) get different things."""
+
+    def negative_text(self, call: Call) -> NegativeText | None:
+        """Return a text that rows of a call with joint attention are to have beside their own.
+
+        The host adds rows that have it, and names them in ``Call.negatives``. None: no text.
+        """
+        del call
+        return None
 
     @property
     @abstractmethod

@@ -72,6 +72,9 @@ class Call:
         all of it. Empty: all rows show all.
     attentions
         In joint attention, for each that its layers compute what queries and keys are.
+    negatives
+        For each row of the batch the row whose negative text it has, added by us: both have one
+        image. -1: a row of the host's. Empty: all are.
     degraded
         For each chunk the place in the stack of the guidance that asked for it, of which it is the
         degraded pass; -1 for an ordinary chunk. Empty: all are ordinary.
@@ -101,6 +104,7 @@ class Call:
     slots: tuple[int, ...] | None = None
     crops: tuple[Crop | None, ...] = ()
     attentions: tuple[tuple[Tokens, Tokens], ...] = ()
+    negatives: tuple[int, ...] = ()
     degraded: tuple[int, ...] = ()
     record: Any = field(default=None, repr=False, compare=False)
     kinds: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -113,7 +117,7 @@ class Call:
             raise ValueError(f"latent: expected height and width of at least 1, got {self.latent}")
         self._fix("latent", (height, width))
         self._fix("batch", operator.index(self.batch))
-        for name in ("chunks", "degraded", "samples", "slots"):
+        for name in ("chunks", "degraded", "negatives", "samples", "slots"):
             value = getattr(self, name)
             if value is not None:
                 self._fix(name, tuple(operator.index(item) for item in value))
@@ -187,9 +191,9 @@ class Call:
         return self.batch // len(self.chunks)
 
     @property
-    def layout(self) -> tuple[tuple[int, ...], int, tuple[int, ...], tuple[int, ...]]:
-        """Chunks, batch, samples and slots (empty: in order): what decides which row gets what."""
-        return self.chunks, self.batch, self.samples or (), self.slots or ()
+    def layout(self) -> tuple[Any, ...]:
+        """Chunks, batch, samples, slots, negatives: what decides which row gets what."""
+        return self.chunks, self.batch, self.samples or (), self.slots or (), self.negatives
 
     @property
     def slot_count(self) -> int:

@@ -45,8 +45,8 @@ class PatchedLayer(Protocol):
 class Calls(Protocol):
     """The beginning and the end of a denoiser's calls."""
 
-    def begin(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Learn about the call that begins."""
+    def begin(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Learn about the call that begins; return other arguments, or None: as they are."""
         ...
 
     def end(self, model: Any, output: Any) -> Any:
@@ -235,9 +235,9 @@ class PatchedModel(ABC):
             layer.take_over()
 
     @torch.compiler.disable
-    def begin_call(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def begin_call(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Learn about a call of the model: its forward pre-hook."""
-        self._calls.begin(model, args, kwargs)
+        return self._calls.begin(model, args, kwargs)
 
     @torch.compiler.disable
     def end_call(self, model: Any, args: object, kwargs: object, output: Any) -> Any:

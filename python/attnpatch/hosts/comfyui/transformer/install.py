@@ -19,6 +19,7 @@ from attnpatch.hosts.comfyui.transformer.override import (
     TransformerWrapper,
 )
 from attnpatch.hosts.host_call import HostCall
+from attnpatch.patches import NormalizedAttentionGuidance
 
 __all__ = ["find_transformer", "install_in_transformer"]
 
@@ -47,6 +48,13 @@ def install_in_transformer(
     clone = model.clone()
     old = find_transformer(clone)
     stack = PatchStack(old.run.stack if old else ()) + patches
+    for patch in stack:
+        if isinstance(patch, NormalizedAttentionGuidance):
+            raise TypeError(
+                "patches: expected patches that need no rows of their own in ComfyUI's "
+                f"transformers, got {type(patch).__name__}; it acts in UNets there, and in "
+                "transformers of diffusers"
+            )
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     table = layer_table(model.model.diffusion_model, family)
     group = PatchedModel(stack.bind(table), clock(stack), plain, told)

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from attnpatch.engine import COND, BoundStack, Call
+from attnpatch.engine import COND, UNCOND, BoundStack, Call
 from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.schedule import TimestepReader
+from attnpatch.hosts.diffusers.transformer.negative_rows import add_negatives, first_rows
 from attnpatch.hosts.diffusers.transformer.rows import rows_of_text
 from attnpatch.hosts.diffusers.transformer.sequence import Family, Sequenced
 from attnpatch.hosts.host_call import CondOrUncond, HostCall, Rows, told_rows
@@ -57,8 +59,8 @@ class TransformerCalls:
         self._model = model
         self._read_sigma = TimestepReader()
 
-    def begin(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Learn about the call that begins."""
+    def begin(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Learn about the call that begins; return other arguments, or None: as they are."""
         if model.__dict__.get("_is_replica"):
             raise TypeError(
                 "model: expected a transformer that is given whole batches, but DataParallel "
@@ -67,7 +69,7 @@ class TransformerCalls:
         run, running = self._model.run, self._model.running
         running.run, running.reached = run, False
         self._model.take_over_again()
-        arguments = _signature(type(model)).bind(model, *args, **kwargs).arguments
+        arguments = _arguments(model, args, kwargs)
         sequence = self._model.family.sequence(model, arguments)
         pipeline = running_pipeline()
         rows = self._rows_of(pipeline, sequence, arguments)
@@ -75,31 +77,39 @@ class TransformerCalls:
         if run is not None and run.time_dependent:
             sigmas = self._sigmas(pipeline, sequence)
             sigma = sigmas[0] if len(sigmas) == 1 else sigmas
-        running.call = Call(
-            latent=sequence.grid,
-            batch=sequence.batch,
-            chunks=rows.kinds,
-            samples=rows.samples,
-            slots=rows.slots,
-            sigma=sigma,
-            progress=_progress(sigma),
-            attentions=sequence.attentions,
-        )
+        running.call = _describe(sequence, rows, sigma)
+        negative = None if run is None else run.negative_text(running.call)
+        more = None
+        if negative is not None:
+            if arguments.get("kv_cache_mode") is not None:
+                raise ValueError(
+                    "negative: expected a call without a cache of references, where rows of a "
+                    "negative text come beside, got one with it"
+                )
+            family = self._model.family
+            more = add_negatives(arguments, sequence.batch, negative, family.text_masks)
+            sequence = family.sequence(model, more)
+            rows = _with_negatives(rows, negative.rows)
+            if isinstance(sigma, tuple):
+                sigma = (*sigma, *(sigma[row] for row in negative.rows))
+            negatives = (-1,) * (sequence.batch - len(negative.rows)) + negative.rows
+            running.call = replace(_describe(sequence, rows, sigma), negatives=negatives)
         if run is not None:
             names = {name for _, keys in sequence.attentions for name in keys.names}
             run.check_spans(running.call, tuple(sorted(names)))
         running.checkpointing = Checkpointing(model, self._model)
+        return None if more is None else ((), more)
 
-    def end(self, model: Any, output: Any) -> None:
-        """Forget the call, and see once that it came by our layers."""
+    def end(self, model: Any, output: Any) -> Any:
+        """Forget the call, and see once that it came by our layers; take out rows we added."""
         owner, running = self._model, self._model.running
-        run, reached = running.run, running.reached
+        run, reached, call = running.run, running.reached, running.call
         running.run = running.call = None
         if running.checkpointing is not None:
             running.checkpointing.restore()
             running.checkpointing = None
         if output is None:  # it raised
-            return
+            return None
         if not (reached or owner.checked) and owner.layers and run is not None:
             raise RuntimeError(
                 f"attach: none of the {len(owner.layers)} patched attention layers ran in this "
@@ -107,16 +117,18 @@ class TransformerCalls:
                 "attach"
             )
         owner.checked = True
+        if call is None or not call.negatives:
+            return None
+        return first_rows(output, call.negatives.count(-1))
 
     def _rows_of(
         self, running: Running | None, sequence: Sequenced, arguments: Mapping[str, Any]
     ) -> Rows:
         batch, told = sequence.batch, self._model.cond_or_uncond
         if told is not None:
-            options = {k: v for k, v in arguments.items() if k != "self"}
             sample = torch.empty(batch, 0, *sequence.grid, device="meta")
             pipeline = running.pipeline if running else None
-            call = HostCall(sample, sequence.sigma, sequence.text, options, pipeline)
+            call = HostCall(sample, sequence.sigma, sequence.text, arguments, pipeline)
             return told_rows(told, call)
         rows = rows_of_text(running, sequence)
         if rows is not None:
@@ -149,6 +161,29 @@ class TransformerCalls:
         return self._read_sigma(sigma)
 
 
+def _describe(sequence: Sequenced, rows: Rows, sigma: Any) -> Call:
+    return Call(
+        latent=sequence.grid,
+        batch=sequence.batch,
+        chunks=rows.kinds,
+        samples=rows.samples,
+        slots=rows.slots,
+        sigma=sigma,
+        progress=_progress(sigma),
+        attentions=sequence.attentions,
+    )
+
+
+def _with_negatives(rows: Rows, added: Sequence[int]) -> Rows:
+    """Return rows with those that have the negative text of some of them."""
+    samples = rows.samples and (*rows.samples, *(rows.samples[row] for row in added))
+    return Rows(
+        kinds=(*rows.kinds, *(UNCOND for _ in added)),
+        slots=(*rows.slots, *(rows.slots[row] for row in added)),
+        samples=samples,
+    )
+
+
 def _progress(sigma: Any) -> Any:
     """Return how far sampling is: the share of noise that is gone, as start and end mean it."""
     if sigma is None:
@@ -156,6 +191,14 @@ def _progress(sigma: Any) -> Any:
     if isinstance(sigma, tuple):
         return tuple(_progress(value) for value in sigma)
     return min(max(1.0 - sigma, 0.0), 1.0)
+
+
+def _arguments(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of a model by their names."""
+    signature = _signature(type(model))
+    given = signature.bind(model, *args, **kwargs).arguments
+    own = next(iter(signature.parameters))
+    return {name: value for name, value in given.items() if name != own}
 
 
 @functools.lru_cache(maxsize=16)

@@ -53,6 +53,8 @@ class Family(Protocol):
 
     spans: tuple[str, ...]
     """The names of the spans that a call of it may have."""
+    text_masks: tuple[str, ...]
+    """The arguments that say which tokens of the text count; none: all do."""
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

@@ -22,6 +22,7 @@ class Flux:
     """Double blocks keep text and image apart but in attention; single blocks have one stream."""
 
     spans = (TEXT, IMAGE, REFERENCE)
+    text_masks: tuple[str, ...] = ("attention_mask",)
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

@@ -25,6 +25,7 @@ class Flux2:
     """Double blocks, and single ones that attend and feed forward at once."""
 
     spans = (TEXT, IMAGE, REFERENCE)
+    text_masks: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         # The references whose keys and values a cache holds, and those that were kept last.

@@ -22,6 +22,7 @@ class Krea2:
     """Its text is fused before by layers of their own, which are left alone."""
 
     spans = (TEXT, IMAGE, REFERENCE)
+    text_masks: tuple[str, ...] = ("encoder_attention_mask",)
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

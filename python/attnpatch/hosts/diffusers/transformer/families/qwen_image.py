@@ -17,6 +17,7 @@ class QwenImage:
     """Double blocks alone; the text may be padded, which its own mask says."""
 
     spans = (TEXT, IMAGE, REFERENCE)
+    text_masks: tuple[str, ...] = ("encoder_hidden_states_mask",)
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

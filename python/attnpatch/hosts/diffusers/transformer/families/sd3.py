@@ -19,6 +19,7 @@ class SD3:
     """Joint blocks; the second attention of some, of the image to itself, is left alone."""
 
     spans = (IMAGE, TEXT)
+    text_masks: tuple[str, ...] = ()
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

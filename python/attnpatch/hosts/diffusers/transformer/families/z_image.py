@@ -19,6 +19,7 @@ class ZImage:
     """One kind of block; those that refine text and image apart, before, are left alone."""
 
     spans = (TEXT, IMAGE, REFERENCE, PADDING)
+    text_masks: tuple[str, ...] = ()
 
     def layer_table(self, model: Any) -> JointTable:
         """Return its layers of joint attention, in forward order."""

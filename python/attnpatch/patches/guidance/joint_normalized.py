@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Normalized attention guidance in joint attention: rows with a negative text, and one image.
+
+A row that has a negative text goes through the model beside its own. Text and image attend to each
+other, so that the text is another one in each layer, but the image stays one: what it gets is
+guided, and both rows are given that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnpatch._core import Window
+from attnpatch.engine.edits import Edits, Inner
+from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.engine.joint_layers import JointTable
+from attnpatch.engine.patch import BoundPatch, NegativeText
+from attnpatch.engine.rows import picture_rows
+from attnpatch.engine.site import COND, Call, SamplingPoint, Site
+from attnpatch.engine.tokens import PADDING, TEXT, Tokens
+from attnpatch.patches.guidance.bound_normalized import guide_normalized
+
+__all__ = ["BoundJointNormalized"]
+
+TimeKey = tuple[bool, ...]
+"""For all rows, or for each row of the batch, whether it is active now."""
+
+
+class NormalizedAttention(Protocol):
+    """The patch, as far as its bound form asks; see ``NormalizedAttentionGuidance``."""
+
+    negative: Tensor
+    attention_mask: Tensor | None
+    scale: float | None
+    tau: float
+    alpha: float
+    start: float
+    end: float
+    blocks: str | None
+    compat: str | None
+
+
+class BoundJointNormalized(BoundPatch):
+    """Normalized attention guidance fitted to one model with joint attention."""
+
+    def __init__(self, patch: NormalizedAttention, table: JointTable) -> None:
+        if patch.blocks is not None:
+            raise ValueError(
+                f"blocks: expected None in the joint attention of a {table.family}, where the text "
+                f"of one layer is made by those before it, got {patch.blocks!r}"
+            )
+        self.patch = patch
+        self.window = Window(patch.start, patch.end)
+        self.time_dependent = not self.window.full
+        reason = None
+        if patch.scale == 1 or patch.alpha == 0:
+            reason = "scale 1" if patch.scale == 1 else "alpha 0"
+        self._skipped = (reason,) * len(table)
+        self.tells_roles_apart = reason is None
+        self._wrapper = JointNormalized(patch)
+
+    @property
+    def skipped(self) -> Sequence[str | None]:
+        """For each layer why it never acts there; None where it may act."""
+        return self._skipped
+
+    def time_key(self, call: Call) -> TimeKey | None:
+        """Tell for which rows it is active now; None: for none."""
+        if self._skipped[0] is not None:
+            return None
+        active = tuple(self._active(point) for point in call.points)
+        return active if any(active) else None
+
+    def _active(self, point: SamplingPoint) -> bool:
+        if self.window.full:
+            return True
+        if point.progress is None:
+            raise ValueError("progress: a patch with start or end needs it, and the host gave none")
+        return point.progress in self.window
+
+    def negative_text(self, call: Call) -> NegativeText | None:
+        """Return the negative text of cond rows in whose time it is active."""
+        key = self.time_key(call)
+        if key is None:
+            return None
+        active = key * (call.batch // len(key))
+        rows = tuple(
+            row
+            for row, (kind, on) in enumerate(zip(call.kinds, active, strict=True))
+            if kind == COND and on
+        )
+        if not rows:
+            return None
+        patch = self.patch
+        pictures = picture_rows(call, len(patch.negative), "negative")
+        places = torch.tensor([pictures[row] for row in rows])
+        mask = patch.attention_mask
+        return NegativeText(
+            rows,
+            patch.negative.index_select(0, places.to(patch.negative.device)),
+            None if mask is None else mask.bool().index_select(0, places.to(mask.device)),
+        )
+
+    def edits(self, call: Call, time_key: TimeKey) -> Edits:
+        """One wrapper at all layers, in calls with rows of the negative."""
+        if not call.negatives:
+            return Edits()
+        return Edits(wrappers=dict.fromkeys(range(len(self._skipped)), self._wrapper))
+
+
+class JointNormalized:
+    """Guides what all but the text gets in joint attention; see ``AttentionWrapper``."""
+
+    reduces = False
+    needs_all_tokens = False
+    needs_grid = False
+
+    def __init__(self, patch: NormalizedAttention) -> None:
+        self._patch = patch
+
+    def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave keys and values as they are."""
+        return k_input, v_input
+
+    def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
+        """Attend, and give the guided image to a row and to that of its negative."""
+        out = inner(q, k, v)
+        pairs = [
+            (positive, row) for row, positive in enumerate(site.call.negatives) if positive >= 0
+        ]
+        rows, negatives = (
+            torch.tensor(some, device=out.device) for some in zip(*pairs, strict=True)
+        )
+        patch = self._patch
+        assert patch.scale is not None
+        result = out.clone()
+        for part in _beside_text(site.queries):
+            guided = guide_normalized(
+                join_heads(out[rows][:, :, part]),
+                join_heads(out[negatives][:, :, part]),
+                patch.scale,
+                patch.tau,
+                patch.alpha,
+                euclidean=patch.compat == "l2",
+            )
+            apart = split_heads(guided, out.shape[1])
+            result[rows, :, part] = apart
+            result[negatives, :, part] = apart
+        return result
+
+
+def _beside_text(tokens: Tokens) -> list[slice]:
+    """Return where the tokens are that are not the text's, nor padding after it."""
+    parts: list[slice] = []
+    of_text = False
+    for span in tokens.spans:
+        of_text = span.name == TEXT or (of_text and span.name == PADDING)
+        if of_text:
+            continue
+        if parts and parts[-1].stop == span.start:
+            parts[-1] = slice(parts[-1].start, span.stop)
+        else:
+            parts.append(slice(span.start, span.stop))
+    return parts

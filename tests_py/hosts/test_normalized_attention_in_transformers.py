@@ -1,0 +1,235 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Normalized attention guidance in every family of transformers, against its formula in a host.
+
+The oracle runs the model on twice the rows, with attention that guides all but the text.
+"""
+
+import contextlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from dense_bias import spans_of
+from transformer_models import CASES, REFERENCES, TEXT
+from transformer_pipelines import SIZE, chroma, flux, klein, krea2, qwen, sd3, z_image
+
+import attnpatch as ap
+from attnpatch.patches import KeyGain, NormalizedAttentionGuidance, TextKeys
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning"),
+]
+SCALE, TAU, ALPHA = 4.0, 2.0, 0.4
+
+
+def rand(*shape, seed=11):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, arguments):
+    with torch.no_grad():
+        out = model(**arguments, return_dict=False)[0]
+    return torch.stack(out) if isinstance(out, list) else out
+
+
+def text_name(arguments):
+    return "cap_feats" if "cap_feats" in arguments else "encoder_hidden_states"
+
+
+def negative_of(arguments):
+    """A text of the sizes of a call's."""
+    text = arguments[text_name(arguments)]
+    return rand(1, *(text[0].shape if isinstance(text, list) else text.shape[1:]))
+
+
+def doubled(arguments, negative, batch, rows):
+    """The arguments with a row more for each of `rows`, by hand."""
+    made = {}
+    for name, value in arguments.items():
+        if name in ("txt_ids", "img_ids", "position_ids") and value.dim() == 2:
+            made[name] = value
+        elif isinstance(value, list):
+            made[name] = value + [value[row] for row in rows]
+        else:
+            assert len(value) == batch
+            made[name] = torch.cat([value, value[rows]])
+    name = text_name(arguments)
+    if isinstance(made[name], list):
+        made[name] = arguments[name] + [negative[0] for _ in rows]
+    else:
+        made[name] = torch.cat([arguments[name], negative.expand(len(rows), *negative.shape[1:])])
+    for name in ("encoder_hidden_states_mask", "encoder_attention_mask", "attention_mask"):
+        if name in made:
+            made[name][batch:] = True
+    return made
+
+
+@contextlib.contextmanager
+def guided(tokens, beside, pairs):
+    """Attention that guides where a sequence of so many tokens attends to itself."""
+    original = F.scaled_dot_product_attention
+
+    def attend(query, key, value, attn_mask=None, **options):
+        out = original(query, key, value, attn_mask=attn_mask, **options)
+        if (query.shape[2], key.shape[2]) != (tokens, tokens):
+            return out
+        out = out.clone()
+        for positive, negative in pairs:
+            plus, minus = (out[row][:, beside].double() for row in (positive, negative))
+            away = SCALE * plus - (SCALE - 1) * minus
+            ratio = away.abs().sum((0, 2)) / plus.abs().sum((0, 2))
+            away = away * (ratio.clamp(max=TAU) / ratio)[:, None]
+            result = (ALPHA * away + (1 - ALPHA) * plus).to(out.dtype)
+            out[positive][:, beside] = result
+            out[negative][:, beside] = result
+        return out
+
+    F.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+def patch(negative, **options):
+    return NormalizedAttentionGuidance(negative, SCALE, TAU, ALPHA, **options)
+
+
+def tokens_beside(case, references):
+    """How many tokens there are, and which of them are not the text's."""
+    order = case.order(references)
+    spans, total = spans_of(order), sum(count for _, count in order)
+    beside = torch.ones(total, dtype=torch.bool)
+    beside[spans["text"]] = False
+    if order[-1][0] == "padding":  # of the text
+        beside[spans["text"].start :] = False
+    return total, beside
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def named(request):
+    case = CASES[request.param]
+    return request.param, case, case.make()
+
+
+@pytest.mark.parametrize(("batch", "kinds"), [(1, (0,)), (2, (1, 0)), (3, (0,))])
+def test_it_is_the_formula(named, batch, kinds):
+    _, case, model = named
+    references = REFERENCES if case.references else ()
+    arguments = case.arguments(batch, references)
+    negative = negative_of(arguments)
+    rows = [row for row in range(batch) if kinds[row * len(kinds) // batch] == 0]
+    total, beside = tokens_beside(case, references)
+    pairs = [(row, batch + place) for place, row in enumerate(rows)]
+    with guided(total, beside, pairs):
+        right = run(model, doubled(arguments, negative, batch, rows))[:batch]
+    plain = run(model, arguments)
+    with ap.attach(model, patch(negative), cond_or_uncond=kinds):
+        found = run(model, arguments)
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+    assert len(found) == batch
+    assert not torch.allclose(found[rows], plain[rows], atol=1e-4)
+    for row in set(range(batch)) - set(rows):
+        torch.testing.assert_close(found[row], plain[row], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(model, arguments), plain, rtol=1e-6, atol=1e-6)
+
+
+def test_off_and_out_of_its_window(named):
+    _, case, model = named
+    arguments = case.arguments(1)
+    negative = negative_of(arguments)
+    plain = run(model, arguments)
+    for off in (patch(negative, start=0.5), NormalizedAttentionGuidance(negative, 1.0)):
+        with ap.attach(model, off, cond_or_uncond=(0,)):
+            torch.testing.assert_close(run(model, arguments), plain, rtol=1e-6, atol=1e-6)
+
+
+def test_beside_a_gain(named):
+    """The gain is for the words of the prompt, not for those in their place in the negative."""
+    _, case, model = named
+    arguments = case.arguments(1)
+    negative = negative_of(arguments)
+    gain = KeyGain(TextKeys((1,)), 5.0)
+    with ap.attach(model, [gain, patch(negative)], cond_or_uncond=(0,)):
+        both = run(model, arguments)
+    with ap.attach(model, [patch(negative), gain], cond_or_uncond=(0,)):
+        torch.testing.assert_close(run(model, arguments), both, rtol=1e-5, atol=1e-5)
+    for one in (gain, patch(negative)):
+        with ap.attach(model, one, cond_or_uncond=(0,)):
+            assert not torch.allclose(run(model, arguments), both, atol=1e-4)
+
+
+def test_shorter_texts_where_the_model_has_a_mask(named):
+    name, case, model = named
+    arguments = case.arguments(1)
+    negative = negative_of(arguments)
+    short = negative[:, : TEXT - 3]
+    padded = torch.cat([short, torch.zeros_like(negative[:, TEXT - 3 :])], dim=1)
+    own = torch.arange(TEXT) < TEXT - 3
+    if name in ("FluxTransformer2DModel", "Flux2Transformer2DModel", "SD3Transformer2DModel"):
+        for guidance in (patch(short), patch(padded, attention_mask=own)):
+            with (
+                ap.attach(model, guidance, cond_or_uncond=(0,)),
+                pytest.raises(ValueError, match=f"negative: expected a text of {TEXT} tokens"),
+            ):
+                run(model, arguments)
+        return
+    with ap.attach(model, patch(short), cond_or_uncond=(0,)):
+        found = run(model, arguments)
+    with ap.attach(model, patch(padded, attention_mask=own), cond_or_uncond=(0,)):
+        torch.testing.assert_close(run(model, arguments), found, rtol=1e-5, atol=1e-5)
+
+
+def test_texts_of_other_channels(named):
+    _, case, model = named
+    arguments = case.arguments(1)
+    negative = negative_of(arguments)[..., :-1]
+    with (
+        ap.attach(model, patch(negative), cond_or_uncond=(0,)),
+        pytest.raises(ValueError, match="negative: expected text embeddings of"),
+    ):
+        run(model, arguments)
+
+
+def test_two_negatives_are_refused(named):
+    _, case, model = named
+    arguments = case.arguments(1)
+    negative = negative_of(arguments)
+    with (
+        ap.attach(model, [patch(negative), patch(-negative)], cond_or_uncond=(0,)),
+        pytest.raises(ValueError, match="negative: expected one negative text"),
+    ):
+        run(model, arguments)
+
+
+PIPELINES = {
+    "flux": flux,
+    "chroma": chroma,
+    "klein": klein,
+    "qwen": qwen,
+    "krea2": krea2,
+    "sd3": sd3,
+    "z_image": z_image,
+}
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines(name, guidance):
+    """At guidance 1, and beside classifier-free guidance, whatever the layout of its rows."""
+    pipeline, arguments = PIPELINES[name](2, guidance)
+
+    def picture():
+        generator = torch.Generator().manual_seed(0)
+        return pipeline(**arguments, **SIZE, generator=generator).images
+
+    text = arguments["prompt_embeds"]
+    negative = rand(1, *(text[0].shape if isinstance(text, list) else text.shape[1:]))
+    plain = picture()
+    with ap.attach(pipeline, patch(negative)):
+        found = picture()
+    assert found.shape == plain.shape
+    assert torch.isfinite(found).all() and not torch.allclose(found, plain, atol=1e-4)
+    torch.testing.assert_close(picture(), plain, rtol=1e-6, atol=1e-6)
