@@ -20,6 +20,7 @@ from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.engine.site_attention import SiteAttention
 from attnpatch.engine.stack import PatchStack
+from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
 from attnpatch.engine.tokens import IMAGE, PADDING, REFERENCE, TEXT, Span, Tokens
 from attnpatch.engine.weights import Weight, weight_presets
 
@@ -43,6 +44,7 @@ __all__ = [
     "JointTable",
     "Layer",
     "LayerTable",
+    "MoreKeys",
     "NegativeText",
     "Patch",
     "PatchStack",
@@ -53,6 +55,8 @@ __all__ = [
     "SiteAttention",
     "Skip",
     "Span",
+    "TextGuide",
+    "TextGuides",
     "Tokens",
     "Weight",
     "diffusers_layer_table",

@@ -23,6 +23,7 @@ from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
 from attnpatch.engine.site_attention import SiteAttention, WrapperChain
+from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
 from attnpatch.engine.tokens import IMAGE, TEXT, Tokens
 
 __all__ = ["BoundStack", "Plan"]
@@ -131,6 +132,7 @@ class BoundStack:
         *,
         heads: int | None = None,
         scale: float | None = None,
+        more: MoreKeys | None = None,
         keys: str | Tokens = TEXT,
         cond_or_uncond: Sequence[int] | None = None,
         **call: Any,
@@ -148,6 +150,9 @@ class BoundStack:
             How many heads the channels hold; only for the first form.
         scale : float or None
             Of the logits; None: head size ** -0.5.
+        more : pair of Tensor or None
+            Keys and values of texts that patches bring, (1, heads, tokens, head size), projected as
+            k and v are from ``at(site).context(dtype, device)``; None: no patch asks for them here.
         keys : str or Tokens
             With a name: "text" where keys are the text's, "image" where they are the image's own;
             in joint attention what all tokens of the sequence are.
@@ -175,7 +180,7 @@ class BoundStack:
         attention = self.at(site)
         if attention is None:
             return join_heads(F.scaled_dot_product_attention(q, k, v, scale=scale))
-        return join_heads(attention.attend(q, k, v, scale=scale))
+        return join_heads(attention.attend(q, k, v, scale=scale, more=more))
 
     def _site(self, name: Any, keys: str | Tokens, batch: int, call: dict[str, Any]) -> Site:
         layer = self._layer(name)
@@ -215,6 +220,20 @@ class BoundStack:
     def reduces(self) -> bool:
         """Whether a patch may reduce what keys and values are projected from."""
         return any(bound.reduces for bound in self._bound)
+
+    @property
+    def guides_text(self) -> bool:
+        """Whether a patch may need keys and values of a text of its own."""
+        return any(bound.guides_text for bound in self._bound)
+
+    def check_context(self, channels: int) -> None:
+        """Raise ValueError where a patch brings a text of other channels than the model's."""
+        for bound in self._bound:
+            if bound.context_channels not in (None, channels):
+                raise ValueError(
+                    f"negative: expected text embeddings of {channels} channels, as this UNet's "
+                    f"text has, got {bound.context_channels}"
+                )
 
     @property
     def time_dependent(self) -> bool:
@@ -293,7 +312,9 @@ class BoundStack:
                 biasing,
                 lambda: BiasPlan(self.table, (b for e in biasing for b in e.biases)),
             )
-        chains = []
+        chains: list[WrapperChain | None] = []
+        guides: list[TextGuides | None] = []
+        same: dict[tuple[TextGuide, ...], TextGuides] = {}
         for layer in self.table:
             wrappers = [
                 edit.wrappers[layer.index]
@@ -301,7 +322,13 @@ class BoundStack:
                 if layer.index in edit.wrappers and self._skipped[index][layer.index] is None
             ]
             chains.append(WrapperChain(wrappers) if wrappers else None)
-        return Plan(branches, tuple(chains), biases)
+            found = tuple(
+                edit.text_guides[layer.index]
+                for edit in edits.values()
+                if layer.index in edit.text_guides
+            )
+            guides.append(same.setdefault(found, TextGuides(found)) if found else None)
+        return Plan(branches, tuple(chains), biases, tuple(guides))
 
     def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
         key = (call.layout, call.degraded, time_key)
@@ -323,25 +350,32 @@ class BoundStack:
 class Plan:
     """What the patches do in calls of one layout and time, over all layers."""
 
-    __slots__ = ("_biases", "_branches", "_chains", "_prepared")
+    __slots__ = ("_biases", "_branches", "_chains", "_guides", "_prepared")
 
     def __init__(
         self,
         branches: BranchPlan | None,
         chains: tuple[WrapperChain | None, ...],
         biases: BiasPlan | None = None,
+        guides: tuple[TextGuides | None, ...] = (),
     ) -> None:
         self._branches = branches
         self._chains = chains
         self._biases = biases
+        self._guides = guides or (None,) * len(chains)
         self._prepared: tuple[Any, ...] | None = None
 
     def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
         """See ``BoundStack.prepare``."""
         key = dtype, where(device), call.latent, call.crops
-        if self._branches is not None and self._prepared != key:
+        if self._prepared == key:
+            return
+        if self._branches is not None:
             self._branches.prepare(call, dtype, device)
-            self._prepared = key
+        for guides in dict.fromkeys(self._guides):
+            if guides is not None and not guides.requires_grad:
+                guides.context(dtype, device)
+        self._prepared = key
 
     def at(self, site: Site) -> SiteAttention | None:
         """Return what the patches do at a site of such a call; None: nothing."""
@@ -353,9 +387,10 @@ class Plan:
         if biases is not None and not biases.acts(index):
             biases = None
         chain = self._chains[index]
-        if branches is None and chain is None and biases is None:
+        guides = self._guides[index]
+        if branches is None and chain is None and biases is None and guides is None:
             return None
-        return SiteAttention(site, branches, chain, biases)
+        return SiteAttention(site, branches, chain, biases, guides)
 
 
 def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from attnpatch.engine.masks import MaskPyramid
 from attnpatch.engine.score_bias import ScoreBias
 from attnpatch.engine.site import Site
+from attnpatch.engine.text_guide import TextGuide
 
 __all__ = ["Attention", "AttentionWrapper", "Branch", "Edits", "Inner", "ReducingWrapper"]
 
@@ -31,6 +32,8 @@ class Edits:
     """What stands around the whole attention of a layer, by the layer's index."""
     biases: tuple[ScoreBias, ...] = ()
     """More or less attention to chosen keys, in the softmax of the layer itself."""
+    text_guides: Mapping[int, TextGuide] = field(default_factory=dict)
+    """Guidance of attention to the text by another text, by the layer's index."""
 
 
 class Branch(Protocol):

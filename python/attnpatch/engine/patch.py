@@ -122,6 +122,10 @@ class BoundPatch(ABC):
     """The span of keys beside which it acts: at layers whose keys hold no such span it does not."""
     reduces: bool = False
     """Whether its wrappers may reduce what keys and values are projected from."""
+    guides_text: bool = False
+    """Whether it may need keys and values that the layers project from a text of its own."""
+    context_channels: int | None = None
+    """How many channels that text has; None: it has none."""
     time_dependent: bool = True
     """Whether what it does depends on the call's progress, sigma or timestep."""
     tells_roles_apart: bool = True

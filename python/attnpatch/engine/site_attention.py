@@ -18,6 +18,7 @@ from attnpatch.engine.edits import Attention, AttentionWrapper, Inner, ReducingW
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.score_bias import Biases, BiasPlan, HostAttention
 from attnpatch.engine.site import Site
+from attnpatch.engine.text_guide import MoreKeys, TextGuides
 
 __all__ = ["SiteAttention", "WrapperChain"]
 
@@ -56,7 +57,7 @@ class SiteAttention:
     Queries, keys, values and outputs are (batch, heads, tokens, head size), of any strides.
     """
 
-    __slots__ = ("_biases", "_branches", "_chain", "_latest", "site")
+    __slots__ = ("_biases", "_branches", "_chain", "_guides", "_latest", "site")
 
     def __init__(
         self,
@@ -64,8 +65,10 @@ class SiteAttention:
         branches: BranchPlan | None,
         chain: WrapperChain | None,
         biases: BiasPlan | None = None,
+        guides: TextGuides | None = None,
     ) -> None:
         self.site = site
+        self._guides = guides
         self._branches = branches
         self._chain = chain
         self._biases = biases
@@ -82,6 +85,8 @@ class SiteAttention:
         is_softmax: bool = True,
         takes_scale: bool = False,
         scale: float | None = None,
+        more: MoreKeys | None = None,
+        text_attention: Attention | None = None,
     ) -> Tensor:
         """Attend as the patches have it.
 
@@ -101,6 +106,11 @@ class SiteAttention:
             where heads are made wider for it.
         scale : float or None
             Of the logits; None: size ** -0.5. A host's own attention has its own.
+        more : pair of Tensor or None
+            Keys and values that the layer projected from ``context``, heads apart; None: there is
+            no context.
+        text_attention : callable or None
+            Attention to the text alone, where `host_attention` gives more than that.
 
         Returns
         -------
@@ -110,18 +120,21 @@ class SiteAttention:
         Raises
         ------
         ValueError
-            Where the queries' rows or tokens do not fit the call or a mask.
+            Where the queries' rows or tokens do not fit the call or a mask, or the context's keys
+            and values are missing.
         """
         tokens = 1 if heads else 2
         branches = self.branches(q.dtype, q.device)
         biases = self._biases_of(q.shape[0], q.shape[tokens], k.shape[tokens], q.device)
         if branches is not None:
             branches.check(self.site, q.shape[0], q.shape[tokens])
-            if heads and is_softmax and self._chain is None and biases is None:
+            alone = self._chain is None and biases is None and self._guides is None
+            if heads and is_softmax and alone:
                 return branches.attend_joined(q, k, v, heads, scale)
         host = host_attention
         if heads is not None:
             host = None if host is None else _apart(host, heads)
+            text_attention = None if text_attention is None else _apart(text_attention, heads)
             q, k, v = (split_heads(x, heads) for x in (q, k, v))
         attention = host or functools.partial(F.scaled_dot_product_attention, scale=scale)
         if biases is not None:
@@ -131,7 +144,29 @@ class SiteAttention:
             attention = functools.partial(biases.attend, host_attention=with_scale, scale=scale)
             is_softmax = False
         out = self._attend(q, k, v, attention, is_softmax, scale, branches)
+        if self._guides is not None:
+            text = None  # what we have is attention to the text alone
+            if branches is not None or self._chain is not None or text_attention is not None:
+                text = (text_attention or attention)(q, k, v)
+            out = self._guided(out, text, q, more, scale)
         return out if heads is None else join_heads(out)
+
+    def _guided(
+        self,
+        out: Tensor,
+        text: Tensor | None,
+        q: Tensor,
+        more: MoreKeys | None,
+        scale: float | None,
+    ) -> Tensor:
+        """Add what guidance changes of attention to the text; None: that is all there is."""
+        assert self._guides is not None
+        plain = join_heads(out if text is None else text)
+        guided = self._guides.guide(plain, q, more, scale)
+        if text is not None:
+            # What image prompts and others add keeps its weight: guidance is of the text.
+            guided = join_heads(out) + (guided - plain)
+        return split_heads(guided, q.shape[1])
 
     def _biases_of(self, rows: int, queries: int, keys: int, device: torch.device) -> Biases | None:
         """Return the biases for so many queries and keys; None: there are none."""
@@ -173,8 +208,10 @@ class SiteAttention:
         v: Tensor | None = None,
         *,
         scale: float | None = None,
+        more: MoreKeys | None = None,
+        text_attention: Attention | None = None,
     ) -> Tensor | None:
-        """Give what the branches add where someone else computes the whole layer; None: nothing.
+        """Give what the patches add where someone else computes the whole layer; None: nothing.
 
         Parameters and errors as of ``attend``; k and v are those of the text.
 
@@ -189,9 +226,18 @@ class SiteAttention:
                 f"KeyGain: expected attention to the text alone at {self.site.layer.name}, which "
                 f"it may change, got attention that is computed elsewhere"
             )
+        guided = None
+        if self._guides is not None:
+            if k is None or v is None:
+                raise ValueError(
+                    f"k, v: expected those of the text at {self.site.layer.name}, which is guided"
+                )
+            attention = functools.partial(F.scaled_dot_product_attention, scale=scale)
+            text = (text_attention or attention)(q, k, v)
+            guided = self._guided(torch.zeros_like(text), text, q, more, scale)
         branches = self.branches(q.dtype, q.device)
         if branches is None:
-            return None
+            return guided
         branches.check(self.site, q.shape[0], q.shape[2])
         if branches.shared_softmax and (k is None or v is None):
             raise ValueError(
@@ -199,7 +245,28 @@ class SiteAttention:
                 "for an image prompt shares its softmax, got a mask on the text, another attention "
                 "backend or no k and v; use plain attention there, or shared_softmax=False"
             )
-        return branches.terms(q, k, v, scale)
+        terms = branches.terms(q, k, v, scale)
+        return terms if guided is None else terms + guided
+
+    def context(self, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """Give what the layer is to project more keys and values from, beside the text.
+
+        Returns
+        -------
+        Tensor or None
+            (1, tokens, channels of the text) for `more` of ``attend``; None: no patch asks.
+        """
+        return None if self._guides is None else self._guides.context(dtype, device)
+
+    @property
+    def guides_text(self) -> bool:
+        """Whether anything guides attention to the text by a text of its own."""
+        return self._guides is not None
+
+    @property
+    def guides(self) -> TextGuides | None:
+        """What guides attention to the text by texts of its own; None: nothing does."""
+        return self._guides
 
     def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from; see ``AttentionWrapper.reduce``."""
@@ -252,7 +319,7 @@ class SiteAttention:
     @property
     def only_reduces(self) -> bool:
         """Whether it does nothing else."""
-        alone = self._branches is None and self._biases is None
+        alone = self._branches is None and self._biases is None and self._guides is None
         return self.reduces and alone and len(self._chain.wrappers) == 1  # type: ignore[union-attr]
 
     @property
@@ -270,9 +337,9 @@ class SiteAttention:
     def without_reduction(self) -> SiteAttention | None:
         """Return what is left for hosts that can not let it reduce; None: nothing."""
         chain = None if self._chain is None else self._chain.without_reduction()
-        if chain is None and self._branches is None and self._biases is None:
-            return None
-        return SiteAttention(self.site, self._branches, chain, self._biases)
+        made = SiteAttention(self.site, self._branches, chain, self._biases, self._guides)
+        rest = (self._branches, chain, self._biases, self._guides)
+        return None if all(part is None for part in rest) else made
 
 
 def _apart(attention: Attention, heads: int) -> Attention:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.engine import SiteAttention
+from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
 
 __all__ = ["GraphSite", "PatchedLayer", "register"]
@@ -51,6 +51,11 @@ class PatchedLayer(Protocol):
         ...
 
     @property
+    def guides_text(self) -> bool:
+        """Whether a patch may need keys and values of a text of its own."""
+        ...
+
+    @property
     def shares_softmax(self) -> bool:
         """Whether a patch may share the text's softmax."""
         ...
@@ -60,22 +65,41 @@ class PatchedLayer(Protocol):
         ...
 
     def attend(
-        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        self,
+        acting: SiteAttention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        more: MoreKeys | None = None,
     ) -> Tensor:
         """Attend as the layer's own processor does, and as the patches have it."""
+        ...
+
+    def terms(
+        self,
+        acting: SiteAttention,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        mask: Tensor | None,
+        more: MoreKeys | None,
+    ) -> Tensor | None:
+        """Give what the patches add to what another processor computes for the whole layer."""
         ...
 
 
 class GraphSite:
     """What ``SiteAttention`` does, by operators in a graph."""
 
-    __slots__ = ("_handle", "_reduces", "_trained", "shares_softmax")
+    __slots__ = ("_handle", "_reduces", "_trained", "guides_text", "shares_softmax")
 
     def __init__(self, layer: PatchedLayer, handle: Tensor) -> None:
         self._handle = handle
         self._trained = layer.trained
         self._reduces = layer.reduces
         self.shares_softmax = layer.shares_softmax
+        self.guides_text = layer.guides_text
 
     def attend(
         self,
@@ -85,19 +109,41 @@ class GraphSite:
         mask: Tensor | None = None,
         *,
         heads: int | None = None,
+        more: MoreKeys | None = None,
     ) -> Tensor:
         """Attend; see ``SiteAttention.attend``."""
         if heads is not None:
-            return join_heads(self.attend(*(split_heads(x, heads) for x in (q, k, v)), mask))
-        eager = self._trained or _learns(q, k, v, mask)
+            parts = (split_heads(x, heads) for x in (q, k, v))
+            return join_heads(self.attend(*parts, mask, more=more))
+        given = more or (None, None)
+        eager = self._trained or _learns(q, k, v, mask, *given)
         function = _attend_eagerly if eager else torch.ops.attnpatch_diffusers.attend
-        return split_heads(function(q, k, v, mask, self._handle), q.shape[1])
+        return split_heads(function(q, k, v, mask, self._handle, *given), q.shape[1])
 
-    def terms(self, q: Tensor, k: Tensor | None = None, v: Tensor | None = None) -> Tensor:
-        """Give what image branches add; see ``SiteAttention.terms``."""
-        eager = self._trained or _learns(q, k, v)
+    def terms(
+        self,
+        q: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        more: MoreKeys | None = None,
+    ) -> Tensor:
+        """Give what the patches add; see ``SiteAttention.terms``."""
+        given = more or (None, None)
+        eager = self._trained or _learns(q, k, v, mask, *given)
         function = _terms_eagerly if eager else torch.ops.attnpatch_diffusers.terms
-        return split_heads(function(q, k, v, self._handle), q.shape[1])
+        return split_heads(function(q, k, v, self._handle, mask, *given), q.shape[1])
+
+    def context(self, text: Tensor, tokens: int) -> Tensor | None:
+        """Give what more keys and values are projected from; see ``SiteAttention.context``.
+
+        Of the text's dtype and device, for so many queries; no tokens where no patch acts now.
+        """
+        if not self.guides_text:
+            return None
+        function = _context_eagerly if self._trained else torch.ops.attnpatch_diffusers.context
+        return function(text, tokens, self._handle)
 
     def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from, both of one tensor."""
@@ -135,20 +181,38 @@ def _layer_of(handle: Tensor) -> PatchedLayer:
     return layer
 
 
-def _attend_now(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, handle: Tensor) -> Tensor:
+def _attend_now(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    handle: Tensor,
+    more_k: Tensor | None = None,
+    more_v: Tensor | None = None,
+) -> Tensor:
     layer = _layers.get(int(handle))
     if layer is None and mask is None:  # detached since
         out = F.scaled_dot_product_attention(q, k, v)
     else:
         layer = layer or _layer_of(handle)
-        out = layer.attend(layer.acting(q.shape[2]), q, k, v, mask)
+        more = None if more_k is None or more_v is None else (more_k, more_v)
+        out = layer.attend(layer.acting(q.shape[2]), q, k, v, mask, more)
     return _fresh(join_heads(out), q, k, v)
 
 
-def _terms_now(q: Tensor, k: Tensor | None, v: Tensor | None, handle: Tensor) -> Tensor:
+def _terms_now(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    handle: Tensor,
+    mask: Tensor | None = None,
+    more_k: Tensor | None = None,
+    more_v: Tensor | None = None,
+) -> Tensor:
     layer = _layers.get(int(handle))
     acting = None if layer is None else layer.acting(q.shape[2])
-    terms = None if acting is None else acting.terms(q, k, v)
+    more = None if more_k is None or more_v is None else (more_k, more_v)
+    terms = None if acting is None else layer.terms(acting, q, k, v, mask, more)
     return _new_output(q).zero_() if terms is None else join_heads(terms).contiguous()
 
 
@@ -156,6 +220,15 @@ def _reduce_now(states: Tensor, handle: Tensor) -> tuple[Tensor, Tensor]:
     acting = _layer_of(handle).acting(states.shape[1])
     k, v = (states, states) if acting is None else acting.reduce(states, states)
     return _fresh(k, states), _fresh(v, states, k)
+
+
+def _context_now(text: Tensor, tokens: int, handle: Tensor) -> Tensor:
+    layer = _layers.get(int(handle))
+    acting = None if layer is None else layer.acting(tokens)
+    context = None if acting is None else acting.context(text.dtype, text.device)
+    if context is None:
+        return text.new_empty((1, 0, text.shape[2]))
+    return context.clone()
 
 
 def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
@@ -182,9 +255,13 @@ _terms = torch.library.custom_op(
 _reduce = torch.library.custom_op(
     "attnpatch_diffusers::reduce", _reduce_now, mutates_args=(), tags=_TAGS
 )
+_context = torch.library.custom_op(
+    "attnpatch_diffusers::context", _context_now, mutates_args=(), tags=_TAGS
+)
 _attend_eagerly = torch.compiler.disable(_attend_now, reason=_WHY_EAGER)
 _terms_eagerly = torch.compiler.disable(_terms_now, reason=_WHY_EAGER)
 _reduce_eagerly = torch.compiler.disable(_reduce_now, reason=_WHY_EAGER)
+_context_eagerly = torch.compiler.disable(_context_now, reason=_WHY_EAGER)
 
 
 def _new_output(q: Tensor) -> Tensor:
@@ -193,13 +270,18 @@ def _new_output(q: Tensor) -> Tensor:
 
 
 @_attend.register_fake
-def _(q: Tensor, k: object, v: object, mask: object, handle: Tensor) -> Tensor:
+def _(q: Tensor, *others: object) -> Tensor:
     return _new_output(q)
 
 
 @_terms.register_fake
-def _(q: Tensor, k: object, v: object, handle: Tensor) -> Tensor:
+def _(q: Tensor, *others: object) -> Tensor:
     return _new_output(q)
+
+
+@_context.register_fake
+def _(text: Tensor, tokens: object, handle: Tensor) -> Tensor:
+    return text.new_empty((1, torch.library.get_ctx().new_dynamic_size(), text.shape[2]))
 
 
 @_reduce.register_fake

@@ -71,6 +71,8 @@ class PatchedModel(ABC):
     table: LayerTable | JointTable
     spans: tuple[str, ...] = ()
     """In joint attention what the tokens of a call may be."""
+    context_channels: int | None = None
+    """How many channels the text has that a UNet's layers are given; None: not known."""
     # The attributes that hold layers.
     layer_groups: ClassVar[tuple[str, ...]]
 
@@ -82,7 +84,7 @@ class PatchedModel(ABC):
         self._told_kinds: dict[object, CondOrUncond] = {}  # by what told them
         self.shared_softmax = False
         self.trained = False
-        self.reduces = False
+        self.reduces = self.guides_text = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self.run: BoundStack | None = None
         self._pipeline: weakref.ref[Any] | None = None
@@ -212,9 +214,11 @@ class PatchedModel(ABC):
         stack = PatchStack([patch for stack in stacks.values() for patch in stack])
         run = stack.bind(self.table)
         self.check(run)
+        if self.context_channels is not None:
+            run.check_context(self.context_channels)
         self.shared_softmax = any(getattr(patch, "shared_softmax", False) for patch in stack)
         self.trained = any(patch.requires_grad for patch in stack)
-        self.reduces = run.reduces
+        self.reduces, self.guides_text = run.reduces, run.guides_text
         self.stacks, self.run, self.checked = dict(stacks), run, False
         self._told_kinds = {k: kinds for k, kinds in self._told_kinds.items() if k in stacks}
 

@@ -37,6 +37,8 @@ class Patched(Protocol):
     """Whether tensors of a patch require a gradient."""
     reduces: bool
     """Whether a patch may give keys and values fewer tokens."""
+    guides_text: bool
+    """Whether a patch may need keys and values of a text of its own."""
 
 
 class RunningCall(threading.local):

@@ -12,11 +12,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
-from attnpatch.engine import IMAGE, TEXT, Call, Layer, Plan, Site, SiteAttention
+from attnpatch.engine import IMAGE, TEXT, Call, Layer, MoreKeys, Plan, Site, SiteAttention
 from attnpatch.hosts.comfyui.patched_model import ExtraOptions, PatchedModel, Running
 
 Attention = Callable[[Tensor, Tensor, Tensor, ExtraOptions], Tensor]
@@ -116,7 +118,10 @@ class Attn2Replace(AttnReplace):
         if acting is None:
             out = (base or self.group.plain)(q, k, v, extra_options)
         else:
-            out = self._attend(acting, running, base, q, k, v, extra_options)
+            more = None
+            if acting.guides is not None:  # then Attn2Patch has appended the patches' own texts
+                k, v, more = acting.guides.split(k, v, extra_options["n_heads"])
+            out = self._attend(acting, running, base, q, k, v, more, extra_options)
         if self.added:
             sigma = self.group.clock(extra_options)[0].sigma
             for added in self.added:
@@ -151,24 +156,31 @@ class Attn2Replace(AttnReplace):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        more: MoreKeys | None,
         options: ExtraOptions,
     ) -> Tensor:
         heads, dtype = options["n_heads"], q.dtype
         if base is None and running.fuses(q.device, options):
             if k.dtype is not dtype or v.dtype is not dtype:
                 k, v = k.to(dtype), v.to(dtype)
-            return acting.attend(q, k, v, heads=heads)
+            return acting.attend(q, k, v, heads=heads, more=more)
         if base is not None and acting.has_biases:
             raise ValueError(
                 f"KeyGain: expected the host's own attention to the text at {self.layer.name}, got "
                 f"{base!r} of another pack, which can not be told of it; take one of them off"
             )
-        attention = base or self.group.plain
-
-        def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(q, k, v, options)
-
-        return acting.attend(q, k, v, host_attention, heads=heads, is_softmax=False)
+        plain = partial(_call, self.group.plain, options)
+        return acting.attend(
+            q,
+            k,
+            v,
+            plain if base is None else partial(_call, base, options),
+            heads=heads,
+            is_softmax=False,
+            more=more,
+            # What another pack adds to the text is not the text.
+            text_attention=None if base is None else plain,
+        )
 
     def add(self, callback: Callable[..., Any], **options: Any) -> None:
         """Take another pack's term in: such packs expect it of what they find in a slot.
@@ -184,6 +196,10 @@ class Attn2Replace(AttnReplace):
 
     def _with(self, foreign: Attention | None) -> Attn2Replace:
         return type(self)(self.layer, self.group, foreign, self.hides, added=self.added)
+
+
+def _call(attention: Attention, options: ExtraOptions, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attention(q, k, v, options)
 
 
 class Added(NamedTuple):
@@ -246,6 +262,50 @@ class Attn1Replace(AttnReplace):
         acting = self.group.run.at(Site.over_image(self.layer, call))
         if acting is not None:
             acting.fits(tokens)
+
+
+class Attn2Patch:
+    """The callable that appends the patches' own texts to what keys and values come from.
+
+    The host projects them with the text, whatever its weights are and wherever they lie, and the
+    layer's slot takes the two apart. It stands once in a model's list of ``attn2_patch``.
+    """
+
+    __slots__ = ("_layers", "group")
+
+    def __init__(self, group: PatchedModel, slots: Iterable[Attn2Replace]) -> None:
+        self.group = group
+        self._layers = {replace_key(slot.layer): slot.layer for slot in slots}
+
+    def __call__(
+        self, n: Tensor, context: Tensor, value: Tensor, extra_options: ExtraOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what q, k and v are projected from; n (B, N, C) stays as it is."""
+        layer = self._layers.get((*extra_options["block"], extra_options["block_index"]))
+        if layer is None:
+            return n, context, value
+        running = self.group.running(extra_options)
+        place = ("attn2", layer.index)
+        if running.plan is None or (running.others or {}).get(place, running) is None:
+            return n, context, value  # nothing acts now, or another pack has taken our slot
+        site = running.site(layer, n, extra_options, TEXT)
+        acting = None if site is None else running.plan.at(site)
+        more = None if acting is None else acting.context(context.dtype, context.device)
+        if more is None:
+            return n, context, value
+        if more.shape[2] != context.shape[2]:
+            raise ValueError(
+                f"negative: expected text embeddings of {context.shape[2]} channels, as the text "
+                f"at {layer.name} has, got {more.shape[2]}"
+            )
+        more = more.expand(len(context), -1, -1)
+        longer = torch.cat([context, more], dim=1)
+        same = value is context
+        return n, longer, longer if same else torch.cat([value, more.to(value.dtype)], dim=1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attn2Patch:
+        """Share all: it never changes."""
+        return self
 
 
 class Attn1Patch:

@@ -16,10 +16,12 @@ from attnpatch.hosts.comfyui.unet.attn_replace import (
     Attention,
     Attn1Patch,
     Attn1Replace,
+    Attn2Patch,
     Attn2Replace,
     AttnReplace,
     replace_key,
 )
+from attnpatch.hosts.comfyui.unet.layers import context_channels
 from attnpatch.hosts.comfyui.unet.other_packs import DiffusionModelWrapper
 from attnpatch.hosts.host_call import HostCall
 
@@ -59,7 +61,11 @@ def install(
     old = find_patched_model(clone)
     stack = PatchStack(old.run.stack if old else ()) + patches
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
-    group = PatchedModel(stack.bind(table), clock(stack), plain, told)
+    run = stack.bind(table)
+    channels = context_channels(model.model.diffusion_model, table)
+    if channels is not None:
+        run.check_context(channels)
+    group = PatchedModel(run, clock(stack), plain, told)
     made: list[AttnReplace] = []
     for make in (Attn2Replace, Attn1Replace):
         layers = group.layers[make.kind]
@@ -70,6 +76,8 @@ def install(
                 made.append(slot)
     if group.run.reduces:
         _set_input_patch(clone, Attn1Patch(group, [s for s in made if isinstance(s, Attn1Replace)]))
+    if group.run.guides_text:
+        _set_input_patch(clone, Attn2Patch(group, [s for s in made if isinstance(s, Attn2Replace)]))
     if not made:
         return clone
     slots = [(s.kind, replace_key(s.layer), s.layer.index) for s in made]
@@ -121,7 +129,8 @@ def own_replacements(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], A
     return own_options(model, "transformer_options", "patches_replace", kind)
 
 
-def _set_input_patch(model: Any, patch: Attn1Patch) -> None:
+def _set_input_patch(model: Any, patch: Attn1Patch | Attn2Patch) -> None:
     patches = own_options(model, "transformer_options", "patches")
-    others = [p for p in patches.get("attn1_patch", ()) if not isinstance(p, Attn1Patch)]
-    patches["attn1_patch"] = [*others, patch]
+    name = "attn1_patch" if isinstance(patch, Attn1Patch) else "attn2_patch"
+    others = [p for p in patches.get(name, ()) if not isinstance(p, type(patch))]
+    patches[name] = [*others, patch]

@@ -80,6 +80,23 @@ def _with_heads(table: LayerTable, unet: Any) -> LayerTable:
     return table.with_heads(found) if found and all(found) else table
 
 
+def context_channels(unet: Any, table: LayerTable) -> int | None:
+    """Return how many channels the text has that the layers are given; None: not known."""
+    blocks = {
+        "input": getattr(unet, "input_blocks", ()),
+        "middle": [getattr(unet, "middle_block", ())],
+        "output": getattr(unet, "output_blocks", ()),
+    }
+    for layer in table:
+        if len(blocks[layer.block]) <= layer.number:
+            return None
+        transformers = _transformers(blocks[layer.block][layer.number])
+        attention = getattr(next(iter(transformers), None), "attn2", None)
+        channels = getattr(getattr(attention, "to_k", None), "in_features", None)
+        return channels if isinstance(channels, int) else None
+    return None
+
+
 def _blocks_per_level(unet: Any, blocks: int) -> list[int]:
     """Return how many residual blocks each level of the downward path has."""
     given = getattr(unet, "num_res_blocks", 2)

@@ -13,7 +13,7 @@ from typing import Any
 
 from attnpatch.hosts.comfyui.options import OTHERS, Others
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
-from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, AttnReplace
+from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, Attn2Patch, AttnReplace
 
 _OPTIONS_PLACE = 5  # among the arguments of the host's UNet
 
@@ -48,8 +48,8 @@ class DiffusionModelWrapper:
     """Stands around each call of the UNet, where the host has a place for that.
 
     What the layers will read is brought to the device before it, never inside: a host may record
-    what is allocated there as a graph. Our patch in the list ``attn1_patch`` is to be the last of
-    that list: what it gives has fewer tokens than others expect.
+    what is allocated there as a graph. Our patches in the lists ``attn1_patch`` and ``attn2_patch``
+    are to be the last of their lists: what they give has other tokens than others expect.
 
     Parameters
     ----------
@@ -83,10 +83,12 @@ class DiffusionModelWrapper:
         others = find_others(options, self._slots)
         if others:
             options = {**options, OTHERS: others}
-        inputs = options.get("patches", {}).get("attn1_patch", ())
-        if any(isinstance(patch, Attn1Patch) for patch in inputs[:-1]):
-            ordered = sorted(inputs, key=lambda patch: isinstance(patch, Attn1Patch))
-            options = {**options, "patches": {**options["patches"], "attn1_patch": ordered}}
+        for name, kind in (("attn1_patch", Attn1Patch), ("attn2_patch", Attn2Patch)):
+            inputs = options.get("patches", {}).get(name, ())
+            ours = [isinstance(patch, kind) for patch in inputs]
+            if any(ours[:-1]):
+                ordered = sorted(inputs, key=lambda patch, kind=kind: isinstance(patch, kind))
+                options = {**options, "patches": {**options["patches"], name: ordered}}
         return options
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionModelWrapper:

@@ -41,7 +41,7 @@ class PatchedJointLayer:
         Its attention module.
     """
 
-    trained = reduces = shares_softmax = degraded = False
+    trained = reduces = shares_softmax = degraded = guides_text = False
 
     def __init__(self, patched: Patched, layer: JointLayer, module: Any) -> None:
         self.patched = patched

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, Site, SiteAttention
+from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, MoreKeys, Site, SiteAttention
 from attnpatch.hosts.diffusers.operators import register
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.unet.processor import (
@@ -35,6 +35,8 @@ class PatchedLayer:
     """Whether tensors of a patch require a gradient, and one may be asked for."""
     reduces = False
     """Whether a patch may give keys and values fewer tokens."""
+    guides_text = False
+    """Whether a patch may need keys and values of a text of its own."""
     shares_softmax = False
     """Whether a patch shares the text's softmax."""
     degraded = False
@@ -148,17 +150,48 @@ class CrossLayer(PatchedLayer):
             self.check_grid(acting.site, tokens, "mask")
         return acting
 
+    @property
+    def guides_text(self) -> bool:  # type: ignore[override]
+        """Whether a patch may need keys and values of a text of its own."""
+        return self.patched.guides_text
+
     def attend(
-        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        self,
+        acting: SiteAttention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        more: MoreKeys | None = None,
     ) -> Tensor:
         """Attend to the text, plainly, and as the patches have it."""
-        if acting is None:
-            return F.scaled_dot_product_attention(q, k, v)
         backend = self.patched_processor._attention_backend
         if mask is None and backend is None:
-            return acting.attend(q, k, v)
+            if acting is None:
+                return F.scaled_dot_product_attention(q, k, v)
+            return acting.attend(q, k, v, more=more)
         attention = functools.partial(attend_to_text, self.module, mask=mask, backend=backend)
-        return acting.attend(q, k, v, attention, is_softmax=False)
+        if acting is None:
+            return attention(q, k, v)
+        return acting.attend(q, k, v, attention, is_softmax=False, more=more)
+
+    def terms(
+        self,
+        acting: SiteAttention,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        mask: Tensor | None,
+        more: MoreKeys | None,
+    ) -> Tensor | None:
+        """Give what the patches add to what another processor computes for the whole layer."""
+        attention = functools.partial(
+            attend_to_text,
+            self.module,
+            mask=mask,
+            backend=self.patched_processor._attention_backend,
+        )
+        return acting.terms(q, k, v, more=more, text_attention=attention)
 
 
 class SelfLayer(PatchedLayer):
@@ -198,7 +231,13 @@ class SelfLayer(PatchedLayer):
         return acting
 
     def attend(
-        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        self,
+        acting: SiteAttention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        more: MoreKeys | None = None,
     ) -> Tensor:
         """Attend as the layer's own processor does, with the patches around it."""
         attention = functools.partial(host_attention, self, mask=mask)

@@ -31,6 +31,8 @@ class PatchedUNet(PatchedModel):
         """Set its table, and its layers over text and over the image itself."""
         self.table = read_layer_table(model)
         blocks = [model.get_submodule(layer.name) for layer in self.table]
+        widths = {getattr(block.attn2, "cross_attention_dim", None) for block in blocks}
+        self.context_channels = widths.pop() if len(widths) == 1 else None
         self.cross_layers, self.self_layers = (
             tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
             for kind in (CrossLayer, SelfLayer)

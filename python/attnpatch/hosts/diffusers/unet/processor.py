@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.engine import SiteAttention
+from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads
 from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
 from attnpatch.hosts.diffusers.unet.projections import (
+    Queries,
     add_terms,
     attend_to_text,
     finish,
@@ -87,15 +88,20 @@ class PatchedProcessor:
         context = encoder_hidden_states
         text = context[0] if isinstance(context, tuple) else context
         backend = self._attention_backend
+        more = self._more_keys(acting, attn, queries, text) if acting.guides_text else None
         if self.attnpatch_plain and attention_mask is None and backend is None:
             q, k, v, heads = project_cross(attn, queries.states, text, self.attnpatch_fused)
-            out = acting.attend(q, k, v, heads=heads)
+            out = acting.attend(q, k, v, heads=heads, more=more)
             return finish(attn, out if heads else join_heads(out), queries)
         q = project_query(attn, queries.states)
         if self.attnpatch_plain:
             k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
-            if not in_graph and acting.has_biases:  # type: ignore[union-attr]
-                out = layer.attend(acting, q, k, v, attention_mask)  # type: ignore[arg-type]
+            if isinstance(acting, GraphSite):
+                if acting.guides_text:
+                    out = acting.attend(q, k, v, attention_mask, more=more)
+                    return finish(attn, join_heads(out), queries)
+            elif acting.has_biases or acting.guides_text:
+                out = layer.attend(acting, q, k, v, attention_mask, more)
                 return finish(attn, join_heads(out), queries)
             base = attend_to_text(attn, q, k, v, attention_mask, backend)
             return finish(attn, join_heads(base + acting.terms(q)), queries)
@@ -103,9 +109,26 @@ class PatchedProcessor:
             attn, hidden_states, context, attention_mask, *args, **kwargs
         )
         k = v = None
-        if acting.shares_softmax and attention_mask is None:
+        if acting.guides_text or (acting.shares_softmax and attention_mask is None):
             k, v = project_context(attn, queries.states, text)
-        return add_terms(attn, base, join_heads(acting.terms(q, k, v)), queries)
+        if isinstance(acting, GraphSite):
+            terms = acting.terms(q, k, v, attention_mask, more=more)
+        else:
+            terms = layer.terms(acting, q, k, v, attention_mask, more)
+        return add_terms(attn, base, join_heads(terms), queries)
+
+    def _more_keys(
+        self, acting: SiteAttention | GraphSite, attn: Any, queries: Queries, text: Tensor | None
+    ) -> MoreKeys | None:
+        """Project keys and values of the patches' own texts, apart from those of the text."""
+        given = (queries.states if text is None else text).detach()
+        if isinstance(acting, GraphSite):
+            context = acting.context(given, queries.states.shape[1])
+        else:
+            context = acting.context(given.dtype, given.device)
+        if context is None:
+            return None
+        return project_context(attn, queries.states, context, self.attnpatch_fused)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         layer = layer_of(self)

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What normalized attention guidance costs in SDXL's transformer blocks, against the plain ones.
+
+A UNet of diffusers with one transformer block for each of SDXL's two widths, at full width, with
+random weights; plain and patched calls take turns. The CPU time of the blocks, by one thread, is
+weighed by how many SDXL has of each: 10 of 640 channels and 60 of 1280. SDXL's convolutions come on
+top of the plain time, so that the share of a whole step is smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from compare_unets import fill
+
+import attnpatch as ap
+
+COUNTS = {640: 10, 1280: 60}
+CONTEXT, TOKENS = 2048, 77
+
+
+def make_unet() -> Any:
+    """Make the UNet; its widest and its narrowest levels have the two kinds of blocks."""
+    from diffusers import UNet2DConditionModel
+
+    config: dict[str, Any] = {
+        "block_out_channels": (320, 640, 1280),
+        "layers_per_block": 1,
+        "cross_attention_dim": CONTEXT,
+        "transformer_layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("UpBlock2D",) * 3,
+        "mid_block_type": None,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+    }
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    unet = unet.to_empty(device="cpu").eval().requires_grad_(False)
+    fill(unet)
+    return unet
+
+
+class BlockTimes:
+    """CPU seconds of the transformer blocks in one call, weighed by SDXL's numbers of them."""
+
+    def __init__(self, unet: Any) -> None:
+        self._begun = 0.0
+        self.seconds: dict[int, float] = defaultdict(float)
+        for module in unet.modules():
+            if type(module).__name__ == "BasicTransformerBlock":
+                module.register_forward_pre_hook(self._begin)
+                module.register_forward_hook(self._end)
+
+    def _begin(self, module: Any, args: Any) -> None:
+        self._begun = time.process_time()
+
+    def _end(self, module: Any, args: Any, output: Any) -> None:
+        self.seconds[module.norm1.normalized_shape[0]] += time.process_time() - self._begun
+
+    def take(self) -> float:
+        """Return the sum, and begin anew."""
+        total = sum(COUNTS[width] * seconds for width, seconds in self.seconds.items())
+        self.seconds.clear()
+        return total
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--latent", type=int, nargs="+", default=[64, 128], help="its side")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    unet = make_unet()
+    times = BlockTimes(unet)
+    patch = ap.NormalizedAttentionGuidance(torch.randn(1, TOKENS, CONTEXT))
+    print("| latent | rows | plain, s | with the guidance |\n| --- | --- | --- | --- |")
+    for side in args.latent:
+        for kinds in ((0,), (1, 0)):
+            inputs = {
+                "sample": torch.randn(len(kinds), 4, side, side),
+                "timestep": torch.tensor(500),
+                "encoder_hidden_states": torch.randn(len(kinds), TOKENS, CONTEXT),
+            }
+            plain, ratios = [], []
+            for number in range(args.rounds + 1):
+                unet(**inputs)
+                before = times.take()
+                with ap.attach(unet, patch, cond_or_uncond=kinds):
+                    unet(**inputs)
+                    ours = times.take()
+                if number:  # the first warms up
+                    plain.append(before)
+                    ratios.append(ours / before)
+            names = " and ".join("cond" if kind == 0 else "uncond" for kind in kinds)
+            cost = 100 * (statistics.median(ratios) - 1)
+            print(
+                f"| {side} x {side} | {names} | {statistics.median(plain):.1f} | {cost:+.1f} % |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
