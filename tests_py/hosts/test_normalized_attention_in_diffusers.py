@@ -161,6 +161,7 @@ def test_compiled_whole_without_breaks_nor_again_for_other_values(mask):
     assert counted[0] == counted[-1]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_gradients_reach_the_negative_of_a_unet_and_of_its_graph():
     unet = make_unet(**SMALL)
     inputs = unet_inputs(unet, batch=2)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch import NormalizedAttentionGuidance, PatchStack
-from attnpatch.engine import Call, JointTable, Site
+from attnpatch.engine import Call, Site
 from attnpatch.patches import KeyGain, TextKeys
 from attnpatch.patches.guidance.bound_normalized import guide_normalized
 
@@ -349,13 +349,6 @@ def test_values(tmp_path, table):
 def test_what_makes_no_sense_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         NormalizedAttentionGuidance(**{"negative": negative(), **options})
-
-
-def test_joint_attention_is_refused_by_name():
-    table = JointTable.__new__(JointTable)
-    object.__setattr__(table, "family", "FluxTransformer2DModel")
-    with pytest.raises(TypeError, match="got NormalizedAttentionGuidance, which is made for UNets"):
-        PatchStack(NormalizedAttentionGuidance(negative())).bind(table)
 
 
 def test_a_call_is_described_once_for_all_layers(table):

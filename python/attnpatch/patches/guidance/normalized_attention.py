@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import LayerTable
+from attnpatch.engine.joint_layers import JointTable
 from attnpatch.engine.patch import Patch
 from attnpatch.engine.weights import number
 from attnpatch.engine.window import check_window
 from attnpatch.patches.guidance.blocks import check_blocks
 from attnpatch.patches.guidance.bound_normalized import BoundNormalizedAttention
+from attnpatch.patches.guidance.joint_normalized import BoundJointNormalized
 
 __all__ = ["NormalizedAttentionGuidance"]
 
@@ -40,8 +42,9 @@ class NormalizedAttentionGuidance(Patch):
     Parameters
     ----------
     negative : Tensor
-        The negative prompt's text embeddings as the model's layers get them, (tokens, channels),
-        (1, tokens, channels), or one for each image that is made, (images, tokens, channels).
+        The negative prompt's text embeddings as the model is given them, (tokens, channels),
+        (1, tokens, channels), or one for each image that is made, (images, tokens, channels). In
+        joint attention they go through the model beside the prompt.
     scale : float or None
         How far away; 1 is off. None: 5, or what `phi` says.
     tau : float
@@ -51,7 +54,7 @@ class NormalizedAttentionGuidance(Patch):
     start, end : float
         The part of sampling in which it is active, 0 to 1.
     blocks : str or None
-        Where, as "m0,u0.4,d2.2-9"; see ``find_blocks``. None: at all layers.
+        Where in a UNet, as "m0,u0.4,d2.2-9"; see ``find_blocks``. None: at all layers.
     attention_mask : Tensor or None
         (tokens,) or (images, tokens): which tokens of the negative are its own, true or 1, and
         which are padding that must not be attended to. None: all are its own.
@@ -83,6 +86,7 @@ class NormalizedAttentionGuidance(Patch):
     compat: str | None = None
 
     kind: ClassVar[str] = "normalized_attention_guidance"
+    joint: ClassVar[bool] = True
 
     def __post_init__(self, phi: float | None) -> None:
         self._set("negative", _read_negative(self.negative))
@@ -111,8 +115,12 @@ class NormalizedAttentionGuidance(Patch):
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
-    def bind(self, table: LayerTable, index: int = 0) -> BoundNormalizedAttention:
-        """Fit it to a UNet; see ``Patch.bind``."""
+    def bind(
+        self, table: LayerTable | JointTable, index: int = 0
+    ) -> BoundNormalizedAttention | BoundJointNormalized:
+        """Fit it to a model; see ``Patch.bind``."""
+        if isinstance(table, JointTable):
+            return BoundJointNormalized(self, table)
         return BoundNormalizedAttention(self, table)
 
     @property
@@ -169,7 +177,7 @@ def _read_negative(negative: Any) -> Tensor:
     if not isinstance(negative, Tensor):
         raise TypeError(f"negative: expected a tensor of text embeddings, got {negative!r:.80}")
     shape = tuple(negative.shape)
-    if not negative.is_floating_point() or len(shape) not in (2, 3) or 0 in shape:
+    if not negative.is_floating_point() or len(shape) not in (2, 3, 4) or 0 in shape:
         raise ValueError(
             "negative: expected text embeddings (tokens, channels) or (images, tokens, channels) "
             f"of floats, got {shape} of {negative.dtype}"
