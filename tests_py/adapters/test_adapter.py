@@ -113,7 +113,9 @@ def test_norm_average_as_other_tools_do_it():
     adapter = ADAPTERS["instantid"]
     image = features(adapter, 3)
     expected = (image / torch.linalg.vector_norm(image, dim=0)).mean(0, keepdim=True)
-    quirky = adapter.get_image_embeds(image, combine="norm average", reference_quirks=True)
+    quirky = adapter.get_image_embeds(
+        image, combine="norm average", compat="comfyui_ipadapter_plus"
+    )
     torch.testing.assert_close(quirky.cond, adapter.get_image_embeds(expected).cond)
 
 
@@ -121,7 +123,9 @@ def test_norm_average_as_other_tools_do_it():
 def test_negatives_as_other_tools_take_them(mode):
     adapter = ADAPTERS["instantid"]
     image, negative = features(adapter, 3), features(adapter, 3)
-    quirky = adapter.get_image_embeds(image, negative, combine=mode, reference_quirks=True)
+    quirky = adapter.get_image_embeds(
+        image, negative, combine=mode, compat="comfyui_ipadapter_plus"
+    )
     first = adapter.get_image_embeds(image[:1], negative[:1])
     torch.testing.assert_close(quirky.uncond, first.uncond)
 

@@ -16,6 +16,8 @@ import attnpatch as ap
 
 pytestmark = reference_pack.needs_pack
 
+PACK = "comfyui_ipadapter_plus"
+
 # Weights that act alike at any width: two of the scalings multiply by channels / 1280.
 SCALINGS = {
     "V only": 1.0,
@@ -48,18 +50,16 @@ def test_the_reference_misses_the_middle_block(family):
     with reference_pack.middle_block():
         complete = theirs(family)
     check(family, ours(family), complete)
-    check(family, ours(family, reference_quirks=True), theirs(family))
+    check(family, ours(family, compat=PACK), theirs(family))
     assert relative(sample(complete), sample(theirs(family))) > 0.01
 
 
-@pytest.mark.parametrize("quirks", [False, True], ids=["every site", "quirks"])
+@pytest.mark.parametrize("compat", [None, PACK], ids=["every site", "quirks"])
 @pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
-def test_weight_types(family, weight_type, quirks):
-    with reference_pack.middle_block(reached=not quirks):
+def test_weight_types(family, weight_type, compat):
+    with reference_pack.middle_block(reached=compat is None):
         reference = theirs(family, weight=0.8, weight_type=weight_type)
-    check(
-        family, ours(family, weight=ap.Weight(0.8, weight_type), reference_quirks=quirks), reference
-    )
+    check(family, ours(family, weight=ap.Weight(0.8, weight_type), compat=compat), reference)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -96,7 +96,7 @@ def test_several_pictures(family, combine):
     with reference_pack.middle_block():
         reference = theirs(family, features=features, combine_embeds=combine)
     adapter = ap.load_image_adapter(state_of(family))
-    embeds = adapter.get_image_embeds(*features, combine=combine, reference_quirks=True)
+    embeds = adapter.get_image_embeds(*features, combine=combine, compat=PACK)
     mine = ap.patch_model(model_of(family), ap.ImagePrompt(adapter, embeds))
     check(family, mine, reference)
 
@@ -127,17 +127,17 @@ def test_one_picture_for_each_of_the_batch(family, batch):
     check(family, ours(family, features=features, combine="batch"), reference, batch=batch)
 
 
-@pytest.mark.parametrize("quirks", [False, True], ids=["every site", "quirks"])
-def test_several_adapters(family, quirks):
+@pytest.mark.parametrize("compat", [None, PACK], ids=["every site", "quirks"])
+def test_several_adapters(family, compat):
     left = torch.zeros(1, 32, 48)
     left[..., :20] = 1
     first = {"features": make_features(seed=40)}
     second = {"features": make_features(seed=50), "seed": 1}
-    with reference_pack.middle_block(reached=not quirks):
+    with reference_pack.middle_block(reached=compat is None):
         reference = theirs(family, weight=0.7, attn_mask=left, **first)
         reference = theirs(family, reference, weight=0.9, end_at=0.6, attn_mask=1 - left, **second)
-    one = our_prompt(family, weight=0.7, mask=left, reference_quirks=quirks, **first)
-    two = our_prompt(family, weight=0.9, end=0.6, mask=1 - left, reference_quirks=quirks, **second)
+    one = our_prompt(family, weight=0.7, mask=left, compat=compat, **first)
+    two = our_prompt(family, weight=0.9, end=0.6, mask=1 - left, compat=compat, **second)
     chained = ap.patch_model(ap.patch_model(model_of(family), one), two)
     check(family, chained, reference, steps=5)
     together = ap.patch_model(model_of(family), [one, two])

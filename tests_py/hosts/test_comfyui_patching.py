@@ -183,7 +183,9 @@ def test_every_layer_is_patched_once(structure):
     assert len(calls) == len(set(calls)) == layers
     assert sum(key[0] == "middle" for key in calls) == structure.middle_depth
     assert len(matched) == layers
-    quirky = ap.report(ap.patch_model(model, make_prompt(structure, reference_quirks=True)))
+    quirky = ap.report(
+        ap.patch_model(model, make_prompt(structure, compat="comfyui_ipadapter_plus"))
+    )
     assert len(quirky.matched) == layers - structure.middle_depth
     assert ap.report(model).matched == ()
 

@@ -261,7 +261,7 @@ def test_a_picture_for_each_prompt_and_several_images_of_each():
 def test_the_last_picture_serves_all_images_after_it():
     """Nothing is spread over the images of a prompt where the last picture is held."""
     pipeline = make_pipeline()
-    image = make_prompt(pipeline.unet, pictures=2).replace(hold_last=True)
+    image = make_prompt(pipeline.unet, pictures=2).replace(repeat_last=True)
     inputs = arguments(pipeline, num_images_per_prompt=4, num_inference_steps=2)
     with attach(pipeline, image):
         found = pipeline(**inputs).images

@@ -95,7 +95,7 @@ def test_the_formula_holds_for_any_call():
             for i, (tokens, stop, weight) in enumerate(tasks)
         ]
         key, multiplier, _ = structure.sites()[site]
-        slot = ip_adapter.patch_model(model, made, reference_quirks=True).slots().get(key)
+        slot = ip_adapter.patch_model(model, made, compat="fooocus").slots().get(key)
         if slot is None:  # no task ever acts
             assert all(stop <= 0 for _, stop, _ in tasks)
             return
@@ -199,13 +199,13 @@ def test_quirks_bring_back_what_the_host_does():
     first = make_task(structure, WIDTH, weight=strong(1.0), seed=1)
     second = make_task(structure, WIDTH, weight=strong(1.0), seed=2)
 
-    quirky = ip_adapter.patch_model(model, [zero], reference_quirks=True)
+    quirky = ip_adapter.patch_model(model, [zero], compat="fooocus")
     expected = fill_with_oracle(model, structure, [zero]).sample(x, contexts)
     assert relative(quirky.sample(x, contexts), expected) < 1e-4
     assert relative(expected, model.sample(x, contexts)) > 1e-3
 
     once = ip_adapter.patch_model(model, [first])
-    twice = ip_adapter.patch_model(once, [second], reference_quirks=True)
+    twice = ip_adapter.patch_model(once, [second], compat="fooocus")
     assert torch.equal(twice.sample(x, contexts), once.sample(x, contexts))
 
 

@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_python_api():
     assert inputs["weight"].default == defaults["weight"]
     assert inputs["start_at"].default == defaults["start"]
     assert inputs["end_at"].default == defaults["end"]
-    assert inputs["reference_quirks"].default == defaults["reference_quirks"]
+    assert inputs["reference_quirks"].default == (defaults["compat"] is not None)
     assert inputs["embeds_scaling"].options() == list(SCALINGS)
     assert set(inputs["weight_type"].options()) <= set(WEIGHT_TYPES)
 

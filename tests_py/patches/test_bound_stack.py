@@ -281,7 +281,9 @@ def test_runs_copy_as_themselves_and_pickle(prompt, site, table, qkv):
 
 
 def test_report_names_what_is_skipped_and_why(prompt, table):
-    run = PatchStack([prompt({0: 1.0, 1: 0.0}), prompt(1.0, reference_quirks=True)]).bind(table)
+    run = PatchStack([prompt({0: 1.0, 1: 0.0}), prompt(1.0, compat="comfyui_ipadapter_plus")]).bind(
+        table
+    )
     report = run.report()
     assert report.wanted == tuple(table)
     assert [layer.spatial for layer in report.matched] == [0, 1, 1, 3, 3, 4, 5, 6]
@@ -298,14 +300,14 @@ def test_the_middle_block_is_patched_but_for_quirks(prompt, site, branches):
     middle = site(8)
     assert middle.layer.block == "middle"
     assert branches(prompt(), middle) is not None
-    assert branches(prompt(reference_quirks=True), middle) is None
-    assert branches(prompt(reference_quirks=True, shared_softmax=True), middle) is not None
+    assert branches(prompt(compat="comfyui_ipadapter_plus"), middle) is None
+    assert branches(prompt(compat="fooocus", shared_softmax=True), middle) is not None
 
 
 def test_fooocus_computes_weight_zero(prompt, site, branches):
     """There the image's keys take their share of the softmax at any weight: a quirk."""
     assert branches(prompt(0.0, shared_softmax=True), site(0)) is None
-    found = branches(prompt(0.0, shared_softmax=True, reference_quirks=True), site(0))
+    found = branches(prompt(0.0, shared_softmax=True, compat="fooocus"), site(0))
     assert not found.k[0].any() and found.v[0].any()
 
 

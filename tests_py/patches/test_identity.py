@@ -150,7 +150,7 @@ def test_combining_faces(model):
     torch.testing.assert_close(cond(both, combine="norm average"), cond(own.mean(0)))
     across = both / both.norm(dim=0, keepdim=True)
     torch.testing.assert_close(
-        cond(both, combine="norm average", reference_quirks=True), cond(across.mean(0))
+        cond(both, combine="norm average", compat="comfyui_instantid"), cond(across.mean(0))
     )
     joined = torch.cat([cond(both[0]), cond(both[1])], dim=1)
     torch.testing.assert_close(cond(both, combine="concat"), joined)

@@ -51,7 +51,7 @@ def test_pictures_follow_slots_where_no_samples_are_told():
     assert picture_rows(call((1, 0), 4), 2, "mask") == [0, 1, 0, 1]
     assert picture_rows(call((1, 0), 4, (7, 3)), 8, "mask") == [7, 3, 7, 3]
     assert picture_rows(call((1, 0), 4, (7, 3)), 1, "mask") == [0, 0, 0, 0]
-    assert picture_rows(call((0,), 4), 2, "mask", hold_last=True) == [0, 1, 1, 1]
+    assert picture_rows(call((0,), 4), 2, "mask", repeat_last=True) == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def various(prompt, adapter, tokens):
             prompt(0.5, start=0.1, end=0.9, end_exclusive=True),
             prompt("style transfer", scaling="K+V", mask=mask, mask_resize="area"),
             prompt({3: 1.0}, shared_softmax=True, pictures=2, negatives=2, roles={2: "off"}),
-            prompt({"down": {"block_1": [0.5]}}, reference_quirks=True),
+            prompt({"down": {"block_1": [0.5]}}, compat="comfyui_ipadapter_plus"),
             prompt(Weight(0.1, [0.1] * 9, curve=[(0, 1), (1, 0)], pictures=[1.0, 0.1])),
             ImagePrompt(adapter, (tokens(1, 6), tokens(1, 3))),
             ImagePrompt.from_keys_values(
@@ -171,7 +171,7 @@ def test_equality_sees_every_option_and_tensor(various, prompt, tokens, adapter)
         "roles": {2: "off"},
         "end_exclusive": True,
         "mask_resize": "area",
-        "reference_quirks": True,
+        "compat": "comfyui_ipadapter_plus",
     }
     others = [base.replace(**{name: value}) for name, value in changes.items()]
     others += [base.replace(mask=None), prompt(0.5, seed=1, mask=torch.ones(4, 4))]
@@ -233,6 +233,12 @@ def test_describe_and_diff(prompt, table):
             r"mask: expected values of at least 0 .*, got -1.0",
         ),
         ({"weight": "easy"}, "no preset"),
+        ({"compat": "fooocus"}, "compat: expected shared_softmax=True beside 'fooocus'"),
+        (
+            {"compat": "comfyui_instantid", "shared_softmax": True},
+            "compat: expected shared_softmax=False beside 'comfyui_instantid'",
+        ),
+        ({"compat": "focus"}, "compat: expected None or one of .*'fooocus', got 'focus'"),
     ],
     ids=str,
 )
@@ -277,3 +283,19 @@ def test_stacks_of_version_0_1_load(prompt, tmp_path):
     assert metadata["stack"].count('"joint"') == 2
     save_file(tensors, tmp_path / "old.safetensors", metadata)
     assert PatchStack.load(tmp_path / "old.safetensors") == stack
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"joint": True, "reference_quirks": True}, {"shared_softmax": True, "compat": "fooocus"}),
+        ({"joint": False, "reference_quirks": True}, {"compat": "comfyui_ipadapter_plus"}),
+        ({"joint": False, "reference_quirks": False, "hold_last": True}, {"repeat_last": True}),
+    ],
+    ids=str,
+)
+def test_options_of_version_0_1_are_read(prompt, old, new):
+    values, tensors = prompt(0.5, shared_softmax=old["joint"]).state()
+    for name in ("shared_softmax", "compat", "repeat_last"):
+        del values[name]
+    assert ImagePrompt.from_state(values | old, tensors) == prompt(0.5, **new)

@@ -91,7 +91,11 @@ def rows(prompt, table, batch, samples=None):
 
 def test_the_last_picture_may_serve_the_rest(prompt, table):
     many = prompt(
-        torch.tensor([0.1, 0.2]), pictures=3, negatives=3, mask=torch.ones(2, 4, 4), hold_last=True
+        torch.tensor([0.1, 0.2]),
+        pictures=3,
+        negatives=3,
+        mask=torch.ones(2, 4, 4),
+        repeat_last=True,
     )
     found = rows(many, table, 8)
     assert found[0] == (3, 4, 5, 5, 0, 1, 2, 2)
@@ -109,7 +113,7 @@ def test_else_that_is_an_error(prompt, table):
 
 
 def test_holding_the_last_is_part_of_the_value(prompt):
-    held = prompt(pictures=3, hold_last=True)
-    assert held != held.replace(hold_last=False)
+    held = prompt(pictures=3, repeat_last=True)
+    assert held != held.replace(repeat_last=False)
     assert ImagePrompt.from_state(*held.state()) == held
-    assert "hold_last=True" in repr(held)
+    assert "repeat_last=True" in repr(held)

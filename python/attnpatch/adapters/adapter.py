@@ -13,6 +13,7 @@ import torch
 
 from attnpatch import _core
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
+from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encode import (
     Negative,
@@ -177,7 +178,7 @@ class ImageAdapter:
         background: Colour = WHITE,
         combine: str | None = "concat",
         shortcut_scale: float = 1.0,
-        reference_quirks: bool = False,
+        compat: Compat | None = None,
     ) -> ImageEmbeds:
         """Make image tokens of pictures.
 
@@ -202,7 +203,7 @@ class ImageAdapter:
             Which square of a picture to keep.
         background : (int, int, int)
             What lies behind transparent pixels.
-        combine, shortcut_scale, reference_quirks
+        combine, shortcut_scale, compat
             As for `get_image_embeds`.
 
         Returns
@@ -229,7 +230,7 @@ class ImageAdapter:
             encode_nothing(encoder, takes.form, negative) if hidden else None,
             combine=combine,
             shortcut_scale=shortcut_scale,
-            reference_quirks=reference_quirks,
+            compat=compat,
         )
 
     def get_image_embeds(
@@ -239,7 +240,7 @@ class ImageAdapter:
         *,
         combine: str | None = "concat",
         shortcut_scale: float = 1.0,
-        reference_quirks: bool = False,
+        compat: Compat | None = None,
     ) -> ImageEmbeds:
         """Make image tokens of an encoder's features.
 
@@ -264,9 +265,10 @@ class ImageAdapter:
             of pictures with an image prompt each.
         shortcut_scale : float
             Weight of the hidden states' part in "faceid_plus_v2"; no other kind has one.
-        reference_quirks : bool
+        compat : str, optional
+            A program to imitate where it errs. "comfyui_ipadapter_plus", "comfyui_instantid":
             "norm average" divides by the norm over the pictures, and of the negatives only the
-            first counts, as it is: as other tools do.
+            first counts, as it is. "fooocus": nothing differs here.
 
         Returns
         -------
@@ -303,11 +305,11 @@ class ImageAdapter:
             negatives = self._split_inputs("negative", negative, zeros)
             if (rows := count_rows("negative", negatives)) not in (1, pictures):
                 raise ValueError(f"negative: expected 1 or {pictures} pictures; given {rows}")
-        cond = self._make_tokens(inputs, combine, shortcut_scale, reference_quirks)
-        if reference_quirks and combine not in ("concat", "batch"):
-            uncond = self._make_tokens([n[:1] for n in negatives], "concat", shortcut_scale, True)
+        cond = self._make_tokens(inputs, combine, shortcut_scale, compat)
+        if is_node_pack(check_compat(compat)) and combine not in ("concat", "batch"):
+            uncond = self._make_tokens([n[:1] for n in negatives], "concat", shortcut_scale, compat)
         else:
-            uncond = self._make_tokens(negatives, combine, shortcut_scale, reference_quirks)
+            uncond = self._make_tokens(negatives, combine, shortcut_scale, compat)
         if combine == "concat":
             cond = join_tokens(cond)
             uncond = join_tokens(uncond.expand(pictures, -1, -1))
@@ -449,11 +451,11 @@ class ImageAdapter:
         return [torch.zeros_like(tensor[:1]) for tensor in inputs]
 
     def _make_tokens(
-        self, inputs: list[torch.Tensor], combine: str, scale: float, quirks: bool
+        self, inputs: list[torch.Tensor], combine: str, scale: float, compat: Compat | None
     ) -> torch.Tensor:
         rows = max(tensor.shape[0] for tensor in inputs)
         features = [
-            combine_features(tensor.expand(rows, *tensor.shape[1:]), combine, quirks)
+            combine_features(tensor.expand(rows, *tensor.shape[1:]), combine, compat=compat)
             for tensor in inputs
         ]
         if len(features) == 2:

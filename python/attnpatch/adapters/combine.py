@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import torch
 
+from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
+
 COMBINE_MODES = (
     "concat",
     "batch",
@@ -18,7 +20,9 @@ COMBINE_MODES = (
 )
 
 
-def combine_features(features: torch.Tensor, mode: str, quirks: bool = False) -> torch.Tensor:
+def combine_features(
+    features: torch.Tensor, mode: str, *, compat: Compat | None = None
+) -> torch.Tensor:
     """Reduce the features of P pictures to those of one; "concat" and "batch" leave them.
 
     Parameters
@@ -27,14 +31,16 @@ def combine_features(features: torch.Tensor, mode: str, quirks: bool = False) ->
         (P, ...).
     mode : str
         One of `COMBINE_MODES`.
-    quirks : bool
-        "norm average" divides by the norm over the pictures instead of each feature's own.
+    compat : str, optional
+        A node pack: "norm average" divides by the norm over the pictures instead of each feature's
+        own.
 
     Returns
     -------
     torch.Tensor
         (1, ...), or what was given.
     """
+    imitates = is_node_pack(check_compat(compat))
     if mode in ("concat", "batch") or (features.shape[0] == 1 and mode != "norm average"):
         return features
     if mode == "add":
@@ -47,7 +53,7 @@ def combine_features(features: torch.Tensor, mode: str, quirks: bool = False) ->
         return features.amax(0, keepdim=True)
     if mode == "min":
         return features.amin(0, keepdim=True)
-    norm = torch.linalg.vector_norm(features, dim=0 if quirks else -1, keepdim=True)
+    norm = torch.linalg.vector_norm(features, dim=0 if imitates else -1, keepdim=True)
     tiny = torch.finfo(features.dtype).tiny  # so that features of zeros stay zeros
     return (features / norm.clamp_min(tiny)).mean(0, keepdim=True)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.combine import combine_features
+from attnpatch.adapters.compat import Compat, check_compat
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import FACE_SIZE
 from attnpatch.adapters.inputs import as_face_embeddings
@@ -102,7 +103,7 @@ def get_identity_embeds(
     *,
     noise: float = 0.0,
     combine: str = "average",
-    reference_quirks: bool = False,
+    compat: Compat | None = None,
 ) -> ImageEmbeds:
     """Make image tokens of faces of one person.
 
@@ -120,8 +121,9 @@ def get_identity_embeds(
     combine
         What several faces become: "average", "norm average" (each divided by its own length first),
         "concat" (the tokens of all), or another mode of `ImageAdapter.get_image_embeds`.
-    reference_quirks
-        "norm average" divides each value by its length over the faces, as node packs do.
+    compat
+        "comfyui_instantid" or "comfyui_ipadapter_plus": "norm average" divides each value by its
+        length over the faces, as they do.
 
     Returns
     -------
@@ -135,8 +137,9 @@ def get_identity_embeds(
             f"which takes {' and '.join(map(str, adapter.takes))}"
         )
     embeddings = as_face_embeddings(faces, adapter.takes[0])
+    check_compat(compat)
     if len(embeddings) > 1:
-        embeddings = combine_features(embeddings, combine, reference_quirks)
+        embeddings = combine_features(embeddings, combine, compat=compat)
     embeds = adapter.get_image_embeds(
         embeddings,
         noise_like(embeddings, noise),

@@ -20,7 +20,7 @@ def role_of(kind: int, declared: Mapping[int, str]) -> str:
     return declared.get(kind, "cond" if kind == COND else "uncond")
 
 
-def picture_rows(call: Call, count: int, what: str, *, hold_last: bool = False) -> list[int]:
+def picture_rows(call: Call, count: int, what: str, *, repeat_last: bool = False) -> list[int]:
     """Return which of `count` pictures serves each row of the batch.
 
     Parameters
@@ -31,7 +31,7 @@ def picture_rows(call: Call, count: int, what: str, *, hold_last: bool = False) 
         How many there are; one serves all rows.
     what
         What they are of, for errors.
-    hold_last
+    repeat_last
         The last one serves all pictures after it; otherwise that is an error.
 
     Raises
@@ -42,7 +42,7 @@ def picture_rows(call: Call, count: int, what: str, *, hold_last: bool = False) 
     if count == 1:
         return [0] * call.batch
     samples = call.row_samples
-    if hold_last:
+    if repeat_last:
         return [min(sample, count - 1) for sample in samples]
     fits = count == call.slot_count if call.samples is None else max(samples) < count
     if not fits:
@@ -70,7 +70,7 @@ def key_rows(
     pictures: int,
     negatives: int,
     *,
-    hold_last: bool = False,
+    repeat_last: bool = False,
 ) -> list[int]:
     """Return which row of image keys serves each row of the batch; -1: none.
 
@@ -82,10 +82,10 @@ def key_rows(
         What rows of which kinds get; see :func:`role_of`.
     pictures, negatives
         How many rows there are for cond, and after those for uncond: none, 1, or as many.
-    hold_last
+    repeat_last
         See :func:`picture_rows`.
     """
-    samples = picture_rows(call, pictures, "image prompt", hold_last=hold_last)
+    samples = picture_rows(call, pictures, "image prompt", repeat_last=repeat_last)
     return [
         _key_row(role_of(kind, roles), picture, pictures, negatives)
         for kind, picture in zip(call.kinds, samples, strict=True)

@@ -92,7 +92,7 @@ ENCODE_BATCH_SIZE = Input(
 REFERENCE_QUIRKS = Input(
     id="reference_quirks",
     kind="BOOLEAN",
-    default=_DEFAULTS["reference_quirks"],
+    default=_DEFAULTS["compat"] is not None,
     tooltip="Do as ComfyUI_IPAdapter_plus where it errs: leave the middle block alone, weigh the "
     "composition by 1 in 'style and composition', take norms over pictures in 'norm average'.",
     optional=True,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import attnpatch
 from attnpatch.adapters import ImageEmbeds, as_identity_adapter, get_identity_embeds
+from attnpatch.adapters.compat import Compat
 from attnpatch.faces import (
     FaceNotFoundError,
     as_face_analysis,
@@ -79,7 +80,7 @@ def _embed(
     *,
     noise: float,
     combine: str = "average",
-    quirks: bool = False,
+    compat: Compat | None = None,
 ) -> tuple[Any, ImageEmbeds]:
     """Return the adapter where the host computes, and the tokens of the faces in the pictures."""
     try:
@@ -88,9 +89,7 @@ def _embed(
         raise FaceNotFoundError(f"Reference Image: {error}") from None
     adapter = getattr(instantid, "adapter", None) or as_identity_adapter(instantid)
     adapter = adapter.to(comfy.compute_device(), comfy.compute_dtype(model))
-    embeds = get_identity_embeds(
-        adapter, faces, noise=noise, combine=combine, reference_quirks=quirks
-    )
+    embeds = get_identity_embeds(adapter, faces, noise=noise, combine=combine, compat=compat)
     return adapter, embeds
 
 
@@ -101,7 +100,7 @@ def _patch(
     weight: float,
     window: tuple[float, float],
     mask: Tensor | None,
-    quirks: bool = False,
+    compat: Compat | None = None,
 ) -> Any:
     identity = Identity(
         adapter,
@@ -111,8 +110,8 @@ def _patch(
         end=window[1],
         mask=mask,
         roles=_ROLES,
-        hold_last=True,
-        reference_quirks=quirks,
+        repeat_last=True,
+        compat=compat,
     )
     return attnpatch.patch_model(model, [identity])
 
@@ -156,9 +155,10 @@ def _apply(
     mask: Tensor | None,
     reference_quirks: bool,
 ) -> tuple[Any, Any, Any]:
+    compat: Compat | None = "comfyui_instantid" if reference_quirks else None
     adapter, embeds = _embed(
         model, instantid, insightface, image,
-        noise=noise, combine=combine_embeds, quirks=reference_quirks,
+        noise=noise, combine=combine_embeds, compat=compat,
     )  # fmt: skip
     hint = _draw(insightface, image[:1] if image_kps is None else image_kps)
     if hint is None:
@@ -169,7 +169,7 @@ def _apply(
     window = (start_at, end_at)
     strength = weight if ip_weight is None else ip_weight
     if strength != 0:
-        model = _patch(model, adapter, embeds, strength, window, mask, reference_quirks)
+        model = _patch(model, adapter, embeds, strength, window, mask, compat)
     strength = weight if cn_strength is None else cn_strength
     positive, negative = add_control(
         control_net,

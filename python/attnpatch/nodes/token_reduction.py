@@ -20,6 +20,7 @@ from attnpatch.patches import (
     SlothfulAttention,
     TokenMerging,
 )
+from attnpatch.patches.token_reduction.patch import PACK
 
 __all__ = ["NODES"]
 
@@ -62,6 +63,8 @@ def _input(name: str, default: Any, metadata: Any, optional: bool) -> Input:
 
 def _apply(make: Callable[..., Patch], *, model: Any, **values: Any) -> tuple[Any]:
     """Return a clone of the model with the patch that `make` gives for these parameters."""
+    if values.pop(_QUIRKS.id, False):
+        values["compat"] = PACK
     patch = make(**{_RENAMED.get(name, name): value for name, value in values.items()})
     return (attnpatch.patch_model(model, [patch]),)
 
@@ -101,16 +104,23 @@ def _simple_inputs() -> list[Input]:
     ]
 
 
+# Workflows hold this name: a node knows one program to imitate, and asks for no other.
+_QUIRKS = Input(
+    id="reference_quirks",
+    kind="BOOLEAN",
+    default=False,
+    tooltip="Do as comfyui_slothful_attention where it errs, to match old workflows.",
+    optional=True,
+)
 _NEAR_SIGHTED = _inputs(NearSightedAttention, ("tiling_max_depth", *_TIME, *_TILES))
-_NEAR_SIGHTED_MORE = _inputs(NearSightedAttention, ("tile_seed", "reference_quirks"), optional=True)
+_NEAR_SIGHTED_MORE = [*_inputs(NearSightedAttention, ("tile_seed",), optional=True), _QUIRKS]
 
 NODES = (
     _node(
         "SlothfulAttention",
         "Slothful Attention",
         "Self-attention looks at every n-th token: faster, above all for large pictures.",
-        _inputs(SlothfulAttention, (*_TIME, *_SIDES))
-        + _inputs(SlothfulAttention, ("reference_quirks",), optional=True),
+        [*_inputs(SlothfulAttention, (*_TIME, *_SIDES)), _QUIRKS],
         SlothfulAttention,
     ),
     _node(
@@ -132,7 +142,8 @@ NODES = (
         "Near-sighted Tile",
         "Self-attention looks at its own tile of the picture and at a sample of the whole.",
         _inputs(NearSightedTile, ("tiling_max_depth", "global_ratio", "tile_size"))
-        + _inputs(NearSightedTile, ("tile_seed", "reference_quirks"), optional=True),
+        + _inputs(NearSightedTile, ("tile_seed",), optional=True)
+        + [_QUIRKS],
         NearSightedTile,
     ),
     _node(

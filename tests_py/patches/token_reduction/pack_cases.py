@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cases in which ``reference_quirks=True`` must equal the public node pack, and what ours computes.
+"""Cases in which ``compat`` must equal the public node pack, and what ours computes.
 
 Each case runs the self-attention of every layer of a small UNet with random weights, in forward
 order: the pack's random numbers depend on it.
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attnpatch import NearSightedAttention, NearSightedTile, SlothfulAttention
 from attnpatch.engine import Call, PatchStack, Site, make_layer_table, token_grid
+from attnpatch.patches.token_reduction.patch import PACK
 from attnpatch.patches.token_reduction.pooling import MODES
 from flat_attention import attend_flat
 
@@ -87,7 +88,7 @@ def pooling_cases() -> Iterator[tuple[str, Case]]:
             for side, blends in SIDES.items():
                 values = {f"{s}_{n}": value for s in ("in", "out") for n, value in blends.items()}
                 values |= {"in_mode": mode, "out_mode": mode, "in_slothful": 9.5}
-                patch = kind(reference_quirks=True, out_depth_decay=1.0, **values)
+                patch = kind(compat=PACK, out_depth_decay=1.0, **values)
                 for family in TABLES:
                     name = f"{kind.__name__}, {mode}, {side}, {family}"
                     yield name, Case(patch, family, (24, 36), 540)
@@ -96,7 +97,7 @@ def pooling_cases() -> Iterator[tuple[str, Case]]:
 def tile_cases() -> Iterator[tuple[str, Case]]:
     for ratio, size in [(0.5, 32), (0.0, 16), (1.0, 22), (0.1, 18)]:
         for depth in (1, 2, 3):
-            common = {"tiling_max_depth": depth, "reference_quirks": True}
+            common = {"tiling_max_depth": depth, "compat": PACK}
             tile = NearSightedTile(global_ratio=ratio, tile_size=size, **common)
             both = NearSightedAttention(
                 base_global_ratio=ratio / 2, peak_global_ratio=ratio, base_tile_size=size, **common

@@ -43,7 +43,7 @@ def load(checkout: str | Path) -> ModuleType:
 def pack_outputs(pack: ModuleType, case: Case) -> list[Tensor]:
     """Return every layer's output with the pack's node."""
     node = pack.NODE_CLASS_MAPPINGS[type(case.patch).__name__]()
-    ours_alone = ("seed", "reference_quirks")
+    ours_alone = ("seed", "compat")
     model = Model(case.timestep)
     node.patch_model(
         model, **{n: v for n, v in case.patch.state()[0].items() if n not in ours_alone}

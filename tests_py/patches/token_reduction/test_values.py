@@ -16,7 +16,9 @@ from flat_attention import attend_flat
 KINDS = [attnpatch.SlothfulAttention, attnpatch.NearSightedTile, attnpatch.NearSightedAttention]
 RELATIVES = [attnpatch.TokenMerging, attnpatch.HyperTile]
 PATCHES = [
-    attnpatch.SlothfulAttention(in_slothful=3, out_mode="1D_MAX", reference_quirks=True),
+    attnpatch.SlothfulAttention(
+        in_slothful=3, out_mode="1D_MAX", compat="comfyui_slothful_attention"
+    ),
     attnpatch.NearSightedTile(tile_size=48, seed=7),
     attnpatch.NearSightedAttention.simple(slothful=3, out_blend=0.5, time_decay=0),
 ]
@@ -64,7 +66,8 @@ def test_ranges(kind):
         elif "options" in meta:
             for option in meta["options"]:
                 assert getattr(kind(**{field.name: option}), field.name) == option
-            with pytest.raises(ValueError, match=f"^{field.name}: expected one of '1D_AVG', "):
+            first = "None" if field.name == "compat" else "'1D_AVG'"
+            with pytest.raises(ValueError, match=f"^{field.name}: expected one of {first}, "):
                 kind(**{field.name: "3D_AVG"})
         else:
             assert meta["type"] is bool
@@ -240,3 +243,20 @@ def test_reduce_tokens_by_hand():
         attnpatch.reduce_tokens(x, (5, 7), 2, mode="AVG")
     with pytest.raises((RuntimeError, ValueError), match=r"x: "):
         attnpatch.reduce_tokens(x, (5, 8), 2)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("quirks", [False, True])
+def test_files_of_version_0_1_load(kind, quirks):
+    """There a yes or no stood in place of the program's name."""
+    new = kind(compat="comfyui_slothful_attention" if quirks else None)
+    values, tensors = new.state()
+    del values["compat"]
+    assert kind.from_state({**values, "reference_quirks": quirks}, tensors) == new
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_other_programs_are_not_imitated(kind):
+    expected = "compat: expected one of None, 'comfyui_slothful_attention', got 'fooocus'"
+    with pytest.raises(ValueError, match=expected):
+        kind(compat="fooocus")

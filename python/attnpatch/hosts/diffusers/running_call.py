@@ -133,7 +133,7 @@ def _samples(
     if rows.samples is not None and rows.latents is None:
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     # The last picture of some serves all after it: those ask for no other counting.
-    told = [p for p in (run.stack if run else ()) if not getattr(p, "hold_last", False)]
+    told = [p for p in (run.stack if run else ()) if not getattr(p, "repeat_last", False)]
     counts = {getattr(patch, "pictures", 1) for patch in told} - {1}
     latents = rows.latents or max(slots) + 1
     if len(counts) != 1 or latents in counts:

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from attnpatch.hosts.fooocus import host
 from attnpatch.patches import ImagePrompt
 
 
-def patch_model(model: Any, tasks: Sequence[Any], *, reference_quirks: bool = False) -> Any:
+def patch_model(
+    model: Any, tasks: Sequence[Any], *, compat: Literal["fooocus"] | None = None
+) -> Any:
     """Return a clone of `model` that attends to pictures; `model` stays as it is.
 
     Parameters
@@ -23,22 +25,25 @@ def patch_model(model: Any, tasks: Sequence[Any], *, reference_quirks: bool = Fa
         ``((conds, unconds), stop, weight)`` for each picture: keys and values as `preprocess` gives
         them; active while ``current_step < stop``; a weight of 0 is no prompt at all. The first
         dimension of conds is 1, or one picture for each row of the host's batch.
-    reference_quirks
-        Do as the host's own file where it errs: leave slots alone in which a patch stands, and let
-        image tokens of weight 0 take their share of attention.
+    compat
+        "fooocus": do as the host's own file where it errs: leave slots alone in which a patch
+        stands, and let image tokens of weight 0 take their share of attention.
 
     Raises
     ------
     ValueError
-        If keys and values are not those of this model's layers; the message names both.
+        Another `compat`; or if keys and values are not those of this model's layers; the message
+        names both.
     """
-    prompts = [_prompt(task, place, reference_quirks) for place, task in enumerate(tasks)]
+    if compat not in (None, "fooocus"):
+        raise ValueError(f"compat: expected None or 'fooocus', got {compat!r}")
+    prompts = [_prompt(task, place, compat) for place, task in enumerate(tasks)]
     if not prompts:
         return model.clone()
-    return host.patch_model(model, prompts, only_free=reference_quirks)
+    return host.patch_model(model, prompts, only_free=compat is not None)
 
 
-def _prompt(task: Any, place: int, reference_quirks: bool) -> ImagePrompt:
+def _prompt(task: Any, place: int, compat: Literal["fooocus"] | None) -> ImagePrompt:
     try:
         (conds, unconds), stop, weight = task
     except (TypeError, ValueError):
@@ -60,5 +65,5 @@ def _prompt(task: Any, place: int, reference_quirks: bool) -> ImagePrompt:
         end=min(max(stop, 0.0), 1.0),
         end_exclusive=stop <= 1.0,
         shared_softmax=True,
-        reference_quirks=reference_quirks,
+        compat=compat,
     )

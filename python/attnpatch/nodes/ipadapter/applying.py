@@ -13,6 +13,7 @@ from torch import Tensor
 
 import attnpatch
 from attnpatch.adapters import ImageAdapter, ImageEmbeds
+from attnpatch.adapters.compat import Compat
 from attnpatch.adapters.inputs import hash_tensors
 from attnpatch.engine import layer_table
 from attnpatch.engine.cache import Cache
@@ -45,7 +46,7 @@ class Settings:
         As for ``split_by_weight_type``.
     combine
         What several pictures become.
-    start, end, mask, scaling, reference_quirks
+    start, end, mask, scaling, compat
         As for ``ImagePrompt``.
     unfold
         Each picture is for one picture of the batch.
@@ -67,7 +68,7 @@ class Settings:
     unfold: bool = False
     face_structure: float | None = None
     through_model: float = 1.0
-    reference_quirks: bool = False
+    compat: Compat | None = None
 
 
 def make_prompts(
@@ -92,8 +93,8 @@ def make_prompts(
         end=settings.end,
         scaling=settings.scaling,
         roles=_ROLES,
-        hold_last=True,
-        reference_quirks=settings.reference_quirks,
+        repeat_last=True,
+        compat=settings.compat,
     )
     return split_by_weight_type(
         prompt,
@@ -164,7 +165,7 @@ def _token_options(adapter: ImageAdapter, settings: Settings) -> tuple[tuple[str
     return (
         ("combine", "batch" if settings.unfold else settings.combine),
         ("shortcut_scale", structure),
-        ("reference_quirks", settings.reference_quirks),
+        ("compat", settings.compat),
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnpatch.adapters import ImageEmbeds, load_features, save_features
 from attnpatch.adapters.combine import COMBINE_MODES, combine_features
+from attnpatch.adapters.compat import Compat
 from attnpatch.adapters.embeds import FORMAT
 from attnpatch.adapters.embeds_files import load_embeds, read_metadata
 from attnpatch.nodes import comfy
@@ -68,7 +69,8 @@ def _combine(
                 f"{name}: expected features of shape (pictures, "
                 f"{', '.join(map(str, embed1.shape[1:]))}) as embed1 has, got {tuple(embed.shape)}"
             )
-    return (combine_features(torch.cat(list(parts.values())), method, reference_quirks),)
+    compat: Compat | None = "comfyui_ipadapter_plus" if reference_quirks else None
+    return (combine_features(torch.cat(list(parts.values())), method, compat=compat),)
 
 
 def _save(*, embeds: Tensor | ImageEmbeds, filename_prefix: str) -> Result:

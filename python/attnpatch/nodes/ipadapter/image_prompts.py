@@ -34,7 +34,6 @@ _SETTINGS = {
     "unfold": "unfold",
     "weight_faceidv2": "face_structure",
     "weight_kolors": "through_model",
-    "reference_quirks": "reference_quirks",
 }
 _SDXL_CONTEXT = 2048  # values of a token; its cut-down relatives have the same
 _SIMPLE_TYPES = {
@@ -48,8 +47,10 @@ def settings_of(values: dict[str, Any]) -> Settings:
     """Read the settings among a node's values."""
     settings = {_SETTINGS[name]: value for name, value in values.items() if name in _SETTINGS}
     whole = settings.get("weight_type") == "style and composition"
-    if settings.get("reference_quirks") and whole and settings.get("composition") is None:
-        settings["composition"] = 1.0
+    if values.get("reference_quirks"):
+        settings["compat"] = "comfyui_ipadapter_plus"
+        if whole and settings.get("composition") is None:
+            settings["composition"] = 1.0
     return Settings(**settings)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnpatch._core import LayerTable, Window
+from attnpatch.adapters.compat import Compat, is_node_pack
 from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.masks import MaskPyramid
@@ -39,9 +40,9 @@ class Prompt(Protocol):
     scaling: str
     shared_softmax: bool
     roles: tuple[tuple[int, str], ...]
-    hold_last: bool
+    repeat_last: bool
     mask_resize: str
-    reference_quirks: bool
+    compat: Compat | None
 
     @property
     def window(self) -> Window:
@@ -61,7 +62,7 @@ class BoundImagePrompt(BoundPatch):
         self.scaling = SCALINGS[prompt.scaling]
         self.folds = self.scaling.folds(prompt.shared_softmax)
         # Fooocus computes it at any weight: its keys take a share of the text's softmax.
-        self.zero_counts = prompt.reference_quirks and prompt.shared_softmax
+        self.zero_counts = prompt.compat == "fooocus"
         self.layer_weights = prompt.weight.for_layers(table)
         self._skipped = tuple(
             self._reason(layer.block, weight)
@@ -81,8 +82,8 @@ class BoundImagePrompt(BoundPatch):
 
     def _reason(self, block: str, weight: float | None) -> str | None:
         prompt = self.prompt
-        if prompt.reference_quirks and not prompt.shared_softmax and block == "middle":
-            return "reference_quirks: node packs miss the middle block"
+        if is_node_pack(prompt.compat) and block == "middle":
+            return f"compat: {prompt.compat} misses the middle block"
         if weight is None:
             return "the weight gives this layer nothing"
         zero = weight == 0 or (prompt.weight.pictures != () and not any(prompt.weight.pictures))
@@ -127,13 +128,13 @@ class BoundImagePrompt(BoundPatch):
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:
         """One branch, or two where cond and uncond have different numbers of tokens."""
-        kv, hold = self.prompt.keys_values, self.prompt.hold_last
+        kv, hold = self.prompt.keys_values, self.prompt.repeat_last
         roles = dict(self.prompt.roles)
-        rows = key_rows(call, roles, kv.pictures, kv.negatives, hold_last=hold)
+        rows = key_rows(call, roles, kv.pictures, kv.negatives, repeat_last=hold)
         factors = [1.0] * call.batch
         pictures = self.prompt.weight.pictures
         if pictures:
-            places = picture_rows(call, len(pictures), "weight", hold_last=hold)
+            places = picture_rows(call, len(pictures), "weight", repeat_last=hold)
             factors = [pictures[place] for place in places]
         factor_now = time_key
         if isinstance(time_key, tuple):  # rows at times of their own
@@ -143,7 +144,7 @@ class BoundImagePrompt(BoundPatch):
             factor_now = 1.0
         mask_rows = [0] * call.batch
         if self.mask is not None:
-            mask_rows = picture_rows(call, len(self.prompt.mask), "mask", hold_last=hold)
+            mask_rows = picture_rows(call, len(self.prompt.mask), "mask", repeat_last=hold)
         found = [
             ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows))
             for source in self.sources

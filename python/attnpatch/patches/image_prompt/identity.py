@@ -64,10 +64,8 @@ class Identity(ImagePrompt):
             hasattr(face, "cond") and hasattr(face, "uncond")
         )
         if not tokens:
-            quirks = bool(options.get("reference_quirks", False))
-            face = get_identity_embeds(
-                adapter, face, noise=noise, combine=combine, reference_quirks=quirks
-            )
+            compat = options.get("compat")
+            face = get_identity_embeds(adapter, face, noise=noise, combine=combine, compat=compat)
         elif noise != 0.0 or combine != "average":
             raise ValueError("noise, combine: ready tokens have theirs already")
         super().__init__(adapter, face, weight, **options)

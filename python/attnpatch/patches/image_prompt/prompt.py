@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable, Window
 from attnpatch.adapters.adapter import ImageAdapter
+from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
 from attnpatch.adapters.encode import Crop, Negative, PictureEncoder
 from attnpatch.engine.masks import MASK_RESIZE_MODES, as_pictures, check_joint, to_mask
 from attnpatch.engine.patch import Patch
@@ -82,12 +83,13 @@ class ImagePrompt(Patch):
         Active while progress < end, whatever the end: as Fooocus' ``stop``.
     mask_resize
         "bilinear", "area", "bicubic" or "nearest".
-    hold_last
+    repeat_last
         A batch may have more or fewer pictures than embeds, weight and mask have: the last of each
         serves the pictures after it. Otherwise that is an error.
-    reference_quirks
-        Do as the references where they err: node packs miss the middle block; the shared softmax of
-        Fooocus computes the branch even at weight 0.
+    compat
+        A program to imitate where it errs, so that its old results come out again:
+        "comfyui_ipadapter_plus" and "comfyui_instantid" miss the middle block; "fooocus", with its
+        shared softmax alone, computes the branch even at weight 0.
 
     Raises
     ------
@@ -116,8 +118,8 @@ class ImagePrompt(Patch):
     roles: tuple[tuple[int, str], ...]
     end_exclusive: bool
     mask_resize: str
-    hold_last: bool
-    reference_quirks: bool
+    repeat_last: bool
+    compat: Compat | None
     source: str
 
     kind: ClassVar[str] = "image_prompt"
@@ -136,8 +138,8 @@ class ImagePrompt(Patch):
         roles: Mapping[int, str] | Sequence[tuple[int, str]] = (),
         end_exclusive: bool = False,
         mask_resize: str = "bilinear",
-        hold_last: bool = False,
-        reference_quirks: bool = False,
+        repeat_last: bool = False,
+        compat: Compat | None = None,
     ) -> None:
         self._set(
             KeysValues.project(adapter, embeds),
@@ -151,8 +153,8 @@ class ImagePrompt(Patch):
             roles=roles,
             end_exclusive=end_exclusive,
             mask_resize=mask_resize,
-            hold_last=hold_last,
-            reference_quirks=reference_quirks,
+            repeat_last=repeat_last,
+            compat=compat,
         )
 
     @classmethod
@@ -262,8 +264,8 @@ class ImagePrompt(Patch):
             "roles": _roles(given["roles"]),
             "end_exclusive": bool(given["end_exclusive"]),
             "mask_resize": _one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
-            "hold_last": bool(given["hold_last"]),
-            "reference_quirks": bool(given["reference_quirks"]),
+            "repeat_last": bool(given["repeat_last"]),
+            "compat": _compat(given["compat"], shared_softmax),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -286,7 +288,7 @@ class ImagePrompt(Patch):
             "weight": max(1, len(self.weight.pictures)),
         }
         several = {name: count for name, count in counts.items() if count > 1}
-        if len(set(several.values())) > 1 and not self.hold_last:
+        if len(set(several.values())) > 1 and not self.repeat_last:
             given = ", ".join(f"{count} in {name}" for name, count in several.items())
             raise ValueError(f"image prompt: expected 1 picture or equally many, got {given}")
         return max(counts.values())
@@ -340,9 +342,7 @@ class ImagePrompt(Patch):
     @classmethod
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Make it again from what ``state`` gave."""
-        options = dict(values)
-        if "joint" in options:  # its name in files of version 0.1
-            options["shared_softmax"] = options.pop("joint")
+        options = _with_names_of_today(values)
         parts = tuple(
             Part(
                 part["first"],
@@ -407,6 +407,27 @@ def _source(adapter: SiteProjections) -> str:
 def _scaling(shared_softmax: bool) -> str:
     """How the weight acts where nothing else is asked for."""
     return "K+mean(V) w/ C penalty" if shared_softmax else "V only"
+
+
+def _compat(compat: str | None, shared_softmax: bool) -> Compat | None:
+    program = check_compat(compat)
+    if program is not None and is_node_pack(program) == shared_softmax:
+        raise ValueError(
+            f"compat: expected shared_softmax={not shared_softmax} beside {program!r}, which has "
+            f"no other, got {shared_softmax}"
+        )
+    return program
+
+
+def _with_names_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a state's options, some of which had other names in files of version 0.1."""
+    options = dict(values)
+    for old, new in (("joint", "shared_softmax"), ("hold_last", "repeat_last")):
+        if old in options:
+            options[new] = options.pop(old)
+    if options.pop("reference_quirks", False):
+        options["compat"] = "fooocus" if options["shared_softmax"] else "comfyui_ipadapter_plus"
+    return options
 
 
 def _masks(mask: npt.ArrayLike | Tensor | None) -> dict[str, Tensor | None]:

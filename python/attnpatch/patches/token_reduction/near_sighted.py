@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnpatch._core import tile_offset, tile_shape
 from attnpatch.ops import Tiling
-from attnpatch.patches.token_reduction import quirks
+from attnpatch.patches.token_reduction import slothful_pack
 from attnpatch.patches.token_reduction.parameters import (
     checked,
-    flag,
+    compat_with,
     number,
     seed_number,
     whole_number,
 )
-from attnpatch.patches.token_reduction.patch import Moment, Place, TokenReduction
+from attnpatch.patches.token_reduction.patch import PACK, Moment, Place, TokenReduction
 from attnpatch.patches.token_reduction.pooling import Pooling
-from attnpatch.patches.token_reduction.slothful import QUIRKS, SidedReduction
+from attnpatch.patches.token_reduction.slothful import SidedReduction
 from attnpatch.patches.token_reduction.stage import Grid, Plan
 from attnpatch.patches.token_reduction.tiling import TilePlan
 
@@ -79,9 +79,10 @@ class NearSightedTile(TokenReduction):
         16 to 64 tokens; 32.
     seed
         Decides on the offsets, with the timestep and the layer.
-    reference_quirks
-        Do as the reference does where it errs: zeros around the grid take part as keys, the sample
-        swaps its strides of rows and columns, and some grids are not known.
+    compat
+        "comfyui_slothful_attention": do as that pack does where it errs: zeros around the grid take
+        part as keys, the sample swaps its strides of rows and columns, and some grids are not
+        known.
 
     Raises
     ------
@@ -99,12 +100,12 @@ class NearSightedTile(TokenReduction):
     global_ratio: float = _global_ratio(0.5, "")
     tile_size: int = _tile_size(32, "")
     seed: int = seed_number()
-    reference_quirks: bool = flag(QUIRKS)
+    compat: str | None = compat_with(PACK)
 
     @property
     def reduces_inputs(self) -> bool:
         """Whether keys and values are projected from fewer tokens; else they are reduced after."""
-        return self.reference_quirks
+        return self.imitates
 
     def skips(self, place: Place) -> str | None:
         """Say why it never acts at a layer; None where it may act."""
@@ -114,8 +115,8 @@ class NearSightedTile(TokenReduction):
 
     def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
-        if self.reference_quirks:
-            return self._quirky_plan(place, moment, quirks.guess_grid(moment.latent, grid))
+        if self.imitates:
+            return self._plan_as_pack(place, moment, slothful_pack.guess_grid(moment.latent, grid))
         tiling = _make_tiling(grid, self.tile_size, self.seed, moment, place)
         tiles = _tiles(tiling)
         if tiles == 1:
@@ -123,15 +124,15 @@ class NearSightedTile(TokenReduction):
         plan = TilePlan(tiling, shared=_sample(tiles, self.global_ratio, "2D_AVG", grid))
         return plan if plan.pairs < (grid[0] * grid[1]) ** 2 else None
 
-    def _quirky_plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
-        tiles = quirks.tiles(grid, self.tile_size)
+    def _plan_as_pack(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+        tiles = slothful_pack.tiles(grid, self.tile_size)
         if tiles == (1, 1):
             return None
-        return quirks.TilePlan(
+        return slothful_pack.TilePlan(
             grid,
             tiles,
-            quirks.offset(place, moment, self.tiling_max_depth, self.tile_size),
-            shared=quirks.sample(tiles[0] * tiles[1], self.global_ratio),
+            slothful_pack.offset(place, moment, self.tiling_max_depth, self.tile_size),
+            shared=slothful_pack.sample(tiles[0] * tiles[1], self.global_ratio),
         )
 
 
@@ -163,10 +164,10 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
         As for `SlothfulAttention`.
     seed
         As for `NearSightedTile`.
-    reference_quirks
-        Do as the reference does where it errs: zeros below and right of the grid take part as keys
-        and in windows, SD2 is reduced as SDXL, blends of 1 and 1 do as 0 and 0, windows that do not
-        fit are dropped, and some grids are not known.
+    compat
+        "comfyui_slothful_attention": do as that pack does where it errs: zeros below and right of
+        the grid take part as keys and in windows, SD2 is reduced as SDXL, blends of 1 and 1 do as 0
+        and 0, windows that do not fit are dropped, and some grids are not known.
 
     Raises
     ------
@@ -186,7 +187,7 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
     base_global_ratio: float = _global_ratio(0.2, ", away from the peak time")
     peak_global_ratio: float = _global_ratio(0.8, ", at the peak time")
     seed: int = seed_number()
-    reference_quirks: bool = flag(QUIRKS)
+    compat: str | None = compat_with(PACK)
 
     @classmethod
     def simple(
@@ -240,12 +241,12 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
         global_ratio = _between(self.base_global_ratio, self.peak_global_ratio, ratio)
         stride = side.stride(place, ratio)
         tiled = not _too_deep(place, self.tiling_max_depth)
-        if self.reference_quirks:
-            grid = quirks.guess_grid(moment.latent, grid)
-            tiles = quirks.tiles(grid, size)
+        if self.imitates:
+            grid = slothful_pack.guess_grid(moment.latent, grid)
+            tiles = slothful_pack.tiles(grid, size)
             if not tiled or tiles == (1, 1):
-                return quirks.pool_plan(stride, side.mode, side.blends, grid)
-            return quirks.near_sighted_plan(
+                return slothful_pack.pool_plan(stride, side.mode, side.blends, grid)
+            return slothful_pack.near_sighted_plan(
                 grid, tiles, stride, global_ratio, side.mode, side.blends
             )
         pooled = side.pool(stride, grid)

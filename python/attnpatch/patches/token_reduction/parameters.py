@@ -8,7 +8,7 @@ import operator
 from dataclasses import Field, field
 from typing import Any
 
-__all__ = ["checked", "choice", "flag", "number", "seed_number", "whole_number"]
+__all__ = ["checked", "choice", "compat_with", "flag", "number", "seed_number", "whole_number"]
 
 
 def number(default: float, low: float, high: float, step: float, text: str) -> Any:
@@ -31,6 +31,12 @@ def choice(default: str, options: tuple[str, ...], text: str) -> Any:
 def flag(text: str) -> Any:
     """Declare a yes or no; no unless asked for."""
     return field(default=False, metadata={"type": bool, "text": text})
+
+
+def compat_with(program: str) -> Any:
+    """Declare the program to imitate where it errs; none unless asked for."""
+    text = f"Do as {program} where it errs, to match old workflows."
+    return field(default=None, metadata={"type": str, "text": text, "options": (None, program)})
 
 
 def seed_number() -> Any:

@@ -26,12 +26,14 @@ from attnpatch.patches.token_reduction.stage import Plan, ReductionWrapper
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Moment", "Place", "TokenReduction", "draw", "time_ratio"]
+__all__ = ["PACK", "Moment", "Place", "TokenReduction", "draw", "time_ratio"]
 
 logger = logging.getLogger("attnpatch")
 
 _LAST_TIMESTEP = 999.0
 _SD1_HEADS = 8
+PACK = "comfyui_slothful_attention"
+"""The node pack that these patches can imitate, by its repository's name."""
 
 
 class Place(NamedTuple):
@@ -43,7 +45,7 @@ class Place(NamedTuple):
     rate: float
     """1 at the depth of the model's first attention, half of that at twice the depth.
 
-    With ``reference_quirks`` and heads known: 1 over the depth where there are eight, else 2.
+    With ``compat`` and heads known: 1 over the depth where there are eight, else 2.
     """
     before: tuple[tuple[int, int], ...]
     """Depth and level of the layers that run before it."""
@@ -80,9 +82,9 @@ class TokenReduction(Patch):
         return True
 
     @property
-    def quirky(self) -> bool:
-        """Whether it does as its reference does where that errs."""
-        return bool(getattr(self, "reference_quirks", False))
+    def imitates(self) -> bool:
+        """Whether it does as another program does where that errs; see ``compat``."""
+        return getattr(self, "compat", None) is not None
 
     @property
     def reduces_inputs(self) -> bool:
@@ -108,7 +110,10 @@ class TokenReduction(Patch):
     @classmethod
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Make it again from what ``state`` gave."""
-        return cls(**values)
+        options = dict(values)
+        if options.pop("reference_quirks", False):  # in files of version 0.1
+            options["compat"] = PACK
+        return cls(**options)
 
     def __repr__(self) -> str:
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -125,7 +130,7 @@ class BoundTokenReduction(BoundPatch):
     def __init__(self, patch: TokenReduction, table: LayerTable) -> None:
         self.patch = patch
         self.reduces = patch.reduces_inputs
-        self._places = _places(table, patch.quirky)
+        self._places = _places(table, patch.imitates)
         self._skipped = tuple(patch.skips(place) for place in self._places)
         self._warned = False
 
@@ -180,7 +185,7 @@ class BoundTokenReduction(BoundPatch):
         """
         if not self.patch.time_dependent:
             return 0.0
-        if point.progress is None or (self.patch.quirky and point.timestep is not None):
+        if point.progress is None or (self.patch.imitates and point.timestep is not None):
             if point.timestep is None:
                 raise ValueError(
                     f"progress: {type(self.patch).__name__} needs it or the timestep, and the host "
@@ -204,7 +209,7 @@ def draw(seed: int, moment: Moment, place: Place) -> Random:
     return Random(f"{seed} {round(moment.timestep)} {place.layer.index}")
 
 
-def _places(table: LayerTable, quirky: bool) -> tuple[Place, ...]:
+def _places(table: LayerTable, imitates: bool) -> tuple[Place, ...]:
     first = min(table, key=lambda layer: layer.level)
     model_channels = max(1, first.channels >> first.level)
     depths = [max(1, layer.channels // model_channels) for layer in table]
@@ -212,7 +217,7 @@ def _places(table: LayerTable, quirky: bool) -> tuple[Place, ...]:
     order = [(depths[layer.index], layer.level) for layer in forward]
     ranks = {layer.index: rank for rank, layer in enumerate(forward)}
     tops = [depths[first.index]] * len(depths)
-    if quirky and table.heads:
+    if imitates and table.heads:
         tops = [1 if heads == _SD1_HEADS else 2 for heads in table.heads]  # anything else is "XL"
     return tuple(
         Place(layer, depth, top / depth, tuple(order[: ranks[layer.index]]))

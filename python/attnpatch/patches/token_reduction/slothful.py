@@ -7,15 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from attnpatch.patches.token_reduction import quirks
-from attnpatch.patches.token_reduction.parameters import choice, flag, number
-from attnpatch.patches.token_reduction.patch import Moment, Place, TokenReduction, time_ratio
+from attnpatch.patches.token_reduction import slothful_pack
+from attnpatch.patches.token_reduction.parameters import choice, compat_with, number
+from attnpatch.patches.token_reduction.patch import PACK, Moment, Place, TokenReduction, time_ratio
 from attnpatch.patches.token_reduction.pooling import MODES, Pooling, PoolPlan
 from attnpatch.patches.token_reduction.stage import Grid, Plan
 
-__all__ = ["QUIRKS", "Side", "SidedReduction", "SlothfulAttention"]
-
-QUIRKS = "Do as the reference does where it errs, to match old workflows."
+__all__ = ["Side", "SidedReduction", "SlothfulAttention"]
 
 _MODE = "How tokens are pooled: along their row (1D) or on their grid (2D), mean or maximum."
 _DECAY = "How much less deeper layers are reduced: the stride falls with this power of the depth."
@@ -111,10 +109,10 @@ class SlothfulAttention(SidedReduction):
         0 to 50; 6.0 and 4.0.
     in_k_blend, in_v_blend, out_k_blend, out_v_blend
         0 to 1: 0 (the default) takes every n-th token as it is, 1 what its window pools to.
-    reference_quirks
-        Do as the reference does where it errs: input and output blocks swap their strength, SD2
-        is reduced as SDXL, blends of 1 and 1 do as 0 and 0, windows that do not fit are dropped,
-        some grids are not known.
+    compat
+        "comfyui_slothful_attention": do as that pack does where it errs: input and output blocks
+        swap their strength, SD2 is reduced as SDXL, blends of 1 and 1 do as 0 and 0, windows that
+        do not fit are dropped, some grids are not known.
 
     Raises
     ------
@@ -128,12 +126,12 @@ class SlothfulAttention(SidedReduction):
 
     kind: ClassVar[str] = "slothful_attention"
 
-    reference_quirks: bool = flag(QUIRKS)
+    compat: str | None = compat_with(PACK)
 
     def side(self, block: str) -> Side:
         """Give the parameters for a block."""
         side = super().side(block)
-        if self.reference_quirks:
+        if self.imitates:
             other = super().side("input" if block == "output" else "output")
             side = side._replace(slothful=other.slothful)
         return side
@@ -150,7 +148,7 @@ class SlothfulAttention(SidedReduction):
         """See ``TokenReduction.plan``."""
         side = self.side(place.layer.block)
         stride = side.stride(place, self.ratio(moment))
-        if self.reference_quirks:
-            grid = quirks.guess_grid(moment.latent, grid)
-            return quirks.pool_plan(stride, side.mode, side.blends, grid)
+        if self.imitates:
+            grid = slothful_pack.guess_grid(moment.latent, grid)
+            return slothful_pack.pool_plan(stride, side.mode, side.blends, grid)
         return side.pool(stride, grid)

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the reference of Slothful and Near-sighted attention computes where it errs.
+"""What the node pack of Slothful and Near-sighted attention computes where it errs.
 
-Used with ``reference_quirks=True`` alone: to match old workflows, and to compare with it.
+Used with ``compat="comfyui_slothful_attention"`` alone: for old workflows, and to compare.
 """
 
 from __future__ import annotations
