@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import attnpatch as ap
 from attnpatch.demo import store
-from attnpatch.demo.data import to_pixels
+from attnpatch.demo.items import to_pixels
 from attnpatch.demo.model import NULL_CLASS, SCHEDULER_CONFIG, encode_latents
 from attnpatch.engine import Call, Layer, LayerTable, Patch, PatchStack, Site, make_layer_table
 from attnpatch.engine.heads import join_heads, split_heads

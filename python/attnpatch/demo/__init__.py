@@ -1,4 +1,4 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The demo: an embedded model, its training, and `attnpatch demo`."""
+"""The demo: an embedded model, and `attnpatch demo`."""

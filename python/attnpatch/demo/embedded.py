@@ -15,7 +15,7 @@ from PIL import Image
 import attnpatch as ap
 from attnpatch.demo import store
 from attnpatch.demo.classifier import classify
-from attnpatch.demo.data import CLASS_NAMES, to_pixels
+from attnpatch.demo.items import CLASS_NAMES, to_pixels
 from attnpatch.demo.model import LATENT_SIZE, NULL_CLASS
 from attnpatch.demo.pipeline import FashionPipeline
 from attnpatch.demo.runner import StepSchedule

@@ -1,17 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Floors under the shipped weights' quality; `attnpatch.demo.evaluate` gives the real figures."""
+"""Floors under the shipped weights' quality; `fashion_mnist.evaluate` gives the real figures."""
 
 import json
 
 import pytest
 import torch
 
-from attnpatch.demo import evaluate, sample, store
-from attnpatch.demo.data import load_split, to_pixels
-from attnpatch.demo.evaluate import Prompts, draw, share_right
+from attnpatch.demo import sample, store
+from attnpatch.demo.items import to_pixels
 from attnpatch.demo.model import NULL_CLASS
+from fashion_mnist import evaluate, weights
+from fashion_mnist.data import load_split
+from fashion_mnist.evaluate import Prompts, draw, share_right
 
 STEPS = 10
 COUNT = 50
@@ -24,7 +26,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def denoiser():
-    return store.load_denoiser()
+    return weights.load_denoiser()
 
 
 def test_the_judge_knows_the_shipped_items(judge):

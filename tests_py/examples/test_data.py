@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnpatch.demo.data import dataset_folder, load_split, read_idx, to_pixels
+from attnpatch.demo.items import to_pixels
+from fashion_mnist.data import dataset_folder, load_split, read_idx
 
 
 def write_idx(path, array):

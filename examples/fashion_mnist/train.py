@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the demo's networks: `python -m attnpatch.demo.train --output FOLDER`.
+"""Train the demo's networks: `./run train --output FOLDER`.
 
 Three stages: the classifier that judges, the image encoder, and the diffusion UNet with its class
 tokens and adapter. Every random number comes from the seed and the step, so a resumed run
@@ -24,18 +24,19 @@ from tqdm import tqdm
 
 from attnpatch.demo import store
 from attnpatch.demo.classifier import Classifier
-from attnpatch.demo.data import Split, load_split, to_pixels
+from attnpatch.demo.items import Split, to_pixels
 from attnpatch.demo.model import (
     EMBED_DIM,
     NULL_CLASS,
     SCHEDULER_CONFIG,
-    Denoiser,
     ImageEncoder,
-    attach_trainable,
     encode_latents,
 )
-from attnpatch.demo.muon import Muon
-from attnpatch.demo.recipe import Recipe
+from fashion_mnist import weights
+from fashion_mnist.data import load_split
+from fashion_mnist.denoiser import Denoiser, attach_trainable
+from fashion_mnist.muon import Muon
+from fashion_mnist.recipe import Recipe
 
 CHECKPOINT_EVERY = 500
 
@@ -285,7 +286,7 @@ def save_checkpoint(
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m attnpatch.demo.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="./run train", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/demo-weights"))
     parser.add_argument("--data", type=Path, help="folder of the IDX files")
     parser.add_argument("--stage", choices=("all", "classifier", "encoder", "diffusion"))
@@ -328,16 +329,16 @@ def main(arguments: list[str] | None = None) -> int:
     recipe = replace(Recipe(), seed=options.seed, steps=steps)
     stage = options.stage or "all"
     if stage == "all":
-        store.save_references(options.output, load_split("test", options.data))
+        weights.save_references(options.output, load_split("test", options.data))
     if stage in ("all", "classifier"):
-        store.save_classifier(options.output, train_classifier(split, recipe, device), recipe)
+        weights.save_classifier(options.output, train_classifier(split, recipe, device), recipe)
     if stage in ("all", "encoder"):
-        store.save_encoder(options.output, train_encoder(split, recipe, device), recipe)
+        weights.save_encoder(options.output, train_encoder(split, recipe, device), recipe)
     if stage in ("all", "diffusion"):
         encoder = store.load_encoder(options.output).to(device)
         checkpoint = options.output / "checkpoint.pt"
         model = train_denoiser(split, encoder, recipe, device, checkpoint, options.resume)
-        store.save_denoiser(options.output, model.unet, model.text, model.adapter, recipe)
+        weights.save_denoiser(options.output, model.unet, model.text, model.adapter, recipe)
     return 0
 
 

@@ -11,53 +11,15 @@ from __future__ import annotations
 
 import gzip
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-CLASS_NAMES = (
-    "t-shirt",
-    "trousers",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
+from attnpatch.demo.items import Split
+
 DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TUNING_ITEMS = 5000
-IMAGE_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split.
-
-    Attributes
-    ----------
-    images : torch.Tensor
-        uint8, (N, 28, 28); 0 is background.
-    labels : torch.Tensor
-        int64, (N,), an index into `CLASS_NAMES`.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def to_pixels(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 items (N, 28, 28) into float32 pictures (N, 1, 32, 32) in [-1, 1]."""
-    pad = (IMAGE_SIZE - images.shape[-1]) // 2
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    return padded[:, None].float().div_(127.5).sub_(1.0)
 
 
 def dataset_folder(folder: str | os.PathLike[str] | None = None) -> Path:

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnpatch.demo import store, train
-from attnpatch.demo.data import TUNING_ITEMS, Split, load_split
+from attnpatch.demo import store
+from attnpatch.demo.items import Split
 from attnpatch.demo.model import EMBED_DIM, NULL_CLASS, ImageEncoder
-from attnpatch.demo.recipe import Recipe
+from fashion_mnist import train, weights
+from fashion_mnist.data import TUNING_ITEMS, load_split
+from fashion_mnist.recipe import Recipe
 
 CPU = torch.device("cpu")
 
@@ -94,7 +96,7 @@ def test_training_writes_every_file(tmp_path, monkeypatch):
     output = tmp_path / "weights"
     arguments = ["--data", str(tmp_path), "--output", str(output), "--steps", "2"]
     assert train.main(arguments) == 0
-    assert store.load_denoiser(output) is not None
+    assert weights.load_denoiser(output) is not None
     assert store.load_classifier(output) is not None
     assert len(store.load_references(output)) == store.REFERENCES
     assert len(load_split("train", tmp_path)) == 256

@@ -8,11 +8,10 @@ from attnpatch.demo.model import (
     CLASSES,
     EMBED_DIM,
     NULL_CLASS,
-    Denoiser,
     decode_latents,
     encode_latents,
-    site_channels,
 )
+from fashion_mnist.denoiser import Denoiser, site_channels
 
 
 @pytest.fixture(scope="module")

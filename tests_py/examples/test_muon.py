@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from attnpatch.demo.muon import Muon, orthogonalize
+from fashion_mnist.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 5), (1, 32, 7), (2, 7, 32), (1, 96, 1440)])

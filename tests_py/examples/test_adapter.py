@@ -9,6 +9,7 @@ import torch
 import attnpatch as ap
 from attnpatch.demo import store
 from attnpatch.demo.model import EMBED_DIM, NULL_CLASS
+from fashion_mnist import weights
 
 WEIGHT = 0.7
 
@@ -28,7 +29,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def trained(inputs):
-    model = store.load_denoiser()
+    model = weights.load_denoiser()
     with torch.inference_mode():
         return model(
             inputs["latents"],

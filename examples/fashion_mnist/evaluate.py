@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reproduce the quality figures: `python -m attnpatch.demo.evaluate`.
+"""Reproduce the quality figures: `python -m fashion_mnist.evaluate`, with `PYTHONPATH=examples`.
 
 The judge is the independent classifier. Three shares are printed: real test items that it names
 right, class-conditional samples of which it names the class asked for, and samples made from an
@@ -21,8 +21,11 @@ from tqdm import tqdm
 from attnpatch.demo import sample as sampling
 from attnpatch.demo import store
 from attnpatch.demo.classifier import Classifier, classify
-from attnpatch.demo.data import Split, load_split, to_pixels
-from attnpatch.demo.model import CLASSES, EMBED_DIM, NULL_CLASS, Denoiser, decode_latents
+from attnpatch.demo.items import Split, to_pixels
+from attnpatch.demo.model import CLASSES, EMBED_DIM, NULL_CLASS, decode_latents
+from fashion_mnist import weights
+from fashion_mnist.data import load_split
+from fashion_mnist.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def references(split: Split, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m attnpatch.demo.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fashion_mnist.evaluate", description=__doc__)
     parser.add_argument("--weights", type=Path, default=store.SHIPPED)
     parser.add_argument("--data", type=Path, help="folder of the IDX files")
     parser.add_argument("--split", choices=("tuning", "test"), default="test")
@@ -114,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     split = load_split(options.split, options.data)
     judge, encoder = store.load_classifier(options.weights), store.load_encoder(options.weights)
-    model = store.load_denoiser(options.weights)
+    model = weights.load_denoiser(options.weights)
     pixels, labels = references(split, options.count)
     asked = torch.arange(options.count) % CLASSES
     with torch.inference_mode():
