@@ -28,7 +28,7 @@ KINDS = {
     "AttentionPatchesTokenMerging": TokenMerging,
     "AttentionPatchesHyperTile": HyperTile,
 }
-RENAMED = {"tile_seed": "seed", "cell_seed": "seed"}
+RENAMED = {"tile_seed": "seed", "cell_seed": "seed", "reference_quirks": "compat"}
 CHANGED = {"FLOAT": 0.5, "INT": 3, "BOOLEAN": True, "COMBO": "1D_MAX"}
 
 
@@ -47,6 +47,8 @@ def test_widgets_are_the_parameters(model, name, kind):
         if given.kind in ("FLOAT", "INT"):
             value = min(max(value, given.minimum + given.step), given.maximum)
         (patched,) = run(name, model=model(), **{given.id: value})
+        if given.id == "reference_quirks":
+            value = "comfyui_slothful_attention" if value else None
         changed = kind(**{RENAMED.get(given.id, given.id): value})
         assert patches_of(patched) == PatchStack([changed])
         assert changed != kind() or value == given.default

@@ -1,19 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Image adapters: pictures' features to image tokens, and tokens to keys and values."""
+"""Image adapters: from pictures, or their features, to tokens, and to keys and values."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from attnpatch import _core
-from attnpatch.adapters.combine import COMBINE_MODES, combine_features, join_tokens
-from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
+from attnpatch.adapters.compat import Compat, check_compat
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encode import (
     Negative,
@@ -26,30 +25,18 @@ from attnpatch.adapters.encode import (
 )
 from attnpatch.adapters.encoders import Features, check_features
 from attnpatch.adapters.inputs import (
-    FLOATS,
     Image,
     as_face_embeddings,
-    as_tensor,
+    check_dtype,
     check_tokens,
-    check_values,
-    count_rows,
     hash_tensors,
-    is_finite,
+    move_weight,
 )
 from attnpatch.adapters.layout import Layout
 from attnpatch.adapters.state_dicts import Tensors
+from attnpatch.adapters.tokens import TokenOptions, TokenProjection, check_combine
 from attnpatch.pictures import WHITE, Colour, Pictures
 from attnpatch.vision import Crop
-
-logger = logging.getLogger("attnpatch")
-
-_NETS: dict[str, Callable[[Tensors], Any]] = {
-    "linear": _core.LinearProjection,
-    "mlp": _core.MlpProjection,
-    "token mlp": _core.MlpProjection,
-    "resampler": _core.Resampler,
-    "face perceiver": _core.FaceIdPlusProjection,
-}
 
 
 class ImageAdapter:
@@ -68,14 +55,14 @@ class ImageAdapter:
         you to apply to the model; nothing here uses them.
     """
 
-    __slots__ = ("_digest", "_image_proj", "_layout", "_net", "_project", "_sites", "lora")
+    __slots__ = ("_digest", "_image_proj", "_layout", "_project", "_sites", "_tokens", "lora")
     lora: Mapping[str, torch.Tensor]
     _image_proj: Tensors
     _sites: list[tuple[torch.Tensor, torch.Tensor]]
     _layout: Layout
     _digest: str
-    _net: Callable[..., torch.Tensor]
     _project: _core.SiteProjections
+    _tokens: TokenProjection
 
     def __init__(
         self,
@@ -92,8 +79,8 @@ class ImageAdapter:
             "_sites": pairs,
             "_layout": layout,
             "_digest": digest,
-            "_net": _NETS[layout.structure](weights),
             "_project": _core.SiteProjections(pairs),
+            "_tokens": TokenProjection.of(layout, weights, pairs[0][0].device),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -283,36 +270,9 @@ class ImageAdapter:
         TypeError
             Not an array.
         """
-        combine = "batch" if combine is None else combine
-        if combine not in COMBINE_MODES:
-            raise ValueError(
-                f"combine: expected one of {', '.join(COMBINE_MODES)} or None; given {combine!r}"
-            )
-        if shortcut_scale != 1.0 and self.kind != "faceid_plus_v2":
-            raise ValueError(f"shortcut_scale: only faceid_plus_v2 has one; this is {self.kind}")
-        inputs = self._split_inputs("image", image)
-        pictures = count_rows("image", inputs)
-        zeros = self._zeros(inputs)
-        if negative is None:
-            if any(takes.form == "hidden" for takes in self.takes):
-                logger.warning(
-                    "negative: zeros stand in for the hidden states of an empty picture, which a "
-                    "%s adapter should be given; ImageAdapter.encode makes them",
-                    self.kind,
-                )
-            negatives = zeros
-        else:
-            negatives = self._split_inputs("negative", negative, zeros)
-            if (rows := count_rows("negative", negatives)) not in (1, pictures):
-                raise ValueError(f"negative: expected 1 or {pictures} pictures; given {rows}")
-        cond = self._make_tokens(inputs, combine, shortcut_scale, compat)
-        if is_node_pack(check_compat(compat)) and combine not in ("concat", "batch"):
-            uncond = self._make_tokens([n[:1] for n in negatives], "concat", shortcut_scale, compat)
-        else:
-            uncond = self._make_tokens(negatives, combine, shortcut_scale, compat)
-        if combine == "concat":
-            cond = join_tokens(cond)
-            uncond = join_tokens(uncond.expand(pictures, -1, -1))
+        combine = check_combine(combine)
+        options = TokenOptions(combine, shortcut_scale, check_compat(compat))
+        cond, uncond, pictures = self._tokens.make(image, negative, options)
         metadata = {
             "kind": self.kind,
             "family": self.family,
@@ -373,26 +333,8 @@ class ImageAdapter:
             weights that require a gradient would have to be copied, while gradients are enabled:
             the copies would not follow an optimiser.
         """
-        if dtype is not None and dtype not in FLOATS:
-            raise ValueError(
-                f"dtype: expected a float16, bfloat16, float32 or float64; given {dtype}"
-            )
-
-        def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
-            moved = tensor.to(device=device, dtype=dtype)
-            if moved is not tensor and moved.requires_grad:
-                raise ValueError(
-                    f"device, dtype: expected {tensor.device} and {tensor.dtype}, where weights "
-                    f"are that require a gradient, got {moved.device} and {moved.dtype}; convert "
-                    "the parameters first, or copy their values in torch.no_grad()"
-                )
-            if moved.dtype != tensor.dtype and not is_finite(moved):
-                raise ValueError(
-                    f"dtype: expected one with room for the values of {name}, which are up to "
-                    f"{tensor.detach().abs().max().item():.3g}, got {moved.dtype}"
-                )
-            return moved
-
+        check_dtype(dtype)
+        move = functools.partial(move_weight, device=device, dtype=dtype)
         digest = self._digest_now()
         return ImageAdapter(
             {name: move(f"image_proj.{name}", t) for name, t in self._image_proj.items()},
@@ -420,50 +362,6 @@ class ImageAdapter:
             tensors[f"ip_adapter.{index:03}.k"] = key
             tensors[f"ip_adapter.{index:03}.v"] = value
         return tensors | {f"lora.{name}": tensor for name, tensor in self.lora.items()}
-
-    def _split_inputs(
-        self, name: str, value: Image, zeros: list[torch.Tensor] | None = None
-    ) -> list[torch.Tensor]:
-        """Check the features of each input and bring them to the adapter's device."""
-        values = [value]
-        if len(self.takes) == 2:
-            if isinstance(value, tuple | list) and len(value) == 2:
-                values = list(value)
-            elif zeros is not None:
-                values = [None, value]
-            else:
-                raise TypeError(
-                    f"{name}: a {self.kind} adapter takes a pair of {self.takes[0]} and "
-                    f"{self.takes[1]}; given {type(value).__name__}"
-                )
-        result = []
-        for index, (part, takes) in enumerate(zip(values, self.takes, strict=True)):
-            if part is None and zeros is not None:
-                result.append(zeros[index])
-                continue
-            tensor = as_tensor(name, part, takes)
-            check_features(name, tensor.shape, takes, self.kind)
-            check_values(name, tensor, takes)
-            result.append(tensor.to(self.device))
-        return result
-
-    def _zeros(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [torch.zeros_like(tensor[:1]) for tensor in inputs]
-
-    def _make_tokens(
-        self, inputs: list[torch.Tensor], combine: str, scale: float, compat: Compat | None
-    ) -> torch.Tensor:
-        rows = max(tensor.shape[0] for tensor in inputs)
-        features = [
-            combine_features(tensor.expand(rows, *tensor.shape[1:]), combine, compat=compat)
-            for tensor in inputs
-        ]
-        if len(features) == 2:
-            shortcut = scale if self.kind == "faceid_plus_v2" else None
-            return self._net(features[0], features[1], shortcut)
-        if self._layout.structure == "resampler" and features[0].dim() == 2:
-            return self._net(features[0].unsqueeze(1))
-        return self._net(features[0])
 
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, ImageAdapter):

@@ -161,3 +161,31 @@ def check_values(name: str, tensor: torch.Tensor, takes: Features) -> None:
             "have been normalised to length 1",
             name,
         )
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise a ValueError for a dtype in which nothing can be computed."""
+    if dtype is not None and dtype not in FLOATS:
+        raise ValueError(f"dtype: expected a float16, bfloat16, float32 or float64; given {dtype}")
+
+
+def move_weight(
+    name: str,
+    tensor: torch.Tensor,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> torch.Tensor:
+    """Give a weight on another device or in another dtype; see `ImageAdapter.to`."""
+    moved = tensor.to(device=device, dtype=dtype)
+    if moved is not tensor and moved.requires_grad:
+        raise ValueError(
+            f"device, dtype: expected {tensor.device} and {tensor.dtype}, where weights "
+            f"are that require a gradient, got {moved.device} and {moved.dtype}; convert "
+            "the parameters first, or copy their values in torch.no_grad()"
+        )
+    if moved.dtype != tensor.dtype and not is_finite(moved):
+        raise ValueError(
+            f"dtype: expected one with room for the values of {name}, which are up to "
+            f"{tensor.detach().abs().max().item():.3g}, got {moved.dtype}"
+        )
+    return moved

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ __all__ = [
     "check_finite",
     "make_part",
     "own_copies",
+    "parts_from_state",
+    "parts_state",
 ]
 
 LayerTensors = tuple[tuple[Tensor, Tensor], ...]
@@ -128,3 +130,34 @@ def own_copies(name: str, layers: Sequence[Any]) -> LayerTensors:
                 )
             )
     return tuple(result)
+
+
+def parts_state(
+    parts: Iterable[Part | TrainablePart],
+) -> tuple[list[dict[str, int]], dict[str, Tensor]]:
+    """Give everything that parts are: plain values for JSON, and tensors."""
+    values, tensors = [], {}
+    for number, part in enumerate(parts):
+        layers = part.layers
+        values.append({"first": part.first, "rows": part.rows, "layers": len(layers)})
+        for index, (k, v) in enumerate(layers):
+            tensors[f"{number}.{index}.keys"] = k
+            tensors[f"{number}.{index}.values"] = v
+    return values, tensors
+
+
+def parts_from_state(
+    values: Iterable[Mapping[str, int]], tensors: Mapping[str, Tensor]
+) -> tuple[Part, ...]:
+    """Make parts again of what ``parts_state`` gave."""
+    return tuple(
+        Part(
+            part["first"],
+            part["rows"],
+            tuple(
+                (tensors[f"{number}.{index}.keys"], tensors[f"{number}.{index}.values"])
+                for index in range(part["layers"])
+            ),
+        )
+        for number, part in enumerate(values)
+    )

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable, Window
 from attnpatch.adapters.adapter import ImageAdapter
-from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
+from attnpatch.adapters.compat import Compat
 from attnpatch.adapters.encode import Crop, Negative, PictureEncoder
-from attnpatch.engine.masks import MASK_RESIZE_MODES, as_pictures, check_joint, to_mask
+from attnpatch.engine.masks import MASK_RESIZE_MODES, check_joint, to_mask
 from attnpatch.engine.patch import Patch
-from attnpatch.engine.rows import ROLES
 from attnpatch.engine.weights import Weight, WeightLike
 from attnpatch.engine.window import check_window
 from attnpatch.patches.image_prompt.bound import BoundImagePrompt
@@ -32,7 +31,17 @@ from attnpatch.patches.image_prompt.keys_values import (
     SiteProjections,
     family_of,
 )
-from attnpatch.patches.image_prompt.parts import Part
+from attnpatch.patches.image_prompt.options import (
+    checked_compat,
+    default_scaling,
+    one_of,
+    read_masks,
+    read_roles,
+    short_repr,
+    source_of,
+    with_names_of_today,
+)
+from attnpatch.patches.image_prompt.parts import parts_from_state, parts_state
 from attnpatch.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -143,7 +152,7 @@ class ImagePrompt(Patch):
     ) -> None:
         self._set(
             KeysValues.project(adapter, embeds),
-            source=_source(adapter),
+            source=source_of(adapter),
             weight=weight,
             mask=mask,
             start=start,
@@ -193,7 +202,7 @@ class ImagePrompt(Patch):
         )
         self = cls.__new__(cls)
         keys_values = KeysValues.project(adapter, embeds)
-        self._set(keys_values, source=_source(adapter), weight=weight, **options)
+        self._set(keys_values, source=source_of(adapter), weight=weight, **options)
         return self
 
     @classmethod
@@ -244,28 +253,24 @@ class ImagePrompt(Patch):
         if unknown:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
         given = {**_DEFAULTS, **options}
-        shared_softmax, mask, scaling = (
-            bool(given["shared_softmax"]),
-            given["mask"],
-            given["scaling"],
-        )
+        shared_softmax, scaling = bool(given["shared_softmax"]), given["scaling"]
         start, end = check_window(given["start"], given["end"])
         if scaling is None:
-            scaling = _scaling(shared_softmax)
+            scaling = default_scaling(shared_softmax)
         values = {
             "keys_values": keys_values,
             "source": source,
             "weight": Weight.of(given["weight"]),
-            **_masks(mask),
+            **read_masks(given["mask"]),
             "start": start,
             "end": end,
-            "scaling": _one_of("scaling", scaling, tuple(SCALINGS)),
+            "scaling": one_of("scaling", scaling, tuple(SCALINGS)),
             "shared_softmax": shared_softmax,
-            "roles": _roles(given["roles"]),
+            "roles": read_roles(given["roles"]),
             "end_exclusive": bool(given["end_exclusive"]),
-            "mask_resize": _one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
+            "mask_resize": one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
             "repeat_last": bool(given["repeat_last"]),
-            "compat": _compat(given["compat"], shared_softmax),
+            "compat": checked_compat(given["compat"], shared_softmax),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -327,33 +332,15 @@ class ImagePrompt(Patch):
         values["pictures"] = self.keys_values.pictures
         values["negatives"] = self.keys_values.negatives
         values["own_tokens"] = self.keys_values.own_tokens
-        values["parts"] = [
-            {"first": part.first, "rows": part.rows, "layers": len(part.layers)}
-            for part in self.keys_values.parts
-        ]
+        values["parts"], tensors = parts_state(self.keys_values.parts)
         mask = self.mask if self.trained_mask is None else to_mask(self.trained_mask)
-        tensors = {} if mask is None else {"mask": mask}
-        for number, part in enumerate(self.keys_values.parts):
-            for index, (k, v) in enumerate(part.layers):
-                tensors[f"{number}.{index}.keys"] = k
-                tensors[f"{number}.{index}.values"] = v
-        return values, tensors
+        return values, tensors if mask is None else {"mask": mask, **tensors}
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Make it again from what ``state`` gave."""
-        options = _with_names_of_today(values)
-        parts = tuple(
-            Part(
-                part["first"],
-                part["rows"],
-                tuple(
-                    (tensors[f"{number}.{index}.keys"], tensors[f"{number}.{index}.values"])
-                    for index in range(part["layers"])
-                ),
-            )
-            for number, part in enumerate(options.pop("parts"))
-        )
+        options = with_names_of_today(values)
+        parts = parts_from_state(options.pop("parts"), tensors)
         counts = options.pop("pictures"), options.pop("negatives")
         keys_values = KeysValues(*counts, parts, options.pop("own_tokens", 0))
         options["weight"] = Weight.from_json(options["weight"])
@@ -384,60 +371,17 @@ class ImagePrompt(Patch):
         parts = [
             f"<{self.source or 'keys and values'}>",
             f"<{rows}, {len(kv.channels)} layers ({family_of(kv.channels)}), {dtype}>",
-            _short_repr(self.weight),
+            short_repr(self.weight),
         ]
         if self.mask is not None:
             parts.append(f"mask=<{' × '.join(map(str, self.mask.shape))}>")
-        defaults = {**_DEFAULTS, "scaling": _scaling(self.shared_softmax)}
+        defaults = {**_DEFAULTS, "scaling": default_scaling(self.shared_softmax)}
         del defaults["weight"], defaults["mask"]
         for name, default in defaults.items():
             value = getattr(self, name)
             if value != default:
                 parts.append(f"{name}={dict(value) if name == 'roles' else value!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
-
-
-def _source(adapter: SiteProjections) -> str:
-    """Say in short which adapter it was."""
-    if not hasattr(adapter, "digest"):
-        return str(adapter)
-    return f"{adapter.kind} {adapter.family} {adapter.digest[:12]}"
-
-
-def _scaling(shared_softmax: bool) -> str:
-    """How the weight acts where nothing else is asked for."""
-    return "K+mean(V) w/ C penalty" if shared_softmax else "V only"
-
-
-def _compat(compat: str | None, shared_softmax: bool) -> Compat | None:
-    program = check_compat(compat)
-    if program is not None and is_node_pack(program) == shared_softmax:
-        raise ValueError(
-            f"compat: expected shared_softmax={not shared_softmax} beside {program!r}, which has "
-            f"no other, got {shared_softmax}"
-        )
-    return program
-
-
-def _with_names_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a state's options, some of which had other names in files of version 0.1."""
-    options = dict(values)
-    for old, new in (("joint", "shared_softmax"), ("hold_last", "repeat_last")):
-        if old in options:
-            options[new] = options.pop(old)
-    if options.pop("reference_quirks", False):
-        options["compat"] = "fooocus" if options["shared_softmax"] else "comfyui_ipadapter_plus"
-    return options
-
-
-def _masks(mask: npt.ArrayLike | Tensor | None) -> dict[str, Tensor | None]:
-    """Read a mask; one that requires a gradient is not copied."""
-    if mask is None:
-        return {"mask": None, "trained_mask": None}
-    values = to_mask(mask)
-    if isinstance(mask, Tensor) and mask.requires_grad:
-        return {"mask": as_pictures(mask.detach()), "trained_mask": mask}
-    return {"mask": values, "trained_mask": None}
 
 
 _NOT_PLAIN = ("keys_values", "mask", "trained_mask")
@@ -448,23 +392,3 @@ _DEFAULTS: dict[str, Any] = {
     for name, parameter in inspect.signature(ImagePrompt.__init__).parameters.items()
     if parameter.default is not parameter.empty
 }
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
-    return value
-
-
-def _roles(roles: Mapping[int, str] | Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
-    pairs = roles.items() if isinstance(roles, Mapping) else roles
-    return tuple(sorted((int(kind), _one_of("roles", role, ROLES)) for kind, role in pairs))
-
-
-def _short_repr(weight: Weight) -> str:
-    """Give the shortest form that ``Weight.of`` reads back."""
-    if weight == Weight(weight.scale):
-        return f"weight={weight.scale!r}"
-    if isinstance(weight.layers, str) and weight == Weight(layers=weight.layers):
-        return f"weight={weight.layers!r}"
-    return f"weight={weight!r}"
