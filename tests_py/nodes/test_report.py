@@ -25,4 +25,4 @@ def test_report_of_a_model_without_patches(model):
 def test_nodes_patch_by_comfyuis_own_host(model, image, raw_adapter, clip_vision):
     (patched,) = run("IPAdapterAdvanced", model=model(), ipadapter=raw_adapter(), image=image(),
                      clip_vision=clip_vision)  # fmt: skip
-    assert isinstance(find_patched_model(patched).clock, SigmaSchedule)
+    assert isinstance(find_patched_model(patched).schedule, SigmaSchedule)

@@ -68,12 +68,12 @@ class EmbeddedModel:
         self.attention: torch.Tensor | None = None
         self._noise = make_noise(1, seed).expand(len(chosen), -1, -1, -1)
 
-    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
+    def generate(self, variant: Variant, schedule: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all from the same noise and without a class."""
         size = (LATENT_SIZE, LATENT_SIZE)
         patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, size)
         classes = torch.full_like(self.labels, NULL_CLASS)
-        arguments = (classes, self._noise, IMAGE_GUIDANCE, self.steps, clock)
+        arguments = (classes, self._noise, IMAGE_GUIDANCE, self.steps, schedule)
         if not patches:
             return to_pictures(self._pipeline(*arguments))
         with ap.attach(self._pipeline, patches, cond_or_uncond=(1, 0)) as attached:

@@ -101,13 +101,13 @@ def _own(face: Face, arguments: argparse.Namespace) -> Section:
     patched = patch_model(pipeline, Identity(adapter, face, 0.8, noise=0.35))
     tiles = []
     for caption, model in (("plain", pipeline), ("with the identity", patched)):
-        clock = StepSchedule()
+        schedule = StepSchedule()
         picture = model(
             prompt=options.prompt,
             num_inference_steps=arguments.steps,
             guidance_scale=options.guidance,
             generator=torch.Generator().manual_seed(options.seed),
-            callback_on_step_end=lambda p, s, t, values, clock=clock: clock() or values,
+            callback_on_step_end=lambda p, s, t, values, schedule=schedule: schedule() or values,
         ).images[0]
-        tiles.append(Tile(picture, caption, f"{1e3 * clock.seconds_per_step:.0f} ms a step"))
+        tiles.append(Tile(picture, caption, f"{1e3 * schedule.seconds_per_step:.0f} ms a step"))
     return Section("An identity", f"“{options.prompt}”, {arguments.steps} steps", (tuple(tiles),))

@@ -62,14 +62,14 @@ class OwnModel:
     def _vae_scale(self) -> int:
         return self._pipeline.vae_scale_factor
 
-    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
+    def generate(self, variant: Variant, schedule: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all from the same seed."""
         latent = tuple(edge // self._vae_scale for edge in self._size)
         patches = make_patches(variant, self._adapter, self._embeds, self._partner_embeds, latent)
         if not patches:
-            return self._run(clock)
+            return self._run(schedule)
         with ap.attach(self._pipeline, patches) as attached:
-            pictures = self._run(clock)
+            pictures = self._run(schedule)
         self.attention = attached.attention
         return pictures
 
@@ -84,9 +84,9 @@ class OwnModel:
         """There is no judge for pictures of any kind."""
         return
 
-    def _run(self, clock: StepSchedule) -> list[Image.Image]:
+    def _run(self, schedule: StepSchedule) -> list[Image.Image]:
         def on_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict:
-            clock()
+            schedule()
             return values
 
         count = len(self.references)

@@ -48,7 +48,7 @@ class Model(Protocol):
     attention: Tensor | None
     """What guidance recorded in the last step of the latest pictures, (pictures, h, w)."""
 
-    def generate(self, variant: Variant, clock: StepSchedule) -> list[Image.Image]:
+    def generate(self, variant: Variant, schedule: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all variants from the same seeds."""
         ...
 

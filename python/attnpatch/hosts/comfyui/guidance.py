@@ -35,7 +35,7 @@ def set_guidance(model: Any, group: PatchedModel) -> None:
     functions = list(options.get("sampler_post_cfg_function", ()))
     ours = [place for place, f in enumerate(functions) if isinstance(f, GuidanceFunction)]
     guidances = [
-        patch for patch in group.run.stack if isinstance(patch, Guidance) and not patch.silent
+        patch for patch in group.run.stack if isinstance(patch, Guidance) and not patch.disabled
     ]
     if not guidances:
         return
@@ -75,7 +75,7 @@ class GuidanceFunction:
         """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
         guided, sigma = args["denoised"], args["sigma"]
         record = self.group.records.take(sigma)
-        points = self.group.clock({"sigmas": sigma})
+        points = self.group.schedule({"sigmas": sigma})
         if any(point.sigma == 0 for point in points):
             return guided
         height, width = guided.shape[-2:]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patches in a model of ComfyUI: its layers, its clock, its attention."""
+"""Patches in a model of ComfyUI: its layers, its schedule, its attention."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def patch_model(
             model,
             PatchStack(patches),
             family=family,
-            clock=lambda stack: SigmaSchedule(model.model, _marks(stack)),
+            schedule=lambda stack: SigmaSchedule(model.model, _marks(stack)),
             plain=_PROGRAMS[_program(model)],
             cond_or_uncond=cond_or_uncond,
         )
@@ -84,7 +84,7 @@ def patch_model(
         model,
         PatchStack(patches),
         table=read_layer_table(_unet(model)),
-        clock=lambda stack: SigmaSchedule(model.model, _marks(stack)),
+        schedule=lambda stack: SigmaSchedule(model.model, _marks(stack)),
         plain=_PROGRAMS[_program(model)],
         only_free=only_free,
         cond_or_uncond=cond_or_uncond,

@@ -26,7 +26,7 @@ _NONE: Mapping[str, Any] = {}
 _NEVER_ASKED = (SamplingPoint(),)
 
 
-class SamplingClock(Protocol):
+class SamplingSchedule(Protocol):
     """Tells how far sampling has come."""
 
     def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
@@ -35,13 +35,13 @@ class SamplingClock(Protocol):
 
 
 class PatchedModel:
-    """What all the slots of one patched model share: the run, the clock, the host's attention.
+    """What all the slots of one patched model share: the run, the schedule, the host's attention.
 
     Parameters
     ----------
     run
         The stack of patches, bound to the model's layers.
-    clock
+    schedule
         Tells the progress of sampling.
     plain
         The host's own attention, for calls in which no patch has anything to do.
@@ -52,13 +52,13 @@ class PatchedModel:
     def __init__(
         self,
         run: BoundStack,
-        clock: SamplingClock,
+        schedule: SamplingSchedule,
         plain: OptimizedAttention,
         cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
     ) -> None:
         self.run = run
         self.cond_or_uncond = cond_or_uncond
-        self.clock = clock
+        self.schedule = schedule
         self.plain = plain
         self.records = SigmaRecords()
         self._timed = run.time_dependent
@@ -73,7 +73,7 @@ class PatchedModel:
     def call(self, batch: int, options: ExtraOptions) -> Call:
         """Return the UNet call that is running; one object for all of its layers."""
         shape = options["original_shape"]
-        points = self.clock(options) if self._timed else _NEVER_ASKED
+        points = self.schedule(options) if self._timed else _NEVER_ASKED
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
         if self._records_any and not degraded and "sigmas" in options:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Patches in a Fooocus model: its attention, its clock, its layers."""
+"""Patches in a Fooocus model: its attention, its schedule, its layers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def patch_model(
         model,
         stack,
         table=_table_of(model.model.diffusion_model, stack),
-        clock=lambda _: StepSchedule(model.model),
+        schedule=lambda _: StepSchedule(model.model),
         plain=sdp,
         only_free=only_free,
     )

@@ -87,7 +87,7 @@ class Guidance(Patch):
         return len(self.scale.pictures) or 1 if isinstance(self.scale, Weight) else 1
 
     @property
-    def silent(self) -> bool:
+    def disabled(self) -> bool:
         """Whether its scale is 0 throughout."""
         if not isinstance(self.scale, Weight):
             return self.scale == 0
@@ -119,7 +119,7 @@ class Guidance(Patch):
         ValueError
             Where it needs progress and that is None.
         """
-        if self.silent or self.window.empty:
+        if self.disabled or self.window.empty:
             return False
         if not self.window.full:
             if progress is None:
@@ -189,7 +189,7 @@ class BoundGuidance(BoundPatch):
         guidance = self.guidance
         if layer not in self.layers:
             return f"not of the blocks {guidance.blocks}"
-        if guidance.silent:
+        if guidance.disabled:
             return "scale 0"
         if guidance.window.empty:
             return f"no time between start {guidance.start} and end {guidance.end}"

@@ -11,7 +11,7 @@ from attnpatch.engine import PatchStack
 from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatchWrapper
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import own_options
-from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingClock
+from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingSchedule
 from attnpatch.hosts.comfyui.transformer.families import Family, layer_table
 from attnpatch.hosts.comfyui.transformer.override import (
     OVERRIDE,
@@ -29,7 +29,7 @@ def install_in_transformer(
     patches: Sequence[Any],
     *,
     family: Family,
-    clock: Callable[[PatchStack], SamplingClock],
+    schedule: Callable[[PatchStack], SamplingSchedule],
     plain: OptimizedAttention,
     cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
 ) -> Any:
@@ -40,7 +40,7 @@ def install_in_transformer(
 
     Parameters
     ----------
-    model, patches, clock, plain, cond_or_uncond
+    model, patches, schedule, plain, cond_or_uncond
         As for a UNet; see ``unet.install.install``.
     family
         Of the network.
@@ -57,7 +57,7 @@ def install_in_transformer(
             )
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     table = layer_table(model.model.diffusion_model, family)
-    group = PatchedModel(stack.bind(table), clock(stack), plain, told)
+    group = PatchedModel(stack.bind(table), schedule(stack), plain, told)
     options = own_options(clone, "transformer_options")
     previous = options.get(OVERRIDE)
     if isinstance(previous, AttentionOverride):

@@ -123,7 +123,7 @@ class Attn2Replace(AttnReplace):
                 k, v, more = acting.guides.split(k, v, extra_options["n_heads"])
             out = self._attend(acting, running, base, q, k, v, more, extra_options)
         if self.added:
-            sigma = self.group.clock(extra_options)[0].sigma
+            sigma = self.group.schedule(extra_options)[0].sigma
             for added in self.added:
                 if added.acts(sigma):
                     out = out + added.callback(out, q, k, v, extra_options, **added.options)

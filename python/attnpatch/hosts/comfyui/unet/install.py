@@ -11,7 +11,7 @@ from attnpatch.engine import Layer, LayerTable, PatchStack
 from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatchWrapper
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import own_options
-from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingClock
+from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingSchedule
 from attnpatch.hosts.comfyui.unet.attn_replace import (
     Attention,
     Attn1Patch,
@@ -31,7 +31,7 @@ def install(
     patches: Sequence[Any],
     *,
     table: LayerTable,
-    clock: Callable[[PatchStack], SamplingClock],
+    schedule: Callable[[PatchStack], SamplingSchedule],
     plain: OptimizedAttention,
     only_free: bool = False,
     cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
@@ -48,8 +48,8 @@ def install(
         What to add.
     table
         The model's attention layers.
-    clock
-        Makes the clock for the whole stack; see :class:`PatchedModel`.
+    schedule
+        Makes the schedule for the whole stack; see :class:`PatchedModel`.
     plain
         The host's own attention.
     only_free
@@ -65,7 +65,7 @@ def install(
     channels = context_channels(model.model.diffusion_model, table)
     if channels is not None:
         run.check_context(channels)
-    group = PatchedModel(run, clock(stack), plain, told)
+    group = PatchedModel(run, schedule(stack), plain, told)
     made: list[AttnReplace] = []
     for make in (Attn2Replace, Attn1Replace):
         layers = group.layers[make.kind]
