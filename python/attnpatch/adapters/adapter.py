@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from attnpatch.adapters.encode import (
 )
 from attnpatch.adapters.encoders import Features, check_features
 from attnpatch.adapters.inputs import (
+    Faces,
     Image,
     as_face_embeddings,
     check_dtype,
@@ -160,7 +160,7 @@ class ImageAdapter:
         encoder: PictureEncoder,
         *,
         negative: Negative = "zeros",
-        faces: Any = None,
+        faces: Faces | None = None,
         crop: Crop = "center",
         background: Colour = WHITE,
         combine: str | None = "concat",

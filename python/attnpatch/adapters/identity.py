@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.combine import combine_features
 from attnpatch.adapters.compat import Compat, check_compat
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import FACE_SIZE
-from attnpatch.adapters.inputs import as_face_embeddings
+from attnpatch.adapters.inputs import Faces, as_face_embeddings
 from attnpatch.adapters.loading import load_image_adapter
 
 __all__ = ["as_identity_adapter", "get_identity_embeds", "noise_like"]
@@ -24,7 +25,18 @@ __all__ = ["as_identity_adapter", "get_identity_embeds", "noise_like"]
 _MODULUS = 1000000007
 
 
-def as_identity_adapter(model: Any) -> ImageAdapter:
+class InstantIdModel(Protocol):
+    """A model as ComfyUI's InstantID pack holds it."""
+
+    image_proj_model: Module
+    ip_layers: Any
+
+
+IdentityModel = ImageAdapter | Mapping[str, Any] | InstantIdModel
+"""What ``as_identity_adapter`` reads."""
+
+
+def as_identity_adapter(model: IdentityModel) -> ImageAdapter:
     """Read an InstantID model in any of the forms in which other code has it.
 
     Parameters
@@ -98,8 +110,8 @@ def noise_like(embedding: Tensor, noise: float) -> Tensor:
 
 
 def get_identity_embeds(
-    model: Any,
-    faces: Any,
+    model: IdentityModel,
+    faces: Faces,
     *,
     noise: float = 0.0,
     combine: str = "average",

@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy
+import numpy.typing as npt
 import torch
 
 from attnpatch.adapters.encoders import Features
@@ -19,6 +20,24 @@ logger = logging.getLogger("attnpatch")
 
 # Features of pictures, or for FaceID plus a pair of face embeddings and hidden states.
 Image = Any
+
+
+class FaceEmbeddings(Protocol):
+    """A face of `attnpatch.faces` or of insightface: the form is taken that an adapter wants."""
+
+    @property
+    def embedding(self) -> npt.NDArray[Any] | None:
+        """As the recogniser gives it, (512,)."""
+        ...
+
+    @property
+    def normed_embedding(self) -> npt.NDArray[Any] | None:
+        """Divided by its length, (512,)."""
+        ...
+
+
+Faces = FaceEmbeddings | Sequence[FaceEmbeddings | None] | torch.Tensor | npt.NDArray[Any]
+"""Faces of one person, one or several, or their embeddings (512,) or (faces, 512)."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -86,7 +105,7 @@ def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
     return value
 
 
-def as_face_embeddings(faces: Any, takes: Features) -> torch.Tensor:
+def as_face_embeddings(faces: Faces, takes: Features) -> torch.Tensor:
     """Read the embeddings of faces as float32 (faces, size)."""
     if isinstance(faces, torch.Tensor | numpy.ndarray):
         tensor = torch.as_tensor(faces).cpu().float()

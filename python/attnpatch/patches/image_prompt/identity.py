@@ -7,8 +7,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from attnpatch.adapters.embeds import ImageEmbeds
-from attnpatch.adapters.identity import as_identity_adapter, get_identity_embeds
+from attnpatch.adapters.identity import IdentityModel, as_identity_adapter, get_identity_embeds
+from attnpatch.adapters.inputs import Faces
 from attnpatch.engine.weights import WeightLike
+from attnpatch.patches.image_prompt.keys_values import ImageTokens
 from attnpatch.patches.image_prompt.prompt import ImagePrompt
 
 __all__ = ["Identity"]
@@ -51,8 +53,8 @@ class Identity(ImagePrompt):
 
     def __init__(
         self,
-        adapter: Any,
-        face: Any,
+        adapter: IdentityModel,
+        face: Faces | ImageTokens,
         weight: WeightLike = 0.8,
         *,
         noise: float = 0.0,

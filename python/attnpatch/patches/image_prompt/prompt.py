@@ -19,6 +19,7 @@ from attnpatch._core import LayerTable, Window
 from attnpatch.adapters.adapter import ImageAdapter
 from attnpatch.adapters.compat import Compat
 from attnpatch.adapters.encode import Crop, Negative, PictureEncoder
+from attnpatch.adapters.inputs import Faces
 from attnpatch.engine.masks import MASK_RESIZE_MODES, check_joint, to_mask
 from attnpatch.engine.patch import Patch
 from attnpatch.engine.weights import Weight, WeightLike
@@ -175,7 +176,7 @@ class ImagePrompt(Patch):
         weight: WeightLike = 1.0,
         *,
         negative: Negative = "zeros",
-        faces: Any = None,
+        faces: Faces | None = None,
         combine: str | None = "concat",
         crop: Crop = "center",
         **options: Any,

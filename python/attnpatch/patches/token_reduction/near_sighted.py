@@ -243,11 +243,11 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
         tiled = not _too_deep(place, self.tiling_max_depth)
         if self.imitates:
             grid = slothful_pack.guess_grid(moment.latent, grid)
-            tiles = slothful_pack.tiles(grid, size)
-            if not tiled or tiles == (1, 1):
+            pack_tiles = slothful_pack.tiles(grid, size)
+            if not tiled or pack_tiles == (1, 1):
                 return slothful_pack.pool_plan(stride, side.mode, side.blends, grid)
             return slothful_pack.near_sighted_plan(
-                grid, tiles, stride, global_ratio, side.mode, side.blends
+                grid, pack_tiles, stride, global_ratio, side.mode, side.blends
             )
         pooled = side.pool(stride, grid)
         tiling = _make_tiling(grid, size, self.seed, moment, place)
