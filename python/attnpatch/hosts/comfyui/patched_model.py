@@ -29,6 +29,9 @@ _NEVER_ASKED = (SamplingPoint(),)
 class SamplingSchedule(Protocol):
     """Tells how far sampling has come."""
 
+    early: bool
+    """Whether it can be asked before the UNet runs."""
+
     def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
         """Return the point of the running call, or one for each picture, not syncing per layer."""
         ...
@@ -104,6 +107,8 @@ class PatchedModel:
         options
             The host's ``transformer_options`` of the call.
         """
+        if not self.schedule.early:
+            return  # what it would tell is of the call before
         call = self.call(len(x), {**options, "original_shape": x.shape})
         self.run.prepare(call, x.dtype, x.device)
 

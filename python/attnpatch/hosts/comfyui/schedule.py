@@ -35,6 +35,8 @@ class SigmaSchedule:
         The starts and ends of patches: there progress is exact.
     """
 
+    early = True
+
     def __init__(self, model: Any, marks: Iterable[float] = ()) -> None:
         self._model = model
         self._marks = frozenset(marks)

@@ -108,6 +108,8 @@ class StepSchedule:
         The host's ``BaseModel``, whose ``diffusion_model.current_step`` its forward sets anew.
     """
 
+    early = False
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._latest: tuple[object, object, SamplingPoint] | None = None
