@@ -70,7 +70,7 @@ class NormalizedAttentionGuidance(Patch):
 
     Examples
     --------
-    >>> negative = pipeline.encode_prompt("blurry", do_classifier_free_guidance=False)[0]
+    >>> negative = pipeline.encode_prompt("blurry", "cpu", 1, False)[0]  # of SD1.5
     >>> attach(pipeline, NormalizedAttentionGuidance(negative, scale=4.0))
     """
 
