@@ -103,3 +103,28 @@ def test_uncond_is_left_alone_and_cond_is_not(name, calls):
         twin(**arguments, **SIZE, generator=torch.Generator().manual_seed(0)).images, found
     )
     assert torch.equal(picture(), plain)
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "z_image"])
+def test_one_object_as_both_texts_is_not_guessed(name):
+    """Cond and uncond calls with the same tensor look alike: the gain would be in both."""
+    make_pipeline, _ = PIPELINES[name]
+    pipeline, arguments = make_pipeline(1, True)
+    arguments["negative_prompt_embeds"] = arguments["prompt_embeds"]
+    patch = KeyGain(TextKeys((0,)), 6.0)
+    with ap.attach(pipeline, patch), pytest.raises(ValueError, match="cond_or_uncond: expected"):
+        pipeline(**arguments, **SIZE)
+    with ap.attach(pipeline, KeyGain(TextKeys((0,)), 6.0, uncond=True)):  # it tells none apart
+        pipeline(**arguments, **SIZE)
+
+
+def test_one_object_as_both_texts_without_guidance_is_cond():
+    pipeline, arguments = flux(1, True)
+    arguments |= {"negative_prompt_embeds": arguments["prompt_embeds"], "true_cfg_scale": 1.0}
+
+    def picture():
+        return pipeline(**arguments, **SIZE, generator=torch.Generator().manual_seed(0)).images
+
+    plain = picture()
+    with ap.attach(pipeline, KeyGain(TextKeys((0, 2)), 6.0)):
+        assert not torch.allclose(picture(), plain, atol=1e-4)

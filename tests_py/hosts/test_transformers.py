@@ -265,3 +265,15 @@ def test_an_unknown_transformer_is_named():
 
     with pytest.raises(TypeError, match=r"FluxTransformer2DModel.*got .*OtherTransformer2DModel"):
         ap.attach(OtherTransformer2DModel(), KeyGain(TextKeys(), 2.0))
+
+
+def test_layered_images_are_refused():
+    """Their layers stand where references do in other models of the family."""
+    case = CASES["QwenImageTransformer2DModel"]
+    config = {**case.make().config, "use_layer3d_rope": True, "_use_default_values": []}
+    model = type(case.make()).from_config(config).eval()
+    arguments = case.arguments(1, (GRID, REFERENCES[0]))
+    run(model, arguments)
+    message = "img_shapes: expected an image of one layer"
+    with ap.attach(model, KeyGain(ReferenceKeys(0), 2.0)), pytest.raises(ValueError, match=message):
+        run(model, arguments)

@@ -32,10 +32,14 @@ def rows_of_text(running: Running | None, sequence: Sequenced) -> Rows | None:
         kinds = [_kind(running, row, beside=text) for row in text]
         if any(kind is None for kind in kinds):
             return None
+        if any(_is_both(running, row, beside=text) for row in text):
+            return None
         return told_rows([kind for kind in kinds if kind is not None], _host_call(batch, None))
     call = _host_call(batch, text)
     if any(k.__name__ == "ModularPipeline" for k in type(running.pipeline).__mro__):
         return modular(running, call)
+    if _is_both(running, text):
+        return None
     kind = _kind(running, text)
     if kind is None:
         return rows_by_text(running, call, guidance_of(running))
@@ -59,16 +63,28 @@ class _Rows:
         self.shape = (batch,)
 
 
+def _is_both(running: Running, text: Any, beside: Any = None) -> bool:
+    """Whether one object is the text of cond and uncond: calls with it can not be told apart."""
+    if guidance_of(running) is False or running.local("do_true_cfg") is False:
+        return False
+    return len({names_uncond(name) for name in _names(running, text, beside)}) > 1
+
+
 def _kind(running: Running, text: Any, beside: Any = None) -> int | None:
-    """Return the kind of what a variable of the pipeline holds; None: it is none of these.
+    """Return the kind of what a variable of the pipeline holds; None: it is none of these."""
+    names = _names(running, text, beside)
+    if not names:
+        return None
+    return UNCOND if all(map(names_uncond, names)) else COND
+
+
+def _names(running: Running, text: Any, beside: Any) -> list[str]:
+    """Return the names of the pipeline's variables that hold a text.
 
     What is handed over, `beside`, may hold rows of all kinds: other variables tell before it.
     """
     found = [(name, value is beside) for name, value in running.locals() if _holds(value, text)]
-    names = [name for name, whole in found if not whole] or [name for name, _ in found]
-    if not names:
-        return None
-    return UNCOND if all(map(names_uncond, names)) else COND
+    return [name for name, whole in found if not whole] or [name for name, _ in found]
 
 
 def _holds(value: Any, text: Any) -> bool:

@@ -31,6 +31,11 @@ class QwenImage:
         ValueError
             Where rows have pictures of different sizes, or the image has several layers.
         """
+        if getattr(model.config, "use_layer3d_rope", False):
+            raise ValueError(
+                "img_shapes: expected an image of one layer where patches act, got a "
+                "QwenImageTransformer2DModel of layered images (use_layer3d_rope)"
+            )
         text = arguments["encoder_hidden_states"]
         tokens = joined([(TEXT, text.shape[1], None), *_pictures(arguments["img_shapes"])])
         return Sequenced(
