@@ -16,6 +16,7 @@ from transformer_models import CASES, GRID
 from transformer_pipelines import SIZE, make
 
 import attnpatch as ap
+from attnpatch.hosts.diffusers import token_positions
 from attnpatch.hosts.diffusers.token_positions import encode_text
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
 from attnpatch.patches.key_gain import read_weights
@@ -299,3 +300,9 @@ def test_texts_that_do_not_fit():
 
 def test_reference_strength():
     assert ap.reference_strength(1.5, 1, end=0.6) == KeyGain(ReferenceKeys(1), 1.5, end=0.6)
+
+
+@pytest.mark.parametrize("prompt", ["a", "as", "assistant", "user", "hat"])
+def test_a_prompt_that_a_template_repeats(prompt):
+    text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    assert token_positions._place(text, prompt) == text.index("\n") + 1

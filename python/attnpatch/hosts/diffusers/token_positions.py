@@ -212,6 +212,9 @@ def _place(text: str, prompt: str) -> int:
         # A template's own words before it may hold it too: it stands at the end of a tag or line.
         likely = [i for i in places if i == 0 or text[i - 1] in ">\n"]
         places = likely or places
+        # Words that a template ends with ("<|im_start|>assistant") have no tag after them.
+        ends = [i for i in places if text[i + len(prompt) :].lstrip().startswith("<")]
+        places = ends or places
     return places[-1]
 
 
