@@ -193,6 +193,7 @@ def test_word_weights_are_gains_on_their_tokens():
         ).images
     assert torch.isfinite(found).all() and not torch.allclose(found, plain, atol=1e-4)
     assert ap.word_weights(pipeline, TEXT).patches == ap.PatchStack()
+    assert ap.word_weights(pipeline, "a (  :2) hat").patches == ap.PatchStack()
 
 
 @pytest.mark.parametrize(

@@ -277,3 +277,27 @@ def test_layered_images_are_refused():
     message = "img_shapes: expected an image of one layer"
     with ap.attach(model, KeyGain(ReferenceKeys(0), 2.0)), pytest.raises(ValueError, match=message):
         run(model, arguments)
+
+
+def test_texts_of_other_lengths_in_one_call():
+    """Z-Image: a gain is for the words of its own row, whatever text another row has."""
+    case = CASES["ZImageTransformer2DModel"]
+    model, arguments = case.make(), case.arguments(1)
+    (short,), (x,) = arguments["cap_feats"], arguments["x"]
+    long = torch.randn(40, 12, generator=torch.Generator().manual_seed(5))
+
+    def outputs(texts, patch, kinds):
+        given = {"x": [x] * len(texts), "t": torch.full((len(texts),), 0.25), "cap_feats": texts}
+        with ap.attach(model, patch, cond_or_uncond=kinds):
+            return run(model, given)
+
+    for keys in (TextKeys(), TextKeys((0, 3))):
+        patch = KeyGain(keys, 0.1)
+        alone = outputs([short], patch, (0,))[0]
+        beside = outputs([short, long], patch, (0, 1))[0]
+        torch.testing.assert_close(beside, alone, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="expected texts of one length"):
+        outputs([short, long], KeyGain(TextKeys(), 0.1), (0,))
+    with pytest.raises(ValueError, match=f"of a text of {TEXT}, got 20"):
+        outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (0,))
+    outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (1, 0))

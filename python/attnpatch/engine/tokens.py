@@ -29,6 +29,9 @@ class Span:
         Rows and columns of an image's tokens.
     index : int
         Which of several spans of one name.
+    rows : tuple of int
+        For each row of the batch how many of these tokens are its own, from the first, where rows
+        differ: the others are padding. Empty: all are.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Span:
     stop: int | None = None
     grid: tuple[int, int] | None = None
     index: int = 0
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

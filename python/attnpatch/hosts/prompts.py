@@ -102,6 +102,7 @@ def word_weights(
     ...     image = pipeline(**words.arguments).images[0]
     """
     text, parts = read_weights(prompt)
+    parts = tuple(part for part in parts if text[part.start : part.stop].strip())
     by_weight: dict[float, set[int]] = {}
     if parts:
         tokens = import_module("attnpatch.hosts.diffusers.token_positions").encode_text(

@@ -140,7 +140,8 @@ class GainBias:
     def term(self, site: Site, keys: int, strength: float) -> BiasTerm:
         """Return its term at a site; see ``ScoreBias``."""
         patch = self._bound.patch
-        chosen = patch.keys.choose(site.keys, keys)
+        rows = [row for row, weight in enumerate(self._weights.tolist()) if weight != 0]
+        chosen = patch.keys.choose(site.keys, keys, rows)
         weights = strength * self._weights[:, None]
         inside, concerned = self._inside(site)
         gains = patch.outside + inside * (patch.gain - patch.outside)

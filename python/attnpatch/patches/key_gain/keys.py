@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,8 +55,8 @@ class ReferenceKeys:
                 raise ValueError("reference mask: expected some of it above a half, got none")
             object.__setattr__(self, "mask", mask)
 
-    def choose(self, tokens: Tokens, count: int) -> Tensor:
-        """Return which of `count` keys are meant, bool (count,).
+    def choose(self, tokens: Tokens, count: int, rows: Sequence[int] = ()) -> Tensor:
+        """Return which of `count` keys are meant, bool (count,); in all rows the same.
 
         Raises
         ------
@@ -140,19 +140,19 @@ class TextKeys:
             raise ValueError("tokens: expected at least one, got none")
         object.__setattr__(self, "tokens", tokens)
 
-    def choose(self, tokens: Tokens, count: int) -> Tensor:
-        """Return which of `count` keys are meant, bool (count,).
+    def choose(self, tokens: Tokens, count: int, rows: Sequence[int] = ()) -> Tensor:
+        """Return which of `count` keys are meant in these rows of the batch, bool (count,).
 
         Raises
         ------
         ValueError
-            Where the text has fewer tokens.
+            Where the text has fewer tokens, or as many in some of the rows only.
         """
         places = [
             place
             for span in tokens.spans
             if span.name == TEXT
-            for place in range(span.start, count if span.stop is None else span.stop)
+            for place in range(span.start, _end(span, count, rows, all_of=self.tokens is None))
         ]
         if self.tokens is not None:
             if self.tokens[-1] >= len(places):
@@ -167,6 +167,19 @@ class TextKeys:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Plain values, and tensors."""
         return {"text": None if self.tokens is None else list(self.tokens)}, {}
+
+
+def _end(span: Span, count: int, rows: Sequence[int], *, all_of: bool) -> int:
+    """Return the token after the last of a text's own in these rows."""
+    if not span.rows:
+        return count if span.stop is None else span.stop
+    own = {span.rows[row] for row in rows} or set(span.rows)
+    if all_of and len(own) > 1:
+        raise ValueError(
+            f"tokens: expected texts of one length in the rows of a call whose whole text is "
+            f"meant, got {sorted(own)} tokens; give the tokens, or one row in a call"
+        )
+    return span.start + min(own)
 
 
 Keys = ReferenceKeys | TextKeys

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointTable
+from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointTable, Tokens
 from attnpatch.hosts.diffusers.transformer.sequence import Part, Sequenced, joined, joint_table
 
 __all__ = ["ZImage"]
@@ -50,6 +51,12 @@ class ZImage:
                 f"{', '.join(map(str, rows))}"
             )
         tokens = joined(rows[0])
+        if not many and len(set(map(len, texts))) > 1:
+            lengths = tuple(map(len, texts))
+            spans = tuple(
+                replace(span, rows=lengths) if span.name == TEXT else span for span in tokens.spans
+            )
+            tokens = Tokens(spans)
         return Sequenced(
             batch=len(latents),
             attentions=((tokens, tokens),),
