@@ -4,6 +4,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from dense_bias import dense, spans_of
 from transformer_models import CASES, GRID, REFERENCES, TEXT
 
 import attnpatch as ap
+from attnpatch.engine import Span, Tokens
 from attnpatch.hosts.diffusers.transformer.families import FAMILIES
 from attnpatch.hosts.recognition import TRANSFORMERS
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
@@ -301,3 +303,23 @@ def test_texts_of_other_lengths_in_one_call():
     with pytest.raises(ValueError, match=f"of a text of {TEXT}, got 20"):
         outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (0,))
     outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (1, 0))
+
+
+def test_a_sequence_of_other_sizes_is_found_out(named, monkeypatch):
+    """Were the tokens of a call others than we think, nothing would be patched."""
+    name, case, model = named
+    family = FAMILIES[name]
+    original = type(family).sequence
+
+    def longer(self, model, arguments):
+        found = original(self, model, arguments)
+        span = Span("padding", found.attentions[0][0].count, found.attentions[0][0].count + 1)
+        tokens = Tokens((*found.attentions[0][0].spans, span))
+        return replace(found, attentions=((tokens, tokens),))
+
+    monkeypatch.setattr(type(family), "sequence", longer)
+    with (
+        ap.attach(model, KeyGain(TextKeys((0,)), 2.0), cond_or_uncond=(0,)),
+        pytest.raises(RuntimeError, match=r"patched attention layers of .* attended to \d+ ×"),
+    ):
+        run(model, case.arguments(1))

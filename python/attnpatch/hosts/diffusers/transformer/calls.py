@@ -112,9 +112,9 @@ class TransformerCalls:
             return None
         if not (reached or owner.checked) and owner.layers and run is not None:
             raise RuntimeError(
-                f"attach: none of the {len(owner.layers)} patched attention layers ran in this "
-                f"call of {type(model).__name__}; something replaced its attention modules after "
-                "attach"
+                f"attach: none of the {len(owner.layers)} patched attention layers of "
+                f"{type(model).__name__} attended to {_sizes(call)} tokens in this call; something "
+                "replaced its attention modules after attach, or adds or drops tokens"
             )
         owner.checked = True
         if call is None or not call.negatives:
@@ -172,6 +172,11 @@ def _describe(sequence: Sequenced, rows: Rows, sigma: Any) -> Call:
         progress=_progress(sigma),
         attentions=sequence.attentions,
     )
+
+
+def _sizes(call: Call | None) -> str:
+    sequences = () if call is None else call.attentions
+    return " or ".join(f"{queries.count} × {keys.count}" for queries, keys in sequences)
 
 
 def _with_negatives(rows: Rows, added: Sequence[int]) -> Rows:

@@ -95,7 +95,6 @@ class PatchedJointLayer:
         running = self.patched.running
         if processor is not self.patched_processor or running.call is None:
             return False
-        running.reached = True
         return running.run is not None
 
     def acting(self, queries: int, keys: int | None = None) -> SiteAttention | None:
@@ -104,9 +103,9 @@ class PatchedJointLayer:
         call, run = running.call, running.run
         if call is None or run is None or keys is None:
             return None
-        running.reached = True
         for asking, answering in call.attentions:
             if (asking.count, answering.count) == (queries, keys):
+                running.reached = True
                 return run.at(Site(self.layer, call, asking, answering))
         return None
 
