@@ -66,3 +66,18 @@ def test_compiled(name, how):
     with ap.attach(model, second):
         found = run(fast, arguments)
     torch.testing.assert_close(found, right_second, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_of_a_negative_text(name):
+    """Normalized attention guidance adds them before the graph, and takes them out after it."""
+    case = CASES[name]
+    model, arguments = case.make(), case.arguments(1)
+    text = arguments.get("cap_feats", arguments.get("encoder_hidden_states"))
+    sizes = text[0].shape if isinstance(text, list) else text.shape[1:]
+    negative = torch.randn(1, *sizes, generator=torch.Generator().manual_seed(2))
+    with ap.attach(model, ap.NormalizedAttentionGuidance(negative), cond_or_uncond=(0,)):
+        right = run(model, arguments)
+        fast, counts = compiled(model, "whole")
+        torch.testing.assert_close(run(fast, arguments), right, rtol=1e-5, atol=1e-5)
+    assert counts.frame_count == 1

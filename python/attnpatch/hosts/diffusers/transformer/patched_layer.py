@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.engine import JointLayer, Site, SiteAttention
+from attnpatch.engine import JointLayer, MoreKeys, Site, SiteAttention
 from attnpatch.hosts.diffusers.operators import register
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.transformer.processor import (
@@ -110,9 +110,16 @@ class PatchedJointLayer:
         return None
 
     def attend(
-        self, acting: SiteAttention | None, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        self,
+        acting: SiteAttention | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        more: MoreKeys | None = None,
     ) -> Tensor:
-        """Attend from q (batch, heads, tokens, size), in a graph that runs."""
+        """Attend from q (batch, heads, tokens, size), in a graph that runs; no more keys come."""
+        del acting, more
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return self.dispatch(q, k, v, mask, {}).transpose(1, 2)
 
