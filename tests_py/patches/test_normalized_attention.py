@@ -305,7 +305,7 @@ def test_text_of_other_channels_is_refused(table):
 def test_values(tmp_path, table):
     mask = torch.tensor([True, True, False, True, True])
     patch = NormalizedAttentionGuidance(
-        negative(), 4.0, 2.0, 0.5, 0.1, 0.9, "m0, D1", mask, compat="l2"
+        negative(), 4.0, 2.0, 0.5, 0.1, 0.9, "m0, D1", mask, compat="normalized-attention-guidance"
     )
     assert patch.blocks == "m0,d1" and patch.attention_mask.shape == (1, 5)
     PatchStack(patch).save(tmp_path / "stack.safetensors")
@@ -340,7 +340,11 @@ def test_values(tmp_path, table):
         ({"alpha": 1.5}, ValueError, "alpha: expected 0 to 1"),
         ({"end": 2.0}, ValueError, "end: expected a progress"),
         ({"blocks": "middle"}, ValueError, "blocks: expected d, m or u"),
-        ({"compat": "L2"}, ValueError, "compat: expected None or 'l2', got 'L2'"),
+        (
+            {"compat": "l2"},
+            ValueError,
+            "compat: expected None or 'normalized-attention-guidance', got 'l2'",
+        ),
         ({"attention_mask": torch.ones(4)}, ValueError, r"attention_mask: expected \(1, 5\)"),
         ({"attention_mask": torch.full((5,), 0.5)}, ValueError, "expected 0 or 1"),
         ({"attention_mask": torch.zeros(5)}, ValueError, "at least one token in each row"),

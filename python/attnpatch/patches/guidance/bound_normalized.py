@@ -212,5 +212,5 @@ class NormalizedGuide:
         patch = self._patch
         assert patch.scale is not None
         return guide_normalized(
-            text, negative, patch.scale, patch.tau, patch.alpha, euclidean=patch.compat == "l2"
+            text, negative, patch.scale, patch.tau, patch.alpha, euclidean=patch.compat is not None
         )

@@ -146,7 +146,7 @@ class JointNormalized:
                 patch.scale,
                 patch.tau,
                 patch.alpha,
-                euclidean=patch.compat == "l2",
+                euclidean=patch.compat is not None,
             )
             apart = split_heads(guided, out.shape[1])
             result[rows, :, part] = apart

@@ -22,7 +22,8 @@ from attnpatch.patches.guidance.joint_normalized import BoundJointNormalized
 
 __all__ = ["NormalizedAttentionGuidance"]
 
-_VARIANTS = (None, "l2")
+_PROGRAM = "normalized-attention-guidance"
+"""The authors' own."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +62,8 @@ class NormalizedAttentionGuidance(Patch):
     phi : float or None
         The scale as the paper counts it, scale − 1, in place of `scale`.
     compat : str or None
-        "l2": norms are Euclidean, as in the authors' first code for Flux. None: as above.
+        "normalized-attention-guidance": norms are Euclidean, as in the authors' first code for
+        Flux. None: as above.
 
     Raises
     ------
@@ -109,8 +111,8 @@ class NormalizedAttentionGuidance(Patch):
         self._set("end", end)
         if self.blocks is not None:
             self._set("blocks", check_blocks(self.blocks))
-        if self.compat not in _VARIANTS:
-            raise ValueError(f"compat: expected None or 'l2', got {self.compat!r}")
+        if self.compat not in (None, _PROGRAM):
+            raise ValueError(f"compat: expected None or {_PROGRAM!r}, got {self.compat!r}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
