@@ -133,6 +133,27 @@ CASES = {
         2,
         frames=True,
     ),
+    "lumina2": Case(
+        "Lumina2",
+        {
+            "image_model": "lumina2",
+            "patch_size": 2,
+            "in_channels": 16,
+            "dim": 256,
+            "n_layers": 2,
+            "n_refiner_layers": 1,
+            "n_heads": 16,
+            "n_kv_heads": 16,
+            "multiple_of": 32,
+            "qk_norm": True,
+            "cap_feat_dim": 24,
+            "axes_dims": [4, 6, 6],
+            "axes_lens": [64, 64, 64],
+        },
+        24,
+        2,
+        references=False,
+    ),
     "z_image": Case(
         "ZImage",
         {
@@ -220,6 +241,8 @@ def _known(case):
 def conditioning(case, seed, references=()):
     """Make one conditioning entry."""
     options = {"pooled_output": noise(1, 12, seed=seed), "guidance": 3.5}
+    if case.model == "Lumina2":
+        options["attention_mask"] = torch.ones(1, TEXT)
     if references:
         options["reference_latents"] = [latent(case, grid, seed=9) for grid in references]
     return [noise(1, TEXT, case.context, seed=seed), options]

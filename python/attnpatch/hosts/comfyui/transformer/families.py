@@ -124,9 +124,19 @@ def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
             "model: expected a call of Z-Image without references where patches act: its sequence "
             f"with {len(given['ref_latents'])} is not known"
         )
-    multiple = model.pad_tokens_multiple or 1
+    multiple = getattr(model, "pad_tokens_multiple", None) or 1
+    text, mask = _text(given), given.get("attention_mask")
+    if mask is not None and not hasattr(model, "pad_tokens_multiple"):
+        # Hosts before Z-Image cut each row's text to its own tokens.
+        lengths = mask.sum(dim=1).tolist()
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"context: expected texts of one length in a call of {type(model).__name__} where "
+                f"patches act, got {lengths} tokens"
+            )
+        text = (TEXT, int(lengths[0]), None)
     parts: list[_Part] = []
-    for part in (_text(given), _picture(IMAGE, given["x"], model.patch_size)):
+    for part in (text, _picture(IMAGE, given["x"], model.patch_size)):
         parts += [part, (PADDING, -part[1] % multiple, None)]
     tokens = _tokens(parts)
     return Sequence(tokens, tokens)
