@@ -242,7 +242,7 @@ def conditioning(case, seed, references=()):
     """Make one conditioning entry."""
     options = {"pooled_output": noise(1, 12, seed=seed), "guidance": 3.5}
     if case.model == "Lumina2":
-        options["attention_mask"] = torch.ones(1, TEXT)
+        options["attention_mask"] = torch.ones(1, TEXT, dtype=torch.int64)
     if references:
         options["reference_latents"] = [latent(case, grid, seed=9) for grid in references]
     return [noise(1, TEXT, case.context, seed=seed), options]
