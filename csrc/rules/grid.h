@@ -3,15 +3,13 @@
 
 #pragma once
 
-#include <compare>
-
 namespace attnpatch::rules {
 
 // An extent in a token grid: of all of it, of a tile, or from its first row and column on.
 struct GridSize {
   int rows = 0, columns = 0;
 
-  auto operator<=>(const GridSize&) const = default;
+  bool operator==(const GridSize&) const = default;
 };
 
 }  // namespace attnpatch::rules

@@ -10,6 +10,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace attnpatch::rules {
@@ -66,12 +67,13 @@ TEST(TileShape, CutsAsEvenlyAsItCan) {
 }
 
 TEST(TileOffset, StaysWithinWhatTheTilesHoldBeyondTheGridAndReachesAllOfIt) {
-  std::set<GridSize> found;
+  std::set<std::pair<int, int>> found;
   for (int step = 0; step < 200; ++step) {
-    found.insert(tile_offset({33, 65}, {17, 22}, 1, 999.0 - step, 3));
+    const GridSize offset = tile_offset({33, 65}, {17, 22}, 1, 999.0 - step, 3);
+    found.insert({offset.rows, offset.columns});
   }
   // 2 x 17 - 33 = 1, 3 x 22 - 65 = 1
-  EXPECT_EQ(found, (std::set<GridSize>{{0, 0}, {0, 1}, {1, 0}, {1, 1}}));
+  EXPECT_EQ(found, (std::set<std::pair<int, int>>{{0, 0}, {0, 1}, {1, 0}, {1, 1}}));
 }
 
 TEST(TileOffset, DependsOnSeedTimestepAndLayerAlone) {
