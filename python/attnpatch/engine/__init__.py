@@ -21,7 +21,7 @@ from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.engine.site_attention import SiteAttention
 from attnpatch.engine.stack import PatchStack
 from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
-from attnpatch.engine.tokens import IMAGE, PADDING, REFERENCE, TEXT, Span, Tokens
+from attnpatch.engine.tokens import IMAGE, PADDING, REFERENCE, TEXT, Part, Span, Tokens, joined
 from attnpatch.engine.weights import Weight, weight_presets
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "LayerTable",
     "MoreKeys",
     "NegativeText",
+    "Part",
     "Patch",
     "PatchStack",
     "Plan",
@@ -60,6 +61,7 @@ __all__ = [
     "Tokens",
     "Weight",
     "diffusers_layer_table",
+    "joined",
     "layer_table",
     "make_layer_table",
     "resize_mask",

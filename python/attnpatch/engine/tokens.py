@@ -4,13 +4,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["IMAGE", "PADDING", "REFERENCE", "TEXT", "Span", "Tokens", "image_tokens", "text_tokens"]
+__all__ = [
+    "IMAGE",
+    "PADDING",
+    "REFERENCE",
+    "TEXT",
+    "Part",
+    "Span",
+    "Tokens",
+    "image_tokens",
+    "joined",
+    "text_tokens",
+]
 
 TEXT, IMAGE, REFERENCE, PADDING = "text", "image", "reference", "padding"
 """Names of spans. A patch names the spans that it wants; it never asks for a model."""
+
+Part = tuple[str, int, tuple[int, int] | None]
+"""The name of neighbouring tokens, how many there are, and their rows and columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +105,15 @@ def image_tokens(grid: tuple[int, int]) -> Tokens:
 def text_tokens() -> Tokens:
     """Return the tokens of a text alone, of any length."""
     return Tokens((Span(TEXT),))
+
+
+def joined(parts: Sequence[Part]) -> Tokens:
+    """Return the tokens of a sequence of parts; those of one name are counted."""
+    spans: list[Span] = []
+    start = 0
+    for name, count, grid in parts:
+        if count:
+            index = sum(span.name == name for span in spans)
+            spans.append(Span(name, start, start + count, grid, index))
+        start += count
+    return Tokens(tuple(spans))

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnpatch._core import Window
 from attnpatch.engine.weights import number
 
-__all__ = ["check_window"]
+__all__ = ["check_window", "is_active"]
 
 
 def check_window(start: Any, end: Any) -> tuple[float, float]:
@@ -34,3 +35,27 @@ def check_window(start: Any, end: Any) -> tuple[float, float]:
     if start > end:
         raise ValueError(f"start: expected at most the end, {end}, got {start}")
     return start, end
+
+
+def is_active(window: Window, progress: float | None, what: str = "a patch") -> bool:
+    """Whether a window has this progress.
+
+    Parameters
+    ----------
+    window
+        The part of sampling.
+    progress
+        0 to 1; None: the host gave none.
+    what
+        What has the window, for the error.
+
+    Raises
+    ------
+    ValueError
+        Where the window is not all of sampling, and the progress is None.
+    """
+    if window.full:
+        return True
+    if progress is None:
+        raise ValueError(f"progress: {what} with start or end needs it, and the host gave none")
+    return progress in window

@@ -18,10 +18,11 @@ from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads
 from attnpatch.engine.patch import BoundPatch
 from attnpatch.engine.rows import picture_rows
-from attnpatch.engine.site import COND, Call, SamplingPoint
+from attnpatch.engine.site import COND, Call
+from attnpatch.engine.window import is_active
 from attnpatch.patches.guidance.blocks import find_blocks
 
-__all__ = ["BoundNormalizedAttention", "NormalizedGuide", "guide_normalized"]
+__all__ = ["BoundNormalizedAttention", "NormalizedAttention", "NormalizedGuide", "guide_normalized"]
 
 TimeKey = bool | tuple[bool, ...]
 """Whether it is active now, or for each row of the batch."""
@@ -118,17 +119,10 @@ class BoundNormalizedAttention(BoundPatch):
         """Tell whether it is active now, or for which rows; None: for none."""
         if not self._layers:
             return None
-        active = tuple(self._active(point) for point in call.points)
+        active = tuple(is_active(self.window, point.progress) for point in call.points)
         if not any(active):
             return None
         return True if all(active) else active
-
-    def _active(self, point: SamplingPoint) -> bool:
-        if self.window.full:
-            return True
-        if point.progress is None:
-            raise ValueError("progress: a patch with start or end needs it, and the host gave none")
-        return point.progress in self.window
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:
         """One guide at all of its layers, for cond rows; in degraded passes too.

@@ -19,7 +19,7 @@ from attnpatch.engine.patch import BoundPatch, Patch
 from attnpatch.engine.site import UNCOND, Call
 from attnpatch.engine.tokens import IMAGE
 from attnpatch.engine.weights import Weight, number
-from attnpatch.engine.window import check_window
+from attnpatch.engine.window import check_window, is_active
 from attnpatch.patches.guidance.blocks import check_blocks, find_blocks
 from attnpatch.patches.guidance.scale import (
     RESCALE_MODES,
@@ -121,13 +121,8 @@ class Guidance(Patch):
         """
         if self.disabled or self.window.empty:
             return False
-        if not self.window.full:
-            if progress is None:
-                raise ValueError(
-                    "progress: guidance with start or end needs it, and the host gave none"
-                )
-            if progress not in self.window:
-                return False
+        if not is_active(self.window, progress, "guidance"):
+            return False
         return self.strength(progress) != 0
 
     def degrade(self, x0: Tensor, saliency: Tensor | None) -> Tensor:

@@ -10,7 +10,6 @@ guided, and both rows are given that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,28 +20,15 @@ from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointTable
 from attnpatch.engine.patch import BoundPatch, NegativeText
 from attnpatch.engine.rows import picture_rows
-from attnpatch.engine.site import COND, Call, SamplingPoint, Site
+from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import PADDING, TEXT, Tokens
-from attnpatch.patches.guidance.bound_normalized import guide_normalized
+from attnpatch.engine.window import is_active
+from attnpatch.patches.guidance.bound_normalized import NormalizedAttention, guide_normalized
 
 __all__ = ["BoundJointNormalized"]
 
 TimeKey = tuple[bool, ...]
 """For all rows, or for each row of the batch, whether it is active now."""
-
-
-class NormalizedAttention(Protocol):
-    """The patch, as far as its bound form asks; see ``NormalizedAttentionGuidance``."""
-
-    negative: Tensor
-    attention_mask: Tensor | None
-    scale: float | None
-    tau: float
-    alpha: float
-    start: float
-    end: float
-    blocks: str | None
-    compat: str | None
 
 
 class BoundJointNormalized(BoundPatch):
@@ -73,15 +59,8 @@ class BoundJointNormalized(BoundPatch):
         """Tell for which rows it is active now; None: for none."""
         if self._skipped[0] is not None:
             return None
-        active = tuple(self._active(point) for point in call.points)
+        active = tuple(is_active(self.window, point.progress) for point in call.points)
         return active if any(active) else None
-
-    def _active(self, point: SamplingPoint) -> bool:
-        if self.window.full:
-            return True
-        if point.progress is None:
-            raise ValueError("progress: a patch with start or end needs it, and the host gave none")
-        return point.progress in self.window
 
     def negative_text(self, call: Call) -> NegativeText | None:
         """Return the negative text of cond rows in whose time it is active."""

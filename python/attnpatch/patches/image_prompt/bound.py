@@ -19,6 +19,7 @@ from attnpatch.engine.patch import BoundPatch
 from attnpatch.engine.rows import key_rows, picture_rows, role_of
 from attnpatch.engine.site import COND, UNCOND, Call
 from attnpatch.engine.weights import Weight
+from attnpatch.engine.window import is_active
 from attnpatch.patches.image_prompt.keys_values import SCALINGS, KeysValues, move
 from attnpatch.patches.image_prompt.parts import LayerTensors, Part, TrainablePart
 
@@ -116,13 +117,8 @@ class BoundImagePrompt(BoundPatch):
         return factors[0] if len(factors) == 1 else factors
 
     def _factor(self, progress: float | None) -> float | None:
-        if not self.window.full:
-            if progress is None:
-                raise ValueError(
-                    "progress: a patch with start or end needs it, and the host gave none"
-                )
-            if progress not in self.window:
-                return None
+        if not is_active(self.window, progress):
+            return None
         factor = self.prompt.weight.factor(progress)
         return None if factor == 0 and not self.zero_counts else factor
 

@@ -20,6 +20,7 @@ from attnpatch.engine.score_bias import BiasTerm
 from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import IMAGE, REFERENCE
 from attnpatch.engine.weights import Weight
+from attnpatch.engine.window import is_active
 from attnpatch.patches.key_gain.keys import Keys
 
 __all__ = ["BoundKeyGain", "Gain"]
@@ -92,13 +93,8 @@ class BoundKeyGain(BoundPatch):
         return factors[0] if len(factors) == 1 else factors
 
     def _factor(self, progress: float | None) -> float | None:
-        if not self.window.full:
-            if progress is None:
-                raise ValueError(
-                    "progress: a patch with start or end needs it, and the host gave none"
-                )
-            if progress not in self.window:
-                return None
+        if not is_active(self.window, progress):
+            return None
         return self.patch.weight.factor(progress)
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:

@@ -8,11 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointLayer, JointTable, Span, Tokens
+from attnpatch.engine import (
+    IMAGE,
+    PADDING,
+    REFERENCE,
+    TEXT,
+    JointLayer,
+    JointTable,
+    Part,
+    Tokens,
+    joined,
+)
 
 __all__ = ["FAMILIES", "Family", "Sequence", "family_of", "layer_table"]
-
-_Part = tuple[str, int, tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -76,25 +84,14 @@ def _heads(attn: Any) -> int:
     return int(next((getattr(attn, name) for name in names if hasattr(attn, name)), 1))
 
 
-def _tokens(parts: list[_Part]) -> Tokens:
-    spans: list[Span] = []
-    start = 0
-    for name, count, grid in parts:
-        if count:
-            index = sum(span.name == name for span in spans)
-            spans.append(Span(name, start, start + count, grid, index))
-        start += count
-    return Tokens(tuple(spans))
-
-
-def _picture(name: str, latent: Any, patch: int) -> _Part:
+def _picture(name: str, latent: Any, patch: int) -> Part:
     """Return the tokens of a latent (…, h, w), padded to whole patches."""
     grid = -(-latent.shape[-2] // patch), -(-latent.shape[-1] // patch)
     frames = latent.shape[2] if latent.ndim == 5 else 1
     return name, frames * grid[0] * grid[1], grid if frames == 1 else None
 
 
-def _pictures(given: Mapping[str, Any], patch: int) -> list[_Part]:
+def _pictures(given: Mapping[str, Any], patch: int) -> list[Part]:
     references = given.get("ref_latents") or ()
     return [
         _picture(IMAGE, given["x"], patch),
@@ -102,19 +99,19 @@ def _pictures(given: Mapping[str, Any], patch: int) -> list[_Part]:
     ]
 
 
-def _text(given: Mapping[str, Any]) -> _Part:
+def _text(given: Mapping[str, Any]) -> Part:
     return TEXT, given["context"].shape[1], None
 
 
 def _text_first(model: Any, given: Mapping[str, Any]) -> Sequence:
-    tokens = _tokens([_text(given), *_pictures(given, model.patch_size)])
+    tokens = joined([_text(given), *_pictures(given, model.patch_size)])
     return Sequence(tokens, tokens)
 
 
 def _krea2(model: Any, given: Mapping[str, Any]) -> Sequence:
     if given.get("ref_latents_method", model.default_ref_method) is None:
         given = {**given, "ref_latents": None}
-    tokens = _tokens([_text(given), *_pictures(given, model.patch)])
+    tokens = joined([_text(given), *_pictures(given, model.patch)])
     return Sequence(tokens, tokens)
 
 
@@ -135,17 +132,17 @@ def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
                 f"patches act, got {lengths} tokens"
             )
         text = (TEXT, int(lengths[0]), None)
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for part in (text, _picture(IMAGE, given["x"], model.patch_size)):
         parts += [part, (PADDING, -part[1] % multiple, None)]
-    tokens = _tokens(parts)
+    tokens = joined(parts)
     return Sequence(tokens, tokens)
 
 
 def _over_text(model: Any, given: Mapping[str, Any]) -> Sequence:
     """Return those of models whose image attends to the text in layers of their own."""
     image = _picture(IMAGE, given["x"], model.patch_spatial)
-    return Sequence(_tokens([image]), _tokens([_text(given)]))
+    return Sequence(joined([image]), joined([_text(given)]))
 
 
 _FLUX = {"double_blocks.img_attn": "double", "single_blocks": "single"}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -12,12 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from attnpatch.engine import IMAGE, REFERENCE, JointLayer, JointTable, Span, Tokens
+from attnpatch.engine import IMAGE, REFERENCE, JointLayer, JointTable, Part, Tokens
 
-__all__ = ["Family", "Part", "Sequenced", "joined", "joint_table", "parts_of_ids"]
-
-Part = tuple[str, int, tuple[int, int] | None]
-"""The name of neighbouring tokens, how many there are, and their rows and columns."""
+__all__ = ["Family", "Sequenced", "joint_table", "parts_of_ids"]
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,6 @@ def joint_table(model: Any, blocks: Mapping[str, str]) -> JointTable:
             name = f"{path}.{number}.{attention}"
             layers.append(JointLayer(len(layers), name, block, number, int(heads), int(channels)))
     return JointTable(type(model).__name__, layers)
-
-
-def joined(parts: Sequence[Part]) -> Tokens:
-    """Return the tokens of a sequence of parts; those of one name are counted."""
-    spans: list[Span] = []
-    start = 0
-    for name, count, grid in parts:
-        if count:
-            index = sum(span.name == name for span in spans)
-            spans.append(Span(name, start, start + count, grid, index))
-        start += count
-    return Tokens(tuple(spans))
 
 
 # Pipelines hand over one tensor of positions in all steps: a device is waited for once.

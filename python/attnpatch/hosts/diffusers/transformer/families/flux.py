@@ -7,13 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable
-from attnpatch.hosts.diffusers.transformer.sequence import (
-    Sequenced,
-    joined,
-    joint_table,
-    parts_of_ids,
-)
+from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable, joined
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joint_table, parts_of_ids
 
 __all__ = ["Flux"]
 

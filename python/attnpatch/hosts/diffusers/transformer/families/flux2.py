@@ -9,14 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable
-from attnpatch.hosts.diffusers.transformer.sequence import (
-    Part,
-    Sequenced,
-    joined,
-    joint_table,
-    parts_of_ids,
-)
+from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable, Part, joined
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joint_table, parts_of_ids
 
 __all__ = ["Flux2"]
 

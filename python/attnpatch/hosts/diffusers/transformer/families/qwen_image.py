@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable
-from attnpatch.hosts.diffusers.transformer.sequence import Part, Sequenced, joined, joint_table
+from attnpatch.engine import IMAGE, REFERENCE, TEXT, JointTable, Part, joined
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joint_table
 
 __all__ = ["QwenImage"]
 

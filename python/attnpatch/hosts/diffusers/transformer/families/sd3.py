@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attnpatch.engine import IMAGE, TEXT, JointTable
-from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joined, joint_table
+from attnpatch.engine import IMAGE, TEXT, JointTable, joined
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joint_table
 
 __all__ = ["SD3"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointTable, Tokens
-from attnpatch.hosts.diffusers.transformer.sequence import Part, Sequenced, joined, joint_table
+from attnpatch.engine import IMAGE, PADDING, REFERENCE, TEXT, JointTable, Part, Tokens, joined
+from attnpatch.hosts.diffusers.transformer.sequence import Sequenced, joint_table
 
 __all__ = ["ZImage"]
 
