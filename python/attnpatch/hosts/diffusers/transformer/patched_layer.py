@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.engine import JointLayer, MoreKeys, Site, SiteAttention
-from attnpatch.hosts.diffusers.operators import register
+from attnpatch.hosts.diffusers.processor_slot import ProcessorSlot, layer_of
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.transformer.processor import (
     PatchedProcessor,
     check_processor,
-    layer_of,
     make_patched_processor,
 )
 
@@ -28,7 +27,7 @@ logger = logging.getLogger("attnpatch")
 _FIXED_SIZES = ("sage", "_sage", "flash_4", "aiter")
 
 
-class PatchedJointLayer:
+class PatchedJointLayer(ProcessorSlot):
     """One layer of joint attention of a patched transformer.
 
     Parameters
@@ -44,51 +43,18 @@ class PatchedJointLayer:
     trained = reduces = shares_softmax = degraded = guides_text = False
 
     def __init__(self, patched: Patched, layer: JointLayer, module: Any) -> None:
+        super().__init__(module)
         self.patched = patched
         self.layer = layer
-        self.module = module
-        self.patched_processor: Any = None
-        self.handle = register(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "handle"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.handle = register(self)  # graphs find copies by handles of their own
-
-    @property
-    def replaced(self) -> bool:
-        """Whether another processor stands where ours should."""
-        return self.module.processor is not self.patched_processor
 
     def check(self) -> None:
         """Raise TypeError where the module's processor can not be stood in for."""
         if layer_of(self.module.processor) is None:
             check_processor(self.module.processor)
 
-    def take_over(self) -> Any:
-        """See that ours is the module's processor; return one that had replaced it."""
-        processor = self.module.processor
-        if processor is self.patched_processor:
-            return None
-        if layer_of(processor) is self:
-            self.patched_processor = processor  # one of ours that was put away and put back
-            return None
-        made = make_patched_processor(processor, self)
-        before, self.patched_processor = self.patched_processor, made
-        self.module.set_processor(made)
-        return None if before is None else processor
-
-    def restore(self) -> Any:
-        """Put the original back; return the module's processor where that is not ours."""
-        if self.patched_processor is None:
-            return None
-        processor, self.patched_processor = self.module.processor, None
-        if layer_of(processor) is not self:
-            return processor
-        self.module.set_processor(processor.attnpatch_original)
-        return None
+    def make_processor(self, original: Any) -> PatchedProcessor:
+        """Return a processor of ours that stands in for this one."""
+        return make_patched_processor(original, self)
 
     def begin(self, processor: PatchedProcessor) -> bool:
         """Whether the patches may do something in the call that is running."""

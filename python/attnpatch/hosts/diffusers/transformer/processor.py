@@ -25,7 +25,6 @@ __all__ = [
     "JointLayer",
     "PatchedProcessor",
     "check_processor",
-    "layer_of",
     "make_patched_processor",
 ]
 
@@ -86,11 +85,6 @@ class PatchedProcessor:
         twin = memo[id(self)] = _bare(copy.deepcopy(self.attnpatch_original, memo))
         _give(twin, copy.deepcopy(self.attnpatch_layer, memo))
         return twin
-
-
-def layer_of(processor: object) -> Any:
-    """Return the layer that a processor of ours was made for; None for all others."""
-    return getattr(processor, "attnpatch_layer", None)
 
 
 def check_processor(processor: object) -> None:

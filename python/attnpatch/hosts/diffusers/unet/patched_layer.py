@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, MoreKeys, Site, SiteAttention
-from attnpatch.hosts.diffusers.operators import register
+from attnpatch.hosts.diffusers.processor_slot import ProcessorSlot
 from attnpatch.hosts.diffusers.running_call import Patched
 from attnpatch.hosts.diffusers.unet.processor import (
     PatchedProcessor,
-    layer_of,
     make_patched_processor,
 )
 from attnpatch.hosts.diffusers.unet.projections import attend_to_text
@@ -25,7 +24,7 @@ from attnpatch.hosts.diffusers.unet.self_processor import PatchedSelfProcessor, 
 from attnpatch.hosts.token_grids import grid_of
 
 
-class PatchedLayer:
+class PatchedLayer(ProcessorSlot):
     """One attention layer of a patched UNet, of either kind."""
 
     processor_class: type[Any]
@@ -43,49 +42,14 @@ class PatchedLayer:
     """Whether a degraded pass of ours is running."""
 
     def __init__(self, patched: Patched, layer: Layer, block: Any) -> None:
+        super().__init__(getattr(block, self.attribute))
         self.patched = patched
         self.layer = layer
         self.block = block
-        self.module = getattr(block, self.attribute)
-        self.patched_processor: Any = None
-        self.handle = register(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "handle"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.handle = register(self)  # graphs find copies by handles of their own
-
-    @property
-    def replaced(self) -> bool:
-        """Whether another processor stands where ours should."""
-        return self.module.processor is not self.patched_processor
-
-    def take_over(self) -> Any:
-        """See that our stand-in is the module's processor; return one that had replaced it."""
-        processor = self.module.processor
-        if processor is self.patched_processor:
-            return None
-        if layer_of(processor) is self:
-            self.patched_processor = processor  # one of ours that was put away and put back
-            return None
-        before, self.patched_processor = (
-            self.patched_processor,
-            make_patched_processor(processor, self, self.processor_class),
-        )
-        self.module.set_processor(self.patched_processor)
-        return None if before is None else processor
-
-    def restore(self) -> Any:
-        """Put the original back; return the module's processor where that is not ours."""
-        if self.patched_processor is None:
-            return None
-        processor, self.patched_processor = self.module.processor, None
-        if layer_of(processor) is not self:
-            return processor
-        self.module.set_processor(processor.attnpatch_original)
-        return None
+    def make_processor(self, original: Any) -> Any:
+        """Return a processor of ours that stands in for this one."""
+        return make_patched_processor(original, self, self.processor_class)
 
     def site(self, tokens: int) -> tuple[BoundStack, Site] | None:
         """Return the run and the site in the call that is running; None: none is.

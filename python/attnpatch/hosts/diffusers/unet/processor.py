@@ -14,6 +14,7 @@ from torch import Tensor
 from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads
 from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
+from attnpatch.hosts.diffusers.processor_slot import layer_of
 from attnpatch.hosts.diffusers.unet.projections import (
     Queries,
     add_terms,
@@ -159,11 +160,6 @@ def is_perturbed(processor: object) -> bool:
 @torch.compiler.disable
 def _attend_eagerly(patched_processor: PatchedProcessor, *args: Any, **kwargs: Any) -> Tensor:
     return patched_processor.attnpatch_attend(False, *args, **kwargs)
-
-
-def layer_of(processor: object) -> PatchedLayer | None:
-    """Return the layer that a stand-in was made for; None for all other processors."""
-    return getattr(processor, "attnpatch_layer", None)
 
 
 def put_originals_back(processors: dict[str, Any]) -> None:
