@@ -183,7 +183,8 @@ def _check_range(name: str, values: Table) -> None:
     for key in values:
         if key not in _RANGE:
             raise unknown_name(f"{name}.{key}", key, _RANGE)
-    low, high = values.get("low"), values.get("high")
+    low: Any = values.get("low")
+    high: Any = values.get("high")
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
     if not numbers or not low <= high:
         raise ValueError(f"{name}: expected numbers low <= high, got {low!r} and {high!r}")

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Sequence
 
 from attnpatch.engine import Patch, Weight
 from attnpatch.patches import Guidance, ImagePrompt, join_rows
 from attnpatch.studies.cells import Cell
-from attnpatch.studies.options import kind_of, options_of
+from attnpatch.studies.options import changed, kind_of, options_of
 
 __all__ = ["group_cells", "join_patches", "units"]
 
@@ -96,9 +95,9 @@ def _joined_other(column: Sequence[Patch]) -> Patch:
         raise ValueError(f"patches: expected equal ones in all rows, got {first!r} and others")
     weights = [_weight(patch) for patch in column]
     scale = Weight(1.0, curve=weights[0].curve, pictures=tuple(w.scale for w in weights))
-    joined = dataclasses.replace(first, scale=scale)
+    joined = changed(first, {"scale": scale})
     for patch, weight in zip(column, weights, strict=True):
-        if dataclasses.replace(patch, scale=scale) != joined or weight.curve != scale.curve:
+        if changed(patch, {"scale": scale}) != joined or weight.curve != scale.curve:
             raise ValueError(f"patches: expected guidance that differs in its scale, got {column}")
     return joined
 

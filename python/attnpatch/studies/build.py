@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from attnpatch.patches import Identity, ImagePrompt
 from attnpatch.pictures import read_picture
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.models.model import Model
-from attnpatch.studies.options import kind_of, options_of
+from attnpatch.studies.options import changed, kind_of, options_of
 from attnpatch.studies.table import Table
 
 __all__ = ["PatchMaker"]
@@ -55,7 +54,7 @@ class PatchMaker:
         if not issubclass(kind, ImagePrompt):
             if made is None:
                 return kind(**options)
-            return dataclasses.replace(made, **options) if options else made  # type: ignore[type-var]
+            return changed(made, options) if options else made
         if "mask" in options:
             options["mask"] = self._mask(options["mask"], folder)
         if made is None:
@@ -141,5 +140,5 @@ def _identity(adapter: ImageAdapter, pictures: list[Any], options: dict[str, Any
     from attnpatch.faces import FaceAnalysis
 
     analysis = FaceAnalysis(options.pop("faces", "antelopev2"))
-    faces = [analysis.pick(picture)[0] for picture in pictures]
+    faces: Any = [analysis.pick(picture)[0] for picture in pictures]
     return Identity(adapter, faces[0] if len(faces) == 1 else faces, **options)

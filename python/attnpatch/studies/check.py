@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from attnpatch.studies.options import (
     FILES,
     MODEL,
     PIPELINE,
+    changed,
     kind_of,
     options_of,
     patch_options,
@@ -119,7 +119,7 @@ def make_plain(spec: Table) -> Patch:
         plain = {name: value for name, value in options.items() if name not in _SOURCES}
         return ImagePrompt.from_keys_values(_NO_TENSORS, **plain)
     if made is not None:
-        return dataclasses.replace(made, **options)  # type: ignore[type-var]
+        return changed(made, options)
     patch = kind(**options)
     if isinstance(patch, Guidance) and patch.pictures > 1:
         raise ValueError(f"scale: expected one for a cell, which is one picture, got {patch.scale}")

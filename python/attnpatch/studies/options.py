@@ -31,6 +31,7 @@ __all__ = [
     "KINDS",
     "MODEL",
     "PIPELINE",
+    "changed",
     "kind_of",
     "options_of",
     "patch_options",
@@ -106,11 +107,17 @@ def patch_options(kind: type[Patch], *, made: bool) -> tuple[str, ...]:
         plain = tuple(own)[3:]  # after self, adapter and embeds
         names = tuple(name for name in plain if name != "roles")
         return (*sources, *names, "preset", "curve", "window", *_FOR_ALL)
-    if not dataclasses.is_dataclass(kind):
-        return _FOR_ALL
-    names = tuple(f.name for f in dataclasses.fields(kind) if f.init)
+    names = tuple(f.name for f in getattr(kind, "__dataclass_fields__", {}).values() if f.init)
     more = ("window",) if {"start", "end"} <= set(names) else ()
     return (*names, *more, *(("curve",) if issubclass(kind, Guidance) else ()), *_FOR_ALL)
+
+
+def changed(patch: Patch, options: Mapping[str, Any]) -> Patch:
+    """Return a patch with other options."""
+    value: Any = patch
+    if isinstance(patch, ImagePrompt):
+        return patch.replace(**options)
+    return dataclasses.replace(value, **options)
 
 
 def options_of(kind: type[Patch], spec: Mapping[str, Any]) -> dict[str, Any]:

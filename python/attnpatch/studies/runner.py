@@ -80,6 +80,7 @@ class Runner:
         self.limit = RowLimit(model.device, rows)
         self._measures = measures or {}
         self._on_step = on_step or (lambda cells: None)
+        self._writer: tuple[Store, StackWriter] | None = None
 
     def make(self, cells: Sequence[Cell]) -> Made:
         """Make some cells of one group in one batch, whatever memory says."""
@@ -130,7 +131,9 @@ class Runner:
         unpatched
             The pictures without patches that are known, by their cells' ids.
         """
-        writer = self._writer(store)
+        if self._writer is None or self._writer[0] is not store:
+            self._writer = store, StackWriter(store)
+        writer = self._writer[1]
         levels = made.levels
         similarities = self._similarities(made.cells, levels)
         steps = self.model.steps(made.cells[0])
@@ -162,11 +165,6 @@ class Runner:
             records.append(record)
         write_records(store, records)
         return records
-
-    def _writer(self, store: Store) -> StackWriter:
-        if getattr(self, "_stack_writer", None) is None or self._store is not store:
-            self._stack_writer, self._store = StackWriter(store), store
-        return self._stack_writer
 
     def _similarities(
         self, cells: Sequence[Cell], levels: Sequence[npt.NDArray[np.uint8]]

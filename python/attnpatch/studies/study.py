@@ -75,19 +75,18 @@ class Study:
     folder: Path = field(default=Path(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        model = {"source": self.model} if isinstance(self.model, str) else self.model
-        self._fix("model", _table("model", model))
+        model: Any = self.model
+        self._fix("model", _table("model", {"source": model} if isinstance(model, str) else model))
         self._fix("pipeline", _table("pipeline", self.pipeline))
         self._fix("axes", _read_axes(self.axes))
         self._fix("folder", Path(self.folder))
         if not isinstance(self.patches, Mapping):
             raise TypeError(f"patches: expected a table by name, got {type(self.patches).__name__}")
-        patches = {
-            name: {"patch": spec} if isinstance(spec, Patch) else spec
-            for name, spec in self.patches.items()
-        }
-        patches = {name: _table(f"patches.{name}", spec) for name, spec in patches.items()}
-        self._fix("patches", Table({n: _with_saved(n, s, self.folder) for n, s in patches.items()}))
+        patches = {}
+        for name, spec in self.patches.items():
+            table = {"patch": spec} if isinstance(spec, Patch) else spec
+            patches[name] = _with_saved(name, _table(f"patches.{name}", table), self.folder)
+        self._fix("patches", Table(patches))
         if not isinstance(self.name, str) or not isinstance(self.unpatched, bool):
             raise TypeError(f"name: expected a text, got {self.name!r} (unpatched: true or false)")
         check_names(self.model, self.pipeline, self.patches, self.axes)

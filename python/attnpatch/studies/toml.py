@@ -9,21 +9,16 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # the extra `sweep` brings it
-    tomllib = None
 
 __all__ = ["read_toml", "to_toml"]
 
 
 def read_toml(text: str, what: str) -> dict[str, Any]:
     """Read TOML; errors name `what` it is of."""
-    module = tomllib
-    if module is None:
-        import tomli as module  # type: ignore[no-redef]
+    # Python 3.10 has none of its own: the extra `sweep` brings it.
+    module = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         return module.loads(text)
     except module.TOMLDecodeError as error:
@@ -38,7 +33,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     lines, tables = [], []
     for name, value in values.items():
-        several = isinstance(value, list) and value and isinstance(value[0], Mapping)
+        several = isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value)
         if isinstance(value, Mapping) and len(path) < 2:
             tables += _headed(f"[{_path(path, name)}]", value, (*path, name))
         elif several and len(path) < 1:
@@ -51,7 +46,9 @@ def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 def _headed(head: str, values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     body = _table(values, path)
-    return ["", head, *body] if body else []
+    # A table of tables alone needs no head of its own; one of an array does.
+    of_tables = body[:1] == [""] and not head.startswith("[[")
+    return body if of_tables else ["", head, *body]
 
 
 def _path(path: tuple[str, ...], name: str) -> str:

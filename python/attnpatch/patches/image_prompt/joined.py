@@ -125,13 +125,11 @@ def _join_keys_values(rows: Sequence[KeysValues]) -> KeysValues:
     parts = []
     for number, part in enumerate(first.parts):
         own = [row.parts[number].layers for row in rows]
-        layers = []
+        layers: list[tuple[Tensor, Tensor]] = []
         for index in range(len(part.channels)):
             pairs = [layer[index] for layer in own]
             # A part holds a picture, its negative, or one after the other.
-            joined = (
-                torch.stack(tensors, dim=1).flatten(0, 1) for tensors in zip(*pairs, strict=True)
-            )
-            layers.append(tuple(joined))
+            keys, values = (torch.stack(t, dim=1).flatten(0, 1) for t in zip(*pairs, strict=True))
+            layers.append((keys, values))
         parts.append(Part(count if part.first else 0, count * part.rows, tuple(layers)))
     return replace(first, pictures=count, negatives=count * first.negatives, parts=tuple(parts))

@@ -19,6 +19,7 @@ from attnpatch.demo.items import CLASS_NAMES, IMAGE_SIZE, to_pixels
 from attnpatch.demo.model import NULL_CLASS
 from attnpatch.demo.pipeline import FashionPipeline
 from attnpatch.demo.sample import IMAGE_GUIDANCE, STEPS, make_noise
+from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.names import unknown_name
 
@@ -36,13 +37,14 @@ class FashionModel:
         Where it runs.
     """
 
-    cond_or_uncond = (1, 0)
+    cond_or_uncond: CondOrUncond | None = (1, 0)
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.pipeline: Any = FashionPipeline.shipped()
-        for module in (self.pipeline.unet, self.pipeline.text):
+        pipeline: Any = FashionPipeline.shipped()
+        for module in (pipeline.unet, pipeline.text):
             module.to(device)
+        self.pipeline = pipeline
         self._encoder = store.load_encoder()
         self._items = store.load_references()
 

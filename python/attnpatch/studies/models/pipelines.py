@@ -15,6 +15,7 @@ import torch
 from attnpatch.adapters import ImageAdapter, ImageEmbeds, load_image_adapter
 from attnpatch.adapters.encode import encode_pictures
 from attnpatch.demo.own_model import OwnOptions, load_pipeline
+from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import diffusers_denoiser
 from attnpatch.studies.cells import Cell
 
@@ -33,7 +34,7 @@ class PipelineModel:
         adapter names.
     """
 
-    cond_or_uncond = None
+    cond_or_uncond: CondOrUncond | None = None
 
     def __init__(self, pipeline: Any, image_encoder: Any = None) -> None:
         self.pipeline = pipeline
