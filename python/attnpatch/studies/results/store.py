@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import posixpath
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ class Store:
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
-        import fsspec
-
+        fsspec = import_module("fsspec.core")
         self.location = os.fspath(location)
         self._files: Any
-        self._files, self._root = fsspec.core.url_to_fs(self.location)
+        self._files, self._root = fsspec.url_to_fs(self.location)
         self._local = "://" not in self.location or self.location.startswith(("file:", "local:"))
 
     def path(self, name: str) -> str:
