@@ -30,7 +30,7 @@ def install_in_transformer(
     *,
     family: Family,
     schedule: Callable[[PatchStack], SamplingSchedule],
-    plain: OptimizedAttention,
+    host_attention: OptimizedAttention,
     cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
 ) -> Any:
     """Return a clone of `model` with `patches`; `model` stays as it is.
@@ -40,7 +40,7 @@ def install_in_transformer(
 
     Parameters
     ----------
-    model, patches, schedule, plain, cond_or_uncond
+    model, patches, schedule, host_attention, cond_or_uncond
         As for a UNet; see ``unet.install.install``.
     family
         Of the network.
@@ -57,7 +57,7 @@ def install_in_transformer(
             )
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     table = layer_table(model.model.diffusion_model, family)
-    group = PatchedModel(stack.bind(table), schedule(stack), plain, told)
+    group = PatchedModel(stack.bind(table), schedule(stack), host_attention, told)
     options = own_options(clone, "transformer_options")
     previous = options.get(OVERRIDE)
     if isinstance(previous, AttentionOverride):
@@ -70,8 +70,8 @@ def install_in_transformer(
         "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
         "calc_cond_batch": CalcCondBatchWrapper(),
     }
-    for place, observer in observers.items():
-        own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = [observer]
+    for name, observer in observers.items():
+        own_options(clone, "transformer_options", "wrappers", name)["attnpatch"] = [observer]
     return clone
 
 

@@ -142,11 +142,11 @@ class AttentionOverride:
             out = self._host(func, q, k, v, heads, mask, attn_precision, True, False, **kwargs)
             return out.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-        plain = mask is None and self.previous is None and kwargs.get("scale") is None
+        as_usual = mask is None and self.previous is None and kwargs.get("scale") is None
         default = getattr(func, "__name__", "") in DEFAULTS
         out = acting.attend(
             *(q, k, v, host_attention),
-            is_softmax=plain and default and has_kernel(q.device.type),
+            is_softmax=as_usual and default and has_kernel(q.device.type),
         )
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
