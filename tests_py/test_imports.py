@@ -13,10 +13,11 @@ ROOT = Path(__file__).parent.parent / "python"
 ALLOWED = {
     "ops": set(),
     "pictures": {"_native"},
-    "engine": {"ops"},
-    "adapters": {"ops", "pictures", "engine", "faces", "vision"},
+    "engine": {"ops", "shown"},
+    "adapters": {"ops", "pictures", "engine", "faces", "shown", "vision"},
     "patches": {"ops", "engine", "adapters", "faces", "pictures"},
-    "hosts": {"ops", "engine", "patches", "adapters", "pictures"},
+    "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
+    "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
 }
 
 

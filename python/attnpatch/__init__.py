@@ -90,7 +90,7 @@ __all__ = [
 ]
 
 # Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
-_LAZY = ("faces", "nodes")
+_LAZY = ("display", "faces", "nodes")
 
 
 def __getattr__(name: str) -> _ModuleType:

@@ -36,10 +36,11 @@ from attnpatch.adapters.layout import Layout
 from attnpatch.adapters.state_dicts import Tensors
 from attnpatch.adapters.tokens import TokenOptions, TokenProjection, check_combine
 from attnpatch.pictures import WHITE, Colour, Pictures
+from attnpatch.shown import Shown
 from attnpatch.vision import Crop
 
 
-class ImageAdapter:
+class ImageAdapter(Shown):
     """An image adapter: a projection network, and weights of keys and values for every layer.
 
     Made by `load_image_adapter`. Immutable: copies share it, and `to` makes a new one. It pickles
@@ -56,6 +57,7 @@ class ImageAdapter:
     """
 
     __slots__ = ("_digest", "_image_proj", "_layout", "_project", "_sites", "_tokens", "lora")
+    _shown_by = "adapter"
     lora: Mapping[str, torch.Tensor]
     _image_proj: Tensors
     _sites: list[tuple[torch.Tensor, torch.Tensor]]

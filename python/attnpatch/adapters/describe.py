@@ -14,14 +14,14 @@ from attnpatch.adapters.checkpoints import Checkpoint, detect_layout, read_check
 from attnpatch.adapters.embeds_files import read_metadata
 from attnpatch.adapters.layout import Layout
 
-_STRUCTURES = {
+STRUCTURES = {
     "linear": "linear projection",
     "token mlp": "MLP on every token",
     "mlp": "MLP",
     "resampler": "Resampler",
     "face perceiver": "MLP, then a perceiver on the hidden states",
 }
-_MODELS = {
+MODELS = {
     "sd1": "SD1.x",
     "sd2": "SD2.x",
     "sdxl": "SDXL",
@@ -61,7 +61,7 @@ def describe(path: str | os.PathLike[str]) -> str:
 
 def _describe_adapter(checkpoint: Checkpoint) -> str:
     layout = detect_layout(checkpoint, None, None)
-    network = _STRUCTURES[layout.structure]
+    network = STRUCTURES[layout.structure]
     if layout.depth:
         network += f": width {layout.dim}, depth {layout.depth}, {layout.heads} heads of 64"
     sites = [tensor for pair in checkpoint.sites for tensor in pair]
@@ -69,7 +69,7 @@ def _describe_adapter(checkpoint: Checkpoint) -> str:
     rows = [
         ("kind", f"{layout.kind} ({layout.note})" if layout.note else layout.kind),
         ("form", checkpoint.form),
-        ("model", f"{_MODELS[layout.family]}, context {layout.context_dim}"),
+        ("model", f"{MODELS[layout.family]}, context {layout.context_dim}"),
         ("layers", f"{len(layout.channels)}, {_weigh(sites)}"),
         ("network", f"{network}, {_weigh(checkpoint.image_proj.values())}"),
         ("takes", " and ".join(map(str, layout.takes))),

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from attnpatch.shown import Shown
+
 FORMAT = "attnpatch.image_embeds"
 VERSION = "1"
 
 
 @dataclass(frozen=True, eq=False)
-class ImageEmbeds:
+class ImageEmbeds(Shown):
     """Image tokens, ready for the keys and values of an adapter.
 
     Parameters
@@ -39,6 +41,8 @@ class ImageEmbeds:
     cond: torch.Tensor
     uncond: torch.Tensor
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    _shown_by = "embeds"
 
     def __post_init__(self) -> None:
         for name in ("cond", "uncond"):

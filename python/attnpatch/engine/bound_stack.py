@@ -262,6 +262,7 @@ class BoundStack:
                 if reason is not None
             ),
             nbytes=nbytes_of(self.stack),
+            patches=tuple(type(patch).__name__ for patch in self.stack),
         )
 
     def _plan(self, call: Call, keys: tuple[str, ...]) -> Plan | None:

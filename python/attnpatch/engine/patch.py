@@ -14,6 +14,7 @@ import torch
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.site import Call
 from attnpatch.engine.tokens import TEXT
+from attnpatch.shown import Shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["BoundPatch", "NegativeText", "Patch", "nbytes_of"]
 
 
-class Patch(ABC):
+class Patch(Shown, ABC):
     """An immutable value that says what attention layers compute besides their text.
 
     Nothing about a running step is stored in a patch. ``bind`` makes the object that works with one
@@ -29,6 +30,7 @@ class Patch(ABC):
     a copy is the patch itself.
     """
 
+    _shown_by = "patch"
     type_name: ClassVar[str]
     types: ClassVar[dict[str, type[Patch]]] = {}
     joint: ClassVar[bool] = False

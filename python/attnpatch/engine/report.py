@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from attnpatch._core import Layer
 from attnpatch.engine.joint_layers import JointLayer
+from attnpatch.shown import Shown
 
 __all__ = ["Report", "Skip"]
 
@@ -23,7 +24,7 @@ class Skip:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What a stack found in a model."""
 
     wanted: tuple[Layer | JointLayer, ...]
@@ -38,6 +39,10 @@ class Report:
     """Other denoisers that the pipeline holds and that have no patches, with their types."""
     spans: tuple[str, ...] = ()
     """In joint attention what the tokens of a call may be: text, image, reference, padding."""
+    patches: tuple[str, ...] = ()
+    """What the patches are called, in order."""
+
+    _shown_by = "report"
 
     def __str__(self) -> str:
         lines = [

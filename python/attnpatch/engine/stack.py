@@ -18,6 +18,7 @@ from attnpatch._core import layer_table
 from attnpatch.engine.bound_stack import BoundStack
 from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.patch import Patch, nbytes_of
+from attnpatch.shown import Shown
 
 __all__ = ["PatchStack"]
 
@@ -25,7 +26,7 @@ _FORMAT = "attnpatch.stack"
 _VERSION = 1
 
 
-class PatchStack(Sequence[Patch]):
+class PatchStack(Shown, Sequence[Patch]):
     """Patches in order. Immutable: adding makes a new stack.
 
     Examples
@@ -36,6 +37,7 @@ class PatchStack(Sequence[Patch]):
     """
 
     __slots__ = ("_patches",)
+    _shown_by = "stack"
     _patches: tuple[Patch, ...]
 
     def __init__(self, patches: Patch | Iterable[Patch] = ()) -> None:

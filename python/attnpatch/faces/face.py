@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from attnpatch.shown import Shown
+
 __all__ = ["ORDERS", "Face", "Order", "check_order", "choose_face"]
 
 Floats = npt.NDArray[np.float32]
@@ -20,7 +22,7 @@ ORDERS: tuple[str, ...] = get_args(Order)
 
 
 @dataclass(frozen=True, eq=False)
-class Face:
+class Face(Shown):
     """A face: where it is, and whose.
 
     It also answers to insightface's names (``bbox``, ``kps``, ``det_score``), as attributes and as
@@ -48,6 +50,8 @@ class Face:
     embedding: Floats | None = None
     size: int = 640
     padding: float = 0.0
+
+    _shown_by = "faces"
 
     def __post_init__(self) -> None:
         for name, shape in (("box", (4,)), ("keypoints", (5, 2)), ("embedding", None)):

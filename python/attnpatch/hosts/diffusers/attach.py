@@ -28,13 +28,14 @@ from attnpatch.hosts.recognition import (
     unwrapped,
     wrapping,
 )
+from attnpatch.shown import Shown
 
 Patches = Patch | Sequence[Patch]
 
 logger = logging.getLogger("attnpatch")
 
 
-class Attachment:
+class Attachment(Shown):
     """Patches that are attached to a UNet or transformer, until `detach` or the end of a ``with``.
 
     They belong to that. A pipeline that is given another one (``pipeline.unet = other``) runs
@@ -48,6 +49,8 @@ class Attachment:
         The layers wanted, matched, and skipped with reasons; and other denoisers that the pipeline
         holds, which stay without patches.
     """
+
+    _shown_by = "attachment"
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["show_attention"]
 
 # From little attention to much: dark blue, blue, teal, yellow, red.
-_COLOURS = torch.tensor(
+COLOURS = torch.tensor(
     [
         [0.10, 0.07, 0.30],
         [0.13, 0.30, 0.70],
@@ -130,11 +130,11 @@ def _draw(
         base = torch.tensor(below).float() / 255  # a copy: it may be the caller's
     heat = F.interpolate(heat[None, None], shape, mode="nearest")[0, 0]
     if threshold is None:
-        share = (heat / 2).nan_to_num(0.0).clamp(0, 1) * (len(_COLOURS) - 1)
-        low = share.floor().clamp(max=len(_COLOURS) - 2)
+        share = (heat / 2).nan_to_num(0.0).clamp(0, 1) * (len(COLOURS) - 1)
+        low = share.floor().clamp(max=len(COLOURS) - 2)
         part = (share - low)[..., None]
         low = low.long()
-        colour = _COLOURS[low] * (1 - part) + _COLOURS[low + 1] * part
+        colour = COLOURS[low] * (1 - part) + COLOURS[low + 1] * part
         alpha = torch.full((*shape, 1), opacity)
     else:
         colour = _MASK.expand(*shape, 3)
