@@ -125,7 +125,7 @@ def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
 def _samples(
     run: BoundStack | None, rows: Rows, frames: int, slots: Sequence[int]
 ) -> tuple[int, ...] | None:
-    """Which picture each row is, where several images are made of each prompt.
+    """Which sample each row is, where several images are made of each prompt.
 
     Pipelines put the images of one prompt next to each other. As many pictures as a video has
     frames are one for each of these, in every video.
@@ -134,7 +134,7 @@ def _samples(
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     # The last picture of some serves all after it: those ask for no other counting.
     told = [p for p in (run.stack if run else ()) if not getattr(p, "repeat_last", False)]
-    counts = {getattr(patch, "pictures", 1) for patch in told} - {1}
+    counts = {patch.samples for patch in told} - {1}
     latents = rows.latents or max(slots) + 1
     if len(counts) != 1 or latents in counts:
         return rows.samples
