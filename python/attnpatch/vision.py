@@ -13,6 +13,8 @@ import numpy.typing as npt
 from attnpatch._native import vision_module
 from attnpatch.pictures import WHITE, Colour, Pictures, read_pictures
 
+__all__ = ["Crop", "clip_preprocess"]
+
 Crop = Literal["center", "top", "bottom", "left", "right", "pad"]
 
 

@@ -20,6 +20,8 @@ from attnpatch_command.packages import PIP, version
 
 _BACKEND = "ATTNPATCH_BACKEND"
 _SECONDS = 300
+# As Highway calls them, and as all others do.
+_SETS = {"AVX3": "AVX-512", "SCALAR": "scalar"}
 
 _ENGINE = """
 import importlib.util, json, torch
@@ -35,6 +37,8 @@ print(json.dumps({
         str(d): [[n, c.kernel, f"{dtype} {call}"] for n, dtype, call, c in admission.explain(d)]
         for d in devices
     },
+    "torch_is_for": f"CUDA {torch.version.cuda}" if torch.version.cuda else
+        f"ROCm {torch.version.hip}" if torch.version.hip else "CPUs alone",
     "cuda_module": importlib.util.find_spec("attnpatch._cuda") is not None,
     "gpus": [
         "%s, compute capability %d.%d"
@@ -74,7 +78,7 @@ def examine() -> Iterator[Finding]:
     yield from _operators()
     yield from _faces()
     if version("diffusers") is not None:
-        _, error = ask(_DIFFUSERS)
+        _, error = ask(_DIFFUSERS, **{_BACKEND: None})
         if error:
             yield Finding("Hosts", "diffusers", f"cannot be imported: {error}", "problem")
         else:
@@ -126,12 +130,15 @@ def _operators() -> Iterator[Finding]:
         remedy = f"{PIP} --force-reinstall --no-deps attnpatch"
         yield Finding("Engine", "attnpatch._core", f"cannot be loaded: {error}", "problem", remedy)
         return
-    best, *others = known["instruction_sets"]
+    best, *others = [_SETS.get(name, name) for name in known["instruction_sets"]]
     text = best + (f" (also: {', '.join(others)})" if others else "")
     yield Finding("Engine", "instruction sets", text)
     # A kernel that is asked for and has no GPU to run on.
     useless = known["backend"] == "cuda" and not known["gpus"]
-    gpus = "\n".join(known["gpus"]) or "none that torch can use"
+    gpus = (
+        "\n".join(known["gpus"])
+        or f"none that torch can use by CUDA; it is built for {known['torch_is_for']}"
+    )
     yield Finding("Engine", "GPUs", gpus, "problem" if useless else "ok")
     yield _cuda(known["cuda_module"], asked_for=known["backend"] == "cuda")
     for name in known["operators"]:

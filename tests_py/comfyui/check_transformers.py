@@ -9,47 +9,15 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from narrow_models import noise
-from narrow_transformers import CASES, TEXT, conditioning, latent, make_transformer
-from real_host import comfy, relative
+from narrow_transformers import GRID
+from narrow_transformers import sample_transformer as sample
+from real_host import relative
 
 import attnpatch as ap
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
 
-GRID = (5, 3)
 REFERENCES = ((4, 2), (3, 6))
 OVERRIDE = "optimized_attention_override"
-
-
-@pytest.fixture(scope="module", params=list(CASES))
-def case(request):
-    found = CASES[request.param]
-    if not hasattr(comfy.supported_models, found.model):
-        pytest.skip(f"this ComfyUI has no {found.model}")
-    return found
-
-
-@pytest.fixture(scope="module")
-def model(case):
-    return make_transformer(case)
-
-
-def sample(model, case, *, cfg=3.0, batch=1, references=(), steps=2):
-    shape = latent(case, GRID, seed=5, batch=batch).shape
-    with torch.inference_mode():
-        return comfy.sample.sample(
-            model,
-            noise(*shape, seed=5),
-            steps,
-            cfg,
-            "euler",
-            "simple",
-            [conditioning(case, 6, references)],
-            [conditioning(case, 8, references)],
-            torch.zeros(shape),
-            disable_pbar=True,
-            seed=9,
-        ).clone()
 
 
 def spans_of(case, references):
@@ -65,7 +33,7 @@ def dense(model, case, gains_of, references=()):
     spans, total = spans_of(case, references)
     if case.over_text:
         count = GRID[0] * GRID[1]
-        spans, queries, keys = {"image": slice(0, count), "text": slice(0, TEXT)}, count, None
+        spans, queries, keys = {"image": slice(0, count), "text": slice(0, case.text)}, count, None
     else:
         queries = keys = total
 
@@ -73,7 +41,7 @@ def dense(model, case, gains_of, references=()):
         told = options.get("transformer_options", {})
         given = q, k, v
         if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in given)
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in given)
         counts = q.shape[2], k.shape[2]
         joint = counts == (queries, keys) if keys else counts[0] == queries != counts[1]
         if not joint:
@@ -98,18 +66,17 @@ def dense(model, case, gains_of, references=()):
 def test_words_of_cond_rows(case, model, batch):
     def gains_of(factors, spans, cond):
         if cond:
-            text = spans["text"].start
-            factors[spans["image"], text + 1] = 4.0
-            factors[spans["image"], text + 3] = 4.0
+            for word in case.words:
+                factors[spans["image"], spans["text"].start + word] = 4.0
 
     plain = sample(model, case, batch=batch)
-    patched = ap.patch_model(model, KeyGain(TextKeys((1, 3)), 4.0))
+    patched = ap.patch_model(model, KeyGain(TextKeys(case.words), 4.0))
     found = sample(patched, case, batch=batch)
     right = sample(dense(model, case, gains_of), case, batch=batch)
     assert relative(found, right) < 1e-4
     assert relative(found, plain) > 1e-3
     assert torch.equal(sample(model, case, batch=batch), plain)
-    off = ap.patch_model(model, KeyGain(TextKeys((1, 3)), 1.0))
+    off = ap.patch_model(model, KeyGain(TextKeys(case.words), 1.0))
     assert torch.equal(sample(off, case, batch=batch), plain)
     assert len(ap.report(patched).matched) == case.layers
 
@@ -134,8 +101,8 @@ def test_references_with_masks(case, model):
 
 
 def test_a_window_ends(case, model):
-    early = ap.patch_model(model, KeyGain(TextKeys((1,)), 5.0, end=0.2, uncond=True))
-    whole = ap.patch_model(model, KeyGain(TextKeys((1,)), 5.0, uncond=True))
+    early = ap.patch_model(model, KeyGain(TextKeys(case.words), 5.0, end=0.2, uncond=True))
+    whole = ap.patch_model(model, KeyGain(TextKeys(case.words), 5.0, uncond=True))
     results = [sample(m, case, steps=4) for m in (model, early, whole)]
     assert relative(results[1], results[0]) > 1e-4
     assert relative(results[1], results[2]) > 1e-4
@@ -150,7 +117,7 @@ def test_another_override_keeps_attending(case, model):
 
     below = model.clone()
     below.model_options["transformer_options"][OVERRIDE] = other
-    patch = KeyGain(TextKeys((1,)), 5.0)
+    patch = KeyGain(TextKeys(case.words), 5.0)
     found = sample(ap.patch_model(below, patch), case)
     assert calls
     assert relative(found, sample(ap.patch_model(model, patch), case)) < 1e-4

@@ -14,6 +14,7 @@ import torch
 from narrow_models import fill, noise
 
 TEXT = 7
+GRID = (5, 3)
 _CPU = torch.device("cpu")
 _FLUX = {
     "image_model": "flux",
@@ -59,6 +60,10 @@ class Case:
         To which multiple of tokens text and image are padded.
     over_text
         Whether the image attends to the text apart.
+    patch
+        Rows and columns of the latent in a token.
+    least_text
+        To how many tokens the host pads a text in front.
     """
 
     model: str
@@ -70,18 +75,76 @@ class Case:
     frames: bool = False
     padded: int = 1
     over_text: bool = False
+    patch: int = 2
+    least_text: int = 0
+
+    @property
+    def text(self):
+        """How many tokens the model is given for a text of ``TEXT``."""
+        return max(TEXT, self.least_text)
+
+    @property
+    def words(self):
+        """Two of the tokens that a text of ``TEXT`` has of its own."""
+        return self.text - TEXT + 1, self.text - TEXT + 3
 
     def order(self, grid, references=()):
         """The parts of the sequence in order: names and numbers of tokens."""
         count = grid[0] * grid[1]
         parts = []
-        for part in (("text", TEXT), ("image", count)):
+        for part in (("text", self.text), ("image", count)):
             parts += [part, ("padding", -part[1] % self.padded)]
         return parts + [(f"reference {i}", h * w) for i, (h, w) in enumerate(references)]
 
 
 CASES = {
     "flux": Case("Flux", _FLUX, 24, 4),
+    "klein": Case(
+        "Flux2",
+        {
+            **_FLUX,
+            "image_model": "flux2",
+            "guidance_embed": False,
+            "in_channels": 128,
+            "out_channels": 128,
+            "axes_dim": [4, 4, 4, 4],
+            "patch_size": 1,
+            "qkv_bias": False,
+            "txt_ids_dims": [3],
+            "vec_in_dim": None,
+            "global_modulation": True,
+            "mlp_silu_act": True,
+            "ops_bias": False,
+            "default_ref_method": "index",
+            "ref_index_scale": 10.0,
+        },
+        24,
+        4,
+        channels=128,
+        patch=1,
+        least_text=512,
+    ),
+    "sd3": Case(
+        "SD3",
+        {
+            "in_channels": 16,
+            "patch_size": 2,
+            "input_size": None,
+            "depth": 2,
+            "num_patches": 64 * 64,
+            "pos_embed_max_size": 64,
+            "adm_in_channels": 12,
+            "context_embedder_config": {
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 24, "out_features": 128},
+            },
+            "qk_norm": "rms",
+            "x_block_self_attn_layers": [0],
+        },
+        24,
+        2,
+        references=False,
+    ),
     "chroma": Case(
         "Chroma",
         {
@@ -219,6 +282,9 @@ def make_transformer(case, seed=4):
     config = kind({**_known(case), "dtype": torch.float32})
     model = config.get_model({}, "", device=_CPU)
     fill(model.diffusion_model, seed)
+    positions = dict(model.diffusion_model.named_buffers()).get("pos_embed")
+    if positions is not None:  # of SD3: a checkpoint brings them
+        positions.copy_(noise(*positions.shape, seed=seed))
     model.eval().requires_grad_(False)
     return comfy.model_patcher.ModelPatcher(model, load_device=_CPU, offload_device=_CPU)
 
@@ -230,6 +296,7 @@ def _known(case):
 
     of = {
         "Flux": comfy.ldm.flux.model.FluxParams,
+        "Flux2": comfy.ldm.flux.model.FluxParams,
         "Chroma": comfy.ldm.chroma.model.ChromaParams,
     }.get(case.model)
     if of is None:
@@ -250,5 +317,28 @@ def conditioning(case, seed, references=()):
 
 def latent(case, grid, seed, batch=1):
     """Make a latent of so many rows and columns of tokens."""
-    shape = (batch, case.channels, *([1] if case.frames else []), 2 * grid[0], 2 * grid[1])
+    shape = (batch, case.channels, *([1] if case.frames else []), *(case.patch * n for n in grid))
     return noise(*shape, seed=seed)
+
+
+def sample_transformer(
+    model, case, *, grid=GRID, cfg=3.0, batch=1, references=(), steps=2, positive=None
+):
+    """Sample as the KSampler node does, from one noise."""
+    import comfy.sample
+
+    shape = latent(case, grid, seed=5, batch=batch).shape
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model,
+            noise(*shape, seed=5),
+            steps,
+            cfg,
+            "euler",
+            "simple",
+            [conditioning(case, 6, references) if positive is None else positive],
+            [conditioning(case, 8, references)],
+            torch.zeros(shape),
+            disable_pbar=True,
+            seed=9,
+        ).clone()

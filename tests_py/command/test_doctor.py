@@ -117,7 +117,8 @@ def test_the_engine_as_it_is_here(monkeypatch):
     findings = list(engine.examine())
     assert not [finding for finding in findings if finding.state == "problem"]
     best, *_ = attnpatch._core.cpu_targets()
-    assert by_name(findings)["instruction sets"].value.startswith(best)
+    told = by_name(findings)["instruction sets"].value
+    assert told.startswith({"AVX3": "AVX-512", "SCALAR": "scalar"}.get(best, best))
     operators = {f.name: f.value for f in findings if f.section == "Operators"}
     assert set(operators) == {name for name in ops.__all__ if f"{name}_reference" in ops.__all__}
     assert all(value.startswith("cpu: kernel") for value in operators.values())
@@ -158,15 +159,32 @@ def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monk
     assert found["branch_attention"]["state"] == "ok"
 
 
+def test_a_backend_that_cannot_work_is_no_problem_of_diffusers(monkeypatch):
+    """It would keep attnpatch, and with it its host, from being imported: one problem, not two."""
+    monkeypatch.setenv("ATTNPATCH_BACKEND", "fast")
+    asked = {}
+
+    def ask(code, **environment):
+        asked[code] = environment
+        return {}, ""
+
+    monkeypatch.setattr(engine, "ask", ask)
+    monkeypatch.setattr(engine, "_operators", list)
+    monkeypatch.setattr(engine, "_faces", list)
+    list(engine.examine())
+    assert asked == {engine._DIFFUSERS: {"ATTNPATCH_BACKEND": None}}
+
+
 @pytest.mark.parametrize(("backend", "state"), [("auto", "ok"), ("cuda", "problem")])
 def test_cuda_that_is_asked_for_without_a_gpu_is_a_problem(monkeypatch, backend, state):
     here = {"instruction_sets": ["AVX2"], "gpus": [], "cuda_module": True}
-    here |= {"operators": [], "verdicts": {}}
+    here |= {"operators": [], "verdicts": {}, "torch_is_for": "CUDA 13.0"}
     module = {"limits": {"head_size": 160}, "refusals": {}}
     answers = {engine._ENGINE: here | {"backend": backend}, engine._CUDA: module}
     monkeypatch.setattr(engine, "ask", lambda code, **environment: (answers[code], ""))
     found = by_name(engine._operators())
     assert found["GPUs"].state == state
+    assert found["GPUs"].value.endswith("built for CUDA 13.0")
     assert found["CUDA module"] == Finding(
         "Engine", "CUDA module", "there; it takes at most head_size 160"
     )

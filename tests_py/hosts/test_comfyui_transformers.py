@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from protocol_sampling import make_comfy
 from protocol_transformer import CONTEXT, call, gained, make_transformer
 
@@ -104,7 +105,71 @@ def test_networks_that_are_not_known():
         ap.patch_model(other, KeyGain(TextKeys(), 2.0))
 
 
-def test_normalized_attention_guidance_is_refused():
-    guidance = ap.NormalizedAttentionGuidance(torch.ones(1, TEXT, CONTEXT))
-    with pytest.raises(TypeError, match="got NormalizedAttentionGuidance; it acts in UNets"):
-        ap.patch_model(make_transformer(), guidance)
+def guided_on_doubled_rows(model, inputs, negative, kinds, scale=4.0, tau=2.0, alpha=0.4):
+    """The formula of normalized attention guidance, on a row more for each cond row."""
+    x, contexts, chunks, references = inputs
+    rows = [row for row, kind in enumerate(kinds) if kind == 0]
+    length = max(TEXT, negative.shape[1])
+    given = torch.cat([contexts[chunk] for chunk in chunks])
+    texts = [*given, *negative.expand(len(rows), -1, -1)]
+    own = torch.stack([torch.arange(length) < len(text) for text in texts])
+    context = torch.stack([F.pad(text, (0, 0, 0, length - len(text))) for text in texts])
+    latents = torch.cat([x] * len(chunks))
+    original = F.scaled_dot_product_attention
+
+    def attend(q, k, v):
+        scores = q.double() @ k.double().transpose(2, 3) / q.shape[3] ** 0.5
+        scores[..., :length].masked_fill_(~own[:, None, None], -torch.inf)
+        out = scores.softmax(-1) @ v.double()
+        for place, row in enumerate(rows):
+            plus, minus = (out[at, :, length:] for at in (row, len(given) + place))
+            away = scale * plus - (scale - 1) * minus
+            ratio = away.abs().sum((0, 2)) / plus.abs().sum((0, 2))
+            away = away * (ratio.clamp(max=tau) / ratio)[:, None]
+            both = alpha * away + (1 - alpha) * plus
+            out[row, :, length:] = out[len(given) + place, :, length:] = both
+        return out.to(q.dtype)
+
+    F.scaled_dot_product_attention = attend
+    try:
+        with torch.inference_mode():
+            network = model.model.diffusion_model
+            every = torch.cat([latents, latents[rows]])
+            return network(every, torch.ones(len(every)), context, ref_latents=references)[:4]
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+@pytest.mark.parametrize("tokens", [TEXT, 2, 9])
+def test_normalized_attention_guidance_is_its_formula(inputs, tokens):
+    """With negatives as long as the prompt, shorter and longer."""
+    model, negative = make_transformer(), rand(1, tokens, CONTEXT, seed=8)
+    guidance = ap.NormalizedAttentionGuidance(negative, 4.0, 2.0, 0.4)
+    found = call(ap.patch_model(model, guidance), *inputs)
+    right = guided_on_doubled_rows(model, inputs, negative, (1, 1, 0, 0))
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+    plain = call(model, *inputs)
+    torch.testing.assert_close(found[:2], plain[:2], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found[2:], plain[2:], atol=1e-4)
+
+
+def test_other_packs_see_the_rows_that_a_negative_adds(inputs):
+    """An override below ours finds as many kinds of rows as there are chunks."""
+    seen = []
+
+    def below(func, q, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        seen.append((len(q), tuple(options["cond_or_uncond"])))
+        return func(q, *args, **kwargs)
+
+    model = make_transformer()
+    model.model_options["transformer_options"]["optimized_attention_override"] = below
+    guidance = ap.NormalizedAttentionGuidance(rand(1, TEXT, CONTEXT, seed=8))
+    call(ap.patch_model(model, guidance), *inputs)
+    assert seen == [(6, (1, 0, 1))] * 3
+
+
+def test_negatives_of_other_channels_are_refused(inputs):
+    guidance = ap.NormalizedAttentionGuidance(rand(1, TEXT, CONTEXT + 1, seed=8))
+    with pytest.raises(ValueError, match="negative: expected text embeddings of 8 channels"):
+        call(ap.patch_model(make_transformer(), guidance), *inputs)

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from wheels.libraries import FOLDER, LIBRARIES, ROOT, Library
-from wheels.sources import description, version
+from wheels.sources import description, distribution, version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,7 +57,7 @@ def document() -> dict[str, Any]:
 
 def _component(library: Library) -> dict[str, Any]:
     release = version(library)
-    purl = f"pkg:deb/{_distribution()}/{library.package}@{release}?arch=source"
+    purl = f"pkg:deb/{distribution()}/{library.package}@{release}?arch=source"
     digest = re.search(
         r"^ ([0-9a-f]{64}) \d+ \S+\.orig\.tar\S+$",
         description(library).read_text(encoding="utf-8", errors="replace"),
@@ -76,7 +75,3 @@ def _component(library: Library) -> dict[str, Any]:
         "licenses": [{"expression": library.licence}],
         "externalReferences": [{"type": "website", "url": library.homepage}],
     }
-
-
-def _distribution() -> str:
-    return platform.freedesktop_os_release()["ID"]

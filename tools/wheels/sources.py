@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 from wheels.libraries import FOLDER, LIBRARIES, ROOT, Library
+
+_DISTRIBUTION = FOLDER / "sources" / "distribution"
 
 
 def unpack(library: Library) -> Path:
@@ -19,6 +22,7 @@ def unpack(library: Library) -> Path:
     if sources.is_dir():
         return sources
     folder.mkdir(parents=True, exist_ok=True)
+    _DISTRIBUTION.write_text(platform.freedesktop_os_release()["ID"] + "\n")
     environment = os.environ | {"APT_CONFIG": str(_source_lists(folder))}
     quiet(["apt-get", "source", "--download-only", library.package], environment, folder)
     extract = ["dpkg-source", "--extract", str(description(library)), str(sources)]
@@ -44,6 +48,11 @@ def description(library: Library) -> Path:
             f"{library.package}, got {[path.name for path in found]}"
         )
     return found[0]
+
+
+def distribution() -> str:
+    """Return whose packages the sources are ("debian"): wheels may be built on another system."""
+    return _DISTRIBUTION.read_text().strip()
 
 
 def _source_lists(folder: Path) -> Path:

@@ -50,6 +50,8 @@ class JointTable(Sequence[JointLayer]):
         The name of the model's architecture.
     layers : sequence of JointLayer
         Their indices count 0, 1, 2, ….
+    over_text : bool
+        Whether its queries are the image's and its keys the text's: cross-attention.
 
     Raises
     ------
@@ -57,10 +59,13 @@ class JointTable(Sequence[JointLayer]):
         Where there are none, or they do not count so.
     """
 
-    __slots__ = ("_layers", "family")
+    __slots__ = ("_layers", "family", "over_text")
 
-    def __init__(self, family: str, layers: Sequence[JointLayer]) -> None:
+    def __init__(
+        self, family: str, layers: Sequence[JointLayer], *, over_text: bool = False
+    ) -> None:
         self.family = family
+        self.over_text = over_text
         self._layers = tuple(layers)
         if [layer.index for layer in self._layers] != list(range(len(self._layers))):
             raise ValueError("layers: expected indices that count 0, 1, 2, …")

@@ -75,6 +75,9 @@ class Call:
     negatives
         For each row of the batch the row whose negative text it has, added by us: both have one
         image. -1: a row of the host's. Empty: all are.
+    hidden
+        For each row of the batch the keys that it must not attend to and the host shows it, (first,
+        last + 1): padding that makes texts equally long. (0, 0): none. Empty: none of any row.
     degraded
         For each chunk the place in the stack of the guidance that asked for it, of which it is the
         degraded pass; -1 for an ordinary chunk. Empty: all are ordinary.
@@ -105,6 +108,7 @@ class Call:
     crops: tuple[Crop | None, ...] = ()
     attentions: tuple[tuple[Tokens, Tokens], ...] = ()
     negatives: tuple[int, ...] = ()
+    hidden: tuple[tuple[int, int], ...] = ()
     degraded: tuple[int, ...] = ()
     record: Any = field(default=None, repr=False, compare=False)
     roles: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -144,11 +148,11 @@ class Call:
                 )
             if min(self.samples) < 0:
                 raise ValueError(f"samples: expected 0 or more, got {min(self.samples)}")
-        for name, count in (("slots", self.batch), ("crops", self.batch)):
+        for name in ("slots", "crops", "hidden"):
             value = getattr(self, name)
-            if value and len(value) != count:
+            if value and len(value) != self.batch:
                 raise ValueError(
-                    f"{name}: expected one for each of the {count} rows, got {len(value)}"
+                    f"{name}: expected one for each of the {self.batch} rows, got {len(value)}"
                 )
         if self.slots is not None and set(self.slots) != set(range(self.slot_count)):
             raise ValueError(f"slots: expected numbers 0, 1, 2, … without gaps, got {self.slots}")
@@ -192,8 +196,9 @@ class Call:
 
     @property
     def layout(self) -> tuple[Any, ...]:
-        """Chunks, batch, samples, slots, negatives: what decides which row gets what."""
-        return self.chunks, self.batch, self.samples or (), self.slots or (), self.negatives
+        """What decides which row gets what, beside times, crops and degraded passes."""
+        rows = (self.samples or (), self.slots or (), self.negatives, self.hidden)
+        return (self.chunks, self.batch, *rows)
 
     @property
     def slot_count(self) -> int:

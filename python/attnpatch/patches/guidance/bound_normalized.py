@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Normalized attention guidance fitted to one UNet: its arithmetic, and which rows have it."""
+"""Normalized attention guidance in cross-attention: its arithmetic, and which rows have it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from attnpatch._core import Layer, LayerTable, Window
 from attnpatch.engine.cache import Cache, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads
+from attnpatch.engine.joint_layers import JointLayer, JointTable
 from attnpatch.engine.patch import BoundPatch
 from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.site import COND, Call
 from attnpatch.engine.window import is_active
 from attnpatch.patches.guidance.blocks import find_blocks
 
-__all__ = ["BoundNormalizedAttention", "NormalizedAttention", "NormalizedGuide", "guide_normalized"]
+__all__ = [
+    "BoundNormalizedAttention",
+    "NormalizedAttention",
+    "NormalizedGuide",
+    "check_no_blocks",
+    "guide_normalized",
+]
 
 TimeKey = bool | tuple[bool, ...]
 """Whether it is active now, or for each row of the batch."""
@@ -87,20 +94,33 @@ def guide_normalized(
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
-class BoundNormalizedAttention(BoundPatch):
-    """Normalized attention guidance fitted to one UNet."""
+def check_no_blocks(patch: NormalizedAttention, table: JointTable) -> None:
+    """Raise ValueError where blocks are named in a model that has none of a UNet's."""
+    if patch.blocks is not None:
+        raise ValueError(
+            f"blocks: expected None in the attention of a {table.family}, which has no blocks of a "
+            f"UNet, got {patch.blocks!r}"
+        )
 
-    def __init__(self, patch: NormalizedAttention, table: LayerTable) -> None:
+
+class BoundNormalizedAttention(BoundPatch):
+    """Normalized attention guidance fitted to one model with cross-attention."""
+
+    def __init__(self, patch: NormalizedAttention, table: LayerTable | JointTable) -> None:
         self.patch = patch
         self.window = Window(patch.start, patch.end)
         self.time_dependent = not self.window.full
-        self._wanted = None if patch.blocks is None else find_blocks(table, patch.blocks)
+        self._wanted: frozenset[Layer] | None = None
+        if isinstance(table, JointTable):
+            check_no_blocks(patch, table)
+        elif patch.blocks is not None:
+            self._wanted = find_blocks(table, patch.blocks)
         self._skipped = tuple(self._reason(layer) for layer in table)
         self._layers = [i for i, reason in enumerate(self._skipped) if reason is None]
         self.guides_text = self.tells_roles_apart = bool(self._layers)
         self.context_channels = patch.negative.shape[2]
 
-    def _reason(self, layer: Layer) -> str | None:
+    def _reason(self, layer: Layer | JointLayer) -> str | None:
         patch = self.patch
         if self._wanted is not None and layer not in self._wanted:
             return f"not of the blocks {patch.blocks}"

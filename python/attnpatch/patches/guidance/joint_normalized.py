@@ -4,7 +4,8 @@
 
 A row that has a negative text goes through the model beside its own. Text and image attend to each
 other, so that the text is another one in each layer, but the image stays one: what it gets is
-guided, and both rows are given that.
+guided, and both rows are given that. Texts of other lengths are padded to one; where the host does
+not hide the padding, a bias of the scores does.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointTable
 from attnpatch.engine.patch import BoundPatch, NegativeText
 from attnpatch.engine.rows import sample_rows
+from attnpatch.engine.score_bias import BiasTerm
 from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import PADDING, TEXT, Tokens
 from attnpatch.engine.window import is_active
-from attnpatch.patches.guidance.bound_normalized import NormalizedAttention, guide_normalized
+from attnpatch.patches.guidance.bound_normalized import (
+    NormalizedAttention,
+    check_no_blocks,
+    guide_normalized,
+)
 
 __all__ = ["BoundJointNormalized"]
 
@@ -35,11 +41,7 @@ class BoundJointNormalized(BoundPatch):
     """Normalized attention guidance fitted to one model with joint attention."""
 
     def __init__(self, patch: NormalizedAttention, table: JointTable) -> None:
-        if patch.blocks is not None:
-            raise ValueError(
-                f"blocks: expected None in the joint attention of a {table.family}, where the text "
-                f"of one layer is made by those before it, got {patch.blocks!r}"
-            )
+        check_no_blocks(patch, table)
         self.patch = patch
         self.window = Window(patch.start, patch.end)
         self.time_dependent = not self.window.full
@@ -86,10 +88,42 @@ class BoundJointNormalized(BoundPatch):
         )
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:
-        """One wrapper at all layers, in calls with rows of the negative."""
+        """One wrapper at all layers, in calls with rows of the negative; padding is hidden."""
         if not call.negatives:
             return Edits()
-        return Edits(wrappers=dict.fromkeys(range(len(self._skipped)), self._wrapper))
+        return Edits(
+            wrappers=dict.fromkeys(range(len(self._skipped)), self._wrapper),
+            biases=tuple(HiddenKeys(keys) for keys in sorted(set(call.hidden)) if keys[1]),
+        )
+
+
+class HiddenKeys:
+    """Hides some keys from the rows of a call that must not attend to them; see ``ScoreBias``.
+
+    Parameters
+    ----------
+    keys
+        The first of them, and the one after the last.
+    """
+
+    def __init__(self, keys: tuple[int, int]) -> None:
+        self._keys = slice(*keys)
+
+    def strength(self, layer: int) -> float:
+        """Return the same for all layers."""
+        return 1.0
+
+    def term(self, site: Site, keys: int, strength: float) -> BiasTerm:
+        """Return its term at a site."""
+        queries = max(span.stop or 0 for span in site.queries.spans)
+        rows = [hidden == (self._keys.start, self._keys.stop) for hidden in site.call.hidden]
+        gone = torch.zeros(keys)
+        gone[self._keys] = -torch.inf
+        return BiasTerm(
+            queries=torch.tensor(rows).float()[:, None].expand(-1, queries).contiguous(),
+            keys=gone,
+            chosen=gone < 0,
+        )
 
 
 class JointNormalized:
@@ -134,9 +168,9 @@ class JointNormalized:
 
 
 def _beside_text(tokens: Tokens) -> list[slice]:
-    """Return where the tokens are that are not the text's, nor padding after it."""
+    """Return where the tokens are that are not the text's, nor padding beside it."""
     parts: list[slice] = []
-    of_text = False
+    of_text = True
     for span in tokens.spans:
         of_text = span.name == TEXT or (of_text and span.name == PADDING)
         if of_text:

@@ -121,7 +121,7 @@ class NormalizedAttentionGuidance(Patch):
         self, table: LayerTable | JointTable, index: int = 0
     ) -> BoundNormalizedAttention | BoundJointNormalized:
         """Fit it to a model; see ``Patch.bind``."""
-        if isinstance(table, JointTable):
+        if isinstance(table, JointTable) and not table.over_text:
             return BoundJointNormalized(self, table)
         return BoundNormalizedAttention(self, table)
 

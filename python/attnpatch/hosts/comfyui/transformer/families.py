@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from attnpatch.engine import (
@@ -50,11 +51,36 @@ class Family:
         The names of the spans that a call may have.
     sequence
         Gives the sequence of a call by the model and the arguments of its forward.
+    place
+        Where the host lets wrappers stand around a call.
+    text
+        The name of the text among its arguments.
+    over_text
+        Whether the image attends to the text in layers of their own.
+    refiners
+        The attribute with blocks in which the text attends to itself, before all layers.
+    own_text
+        Gives the arguments of a call without tokens of the text that a mask takes out.
+    least_text
+        Gives to how many tokens the host pads a text with zeros in front.
+    follows_text
+        Whether the image's positions follow those of the text.
     """
 
     blocks: Mapping[str, str]
     spans: tuple[str, ...]
     sequence: Callable[[Any, Mapping[str, Any]], Sequence]
+    place: str = "diffusion_model"
+    text: str = "context"
+    over_text: bool = False
+    refiners: str | None = None
+    own_text: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda model, given: given
+    least_text: Callable[[Any], int] = lambda model: 0
+    follows_text: bool = False
+
+    def count_refiners(self, model: Any) -> int:
+        """Return in how many layers the text attends to itself, before all others."""
+        return 0 if self.refiners is None else len(attrgetter(self.refiners)(model))
 
 
 def family_of(model: Any) -> Family | None:
@@ -72,11 +98,11 @@ def layer_table(model: Any, family: Family) -> JointTable:
     for attribute, block in family.blocks.items():
         path, _, attention = attribute.partition(".")
         for number, module in enumerate(getattr(model, path)):
-            attn = getattr(module, attention) if attention else module
+            attn = attrgetter(attention)(module) if attention else module
             name = f"{path}.{number}.{attention}" if attention else f"{path}.{number}"
             heads = _heads(attn)
             layers.append(JointLayer(len(layers), name, block, number, heads, 0))
-    return JointTable(type(model).__name__, layers)
+    return JointTable(type(model).__name__, layers, over_text=family.over_text)
 
 
 def _heads(attn: Any) -> int:
@@ -122,20 +148,34 @@ def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
             f"with {len(given['ref_latents'])} is not known"
         )
     multiple = getattr(model, "pad_tokens_multiple", None) or 1
-    text, mask = _text(given), given.get("attention_mask")
-    if mask is not None and not hasattr(model, "pad_tokens_multiple"):
-        # Hosts before Z-Image cut each row's text to its own tokens.
-        lengths = mask.sum(dim=1).tolist()
-        if len(set(lengths)) > 1:
-            raise ValueError(
-                f"context: expected texts of one length in a call of {type(model).__name__} where "
-                f"patches act, got {lengths} tokens"
-            )
-        text = (TEXT, int(lengths[0]), None)
+    given = _without_mask(model, given)
     parts: list[Part] = []
-    for part in (text, _picture(IMAGE, given["x"], model.patch_size)):
+    for part in (_text(given), _picture(IMAGE, given["x"], model.patch_size)):
         parts += [part, (PADDING, -part[1] % multiple, None)]
     tokens = joined(parts)
+    return Sequence(tokens, tokens)
+
+
+def _without_mask(model: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of a call without tokens of the text that a mask takes out.
+
+    Hosts before Z-Image cut each row's text to its own tokens by the mask; later ones do not.
+    """
+    mask = given.get("attention_mask")
+    if mask is None or hasattr(model, "pad_tokens_multiple"):
+        return given
+    lengths = mask.sum(dim=1).tolist()
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"context: expected texts of one length in a call of {type(model).__name__} where "
+            f"patches act, got {lengths} tokens"
+        )
+    return {**given, "context": given["context"][:, : int(lengths[0])], "attention_mask": None}
+
+
+def _sd3(model: Any, given: Mapping[str, Any]) -> Sequence:
+    text = TEXT, model.register_length + given["c_crossattn"].shape[1], None
+    tokens = joined([text, _picture(IMAGE, given["x"], model.patch_size)])
     return Sequence(tokens, tokens)
 
 
@@ -145,22 +185,44 @@ def _over_text(model: Any, given: Mapping[str, Any]) -> Sequence:
     return Sequence(joined([image]), joined([_text(given)]))
 
 
+def _flux_text(model: Any) -> int:
+    """Return to how many tokens the host pads texts of Flux.2, whose tokens have positions."""
+    params = getattr(model, "params", None)
+    return 512 if getattr(params, "txt_ids_dims", None) else 0
+
+
 _FLUX = {"double_blocks.img_attn": "double", "single_blocks": "single"}
 _REFERENCED = (TEXT, IMAGE, REFERENCE)
 
 FAMILIES: dict[tuple[str, str], Family] = {
-    ("flux.model", "Flux"): Family(_FLUX, _REFERENCED, _text_first),
+    ("flux.model", "Flux"): Family(_FLUX, _REFERENCED, _text_first, least_text=_flux_text),
     ("chroma.model", "Chroma"): Family(_FLUX, _REFERENCED, _text_first),
-    ("krea2.model", "SingleStreamDiT"): Family({"blocks.attn": "single"}, _REFERENCED, _krea2),
+    ("krea2.model", "SingleStreamDiT"): Family(
+        {"blocks.attn": "single"}, _REFERENCED, _krea2, refiners="txtfusion.refiner_blocks"
+    ),
     ("qwen_image.model", "QwenImageTransformer2DModel"): Family(
         {"transformer_blocks.attn": "double"}, _REFERENCED, _text_first
     ),
     ("lumina.model", "NextDiT"): Family(
-        {"layers.attention": "double"}, (TEXT, IMAGE, PADDING), _lumina
+        {"layers.attention": "double"},
+        (TEXT, IMAGE, PADDING),
+        _lumina,
+        refiners="context_refiner",
+        own_text=_without_mask,
+        follows_text=True,
     ),
-    ("anima.model", "Anima"): Family({"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text),
+    ("modules.diffusionmodules.mmdit", "MMDiT"): Family(
+        {"joint_blocks.x_block.attn": "double"},
+        (TEXT, IMAGE),
+        _sd3,
+        place="apply_model",
+        text="c_crossattn",
+    ),
+    ("anima.model", "Anima"): Family(
+        {"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text, over_text=True
+    ),
     ("cosmos.predict2", "MiniTrainDIT"): Family(
-        {"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text
+        {"blocks.cross_attn": ""}, (IMAGE, TEXT), _over_text, over_text=True
     ),
 }
 """By the module in ``comfy.ldm``, and the class."""

@@ -19,7 +19,6 @@ from attnpatch.hosts.comfyui.transformer.override import (
     TransformerWrapper,
 )
 from attnpatch.hosts.host_call import HostCall
-from attnpatch.patches import NormalizedAttentionGuidance
 
 __all__ = ["find_transformer", "install_in_transformer"]
 
@@ -48,13 +47,6 @@ def install_in_transformer(
     clone = model.clone()
     old = find_transformer(clone)
     stack = PatchStack(old.run.stack if old else ()) + patches
-    for patch in stack:
-        if isinstance(patch, NormalizedAttentionGuidance):
-            raise TypeError(
-                "patches: expected patches that need no rows of their own in ComfyUI's "
-                f"transformers, got {type(patch).__name__}; it acts in UNets there, and in "
-                "transformers of diffusers"
-            )
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     table = layer_table(model.model.diffusion_model, family)
     group = PatchedModel(stack.bind(table), schedule(stack), host_attention, told)
@@ -65,13 +57,14 @@ def install_in_transformer(
     if not group.run.layers:
         return clone
     options[OVERRIDE] = AttentionOverride(group, previous)
-    observers = {
-        "diffusion_model": TransformerWrapper(group, family),
-        "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
-        "calc_cond_batch": CalcCondBatchWrapper(),
+    observers: dict[str, list[Any]] = {
+        "calc_cond_batch": [CalcCondBatchWrapper()],
+        "apply_model": [ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond)],
+        "diffusion_model": [],
     }
-    for name, observer in observers.items():
-        own_options(clone, "transformer_options", "wrappers", name)["attnpatch"] = [observer]
+    observers[family.place].append(TransformerWrapper(group, family))
+    for place, these in observers.items():
+        own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = these
     return clone
 
 

@@ -8,12 +8,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from attnpatch.engine import Call, JointLayer, Site, SiteAttention
+from attnpatch.engine import IMAGE, UNCOND, Call, JointLayer, Site, SiteAttention, TextGuides
 from attnpatch.hosts.comfyui.optimized_attention import DEFAULTS, has_kernel
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.transformer.families import Family, Sequence
+from attnpatch.hosts.comfyui.transformer.negative_rows import (
+    add_negatives,
+    with_padding,
+    with_rows,
+)
 
 __all__ = ["OVERRIDE", "AttentionOverride", "TransformerWrapper"]
 
@@ -42,20 +48,19 @@ class TransformerWrapper:
         """Run the network; the host calls it."""
         bound = inspect.signature(executor.original).bind(*args, **kwargs)
         given = {**bound.arguments, **bound.arguments.get("kwargs", {})}
-        sequence = self._family.sequence(executor.class_obj, given)
-        options = dict(given["transformer_options"])
-        shape = given["x"].shape
-        call = self._group.call(len(given["x"]), {**options, "original_shape": shape})
+        given.pop("kwargs", None)
+        network = getattr(executor.class_obj, "diffusion_model", executor.class_obj)
+        batch = len(given["x"])
+        call, sequence, given = self._read(network, given)
         self._group.run.check_spans(call, sequence.keys.names)
-        running = options[_CALL] = _Running(call, sequence)
-        if "transformer_options" in bound.arguments:
-            bound.arguments["transformer_options"] = options
-        else:
-            bound.arguments["kwargs"] = {
-                **bound.arguments["kwargs"],
-                "transformer_options": options,
-            }
-        self._prepare(call, sequence, given["x"])
+        running = _Running(call, sequence, self._family.count_refiners(network))
+        given["transformer_options"] = _told(given["transformer_options"], running)
+        self._prepare(running, given)
+        for name in bound.arguments:
+            if name == "kwargs":
+                bound.arguments[name] = {key: given[key] for key in bound.arguments[name]}
+            else:
+                bound.arguments[name] = given[name]
         output = executor(*bound.args, **bound.kwargs)
         if not running.reached:
             raise RuntimeError(
@@ -63,14 +68,50 @@ class TransformerWrapper:
                 "asked the attention override, so that patches did nothing; another pack may have "
                 "replaced it, or the blocks"
             )
-        return output
+        return output[:batch] if call.negatives else output
 
-    def _prepare(self, call: Any, sequence: Sequence, x: Tensor) -> None:
+    def _read(self, network: Any, given: dict[str, Any]) -> tuple[Call, Sequence, dict[str, Any]]:
+        """Return what a call is, and its arguments with rows for a negative text."""
+        family, run, x = self._family, self._group.run, given["x"]
+        options = {**given["transformer_options"], "original_shape": x.shape}
+        call = self._group.call(len(x), options)
+        negative = run.negative_text(call)
+        if negative is None:
+            return call, family.sequence(network, given), given
+        added = add_negatives(
+            family.own_text(network, given),
+            negative,
+            text=family.text,
+            least=family.least_text(network),
+            last=family.follows_text,
+            multiple=getattr(network, "pad_tokens_multiple", None) or 1,
+        )
+        sequence = family.sequence(network, added.arguments)
+        if added.hidden:
+            tokens = with_padding(sequence.queries, added.own)
+            sequence = Sequence(tokens, tokens)
+        return with_rows(call, negative.rows, added.hidden), sequence, added.arguments
+
+    def _prepare(self, running: _Running, given: dict[str, Any]) -> None:
         """Make what the layers will read, before the network runs."""
+        call, sequence, x = running.call, running.sequence, given["x"]
+        guides: TextGuides | None = None
         for layer in self._group.run.table:
             acting = self._group.run.at(Site(layer, call, sequence.queries, sequence.keys))
             if acting is not None:
                 acting.prepare(sequence.keys.count, x.device)
+                guides = guides or acting.guides
+        if guides is not None:
+            # In cross-attention the layers project negative texts after the text of the call.
+            text = given[self._family.text]
+            more = guides.context(text.dtype, text.device)
+            if more.shape[2:] != text.shape[2:]:
+                raise ValueError(
+                    f"negative: expected text embeddings of {text.shape[2]} channels, as this "
+                    f"model's, got {more.shape[2]}"
+                )
+            given[self._family.text] = torch.cat([text, more.expand(len(text), -1, -1)], dim=1)
+            running.more = guides.tokens
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TransformerWrapper:
         return self
@@ -79,15 +120,55 @@ class TransformerWrapper:
 class _Running:
     """The call that is running, and the layers that it has come by."""
 
-    __slots__ = ("call", "reached", "sequence")
+    __slots__ = ("call", "more", "reached", "refiners", "sequence")
 
-    def __init__(self, call: Call, sequence: Sequence) -> None:
+    def __init__(self, call: Call, sequence: Sequence, refiners: int) -> None:
         self.call = call
         self.sequence = sequence
         self.reached = 0
+        self.refiners = refiners
+        """Layers still to come in which the text attends to itself."""
+        self.more = 0
+        """Keys after those of the sequence, of texts that patches bring."""
+
+    def hidden(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """Return the mask (rows, 1, keys) of a layer in which the text attends to itself.
+
+        None: this is none, or nothing is hidden from its rows.
+        """
+        tokens = self._text
+        if not self.refiners or (len(q), q.shape[2], k.shape[2]) != (self.call.batch, *tokens):
+            return None
+        self.refiners -= 1
+        if not self.call.hidden:
+            return None
+        mask = q.new_zeros(len(q), 1, k.shape[2])
+        for row, (start, stop) in enumerate(self.call.hidden):
+            mask[row, :, start:stop] = torch.finfo(q.dtype).min
+        return mask
+
+    @property
+    def _text(self) -> tuple[int, int]:
+        """How many tokens stand before the image, twice."""
+        image = self.sequence.keys.find(IMAGE)
+        start = 0 if image is None else image.start
+        return start, start
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Running:
         return self
+
+
+def _told(options: Mapping[str, Any], running: _Running) -> dict[str, Any]:
+    """Return the options of a call, in which its rows and what they are stand."""
+    made = {**options, _CALL: running}
+    roles, rows = made.get("cond_or_uncond"), running.call.negatives.count(-1)
+    added = len(running.call.negatives) - rows
+    if roles and added and added % (each := rows // len(roles)) == 0:
+        more = [running.call.negatives[rows + first] // each for first in range(0, added, each)]
+        made["cond_or_uncond"] = [*roles, *(UNCOND for _ in more)]
+        if made.get("uuids"):
+            made["uuids"] = [*made["uuids"], *(made["uuids"][chunk] for chunk in more)]
+    return made
 
 
 class AttentionOverride:
@@ -129,14 +210,24 @@ class AttentionOverride:
     ) -> Tensor:
         """Attend; the host calls it in the place of its own attention, `func`."""
         options: Mapping[str, Any] = kwargs.get("transformer_options") or {}
-        acting = self._acting(options, q, k, skip_reshape)
-        if acting is None:
+        running: _Running | None = options.get(_CALL)
+        given = q, k, v
+        if not skip_reshape:
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in given)
+        acting = None if running is None else self._acting(running, options, q, k)
+        if running is None or acting is None:
+            hidden = None if running is None else running.hidden(q, k)
+            if hidden is not None:
+                mask = hidden if mask is None else _both(mask, hidden)
             return self._host(
-                *(func, q, k, v, heads, mask, attn_precision, skip_reshape, skip_output_reshape),
+                *(func, *given, heads, mask, attn_precision, skip_reshape, skip_output_reshape),
                 **kwargs,
             )
-        if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        more = None
+        if running.more:
+            count = k.shape[2] - running.more
+            more = k[:1, :, count:], v[:1, :, count:]
+            k, v = k[:, :, :count], v[:, :, :count]
 
         def host_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = self._host(func, q, k, v, heads, mask, attn_precision, True, False, **kwargs)
@@ -147,18 +238,16 @@ class AttentionOverride:
         out = acting.attend(
             *(q, k, v, host_attention),
             is_softmax=as_usual and default and has_kernel(q.device.type),
+            more=more,
         )
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
 
     def _acting(
-        self, options: Mapping[str, Any], q: Tensor, k: Tensor, skip_reshape: bool
+        self, running: _Running, options: Mapping[str, Any], q: Tensor, k: Tensor
     ) -> SiteAttention | None:
-        running: _Running | None = options.get(_CALL)
-        if running is None:
-            return None
+        """Return what patches do where q and k (rows, heads, tokens, size) meet; None: nothing."""
         sequence = running.sequence
-        tokens = 2 if skip_reshape else 1
-        counts = q.shape[tokens], k.shape[tokens]
+        counts = q.shape[2], k.shape[2] - running.more
         fits = counts == (sequence.queries.count, sequence.keys.count)
         layer = self._layers.get((options.get("block_type", ""), options.get("block_index")))
         if "block_index" not in options and fits and running.reached < len(self._layers):
@@ -169,7 +258,7 @@ class AttentionOverride:
         if fits:
             running.reached += 1
             return self.group.run.at(Site(layer, running.call, sequence.queries, sequence.keys))
-        if counts[0] == counts[1] and layer.block == "":
+        if q.shape[2] == k.shape[2] and layer.block == "":
             return None  # the image's attention to itself
         raise ValueError(
             f"{self.group.run.table.family}: expected {sequence.queries.count} tokens at "
@@ -205,3 +294,10 @@ class AttentionOverride:
             skip_output_reshape=skip_output_reshape,
             **kwargs,
         )
+
+
+def _both(mask: Tensor, hidden: Tensor) -> Tensor:
+    """Return a host's mask, boolean or of what is added to scores, with one of ours."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, hidden.min())
+    return mask + (hidden[:, None] if mask.dim() == 4 else hidden)
