@@ -51,7 +51,7 @@ def reference_strength(
     part : array or Tensor or None
         Which part of the reference, (H, W); None: all of it.
     mask : array or Tensor or None
-        Where in the image, (H, W) or (pictures, H, W), 0 to 1; None: everywhere.
+        Where in the image, (H, W) or (samples, H, W), 0 to 1; None: everywhere.
     start, end : float
         The part of sampling in which it is active, 0 to 1.
     **options
@@ -113,12 +113,12 @@ def word_weights(
     options = {"rows": "all", "start": start, "end": end, **options}
     patches = [
         KeyGain(
-            TextKeys(sorted(found)),
+            TextKeys(sorted(positions)),
             abs(weight),
             value_gain=-1.0 if weight < 0 else 1.0,
             **options,
         )
-        for weight, found in by_weight.items()
+        for weight, positions in by_weight.items()
     ]
     return PromptPatches({"prompt": text}, PatchStack(patches))
 

@@ -59,7 +59,7 @@ def fold_call(
     Whatever the folding says, rows whose latents differ are never taken for equal.
     """
     sample: Tensor = args[0] if args else kwargs["sample"]
-    whole = len(rows.kinds) == sample.shape[0] and rows.samples is None and rows.latents is None
+    whole = len(rows.roles) == sample.shape[0] and rows.samples is None and rows.latents is None
     if len(points) != 1 or not whole or rows.aside or rows.split:
         return None
     firsts = list(folding(points[0], (int(sample.shape[-2]), int(sample.shape[-1]))))
@@ -81,14 +81,14 @@ def fold_call(
         for row, slot in enumerate(rows.slots)
     )
     folded = Rows(
-        kinds=tuple(rows.kinds[row] for row in sources),
+        roles=tuple(rows.roles[row] for row in sources),
         slots=tuple(numbers[rows.slots[row]] for row in sources),
         samples=tuple(rows.slots[row] for row in sources),
         crops=tuple(rows.crops[row] for row in sources) if rows.crops else (),
         read=rows.read,
         latents=len(firsts),
     )
-    batch = len(rows.kinds)
+    batch = len(rows.roles)
     frames = int(sample.shape[2]) if sample.ndim == 5 else 1
     taken = (take_arguments(value, sources, batch, frames) for value in (args, dict(kwargs)))
     return FoldedCall(*taken, folded, places)
