@@ -94,7 +94,7 @@ def _joined_other(column: Sequence[Patch]) -> Patch:
     if not isinstance(first, Guidance):
         raise ValueError(f"patches: expected equal ones in all rows, got {first!r} and others")
     weights = [_weight(patch) for patch in column]
-    scale = Weight(1.0, curve=weights[0].curve, pictures=tuple(w.scale for w in weights))
+    scale = Weight(1.0, curve=weights[0].curve, samples=tuple(w.scale for w in weights))
     joined = changed(first, {"scale": scale})
     for patch, weight in zip(column, weights, strict=True):
         if changed(patch, {"scale": scale}) != joined or weight.curve != scale.curve:

@@ -64,7 +64,7 @@ class Cell:
         found = {}
         for name, value in spec.items():
             if isinstance(value, Patch):
-                found[name] = {"kind": value.kind, "sha256": digest_of_patch(value)}
+                found[name] = {"kind": value.type_name, "sha256": digest_of_patch(value)}
             else:
                 found[name] = self._file(value) if name in FILES else _plain(value)
         return found
@@ -134,7 +134,7 @@ def digest_of_file(path: str, size: int, changed: int) -> str:
 def digest_of_patch(patch: Patch) -> str:
     """Return the SHA-256 of all that a patch is, tensors included."""
     values, tensors = patch.state()
-    sha = hashlib.sha256(json.dumps([patch.kind, values], sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps([patch.type_name, values], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -121,7 +121,7 @@ def make_plain(spec: Table) -> Patch:
     if made is not None:
         return changed(made, options)
     patch = kind(**options)
-    if isinstance(patch, Guidance) and patch.pictures > 1:
+    if isinstance(patch, Guidance) and patch.samples > 1:
         raise ValueError(f"scale: expected one for a cell, which is one picture, got {patch.scale}")
     return patch
 

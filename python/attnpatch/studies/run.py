@@ -23,7 +23,7 @@ from attnpatch.studies.results.records import done, write_order
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
 
-__all__ = ["all_cells", "model_of", "run_study"]
+__all__ = ["run_study"]
 
 
 def run_study(

@@ -68,7 +68,7 @@ class _ImagePromptAct:
         mask = None if prompt.mask is None else (*prompt.mask.shape, prompt.mask.numpy().tobytes())
         always = prompt.replace(start=0.0, end=1.0, weight=_plain_weight(prompt))
         self._what = joint_key(always), id(prompt.keys_values), mask
-        (factor,) = prompt.weight.pictures or (1.0,)
+        (factor,) = prompt.weight.samples or (1.0,)
         self._scale = prompt.weight.scale * factor
 
     def __call__(self, progress: float | None, latent: tuple[int, int]) -> Hashable:

@@ -62,10 +62,10 @@ def joint_key(prompt: ImagePrompt) -> Hashable:
         For a prompt of several pictures, or one that trains.
     """
     kv = prompt.keys_values
-    if prompt.pictures != 1 or prompt.requires_grad:
+    if prompt.samples != 1 or prompt.requires_grad:
         raise ValueError(
             "image prompt: expected one of one picture, without gradients, "
-            f"got {prompt.pictures} pictures, requires_grad={prompt.requires_grad}"
+            f"got {prompt.samples} pictures, requires_grad={prompt.requires_grad}"
         )
     layers = kv.channels, kv.dtype, kv.own_tokens, kv.negatives, tuple(p.tokens for p in kv.parts)
     mask = None if prompt.mask is None else tuple(prompt.mask.shape)
@@ -87,7 +87,7 @@ def joint_key(prompt: ImagePrompt) -> Hashable:
 
 
 def _scale(prompt: ImagePrompt) -> float:
-    (factor,) = prompt.weight.pictures or (1.0,)
+    (factor,) = prompt.weight.samples or (1.0,)
     return prompt.weight.scale * factor
 
 

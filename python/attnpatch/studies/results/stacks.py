@@ -48,7 +48,7 @@ class StackWriter:
                 for masks in (False, True)
             ]
             files = [self._write(part) for part in apart if part]
-            found.append({"kind": patch.kind, "values": values, "files": files})
+            found.append({"kind": patch.type_name, "values": values, "files": files})
         return found
 
     def _write(self, tensors: Mapping[str, Tensor]) -> str:
@@ -75,7 +75,7 @@ def stack_from_json(entries: Sequence[Mapping[str, Any]], store: Store) -> Patch
     """
     patches = []
     for entry in entries:
-        kind = Patch.kinds.get(entry["kind"])
+        kind = Patch.types.get(entry["kind"])
         if kind is None:
             raise ValueError(f"stack: unknown kind of patch {entry['kind']!r}")
         tensors: dict[str, torch.Tensor] = {}
