@@ -44,9 +44,10 @@ def test_a_study_as_toml(tmp_path):
     axes = [
         ap.Axes.grid({"style.window": [[0, 0.5], [0.5, 1]], "prompt": ['a "b"\n\tü', "dress"]}),
         ap.Axes.zip({"style.weight": [0.1, 1e-7], "style.on": [True, False]}),
-        ap.Axes.list([{"seed": 3}, {"seed": 4, "size": [32, 32]}]),
+        ap.Axes.list([{"seed": 3, "style.mask": None}, {"seed": 4, "size": [32, 32]}]),
         ap.Axes.random({"guidance": {"low": 1.0, "high": 3.0}, "steps": [2, 3]}, count=3, seed=9),
     ]
+    axes.append(ap.Axes.grid({"negative_prompt": [None, ""]}))
     guidance = {"kind": "SelfAttentionGuidance", "scale": 0.5}
     study = make(axes, patches={"style": STYLE, "sag": guidance}, name="all joins", unpatched=False)
     assert ap.Study.from_toml(study.to_toml()) == study

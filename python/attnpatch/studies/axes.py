@@ -154,12 +154,15 @@ class Axes:
             found["combinations"] = plain(self.combinations)
         if self.join == "random":
             found |= {"count": self.count, "draw_seed": self.seed}
-        return found
+        return _with_none(found, None, {})
 
     @classmethod
     def from_plain(cls, table: Mapping[str, Any]) -> Axes:
-        """Read a table: ``join``, its options (``count``, ``draw_seed``), all else are axes."""
-        values = dict(table)
+        """Read a table: ``join``, its options (``count``, ``draw_seed``), all else are axes.
+
+        TOML has no word for None: an empty table stands for it.
+        """
+        values = _with_none(dict(table), {}, None)
         join = values.pop("join", "grid")
         options: dict[str, Any] = {}
         if join == "list":
@@ -177,6 +180,15 @@ class Axes:
         if self.count:
             parts.append(f"count={self.count}, seed={self.seed}")
         return f"Axes({', '.join(parts)})"
+
+
+def _with_none(value: Any, old: Any, new: Any) -> Any:
+    """Put one stand-in for None in the place of another, at any depth."""
+    if value == old and type(value) is type(old):
+        return new
+    if isinstance(value, dict):
+        return {name: _with_none(item, old, new) for name, item in value.items()}
+    return [_with_none(item, old, new) for item in value] if isinstance(value, list) else value
 
 
 def _check_range(name: str, values: Table) -> None:
