@@ -239,13 +239,13 @@ def _shape(kind: str) -> tuple[Inputs, Outputs]:
         return CORE[kind]
     spec = OURS[kind]
     return (
-        {given.id: given.kind for given in spec.inputs},
-        [(output.name, output.kind) for output in spec.outputs],
+        {given.id: given.type for given in spec.inputs},
+        [(output.name, output.type) for output in spec.outputs],
     )
 
 
 def _default(given: Any) -> Any:
-    return given.options()[0] if given.kind == "COMBO" and given.default is None else given.default
+    return given.options()[0] if given.type == "COMBO" and given.default is None else given.default
 
 
 def _picture(graph: Graph, name: str) -> Link:

@@ -37,7 +37,7 @@ class Foreign(Patch):
     """A patch of another maker."""
 
     label: str = ""
-    kind = "foreign patch of test_cards"
+    type_name = "foreign patch of test_cards"
 
     def bind(self, table, index=0):
         raise NotImplementedError
@@ -75,7 +75,7 @@ def values():
     report = ap.PatchStack(stack[:2]).bind("sd1").report()
     yield "stack", stack
     yield "empty stack", ap.PatchStack()
-    yield from ((f"patch {patch.kind}", patch) for patch in stack)
+    yield from ((f"patch {patch.type_name}", patch) for patch in stack)
     yield "preset", prompt("sdxl", weight=ap.Weight(2.0, "style transfer"))
     yield "report", replace(report, unpatched=(HOSTILE,), patches=(HOSTILE, "b"), spans=("text",))
     yield "empty report", ap.PatchStack().bind("sd1").report()

@@ -48,7 +48,7 @@ def calls(monkeypatch):
     def begin(self, model, args, kwargs):
         original(self, model, args, kwargs)
         call = self.running.call
-        seen.append((call.kinds, call.progress))
+        seen.append((call.roles, call.progress))
 
     monkeypatch.setattr(PatchedModel, "begin_call", begin)
     return seen

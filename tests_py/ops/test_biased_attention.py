@@ -218,7 +218,7 @@ def test_any_scale(form, scale, dtype, device):
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("terms", [1, 16])
 def test_error_is_that_of_torch_with_the_whole_bias(dtype, terms, device):
-    """Of every form, in norms; a mask in a 16-bit type loses more."""
+    """Of every form, in norms, to a quarter: torch adds up otherwise on another processor."""
     inputs = make_inputs(1, 4, 200, 300, 64, terms, dtype=dtype)
     inputs[3:] = [2 * t / terms**0.5 for t in inputs[3:]]
     expected = formula(inputs)
@@ -227,8 +227,7 @@ def test_error_is_that_of_torch_with_the_whole_bias(dtype, terms, device):
     )
     for name, form in FORMS.items():
         ours = (exact(form(*on(device, inputs))) - expected).norm()
-        slack = 1.0 if name == "operator" else 1.25
-        assert ours <= slack * (exact(theirs) - expected).norm(), name
+        assert ours <= 1.25 * (exact(theirs) - expected).norm(), name
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)

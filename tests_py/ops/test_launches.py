@@ -7,6 +7,8 @@ computed.
 """
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from attnpatch.ops import plain
 
 MIB = 2**20
+PAGE = Path(__file__).parents[2] / "docs" / "cuda.md"
 GRID = (64, 64)
 
 
@@ -60,25 +63,25 @@ def blurred():
     return plain.blur_and_blend, (x0, torch.empty(2, 16, 16), 2.0)
 
 
-CASES = {
+CASES = {  # The names are those of the table in docs/cuda.md, for what stands there.
     # Launches, MiB of new memory, MiB read and written. The result has 10 MiB.
-    "an image branch": (branch, 14, 20.7, 71.5),
-    "a masked branch": (lambda: branch(masked=True), 16, 20.7, 91.5),
-    "a shared softmax": (lambda: branch(shared_softmax=1), 21, 21.5, 75.4),
-    "a masked shared softmax": (lambda: branch(True, 1), 25, 21.6, 96.4),
+    "an image prompt (77 + 16 tokens)": (branch, 14, 20.7, 71.5),
+    "with a mask": (lambda: branch(masked=True), 16, 20.7, 91.5),
+    "in one softmax with the text": (lambda: branch(shared_softmax=1), 21, 21.5, 75.4),
+    "in one softmax, with a mask": (lambda: branch(True, 1), 25, 21.6, 96.4),
     # What has a size of queries or keys by channels of the bias is small; no bias is made whole.
-    "a bias of one term": (lambda: biased(1), 52, 56.9, 153.0),
-    "a bias of four terms": (lambda: biased(4), 52, 70.4, 180.1),
+    "gains on keys: a bias of one term": (lambda: biased(1), 38, 56.9, 153.0),
+    "a bias of four terms": (lambda: biased(4), 38, 70.7, 180.5),
     "a bias of no terms": (lambda: biased(0), 1, 10.4, 40.4),
-    "column means": (columns, 17, 27.8, 88.3),
+    "column means of one row": (columns, 17, 27.8, 88.3),
     "tiles": (lambda: tiles(4096, (), False), 5, 50.3, 130.3),
-    "tiles and shared keys": (lambda: tiles(4096, (), True), 11, 51.1, 159.1),
-    "pooled tiles and shared keys": (lambda: tiles(1024, (2, 2), True), 9, 31.1, 104.1),
-    "pooling": (pooled, 1, 2.5, 12.5),
-    "pooling and blending": (lambda: pooled(blend=0.3), 2, 5.0, 20.0),
+    "tiles and 1024 shared keys": (lambda: tiles(4096, (), True), 11, 51.1, 159.1),
+    "pooled tiles and 1024 shared keys": (lambda: tiles(1024, (2, 2), True), 9, 31.1, 104.1),
+    "pooling by 2 × 2": (pooled, 1, 2.5, 12.5),
+    "pooling by 2 × 2, blended": (lambda: pooled(blend=0.3), 2, 5.0, 20.0),
     "picking tokens": (lambda: pooled(blend=0.0), 1, 2.5, 5.0),
-    "pooling in tiles": (lambda: pooled((16, 16)), 2, 5.0, 20.0),
-    "blurring": (blurred, 12, 2.8, 5.8),
+    "pooling by 2 × 2 in tiles": (lambda: pooled((16, 16)), 2, 5.0, 20.0),
+    "blurring a latent": (blurred, 12, 2.8, 5.8),
 }
 
 
@@ -100,6 +103,14 @@ def test_no_launch_and_no_temporary_is_added(name, monkeypatch):
     assert found.count <= launches, found.names
     assert found.allocated <= (allocated + 0.06) * MIB
     assert found.moved <= (moved + 0.06) * MIB
+
+
+def test_the_page_tells_the_counts():
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+) \|", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) >= 14
+    for name, launches, moved in rows:
+        _, expected, _, mib = CASES[name]
+        assert (int(launches), int(moved)) == (expected, int(mib + 0.5)), name
 
 
 def test_the_counts_are_counts():

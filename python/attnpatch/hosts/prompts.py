@@ -57,7 +57,7 @@ def reference_strength(
     part : array or Tensor or None
         Which part of the reference, (H, W); None: all of it.
     mask : array or Tensor or None
-        Where in the image, (H, W) or (pictures, H, W), 0 to 1; None: everywhere.
+        Where in the image, (H, W) or (samples, H, W), 0 to 1; None: everywhere.
     start, end : float
         The part of sampling in which it is active, 0 to 1.
     **options

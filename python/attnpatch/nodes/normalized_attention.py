@@ -21,7 +21,7 @@ def _number(
 ) -> Input:
     return Input(
         id=name,
-        kind="FLOAT",
+        type="FLOAT",
         default=default,
         minimum=low,
         maximum=high,
@@ -69,7 +69,7 @@ NODES = (
             common.MODEL,
             Input(
                 id="negative",
-                kind="CONDITIONING",
+                type="CONDITIONING",
                 tooltip="What the picture must not show. It need not be the sampler's negative.",
             ),
             _number("nag_scale", 5.0, 50.0, 0.1, "How far away; 1 is off."),
@@ -79,7 +79,7 @@ NODES = (
             _number("end_at", 1.0, 1.0, 0.001, "The part of sampling at which it stops."),
             Input(
                 id="blocks",
-                kind="STRING",
+                type="STRING",
                 default="",
                 tooltip="Where it acts, with commas between: d, m or u for the way down, the "
                 "middle and the way up, a block's number or range, perhaps a dot and transformers: "

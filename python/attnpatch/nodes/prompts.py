@@ -49,10 +49,10 @@ NODES = (
         "and Klein, Krea 2, Qwen-Image, Z-Image). Sample with both of what it gives.",
         inputs=(
             common.MODEL,
-            Input(id="clip", kind="CLIP", tooltip="The model's text encoder."),
+            Input(id="clip", type="CLIP", tooltip="The model's text encoder."),
             Input(
                 id="text",
-                kind="STRING",
+                type="STRING",
                 default="a (red:1.4) hat, (blur:-0.5)",
                 multiline=True,
                 tooltip="The prompt: (word:1.4) is looked at more, (word:0.5) less, (word:0) not "
@@ -78,18 +78,18 @@ NODES = (
             common.MODEL,
             Input(
                 id="conditioning",
-                kind="CONDITIONING",
+                type="CONDITIONING",
                 tooltip="The text that is seen everywhere, or what the node before gave.",
             ),
-            Input(id="region", kind="CONDITIONING", tooltip="The text of the region."),
+            Input(id="region", type="CONDITIONING", tooltip="The text of the region."),
             Input(
                 id="mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="Where the region is. Several masks: one for each picture of the batch.",
             ),
             Input(
                 id="strength",
-                kind="FLOAT",
+                type="FLOAT",
                 default=1.0,
                 minimum=0.0,
                 maximum=10.0,

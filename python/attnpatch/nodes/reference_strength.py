@@ -51,7 +51,7 @@ NODES = (
             common.MODEL,
             Input(
                 id="strength",
-                kind="FLOAT",
+                type="FLOAT",
                 default=1.0,
                 minimum=0.0,
                 maximum=1000.0,
@@ -61,7 +61,7 @@ NODES = (
             ),
             Input(
                 id="reference",
-                kind="INT",
+                type="INT",
                 default=0,
                 minimum=_ALL,
                 maximum=63,
@@ -72,14 +72,14 @@ NODES = (
             common.END_AT,
             Input(
                 id="mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="Where in the result it acts. Several masks: one for each picture of the "
                 "batch.",
                 optional=True,
             ),
             Input(
                 id="reference_mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="Which part of the reference is meant.",
                 optional=True,
             ),

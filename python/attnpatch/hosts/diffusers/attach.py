@@ -198,14 +198,14 @@ def recorded_attention(model: Any) -> Tensor | None:
 
 def _patched(denoiser: Any) -> PatchedModel:
     """Return what is attached to a denoiser, or what nothing is attached to yet."""
-    kind = PatchedUNet if is_unet(denoiser) else PatchedTransformer
-    return PatchedModel.of(denoiser) or kind(denoiser)
+    patched_type = PatchedUNet if is_unet(denoiser) else PatchedTransformer
+    return PatchedModel.of(denoiser) or patched_type(denoiser)
 
 
-def _complete(found: Report, patched: PatchedModel, pipeline: Any, denoiser: Any) -> Report:
+def _complete(report: Report, patched: PatchedModel, pipeline: Any, denoiser: Any) -> Report:
     """Add what the pipeline holds beside the denoiser that was looked at, and its tokens."""
     unpatched = unpatched_denoisers(pipeline, denoiser)
-    return replaced(found, unpatched=unpatched, spans=patched.spans)
+    return replaced(report, unpatched=unpatched, spans=patched.spans)
 
 
 def _forget(key: object) -> None:

@@ -34,7 +34,7 @@ class PatchedModel(Patched, Protocol):
     run: BoundStack | None
     """The patches at work."""
     cond_or_uncond: CondOrUncond | None
-    """What users told of the kinds of rows."""
+    """What users told of the roles of rows."""
     pipeline: Any
     """Whose schedule counts where none is running."""
     checked: bool
@@ -107,7 +107,7 @@ class CallHooks:
     def _end(self, unet: Any, output: Any) -> Any:
         model, running = self._model, self._model.running
         run, call, reached = running.run, running.call, running.reached
-        rows, given, running.given = running.rows, running.given, None
+        rows, arguments, running.given = running.rows, running.given, None
         running.run = running.call = None
         if running.checkpointing is not None:
             running.checkpointing.restore()
@@ -121,9 +121,9 @@ class CallHooks:
                 "attach"
             )
         model.checked = True
-        if running.degraded or run is None or call is None or rows is None or given is None:
+        if running.degraded or run is None or call is None or rows is None or arguments is None:
             return None
-        return self._guide(unet, run, call, rows, given, output)
+        return self._guide(unet, run, call, rows, arguments, output)
 
     def _guide(
         self,
@@ -131,12 +131,12 @@ class CallHooks:
         run: BoundStack,
         call: Call,
         rows: Rows,
-        given: tuple[tuple[Any, ...], dict[str, Any]],
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
         output: Any,
     ) -> Any:
         """Return the output with guidance in it; None: as it is."""
         firsts = [rows.slots.index(slot) for slot in range(max(rows.slots) + 1)]
-        frames = call.batch // len(rows.kinds)
+        frames = call.batch // len(rows.roles)
         points = call.points if len(call.points) == 1 else call.points[::frames]
         progress: Any = points[0].progress
         if len(points) > 1:
@@ -168,7 +168,7 @@ class CallHooks:
             finally:
                 self._model.running.degraded = None
 
-        result = guided.output(*given, output, run_unet)
+        result = guided.output(*arguments, output, run_unet)
         if guided.attention is not None:
             self._model.attention = guided.attention
         return result
@@ -189,7 +189,7 @@ class CallHooks:
                 f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
                 f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
                 "are cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a "
-                "kind for each row, or a callable that gives it for a call"
+                "role for each row, or a callable that gives it for a call"
             )
         return Rows.of_chunks((COND,), call.batch)
 
@@ -210,16 +210,16 @@ class CallHooks:
 
 def _queries_dtype(sample: Tensor) -> torch.dtype:
     """Return the dtype of attention's queries: that of autocast, else that of the sample."""
-    kind = sample.device.type
+    device_type = sample.device.type
     # The meta device, for one, has no autocast, and must not be asked.
-    if is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
+    if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
     return sample.dtype
 
 
 def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
     """Raise where guidance can not see what it needs of a step in one call."""
-    names = ", ".join(type(one.guidance).__name__ for one in passes)
+    names = ", ".join(type(each.guidance).__name__ for each in passes)
     if rows.split:
         guider = type(getattr(running and running.pipeline, "guider", None)).__name__
         raise ValueError(
@@ -230,13 +230,13 @@ def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running |
         pipeline = type(getattr(running, "pipeline", None)).__name__
         raise ValueError(
             f"{names}: expected a pipeline that does not read attention itself, got {pipeline} "
-            "with guidance of its own; turn that off, or use the plain pipeline"
+            "with guidance of its own; turn that off, or use the pipeline without it"
         )
-    kinds: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
-    for kind, slot in zip(rows.kinds, rows.slots, strict=True):
-        kinds[slot].add(kind)
-    if any(kind != kinds[0] for kind in kinds):
+    by_slot: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
+    for role, slot in zip(rows.roles, rows.slots, strict=True):
+        by_slot[slot].add(role)
+    if any(roles != by_slot[0] for roles in by_slot):
         raise ValueError(
-            f"{names}: expected rows of the same kinds for each latent of a call, got the kinds "
-            f"{rows.kinds} for the latents {rows.slots}"
+            f"{names}: expected rows of the same roles for each latent of a call, got the roles "
+            f"{rows.roles} for the latents {rows.slots}"
         )

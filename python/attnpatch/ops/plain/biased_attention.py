@@ -22,6 +22,7 @@ the runs, which stand in tensors that nobody waits for here, and a launch and a 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +60,9 @@ def biased_attention(
     dtype, size = q.dtype, q.shape[3]
     if not _takes(scale):
         q, k, v, scale = q.float() * scale, k.float(), v.float(), 1.0
-    out = attend(*padded(q, k, v, query_bias, key_bias, scale), scale)
-    return unpadded(out, query_bias, size).to(dtype)
+    channels = _Channels.of(query_bias, key_bias, scale, q)
+    out = attend(*channels.joined(q, k, v), scale)
+    return _cut(out, channels.query_gates, size).to(dtype)
 
 
 def padded(
@@ -102,23 +104,7 @@ def padded(
     if not _takes(scale):
         low, high = _SCALES
         raise ValueError(f"scale: expected a number from {low:g} to {high:g}, got {scale:g}")
-    unit = 2.0 ** max(0, math.ceil(-math.log2(scale)))  # scale * unit is 1 to 2, or the scale
-    u, w = _finite(query_bias, unit, q.dtype), _finite(key_bias, 1 / (scale * unit), q.dtype)
-    query_gates, key_gates = _query_gates(query_bias), _key_gates(key_bias)
-    if key_gates.shape[1] > 0:
-        u = u.masked_fill(_meets_plus_infinity(query_gates, key_gates), math.nan)
-    gate = _GATES.get(q.dtype, _GATE)
-    of_query, of_key = [u], [w]
-    if q.dtype.itemsize < 4:
-        u_high, w_high = u.to(q.dtype), w.to(q.dtype)
-        of_query, of_key = [u_high, u_high, u - u_high], [w_high, w - w_high, w_high]
-    count = sum(part.shape[2] for part in of_query) + query_gates.shape[2]
-    count += -(q.shape[3] + count) % _CHANNELS
-    return (
-        _joined(q, [*of_query, query_gates * gate], count),
-        _joined(k, [*of_key, key_gates * gate], count),
-        _joined(v, [key_gates], count),
-    )
+    return _Channels.of(query_bias, key_bias, scale, q).joined(q, k, v)
 
 
 def unpadded(out: Tensor, query_bias: Tensor, head_size: int) -> Tensor:
@@ -139,11 +125,15 @@ def unpadded(out: Tensor, query_bias: Tensor, head_size: int) -> Tensor:
         (batch, heads, queries, head size), laid out in memory as (batch, queries, heads, head
         size); not a number for queries that all keys have left.
     """
-    gates = _query_gates(query_bias).to(out.dtype)[:, None]
+    return _cut(out, _gates(query_bias).to(out.dtype), head_size)
+
+
+def _cut(out: Tensor, query_gates: Tensor, size: int) -> Tensor:
     # These channels of the values say which gates a key has. One that stays has none of the
     # query's; one that leaves has, and a weight of 0, unless all leave.
-    met = (out[..., head_size : head_size + gates.shape[3]] * gates).sum(dim=3, keepdim=True)
-    result = heads_in_rows(out[..., :head_size])
+    gates = query_gates[:, None]
+    met = (out[..., size : size + gates.shape[3]] * gates).sum(dim=3, keepdim=True)
+    result = heads_in_rows(out[..., :size])
     return result.masked_fill_(met < -0.5, math.nan)
 
 
@@ -151,36 +141,88 @@ def _takes(scale: float) -> bool:
     return _SCALES[0] <= scale <= _SCALES[1]
 
 
-def _finite(bias: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
-    """Multiply what is no infinity, up to what the dtype holds; a NaN stays one."""
-    limit = torch.finfo(dtype).max
-    return bias.masked_fill(bias.isinf(), 0).mul_(factor).clamp_(-limit, limit)
+class _Parts(NamedTuple):
+    """Of the factors of queries, or of keys: (1 or batch, tokens, terms), in the dtype of q."""
+
+    high: Tensor
+    """Finite factors, rounded."""
+    low: Tensor
+    """What that took from them."""
+    sign_gate: Tensor
+    infinite_gate: Tensor
+    sign: Tensor
+    infinite: Tensor
 
 
-def _query_gates(bias: Tensor) -> Tensor:
-    """Signs that, times those of a key, are -1 where a product is minus infinity, 1 where plus."""
+class _Channels(NamedTuple):
+    """Channels behind those of the tensors: (1 or batch, tokens, any), in their dtype."""
+
+    of_queries: Tensor
+    of_keys: Tensor
+    of_values: Tensor
+    query_gates: Tensor
+
+    @classmethod
+    def of(cls, query_bias: Tensor, key_bias: Tensor, scale: float, q: Tensor) -> _Channels:
+        """Make them of factors, for queries like q."""
+        # Factors of queries and keys as one tensor: half as many launches.
+        rows, queries, dtype = max(len(query_bias), len(key_bias)), query_bias.shape[1], q.dtype
+        both = torch.cat([t.expand(rows, -1, -1) for t in (query_bias, key_bias)], dim=1)
+        unit = 2.0 ** max(0, math.ceil(-math.log2(scale)))  # scale * unit is 1 to 2, or the scale
+        finite = both.nan_to_num(nan=math.nan, posinf=0.0, neginf=0.0)
+        finite[:, :queries].mul_(unit)
+        finite[:, queries:].mul_(1 / (scale * unit))
+        limit = torch.finfo(dtype).max
+        low = finite.clamp_(-limit, limit) - finite.to(dtype)
+        gates = _gates(both)
+        parts = torch.cat([finite, low, gates * _GATES.get(dtype, _GATE), gates], dim=2)
+        each = parts.to(dtype).split(both.shape[2], dim=2)
+        of_query = _Parts(*(part[:, :queries] for part in each))
+        of_key = _Parts(*(part[:, queries:] for part in each))
+        u = of_query.high.masked_fill(_meets_plus_infinity(gates, queries), math.nan)
+        asks, answers = [u], [of_key.high]
+        if dtype.itemsize < 4:
+            asks, answers = [u, u, of_query.low], [of_key.high, of_key.low, of_key.high]
+        asks += [of_query.sign_gate, of_query.infinite_gate]
+        answers += [of_key.infinite_gate, of_key.sign_gate]
+        count = len(asks) * both.shape[2]
+        count += -(q.shape[3] + count) % _CHANNELS
+        return cls(
+            _side_by_side(asks, count),
+            _side_by_side(answers, count),
+            _side_by_side([of_key.infinite, of_key.sign], count),
+            torch.cat([of_query.sign, of_query.infinite], dim=2),
+        )
+
+    def joined(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copy tensors with their channels behind."""
+        return _joined(q, self.of_queries), _joined(k, self.of_keys), _joined(v, self.of_values)
+
+
+def _gates(bias: Tensor) -> Tensor:
+    """Signs of factors, then those of infinite ones alone.
+
+    A query's, times those of a key in the other order, are -1 where a product is minus infinity
+    and 1 where it is plus infinity.
+    """
     sign = bias.sign()
     return torch.cat([sign, sign * bias.isinf()], dim=2)
 
 
-def _key_gates(bias: Tensor) -> Tensor:
-    sign = bias.sign()
-    return torch.cat([sign * bias.isinf(), sign], dim=2)
-
-
-def _meets_plus_infinity(query_gates: Tensor, key_gates: Tensor) -> Tensor:
-    """Tell which queries do with any key: (1 or batch, queries, 1)."""
-    low, high = key_gates.aminmax(dim=1, keepdim=True)
-    products = torch.maximum(query_gates * low, query_gates * high)
+def _meets_plus_infinity(gates: Tensor, queries: int) -> Tensor:
+    """Tell which queries do with any key: (1 or batch, queries, 1); their gates come first."""
+    of_query, of_key = gates[:, :queries], gates[:, queries:].roll(gates.shape[2] // 2, dims=2)
+    low, high = of_key.aminmax(dim=1, keepdim=True)
+    products = torch.maximum(of_query * low, of_query * high)
     return products.amax(dim=2, keepdim=True) > 0
 
 
-def _joined(tensor: Tensor, parts: list[Tensor], count: int) -> Tensor:
-    """Copy (batch, heads, tokens, size) with so many channels, the first of them these, behind.
+def _side_by_side(parts: list[Tensor], count: int) -> Tensor:
+    """Join parts to so many channels, zeros the last."""
+    channels = torch.cat(parts, dim=2)
+    return F.pad(channels, (0, count - channels.shape[2]))
 
-    `parts` are (1 or batch, tokens, any), for all heads.
-    """
-    rows = max(map(len, parts))
-    channels = torch.cat([part.expand(rows, -1, -1) for part in parts], dim=2).to(tensor.dtype)
-    channels = F.pad(channels, (0, count - channels.shape[2]))[:, None]
-    return torch.cat([tensor, channels.expand(*tensor.shape[:3], -1)], dim=3)
+
+def _joined(tensor: Tensor, channels: Tensor) -> Tensor:
+    """Copy (batch, heads, tokens, size) with channels (1 or batch, tokens, any) behind."""
+    return torch.cat([tensor, channels[:, None].expand(*tensor.shape[:3], -1)], dim=3)

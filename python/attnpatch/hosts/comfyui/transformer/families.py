@@ -85,10 +85,10 @@ class Family:
 
 def family_of(model: Any) -> Family | None:
     """Return the family of a network; None: it is not known."""
-    for kind in type(model).__mro__:
-        found = FAMILIES.get((kind.__module__.rpartition("comfy.ldm.")[2], kind.__name__))
-        if found is not None:
-            return found
+    for base in type(model).__mro__:
+        family = FAMILIES.get((base.__module__.rpartition("comfy.ldm.")[2], base.__name__))
+        if family is not None:
+            return family
     return None
 
 

@@ -130,7 +130,7 @@ def with_rows(call: Call, rows: tuple[int, ...], hidden: tuple[tuple[int, int], 
     return replace(
         call,
         batch=len(every),
-        chunks=(*call.kinds, *(UNCOND for _ in rows)),
+        chunks=(*call.roles, *(UNCOND for _ in rows)),
         samples=tuple(call.row_samples[row] for row in every),
         slots=tuple(call.row_slots[row] for row in every),
         crops=tuple(call.crops[row] for row in every) if call.crops else (),

@@ -161,11 +161,11 @@ class _Running:
 def _told(options: Mapping[str, Any], running: _Running) -> dict[str, Any]:
     """Return the options of a call, in which its rows and what they are stand."""
     made = {**options, _CALL: running}
-    kinds, rows = made.get("cond_or_uncond"), running.call.negatives.count(-1)
+    roles, rows = made.get("cond_or_uncond"), running.call.negatives.count(-1)
     added = len(running.call.negatives) - rows
-    if kinds and added and added % (each := rows // len(kinds)) == 0:
+    if roles and added and added % (each := rows // len(roles)) == 0:
         more = [running.call.negatives[rows + first] // each for first in range(0, added, each)]
-        made["cond_or_uncond"] = [*kinds, *(UNCOND for _ in more)]
+        made["cond_or_uncond"] = [*roles, *(UNCOND for _ in more)]
         if made.get("uuids"):
             made["uuids"] = [*made["uuids"], *(made["uuids"][chunk] for chunk in more)]
     return made
@@ -233,11 +233,11 @@ class AttentionOverride:
             out = self._host(func, q, k, v, heads, mask, attn_precision, True, False, **kwargs)
             return out.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-        plain = mask is None and self.previous is None and kwargs.get("scale") is None
+        as_usual = mask is None and self.previous is None and kwargs.get("scale") is None
         default = getattr(func, "__name__", "") in DEFAULTS
         out = acting.attend(
             *(q, k, v, host_attention),
-            is_softmax=plain and default and has_kernel(q.device.type),
+            is_softmax=as_usual and default and has_kernel(q.device.type),
             more=more,
         )
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
