@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PAGES = {
-    "Start": ["docs/install", "docs/demo"],
+    "Start": ["docs/install", "docs/demo", "docs/notebooks", "notebooks/README"],
     "Hosts": [
         "docs/hosts/README",
         "docs/hosts/diffusers",
