@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,22 @@ from attnpatch.studies.models.model import Model
 from attnpatch.studies.options import changed, kind_of, options_of
 from attnpatch.studies.table import Table
 
-__all__ = ["PatchMaker"]
+__all__ = ["PatchMaker", "SharedPatches"]
 
 _SOURCES = ("adapter", "picture", "negative", "combine", "crop", "faces", "noise")
 _BOX = 64  # rows and columns of the mask that a box becomes
+
+
+class SharedPatches(Protocol):
+    """Patches that several workers share, by a key that prints the same in all of them."""
+
+    def get(self, key: object) -> Any:
+        """Return one; None: it is not there."""
+        ...
+
+    def put(self, key: object, value: Any) -> None:
+        """Keep one for the others."""
+        ...
 
 
 class PatchMaker:
@@ -34,10 +46,13 @@ class PatchMaker:
     ----------
     model
         Reads adapters and encodes pictures.
+    shared
+        What others encoded; None: there are no others.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, shared: SharedPatches | None = None) -> None:
         self._model = model
+        self._shared = shared
         self._adapters: dict[Hashable, ImageAdapter] = {}
         self._prompts: dict[Hashable, ImagePrompt] = {}
         self._masks: dict[Hashable, Tensor] = {}
@@ -75,6 +90,11 @@ class PatchMaker:
 
     def _prompt(self, kind: type[ImagePrompt], sources: Table, folder: Path) -> ImagePrompt:
         key = (kind, sources, folder)
+        if key not in self._prompts and self._shared is not None:
+            # Folders may lie elsewhere on another machine.
+            found = self._shared.get((kind.__name__, sources))
+            if found is not None:
+                self._prompts[key] = found
         if key not in self._prompts:
             adapter = self.adapter(sources["adapter"], folder)
             given = sources["picture"]
@@ -86,6 +106,8 @@ class PatchMaker:
             else:
                 embeds = self._model.encode(adapter, pictures, options)
                 self._prompts[key] = ImagePrompt(adapter, embeds)
+            if self._shared is not None:
+                self._shared.put((kind.__name__, sources), self._prompts[key])
         return self._prompts[key]
 
     def adapter(self, source: Any, folder: Path) -> ImageAdapter:

@@ -18,7 +18,7 @@ from PIL import Image
 from attnpatch.engine import Patch
 from attnpatch.hosts.diffusers import attach, fold_rows
 from attnpatch.studies.batches import join_patches
-from attnpatch.studies.build import PatchMaker
+from attnpatch.studies.build import PatchMaker, SharedPatches
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.measures import Measure, distance, measured
 from attnpatch.studies.memory import RowLimit
@@ -65,6 +65,8 @@ class Runner:
         Functions of the user.
     on_step
         Called after each step of a batch with the number of its cells.
+    shared
+        What encoded pictures are shared with other workers by.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Runner:
         rows: int | None = None,
         measures: Mapping[str, Measure] | None = None,
         on_step: Callable[[int], None] | None = None,
+        shared: SharedPatches | None = None,
     ) -> None:
         self.model = model
-        self.maker = PatchMaker(model)
+        self.maker = PatchMaker(model, shared)
         self.limit = RowLimit(model.device, rows)
         self._measures = measures or {}
         self._on_step = on_step or (lambda cells: None)
@@ -147,6 +150,7 @@ class Runner:
                 "file": picture_name(cell.id),
                 "seconds_per_step": made.seconds / steps / len(made.cells),
                 "rows": len(made.cells),
+                "steps": steps,
                 "measures": measured(self._measures, levels[place], cell),
             }
             if similarities[place] is not None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from attnpatch.studies.build import SharedPatches
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.measures import Measure
 from attnpatch.studies.models import Model, load_model
@@ -78,6 +79,8 @@ class Worker:
         In place of the study's own.
     on_step
         Called after each step of a batch with the number of its cells.
+    shared
+        What encoded pictures are shared with other workers by.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Worker:
         job: Job,
         device: str | None = None,
         on_step: Callable[[int], None] | None = None,
+        shared: SharedPatches | None = None,
     ) -> None:
         self._job = job
+        self._shared = shared
         self._device = device
         self._on_step = on_step
         self._store = Store(job.location)
@@ -106,6 +111,7 @@ class Worker:
                 rows=self._job.rows,
                 measures=self._job.measures,
                 on_step=self._on_step,
+                shared=self._shared,
             )
         return self._runner
 

@@ -42,22 +42,29 @@ def write_sheet(study: Study, records: Sequence[Record], store: Store) -> None:
 
 
 def _columns(study: Study, step: int) -> int:
-    """Return how many pictures are in a row: as many as the last axis has values."""
+    """Return how many pictures are in a row: as many as the last axes have values together."""
     axes = study.axes[-1] if study.axes else None
     if step > 1 or axes is None or axes.join != "grid" or not axes.values:
         return _COLUMNS
-    return min(len(list(axes.values.values())[-1]), _COLUMNS)
+    columns = 1
+    for values in reversed(list(axes.values.values())):
+        if columns > 1 and columns * len(values) > _COLUMNS:
+            break
+        columns *= len(values)
+    return min(columns, _COLUMNS)
 
 
 def _tile(record: Record, store: Store) -> Tile:
     with Image.open(io.BytesIO(store.read(record["file"]))) as image:
         picture = image.convert("RGB")
         picture.thumbnail((_EDGE, _EDGE))
-    place = [f"{name.rpartition('.')[2]} {_short(v)}" for name, v in record["place"].items()]
+    # What changes fastest comes first: captions are cut where they are too long.
+    place = [f"{n.rpartition('.')[2]} {_short(v)}" for n, v in reversed(record["place"].items())]
     if not record["patched"]:
         place.insert(0, "unpatched")
-    measures = [f"{name} {value:.3f}" for name, value in sorted(record["measures"].items())]
-    return Tile(picture, ", ".join(place), ", ".join(measures), reference=not record["patched"])
+    caption, *rest = place or [record["id"]]
+    rest += [f"{name} {value:.3f}" for name, value in sorted(record["measures"].items())]
+    return Tile(picture, caption, ", ".join(rest), reference=not record["patched"])
 
 
 def _short(value: Any) -> str:
