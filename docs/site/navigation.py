@@ -23,7 +23,7 @@ PAGES = {
         "docs/normalized-attention-guidance",
         "docs/key-gains",
     ],
-    "Sweeps": ["docs/sweeps"],
+    "Sweeps": ["docs/sweeps", "docs/scaling"],
     "Reference": [
         "docs/reference/attnpatch",
         "docs/reference/adapters",

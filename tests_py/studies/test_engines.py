@@ -1,71 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Engines that lose workers: nothing is lost and nothing is twice, and the pictures are the same."""
+"""Engines that lose workers: nothing is lost, nothing is twice, and the pictures are the same."""
 
-import os
-import signal
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 import attnpatch as ap
 from attnpatch.studies.engines import make_engine
 from attnpatch.studies.results.records import done
 from attnpatch.studies.results.store import Store
+from deadly_measures import KilledAlways, KilledOnce, Wrong
+from engine_cases import FASHION, STYLE, assert_same, here, make  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-FASHION = "attnpatch/fashion"
-STYLE = {"kind": "ImagePrompt", "adapter": FASHION, "picture": f"{FASHION}:3"}
-AXES = {"style.weight": [0.2, 0.9], "seed": [0, 1, 2], "steps": [2, 3]}
 
-
-def make():
-    return ap.Study(FASHION, {"style": STYLE}, AXES, name="engines")
-
-
-class KilledOnce:
-    """A measure that kills its own process at the first picture of a seed, once."""
-
-    def __init__(self, folder, seed, signals=signal.SIGKILL):
-        self.flag, self.seed, self.signal = Path(folder) / "killed", seed, signals
-
-    def __call__(self, picture, cell):
-        if cell.argument("seed") == self.seed and not self.flag.exists():
-            self.flag.touch()
-            os.kill(os.getpid(), self.signal)
-        return float(os.getpid())
-
-
-class KilledAlways:
-    def __call__(self, picture, cell):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Wrong:
-    def __call__(self, picture, cell):
-        raise ValueError("picture: expected a better one")
-
-
-@pytest.fixture(scope="module")
-def here(fashion, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("here")
-    return ap.run_study(make(), folder, model=fashion, progress=False)
-
-
-def assert_same(results, here):
-    assert [row["id"] for row in results] == [row["id"] for row in here]
-    for index in range(len(here)):
-        a, b = (np.asarray(found.picture(index), int) for found in (results, here))
-        assert np.abs(a - b).max() <= 1  # 8 bits of what differs by 1e-6
-    # Every cell is in one record, and there is one file for each picture.
-    store = results._store
-    assert len(store.names("pictures")) == len(here) == len(done(store))
-
-
-def test_processes_that_are_killed(here, tmp_path, caplog):
+def test_processes_that_are_killed(here, tmp_path, caplog):  # noqa: F811
     results = ap.run_study(
         make(),
         tmp_path / "out",
@@ -115,7 +66,7 @@ def test_wrong_engines(name, options, text):
         make_engine(name, **options)
 
 
-def test_the_last_record_of_a_cell_counts_once(here):
+def test_the_last_record_of_a_cell_counts_once(here):  # noqa: F811
     store = Store(here._store.location)
     ids = [record["id"] for record in done(store).values()]
     assert max(Counter(ids).values()) == 1

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster of Ray on this machine: a worker that is killed, and a head that is restarted."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_engines import AXES, FASHION, STYLE, KilledOnce, assert_same, here, make  # noqa: F401
 
 import attnpatch as ap
+from deadly_measures import KilledOnce
+from engine_cases import assert_same, here, make  # noqa: F401
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = [
@@ -20,13 +20,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
 
-HERE = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.fixture
 def path(monkeypatch):
     """Workers find the modules of the tests."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([HERE, str(Path(HERE).parent)]))
+    monkeypatch.setenv("PYTHONPATH", TESTS)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 

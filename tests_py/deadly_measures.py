@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measures that kill the process that asks them: other processes can import this module."""
+
+import os
+import signal
+from pathlib import Path
+
+
+class KilledOnce:
+    """A measure that kills its own process at the first picture of a seed, once."""
+
+    def __init__(self, folder, seed):
+        self.flag, self.seed = Path(folder) / "killed", seed
+
+    def __call__(self, picture, cell):
+        if cell.argument("seed") == self.seed and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float(os.getpid())
+
+
+class KilledAlways:
+    def __call__(self, picture, cell):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Wrong:
+    def __call__(self, picture, cell):
+        raise ValueError("picture: expected a better one")
