@@ -18,6 +18,7 @@ ALLOWED = {
     "patches": {"ops", "engine", "adapters", "faces", "pictures"},
     "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
     "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
+    "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo"},
 }
 
 

@@ -13,6 +13,7 @@
 
 #include "biased_attention_problem.h"
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -46,6 +47,20 @@ INSTANTIATE_TEST_SUITE_P(Targets, BiasedAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kBiasedCases)),
                          name_of);
+
+TEST(BiasedAttentionThreads, ChangeNothingAndAreAskedForOnce) {
+  const BiasedCase shape{"runs for all", 2, 4, 2, 700, 200, 40, 2, true, true};
+  const BiasedProblem alone(shape), together(shape);
+  BiasedAttentionParams params = alone.params();
+  params.threads = 1;
+  biased_attention_cpu(params);
+  params = together.params();
+  RealThreads threads;
+  threads.serve(params, 5);
+  biased_attention_cpu(params);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(threads.regions(), 1);
+}
 
 class BiasedAttentionEdges : public testing::TestWithParam<std::string> {
  protected:

@@ -65,7 +65,7 @@ def test_every_node_is_there_as_the_table_says(server):
             continue
         assert shown["python_module"] == "custom_nodes.attnpatch_nodes"
         assert shown["display_name"] == spec.title and shown["category"] == spec.category
-        assert shown["output"] == [output.kind for output in spec.outputs]
+        assert shown["output"] == [output.type for output in spec.outputs]
         given = shown["input"].get("required", {}) | shown["input"].get("optional", {})
         assert list(given) == [i.id for i in spec.inputs]
         for wanted in spec.inputs:

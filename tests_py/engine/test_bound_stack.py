@@ -46,7 +46,7 @@ NOTHING = {
     "end exclusive": {"end": 0.3, "end_exclusive": True},
     "curve at 0": {"weight": Weight(curve=[(0.3, 0.0), (0.4, 1.0)])},
     "empty mask": {"mask": torch.zeros(4, 4)},
-    "all kinds off": {"roles": {0: "off", 1: "off"}},
+    "all roles off": {"roles": {0: "off", 1: "off"}},
 }
 
 
@@ -96,7 +96,7 @@ def test_unknown_progress_serves_full_windows_only(prompt, site, branches):
             branches(prompt(**options), here)
 
 
-def test_roles_of_other_kinds(prompt, site, branches):
+def test_further_roles(prompt, site, branches):
     here = site(0, chunks=(0, 1, 2, 3), batch=4)
     found = branches(prompt(roles={2: "cond", 3: "off"}), here)
     assert found.rows[0].tolist() == [0, 1, 0, -1]
@@ -325,7 +325,7 @@ def test_adapters_of_other_unets_are_refused(prompt):
 class Shout(Patch):
     """A patch of another kind: a constant branch, and nothing to keep."""
 
-    kind = "shout_for_tests"
+    type_name = "shout_for_tests"
 
     def bind(self, table, index=0):
         return BoundShout(table)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of any kinds, pictures, parts and times in one call: each is as it would be alone."""
+"""Rows of any roles, samples, parts and times in one call: each is as it would be alone."""
 
 import threading
 
@@ -36,11 +36,11 @@ def layouts(draw):
 
 
 def make_call(rows, **more):
-    kinds, samples, crops, progress = zip(*rows, strict=True)
+    roles, samples, crops, progress = zip(*rows, strict=True)
     return Call(
         latent=LATENT,
         batch=len(rows),
-        chunks=kinds,
+        chunks=roles,
         samples=samples,
         slots=tuple(range(len(rows))),
         crops=crops,
@@ -59,11 +59,11 @@ STACKS = {
     "pictures": lambda prompt, mask: [prompt(pictures=3, negatives=3)],
     "a mask for each picture": lambda prompt, mask: [prompt(mask=mask, end=0.5)],
     "weights and a curve": lambda prompt, mask: [
-        prompt(Weight(pictures=(0.5, 0.0, 2.0), curve=[(0, 1), (1, 0.2)]), mask=mask[0]),
+        prompt(Weight(samples=(0.5, 0.0, 2.0), curve=[(0, 1), (1, 0.2)]), mask=mask[0]),
         prompt(0.7, seed=4, pictures=3, negatives=0, start=0.3),
     ],
     "folded": lambda prompt, mask: [
-        prompt(Weight(pictures=(0.5, 0.1, 2.0), curve=[(0, 1), (1, 0)]), scaling="K+V"),
+        prompt(Weight(samples=(0.5, 0.1, 2.0), curve=[(0, 1), (1, 0)]), scaling="K+V"),
         prompt(0.4, seed=5, shared_softmax=True, mask=mask, start=0.5),
     ],
 }
@@ -136,7 +136,9 @@ def test_recorded_rows(table, rows):
         torch.testing.assert_close(torch.cat(means), torch.cat(expected), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("patch", [TokenMerging(), HyperTile(tile_size=4)], ids=lambda p: p.kind)
+@pytest.mark.parametrize(
+    "patch", [TokenMerging(), HyperTile(tile_size=4)], ids=lambda p: p.type_name
+)
 def test_rows_at_different_times_leave_tokens_alone_with_one_warning(table, patch, caplog):
     """They would have different numbers of tokens."""
     rows = [(1, 0, None, 0.1), (0, 0, None, 0.6)]

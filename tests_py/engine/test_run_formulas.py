@@ -40,9 +40,9 @@ def expect(formulas, table):
         )
         weight = prompt.weight.for_layers(table)[site.layer.index]
         weight *= prompt.weight.factor(site.call.progress)
-        if prompt.weight.pictures:
-            several = len(prompt.weight.pictures) > 1
-            weight *= prompt.weight.pictures[picture if several else 0]
+        if prompt.weight.samples:
+            several = len(prompt.weight.samples) > 1
+            weight *= prompt.weight.samples[picture if several else 0]
         mask = torch.ones(site.grid[0] * site.grid[1], 1, dtype=torch.float64)
         if prompt.mask is not None:
             place = picture if len(prompt.mask) > 1 else 0
@@ -106,7 +106,7 @@ def test_one_image_per_picture(prompt, site, check, chunks, negatives):
 
 
 def test_a_window_of_pictures(prompt, site, check):
-    each = prompt(Weight(pictures=(1, 2, 3, 4)), pictures=4, mask=torch.rand(4, 9, 7))
+    each = prompt(Weight(samples=(1, 2, 3, 4)), pictures=4, mask=torch.rand(4, 9, 7))
     check(PatchStack([each]), site(2, chunks=(1, 0), batch=4, samples=(3, 1)))
 
 
@@ -114,7 +114,7 @@ def test_a_window_of_pictures(prompt, site, check):
 @pytest.mark.parametrize("shared_softmax", [False, True])
 @pytest.mark.parametrize("layer", [0, 8])
 def test_scaling_modes(prompt, site, check, scaling, shared_softmax, layer):
-    weight = Weight(1.7, "ease out", curve=[(0, 1), (1, 0)], pictures=(0.5, 1.5))
+    weight = Weight(1.7, "ease out", curve=[(0, 1), (1, 0)], samples=(0.5, 1.5))
     stack = PatchStack([prompt(weight, scaling=scaling, shared_softmax=shared_softmax, pictures=2)])
     check(stack, site(layer, chunks=(1, 0), batch=4))
 

@@ -33,7 +33,7 @@ class Mark(Patch):
     start: float = 0.0
     only: str = "input"
 
-    kind = "test_mark"
+    type_name = "test_mark"
 
     def bind(self, table, index=0):
         return BoundMark(self, table)

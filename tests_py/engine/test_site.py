@@ -42,7 +42,7 @@ def test_call_names_what_does_not_fit(values, message):
 
 def test_rows_of_a_call():
     call = Call(latent=(8, 8), batch=6, chunks=(1, 0, 2), progress=[0.5] * 6, sigma=range(6))
-    assert call.kinds == (1, 1, 0, 0, 2, 2)
+    assert call.roles == (1, 1, 0, 0, 2, 2)
     assert call.row_slots == call.row_samples == (0, 1) * 3 and call.slot_count == 2
     assert call.progress == 0.5 and call.points[3] == SamplingPoint(0.5, 3.0, None)
     assert Call(latent=(8, 8), batch=2, progress=0.5).points == (SamplingPoint(0.5),)

@@ -95,7 +95,7 @@ def various(prompt, adapter, tokens):
             prompt("style transfer", scaling="K+V", mask=mask, mask_resize="area"),
             prompt({3: 1.0}, shared_softmax=True, pictures=2, negatives=2, roles={2: "off"}),
             prompt({"down": {"block_1": [0.5]}}, compat="comfyui_ipadapter_plus"),
-            prompt(Weight(0.1, [0.1] * 9, curve=[(0, 1), (1, 0)], pictures=[1.0, 0.1])),
+            prompt(Weight(0.1, [0.1] * 9, curve=[(0, 1), (1, 0)], samples=[1.0, 0.1])),
             ImagePrompt(adapter, (tokens(1, 6), tokens(1, 3))),
             ImagePrompt.from_keys_values(
                 [(k.half(), v.half()) for k, v in adapter.project_sites(tokens())], source="by hand"
@@ -268,19 +268,23 @@ def test_embeds_by_attribute(adapter, tokens):
     assert ImagePrompt(adapter, embeds) == ImagePrompt(adapter, (tokens(), tokens(seed=1)))
 
 
-def test_kinds_are_registered():
-    assert Patch.kinds["image_prompt"] is ImagePrompt
+def test_types_are_registered():
+    assert Patch.types["image_prompt"] is ImagePrompt
 
 
 def test_stacks_of_version_0_1_load(prompt, tmp_path):
-    """There the text's own softmax was called joint."""
-    stack = PatchStack([prompt(0.5, shared_softmax=True), prompt(0.3, seed=1)])
+    """There the text's own softmax was called joint; the other names of the format stay."""
+    weight = Weight(0.3, samples=(0.5, 1.0))
+    stack = PatchStack([prompt(0.5, shared_softmax=True), prompt(weight, seed=1, pictures=2)])
     stack.save(tmp_path / "new.safetensors")
     with safe_open(tmp_path / "new.safetensors", "pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata["stack"] = metadata["stack"].replace('"shared_softmax"', '"joint"')
     assert metadata["stack"].count('"joint"') == 2
+    first, second = json.loads(metadata["stack"])["patches"]
+    assert first.keys() == {"kind", "values", "tensors"} and first["kind"] == "image_prompt"
+    assert second["values"]["weight"]["pictures"] == [0.5, 1.0]
     save_file(tensors, tmp_path / "old.safetensors", metadata)
     assert PatchStack.load(tmp_path / "old.safetensors") == stack
 

@@ -38,7 +38,7 @@ def test_weight_is_a_value(weight):
 def test_short_forms():
     assert Weight.of(0.5) == Weight(0.5)
     assert Weight.of(torch.tensor(0.5)) == Weight(0.5)
-    assert Weight.of(torch.tensor([0.5, 1.0])) == Weight(pictures=(0.5, 1.0))
+    assert Weight.of(torch.tensor([0.5, 1.0])) == Weight(samples=(0.5, 1.0))
     assert Weight.of("ease in") == Weight(layers="ease in")
     assert Weight.of({3: 1}) == Weight(layers={3: 1.0})
     assert Weight.of("3:1, 6 : 0.5,") == Weight(layers={3: 1.0, 6: 0.5})

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attnpatch.faces import InsightFaceView, as_face_analysis, as_insightface, pick_faces
-from attnpatch.faces.interchange import ForeignAnalysis
+from attnpatch.faces.interchange import OtherAnalysis
 
 pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
 
@@ -33,9 +33,9 @@ def test_ours_in_their_form(analysis, picture):
 def test_theirs_in_our_form(pack, insightface_of, analysis, picture):
     theirs = insightface_of(pack)
     before = dict(vars(theirs.det_model))
-    foreign = as_face_analysis(theirs)
-    assert isinstance(foreign, ForeignAnalysis) and as_face_analysis(foreign) is foreign
-    (found,) = pick_faces(foreign, picture)
+    other = as_face_analysis(theirs)
+    assert isinstance(other, OtherAnalysis) and as_face_analysis(other) is other
+    (found,) = pick_faces(other, picture)
     (wanted,) = analysis.pick(picture)
     np.testing.assert_allclose(found.box, wanted.box, atol=0.1)
     np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=0.1)

@@ -39,7 +39,7 @@ class Watch:
         frames = call.batch // len(sample)
         text = text[:: len(text) // len(sample)]
         kinds = [UNCOND if any(torch.equal(row, u) for u in self.uncond) else COND for row in text]
-        assert call.kinds == tuple(kind for kind in kinds for _ in range(frames))
+        assert call.roles == tuple(kind for kind in kinds for _ in range(frames))
         self.degraded += bool(call.degraded)
         self.calls.append(call)
         if call.degraded:

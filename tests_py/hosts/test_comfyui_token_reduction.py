@@ -23,7 +23,7 @@ from attnpatch.hosts.comfyui.unet.layers import read_layer_table
 sys.path.insert(0, str(Path(__file__).parents[1] / "patches" / "token_reduction"))
 import reduction_spec as spec
 
-PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.kind)
+PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.type_name)
 SIZE = (21, 18)
 TIMESTEP = 500
 LAYERS = layer_table("sd1")

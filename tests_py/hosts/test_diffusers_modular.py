@@ -111,7 +111,7 @@ def run(pipeline, **fields):
 
 
 def kinds_of(seen):
-    return [call.kinds for call in seen.calls]
+    return [call.roles for call in seen.calls]
 
 
 @pytest.mark.parametrize("name", GUIDERS)

@@ -93,19 +93,19 @@ class Splits(diffusers.StableDiffusionPipeline):
 def test_a_class_that_inherits_is_its_parent():
     for kind in (Inherits, Wraps):
         calls = watched(pipeline_of(kind), patches=[PerturbedAttentionGuidance(1.0)])
-        assert [call.kinds for call in calls] == [(UNCOND, COND), (COND,)] * 2
+        assert [call.roles for call in calls] == [(UNCOND, COND), (COND,)] * 2
 
 
 def test_rows_in_another_order():
     (call,) = watched(pipeline_of(Reversed))
-    assert call.kinds == (COND, UNCOND)
+    assert call.roles == (COND, UNCOND)
     with REFUSED:
         watched(pipeline_of(Concealed))
 
 
 def test_calls_of_one_kind():
     calls = watched(pipeline_of(Splits))
-    assert [call.kinds for call in calls] == [(COND,), (UNCOND,)]
+    assert [call.roles for call in calls] == [(COND,), (UNCOND,)]
     with pytest.raises(ValueError, match="expected cond and uncond in one call"):
         watched(pipeline_of(Splits), patches=[PerturbedAttentionGuidance(1.0)])
 
@@ -117,7 +117,7 @@ def test_a_call_that_is_put_in_the_place_of_the_classs_own(monkeypatch):
             patch.setattr(Inherits, "do_classifier_free_guidance", True)
             pipeline = pipeline_of(Inherits)
             if method is Reversed.__call__:
-                assert watched(pipeline)[0].kinds == (COND, UNCOND)
+                assert watched(pipeline)[0].roles == (COND, UNCOND)
             else:
                 with REFUSED:
                     watched(pipeline)
@@ -126,7 +126,7 @@ def test_a_call_that_is_put_in_the_place_of_the_classs_own(monkeypatch):
 def test_a_method_that_an_instance_is_given():
     pipeline = make_pipeline(PLAIN)
     run = types.MethodType(Reversed.__call__, pipeline)
-    assert watched(pipeline, run)[0].kinds == (COND, UNCOND)
+    assert watched(pipeline, run)[0].roles == (COND, UNCOND)
 
 
 def test_a_function_that_uses_the_parts_of_a_pipeline():
@@ -164,7 +164,7 @@ def test_a_callback_that_calls_the_unet(name):
         "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
     }
     calls = watched(make_pipeline(PLAIN), **options)
-    assert [call.kinds for call in calls] == [(UNCOND, COND), kinds] * 2
+    assert [call.roles for call in calls] == [(UNCOND, COND), kinds] * 2
 
 
 def test_a_callback_with_a_text_of_its_own():
@@ -261,5 +261,5 @@ def test_a_wrapper_that_splits_the_batch():
         pipeline.register_modules(unet=unet)
         pipeline.__dict__["unet"] = Halves(unet)
         found = pipeline(**arguments(pipeline)).images
-    assert [call.kinds for call in seen.calls] == [(UNCOND,), (COND,)] * 2
+    assert [call.roles for call in seen.calls] == [(UNCOND,), (COND,)] * 2
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

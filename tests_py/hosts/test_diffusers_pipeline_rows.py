@@ -93,7 +93,7 @@ def test_kinds_are_those_of_the_texts(name):
         patches += GUIDANCE
     seen = watch(name, patches)
     guided = not any(part in name for part in ("Marigold", "LatentConsistency"))
-    assert guided == any(UNCOND in call.kinds for call in seen.calls)
+    assert guided == any(UNCOND in call.roles for call in seen.calls)
     assert bool(seen.degraded) == (name not in GUIDED_BY_THEMSELVES)
 
 
@@ -117,7 +117,7 @@ def test_without_classifier_free_guidance(name):
     if name not in GUIDED_BY_THEMSELVES:
         patches += GUIDANCE
     seen = watch(name, patches, guidance_scale=1.0)
-    assert all(call.kinds == (COND,) * call.batch for call in seen.calls)
+    assert all(call.roles == (COND,) * call.batch for call in seen.calls)
     assert bool(seen.degraded) == (name not in GUIDED_BY_THEMSELVES)
 
 
@@ -143,7 +143,7 @@ def test_perturbed_rows(guidance, scale):
     prompt = make_image_prompt(make_pipeline(name).unet)
     seen = watch(name, prompt, guidance_scale=guidance, pag_scale=scale)
     kinds = ((UNCOND, COND) if guidance > 1 else (COND,)) + (COND,) * (scale > 0)
-    assert all(call.kinds == kinds for call in seen.calls)
+    assert all(call.roles == kinds for call in seen.calls)
 
 
 def test_each_latent_that_is_moved_has_its_own_picture():

@@ -38,7 +38,7 @@ WIDTH = 16  # of the UNets' first level
 SLOTHFUL = SlothfulAttention(in_depth_decay=1, out_k_blend=0.5, out_mode="2D_MAX")
 TILE = NearSightedTile(tile_size=16, seed=3)
 BOTH = NearSightedAttention(base_tile_size=16, peak_tile_size=18, in_v_blend=0.4, out_mode="1D_AVG")
-PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.kind)
+PATCHES = pytest.mark.parametrize("patch", [SLOTHFUL, TILE, BOTH], ids=lambda p: p.type_name)
 SIZES = [(18, 20), (23, 17)]
 
 

@@ -106,7 +106,7 @@ def test_a_foreign_patch_is_called_and_our_difference_added(key):
     model.set_model_attn2_replace(foreign, *key)
     task = make_task(structure, WIDTH, weight=strong(1.0))
     patched = ip_adapter.patch_model(model, [task])
-    foreign = patched.slots()["input", 4, 0].foreign  # hosts may have copied it
+    foreign = patched.slots()["input", 4, 0].previous  # hosts may have copied it
     calls = record_slots(patched)
     x, contexts = host.make_inputs(structure)
     patched.apply(x, EARLY, contexts, [1, 0])
@@ -125,9 +125,9 @@ def test_a_foreign_patch_moves_and_is_copied_with_the_model():
     model = host.make_host(host.SD1, WIDTH)
     model.set_model_attn2_replace(ForeignTerm(), "input", 1, 0)
     patched = ip_adapter.patch_model(model, [make_task(host.SD1, WIDTH)])
-    before = patched.slots()["input", 1, 0].foreign
+    before = patched.slots()["input", 1, 0].previous
     clone = patched.clone()
-    assert clone.slots()["input", 1, 0].foreign is not before  # the host's rule for objects
+    assert clone.slots()["input", 1, 0].previous is not before  # the host's rule for objects
     clone.model_patches_to("meta")
-    assert clone.slots()["input", 1, 0].foreign.device == "meta"
-    assert patched.slots()["input", 1, 0].foreign is before and before.device == "cpu"
+    assert clone.slots()["input", 1, 0].previous.device == "meta"
+    assert patched.slots()["input", 1, 0].previous is before and before.device == "cpu"

@@ -45,7 +45,7 @@ def test_rows_of_any_order(data, same_text):
     text = torch.stack([batch.conditioning["c_crossattn"][row] for row, _, _ in wanted])
     rows, outer, each = joined_rows(batch, x, {"c_crossattn": text})
     assert each == batch.each
-    assert rows.kinds == tuple(kinds[row // each] for row, _, _ in wanted)
+    assert rows.roles == tuple(kinds[row // each] for row, _, _ in wanted)
     assert rows.samples == tuple(row % each for row, _, _ in wanted)
     assert rows.crops == tuple(Crop(top, left, CANVAS) for _, top, left in wanted)
     assert [row % each for row in outer] == list(rows.samples)
@@ -68,21 +68,21 @@ def test_rows_in_another_order():
     order = [2, 3, 0, 1]
     given_ = {"c_crossattn": batch.conditioning["c_crossattn"][order]}
     rows = joined_rows(batch, batch.input[order], given_).rows
-    assert rows.kinds == (0, 0, 1, 1) and rows.slots == rows.samples == (0, 1, 0, 1)
+    assert rows.roles == (0, 0, 1, 1) and rows.slots == rows.samples == (0, 1, 0, 1)
 
 
 def test_one_chunk_at_a_time():
     batch = make_batch()
-    for chunk, kind in enumerate(batch.kinds):
+    for chunk, kind in enumerate(batch.roles):
         part = slice(2 * chunk, 2 * chunk + 2)
         given_ = {"c_crossattn": batch.conditioning["c_crossattn"][part]}
-        assert joined_rows(batch, batch.input[part], given_).rows.kinds == (kind, kind)
+        assert joined_rows(batch, batch.input[part], given_).rows.roles == (kind, kind)
 
 
 def test_areas_of_conditionings():
     areas = (Area(0, 2, 5, 6), Area(4, 8, 5, 6))
     batch = make_batch(each=1, canvas=(5, 6), areas=areas)
-    batch = HostBatch(batch.input, batch.kinds, batch.conditioning, CANVAS, areas)
+    batch = HostBatch(batch.input, batch.roles, batch.conditioning, CANVAS, areas)
     rows = joined_rows(batch, batch.input, batch.conditioning).rows
     assert rows.crops == (Crop(0, 2, CANVAS), Crop(4, 8, CANVAS)) and rows.slots == (0, 1)
     tile = batch.input[1:, :, 1:4, 2:5]

@@ -27,8 +27,8 @@ def patches(monkeypatch):
 
 def run(name, **values):
     spec = BY_ID[name]
-    widgets = {i.id: i.default for i in spec.inputs if i.widget and i.kind != "COMBO"}
-    widgets |= {i.id: i.options()[0] for i in spec.inputs if i.kind == "COMBO"}
+    widgets = {i.id: i.default for i in spec.inputs if i.widget and i.type != "COMBO"}
+    widgets |= {i.id: i.options()[0] for i in spec.inputs if i.type == "COMBO"}
     ((model, (patch,)),) = spec.call({"model": "model", **widgets, **values}).values
     assert model == "model"
     return patch

@@ -33,11 +33,11 @@ def test_nodes_are_those_that_old_workflows_name(name):
         known["category"],
         known["output_node"],
     )
-    assert [[output.kind, output.name] for output in spec.outputs] == known["outputs"]
+    assert [[output.type, output.name] for output in spec.outputs] == known["outputs"]
     # Saved workflows store widgets by position: ours come after, and may be missing.
     count = len(known["inputs"])
     for given, wanted in zip(spec.inputs, known["inputs"], strict=False):
-        assert (given.id, given.kind, given.optional) == (
+        assert (given.id, given.type, given.optional) == (
             wanted["id"],
             wanted["kind"],
             wanted["optional"],
@@ -88,9 +88,9 @@ def test_v1_class_says_what_the_table_says(spec):
     assert [name for name, _, _ in flat] == [given.id for given in spec.inputs]
     for given, (_, part, (kind, attributes)) in zip(spec.inputs, flat, strict=True):
         assert (part == "optional") == given.optional
-        assert kind == (given.options() if given.kind == "COMBO" else given.kind)
+        assert kind == (given.options() if given.type == "COMBO" else given.type)
         assert attributes == given.attributes()
-    assert tuple(output.kind for output in spec.outputs) == made.RETURN_TYPES
+    assert tuple(output.type for output in spec.outputs) == made.RETURN_TYPES
     assert tuple(output.name for output in spec.outputs) == made.RETURN_NAMES
     assert tuple(output.tooltip for output in spec.outputs) == made.OUTPUT_TOOLTIPS
     assert (spec.category, spec.description) == (made.CATEGORY, made.DESCRIPTION)
@@ -113,14 +113,14 @@ def test_v3_class_says_what_the_table_says(spec):
     )
     assert schema.is_output_node == spec.output_node
     for given, declared in zip(spec.inputs, schema.inputs, strict=True):
-        assert (declared.id, declared.io_type) == (given.id, given.kind)
+        assert (declared.id, declared.io_type) == (given.id, given.type)
         assert (declared.optional, declared.tooltip) == (given.optional, given.tooltip)
         values = {n: v for n, v in given.attributes().items() if n != "tooltip"}
-        if given.kind == "COMBO":
+        if given.type == "COMBO":
             values["options"] = given.options()
         assert declared.values == values
     outputs = [(o.io_type, o.display_name, o.tooltip) for o in schema.outputs]
-    assert outputs == [(o.kind, o.name, o.tooltip) for o in spec.outputs]
+    assert outputs == [(o.type, o.name, o.tooltip) for o in spec.outputs]
     assert hasattr(made, "fingerprint_inputs") == (spec.fingerprint is not None)
     assert hasattr(made, "validate_inputs") == (spec.check is not None)
 
@@ -139,8 +139,8 @@ def test_entrypoint_gives_all_nodes(monkeypatch):
 
 def spec_of(run, **more):
     inputs = (
-        Input(id="a", kind="INT", default=1, minimum=0, maximum=9, tooltip="A number."),
-        Input(id="b", kind="STRING", default="x", tooltip="A text.", optional=True),
+        Input(id="a", type="INT", default=1, minimum=0, maximum=9, tooltip="A number."),
+        Input(id="b", type="STRING", default="x", tooltip="A text.", optional=True),
     )
     outputs = (Output("STRING", "text", "What came in."),)
     return NodeSpec(
@@ -179,10 +179,10 @@ def test_fingerprint_and_check_reach_both_kinds():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "FLOAT", "default": 2.0, "minimum": 0.0, "maximum": 1.0}, "minimum <= default"),
-        ({"kind": "INT", "default": 1}, "minimum <= default"),
-        ({"kind": "COMBO", "choices": ("a", "b"), "default": "c"}, "'c' is no choice"),
-        ({"kind": "MASK", "tooltip": ""}, "tooltip"),
+        ({"type": "FLOAT", "default": 2.0, "minimum": 0.0, "maximum": 1.0}, "minimum <= default"),
+        ({"type": "INT", "default": 1}, "minimum <= default"),
+        ({"type": "COMBO", "choices": ("a", "b"), "default": "c"}, "'c' is no choice"),
+        ({"type": "MASK", "tooltip": ""}, "tooltip"),
     ],
 )
 def test_a_wrong_input_does_not_get_into_the_table(options, message):

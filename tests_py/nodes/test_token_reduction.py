@@ -43,8 +43,8 @@ def test_widgets_are_the_parameters(model, name, kind):
     widgets = [given for given in BY_ID[name].inputs if given.widget]
     assert {RENAMED.get(i.id, i.id) for i in widgets} == {f.name for f in fields(kind)}
     for given in widgets:
-        value = CHANGED[given.kind]
-        if given.kind in ("FLOAT", "INT"):
+        value = CHANGED[given.type]
+        if given.type in ("FLOAT", "INT"):
             value = min(max(value, given.minimum + given.step), given.maximum)
         (patched,) = run(name, model=model(), **{given.id: value})
         if given.id == "reference_quirks":

@@ -60,7 +60,7 @@ def test_equal_those_of_the_formula(
     prompt = ImagePrompt(
         adapter,
         (cond, uncond),
-        Weight(pictures=strengths),
+        Weight(samples=strengths),
         mask=mask,
         scaling=scaling,
         shared_softmax=shared_softmax,

@@ -57,7 +57,7 @@ WRONG = [
     ({"rescale": 1.5}, "rescale: expected 0 to 1, got 1.5"),
     ({"rescale_mode": "none"}, "rescale_mode: expected 'full', 'partial', 'snf'; got 'none'"),
     ({"scale": Weight(2.0, {6: 1.0})}, "scale: .* expected a Weight without layers"),
-    ({"scale": torch.ones(2, 2)}, r"scale: expected a tensor of shape \(pictures,\)"),
+    ({"scale": torch.ones(2, 2)}, r"scale: expected a tensor of shape \(samples,\)"),
     ({"blocks": "x1"}, "blocks: expected d, m or u"),
     ({"blocks": "d3-1"}, "blocks: expected d, m or u"),
     ({"blocks": " , "}, "blocks: expected at least one"),
@@ -228,7 +228,7 @@ def test_passes_of_a_step():
     sag, pag = SelfAttentionGuidance(start=0.5), PerturbedAttentionGuidance()
     stack = PatchStack([pag, SmoothedEnergyGuidance(0.0), sag])
     found = degraded_passes(stack, (8, 8), 0.7)
-    assert [(one.index, one.kind) for one in found] == [(0, 0), (2, 1)]
+    assert [(one.index, one.role) for one in found] == [(0, 0), (2, 1)]
     assert [one.index for one in degraded_passes(stack, (8, 8), 0.2)] == [0]
     assert [one.index for one in degraded_passes(stack, (4, 64), 0.7)] == [0]
     with pytest.raises(ValueError, match="progress: guidance with start or end needs it"):
@@ -249,10 +249,10 @@ CURVE = ((0.0, 1.0), (0.5, 0.0))
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scales_over_progress_and_pictures(kind, tmp_path):
-    guidance = kind(Weight(2.0, curve=CURVE, pictures=torch.tensor([1.0, 0.0, -0.5])))
-    assert guidance == kind(Weight(2.0, curve=CURVE, pictures=(1.0, 0.0, -0.5)))
+    guidance = kind(Weight(2.0, curve=CURVE, samples=torch.tensor([1.0, 0.0, -0.5])))
+    assert guidance == kind(Weight(2.0, curve=CURVE, samples=(1.0, 0.0, -0.5)))
     assert hash(guidance) == hash(eval(repr(guidance)))
-    assert guidance.pictures == 3 and kind(2.0).pictures == 1
+    assert guidance.samples == 3 and kind(2.0).samples == 1
     assert kind(Weight(2.0)) == kind(torch.tensor(2.0)) == kind(2.0)
     PatchStack([guidance]).save(tmp_path / "stack.safetensors")
     assert list(PatchStack.load(tmp_path / "stack.safetensors")) == [guidance]

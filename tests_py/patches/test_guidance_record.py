@@ -104,7 +104,7 @@ def test_areas(table):
 
 
 def test_a_record_of_cond(table):
-    record = AttentionRecord(kind=0)
+    record = AttentionRecord(role=0)
     means = run_call(table, [0], 2, record)
     close(record.saliency(2, (10, 14)).flatten(1), means)
 

@@ -321,7 +321,7 @@ def test_values(tmp_path, table):
         "NormalizedAttentionGuidance(negative of (1, 5, 9), scale=5.0, tau=3.0, "
         "4 tokens of its own)"
     )
-    assert NormalizedAttentionGuidance(negative(3)).pictures == 3
+    assert NormalizedAttentionGuidance(negative(3)).samples == 3
     assert patch.nbytes == 5 * CONTEXT * 4 + 5
 
 

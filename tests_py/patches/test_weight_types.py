@@ -63,7 +63,7 @@ def test_leading_away_turns_the_roles_around(whole):
 
 def test_weights_for_pictures(whole):
     (prompt,) = split_by_weight_type(whole(), "ease in", [0.5, 1.0])
-    assert prompt.weight.pictures == (0.5, 1.0)
+    assert prompt.weight.samples == (0.5, 1.0)
     assert prompt.weight.layers == "ease in"
 
 

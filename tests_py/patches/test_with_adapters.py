@@ -58,8 +58,8 @@ def test_several_images_concatenated_or_apart(checkpoint):
     images = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
     together = ImagePrompt(adapter, adapter.get_image_embeds(images))
     apart = ImagePrompt(adapter, adapter.get_image_embeds(images, combine="batch"))
-    assert (together.pictures, together.keys_values.tokens) == (1, 12)
-    assert (apart.pictures, apart.keys_values.tokens) == (3, 4)
+    assert (together.samples, together.keys_values.tokens) == (1, 12)
+    assert (apart.samples, apart.keys_values.tokens) == (3, 4)
 
 
 def test_repr_names_the_adapter(checkpoint):

@@ -68,7 +68,7 @@ def _join_halves(part: dict[str, Parts], contents: str) -> dict[str, Parts]:
         layers[0].loaded = projections[0].loaded
         return {"": layers[0]}
     pairs = (("image_proj", projections), ("ip_adapter", layers))
-    missing = [name for name, found in pairs if not found]
+    missing = [name for name, matches in pairs if not matches]
     if missing:
         raise ValueError(
             f"not an image adapter: no tensors of {' and '.join(missing)}; it holds {contents}"
@@ -164,8 +164,8 @@ def _join_lora(parts: Parts, index: int | None, adapter: int | None) -> Tensors:
 def _same_sites(a: list[Pair], b: list[Pair]) -> bool:
     return len(a) == len(b) and all(
         same_values(left, right)
-        for one, other in zip(a, b, strict=True)
-        for left, right in zip(one, other, strict=True)
+        for ours, theirs in zip(a, b, strict=True)
+        for left, right in zip(ours, theirs, strict=True)
     )
 
 
@@ -175,7 +175,7 @@ def _order_lora(parts: Parts, index: int | None, adapter: int | None) -> Tensors
     layers = [*parts.named.get(index, {}), *parts.unet]
     wanted = {key: value for i in indices for key, value in parts.named_lora.get(i, {}).items()}
     layers += [layer for layer, _ in wanted]
-    numbers = {layer: 2 * place for place, layer in enumerate(sort_layers(set(layers)))}
+    numbers = {layer: 2 * position for position, layer in enumerate(sort_layers(set(layers)))}
     return {
         f"{numbers[layer] + attention - 1}.{name}": tensor
         for (layer, attention), tensors in wanted.items()
@@ -211,19 +211,19 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _order_numbered(found: dict[int, Tensors]) -> list[Pair]:
-    numbers = sorted(found)
+def _order_numbered(by_number: dict[int, Tensors]) -> list[Pair]:
+    numbers = sorted(by_number)
     step = min((b - a for a, b in itertools.pairwise(numbers)), default=numbers[0] + 1)
     wanted = set(range(numbers[0] % step, numbers[-1] + 1, step))
     missing = [
         f"{n}.to_{letter}_ip.weight"
         for n in sorted(wanted | set(numbers))
         for letter in "kv"
-        if letter not in found.get(n, {})
+        if letter not in by_number.get(n, {})
     ]
     if missing:
         raise ValueError(f"ip_adapter: missing {_first(missing)}")
-    pairs = {str(n): (found[n]["k"], found[n]["v"]) for n in numbers}
+    pairs = {str(n): (by_number[n]["k"], by_number[n]["v"]) for n in numbers}
     _check_pairs(pairs)
     return list(pairs.values())
 

@@ -80,18 +80,18 @@ def read_checkpoint(
         The file is not readable, holds code, is no adapter or not a whole one, or several; the
         message says which.
     """
-    found = read_checkpoints(source, shapes_only=shapes_only, location=location)
-    choices = [checkpoint.choice for checkpoint in found]
-    if which is None and len(found) == 1:
-        return found[0]
+    checkpoints = read_checkpoints(source, shapes_only=shapes_only, location=location)
+    choices = [checkpoint.choice for checkpoint in checkpoints]
+    if which is None and len(checkpoints) == 1:
+        return checkpoints[0]
     if which is None:
         raise ValueError(
-            f"{found[0].name or 'state dict'}: it holds {len(found)} image adapters; choose one "
-            f"with which: {_quoted(choices)}"
+            f"{checkpoints[0].name or 'state dict'}: it holds {len(checkpoints)} image adapters; "
+            f"choose one with which: {_quoted(choices)}"
         )
-    by_choice = dict(zip(choices, found, strict=True))
-    if len(found) == 1:
-        by_choice["0"] = found[0]
+    by_choice = dict(zip(choices, checkpoints, strict=True))
+    if len(checkpoints) == 1:
+        by_choice["0"] = checkpoints[0]
     if str(which) not in by_choice:
         raise ValueError(f"which: expected one of {_quoted(list(by_choice))}, got {which!r}")
     return by_choice[str(which)]

@@ -132,7 +132,7 @@ def check_negative(negative: str) -> None:
 
 def check_takes_pictures(takes: Sequence[Features], kind: str, faces: object) -> None:
     """Raise ValueError unless pictures, with faces or without, are what an adapter takes."""
-    forms = [one.form for one in takes]
+    forms = [features.form for features in takes]
     if forms == ["face"]:
         raise ValueError(
             f"adapter: expected one that takes pictures, got {kind}, which takes faces: use "

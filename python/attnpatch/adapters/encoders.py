@@ -95,14 +95,14 @@ def name_features(shape: Sequence[int]) -> str:
     """
     size = shape[-1] if shape else 0
     if len(shape) == 3 and shape[1] > 1:
-        found = [e.name for e in ENCODERS if (e.length, e.hidden) == (shape[1], size)]
-        found = found or [e.name for e in ENCODERS if e.hidden == size]
-        return f"hidden states of {' or '.join(found)}" if found else ""
+        encoders = [e.name for e in ENCODERS if (e.length, e.hidden) == (shape[1], size)]
+        encoders = encoders or [e.name for e in ENCODERS if e.hidden == size]
+        return f"hidden states of {' or '.join(encoders)}" if encoders else ""
     if size == FACE_SIZE:
         return "a face embedding"
-    found = [e.name for e in ENCODERS if e.pooled == size]
-    if found:
-        return f"image embeds of {' or '.join(found)}"
+    encoders = [e.name for e in ENCODERS if e.pooled == size]
+    if encoders:
+        return f"image embeds of {' or '.join(encoders)}"
     return ""
 
 
@@ -130,10 +130,10 @@ def check_features(name: str, shape: Sequence[int], takes: Features, kind: str) 
         dimensions = {2, 3}
     if len(shape) in dimensions and shape[-1] == takes.size and 0 not in shape:
         return
-    given = f"given {tuple(shape)}"
+    got = f"given {tuple(shape)}"
     guess = name_features(shape)
     if guess:
-        given += f", which looks like {guess}"
+        got += f", which looks like {guess}"
     advice = ""
     if takes.form == "hidden" and len(shape) == 2 and guess:
         advice = " Pass the tower's hidden_states[-2], not its pooled output."
@@ -143,4 +143,4 @@ def check_features(name: str, shape: Sequence[int], takes: Features, kind: str) 
         advice = (
             f" Encode with {takes.fitting}, or use an adapter made for {guess.split(' of ')[-1]}."
         )
-    raise ValueError(f"{name}: this {kind} adapter takes {takes}; {given}.{advice}")
+    raise ValueError(f"{name}: this {kind} adapter takes {takes}; {got}.{advice}")

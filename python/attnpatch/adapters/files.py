@@ -169,8 +169,8 @@ def _read_torch(path: Path, shapes_only: bool) -> object:
             content = torch.load(file, map_location=where, weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[-1] if str(error) else "broken pickle"
-        found = re.search(r"Unsupported (?:global|class)[^\n]*", str(error))
-        reason = found[0] if found else reason
+        match = re.search(r"Unsupported (?:global|class)[^\n]*", str(error))
+        reason = match[0] if match else reason
         raise ValueError(
             f"{path.name}: refused, since it holds more than tensors, or is damaged. Code from "
             f"files is never run. ({reason})"

@@ -43,9 +43,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def common_dtype(tensors: list[torch.Tensor]) -> torch.dtype:
     """Find the widest float dtype of the tensors; fp16 for those of eight bits."""
-    found = {tensor.dtype for tensor in tensors}
+    dtypes = {tensor.dtype for tensor in tensors}
     common = torch.float16
-    for index, dtype in enumerate(dtype for dtype in FLOATS if dtype in found):
+    for index, dtype in enumerate(dtype for dtype in FLOATS if dtype in dtypes):
         common = dtype if index == 0 else torch.promote_types(common, dtype)
     return common
 
@@ -114,15 +114,15 @@ def as_face_embeddings(faces: Faces, takes: Features) -> torch.Tensor:
         return tensor[None] if tensor.dim() == 1 else tensor
     several = faces if isinstance(faces, Sequence) else [faces]
     name = "embedding" if takes.face == "raw" else "normed_embedding"
-    found = []
+    embeddings = []
     for face in several:
         value = numpy.zeros(takes.size) if face is None else getattr(face, name, None)
         if value is None:
             raise TypeError(f"faces: expected faces with {name}, got {type(face).__name__}")
-        found.append(torch.tensor(numpy.asarray(value, dtype=numpy.float32)))
-    if not found:
+        embeddings.append(torch.tensor(numpy.asarray(value, dtype=numpy.float32)))
+    if not embeddings:
         raise ValueError("faces: expected at least one, got none")
-    return torch.stack(found)
+    return torch.stack(embeddings)
 
 
 def check_tokens(tokens: torch.Tensor, layout: Layout) -> None:

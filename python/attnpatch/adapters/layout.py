@@ -86,14 +86,14 @@ def _need(shapes: Shapes, name: str, dims: int) -> Shape:
     return shape
 
 
-def _check_all(expected: Shapes, given: Shapes) -> None:
+def _check_all(expected: Shapes, shapes: Shapes) -> None:
     wrong = [
-        f"{name} must be {shape}, is {given[name]}"
+        f"{name} must be {shape}, is {shapes[name]}"
         for name, shape in expected.items()
-        if name in given and given[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
-    missing = [name for name in expected if name not in given]
-    extra = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in shapes]
+    extra = [name for name in shapes if name not in expected]
     problems = []
     if missing:
         problems.append(f"missing {_listed(missing)}")
@@ -128,7 +128,7 @@ def _perceiver_shapes(shapes: Shapes, prefix: str) -> tuple[dict[str, Shape], in
             f"of the head size {HEAD_SIZE}"
         )
     numbers = [re.match(rf"{re.escape(prefix)}layers\.(\d+)\.", name) for name in shapes]
-    depth = 1 + max(int(found[1]) for found in numbers if found)
+    depth = 1 + max(int(match[1]) for match in numbers if match)
     expected = _linear_shapes(dim, embed, f"{prefix}proj_in")
     expected |= _linear_shapes(output, dim, f"{prefix}proj_out")
     expected |= _norm_shapes(output, f"{prefix}norm_out")

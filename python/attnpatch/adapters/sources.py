@@ -142,9 +142,12 @@ def _find_in_folder(folder: Path, check: Callable[[Path], None]) -> Path:
             f"{folder}: expected one whole adapter in the folder, got files{beside} that can not "
             f"be read: {'; '.join(broken[:5])}"
         )
-    found = f"{len(others)} without one: {', '.join(others[:5])}" if others else "no such files"
+    others_named = (
+        f"{len(others)} without one: {', '.join(others[:5])}" if others else "no such files"
+    )
     raise NoAdapterError(
-        f"{folder}: expected a file of an adapter ({', '.join(sorted(_SUFFIXES))}), got {found}"
+        f"{folder}: expected a file of an adapter ({', '.join(sorted(_SUFFIXES))}), "
+        f"got {others_named}"
     )
 
 

@@ -124,7 +124,7 @@ def sort_tensors(content: Mapping[Any, object]) -> dict[str, Parts]:
     entries = list(_flatten(content))
     for name, value in entries:
         segments = [segment for segment in name.split(".") if segment not in _WRAPPERS]
-        where = [place for place, segment in enumerate(segments) if segment in PARTS]
+        where = [position for position, segment in enumerate(segments) if segment in PARTS]
         start = where[-1] if where else len(segments)
         prefix = segments[:start]
         if _TRAINER.search(".".join(prefix)):
@@ -136,8 +136,8 @@ def sort_tensors(content: Mapping[Any, object]) -> dict[str, Parts]:
         holder = ".".join(segment for segment in prefix if segment not in _HOLDERS)
         parts = holders.setdefault(holder, Parts())
         _put(parts, ".".join(prefix), segments[start], segments[start + 1 :], name, value)
-    found = [parts for parts in holders.values() if parts.projections or parts.has_layers]
-    if not found:
+    adapters = [parts for parts in holders.values() if parts.projections or parts.has_layers]
+    if not adapters:
         raise NoAdapterError(_nothing(content, entries))
     if strange:
         raise ValueError(f"unexpected beside image_proj and ip_adapter: {', '.join(strange[:5])}")

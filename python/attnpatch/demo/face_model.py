@@ -74,7 +74,7 @@ def _run_in_turn(
                 outputs[name] = model(**inputs).sample[1]
                 if number:  # the first has warm-up in it
                     times[name].append(time.perf_counter() - begin)
-    return outputs, {name: statistics.median(found) for name, found in times.items()}
+    return outputs, {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _latent(latent: Tensor) -> Image.Image:

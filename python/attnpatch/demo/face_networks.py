@@ -150,7 +150,7 @@ def make_mtcnn_detector() -> bytes | None:
         heads.append(_head(graph, state, states, 2, [0, 1, 2, 3], sides, ends))
         order = [0, 5, 1, 6, 2, 7, 3, 8, 4, 9]  # there all x come before all y
         heads.append(_head(graph, state, states, 3, order, np.full(10, windows)))
-        for kind, width in enumerate(WIDTHS):
-            as_rows(graph, heads[kind], width, False, OUTPUTS[3 * kind + level])
+        for head, width in enumerate(WIDTHS):
+            as_rows(graph, heads[head], width, False, OUTPUTS[3 * head + level])
     outputs = [(name, ["rows", WIDTHS[i // 3]]) for i, name in enumerate(OUTPUTS)]
     return graph.save([1, 3, "height", "width"], outputs)

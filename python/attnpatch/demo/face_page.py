@@ -72,8 +72,8 @@ def _analysis(models: str | None) -> FaceAnalysis:
     """Load the user's networks, or make a detector of weights that another package brings."""
     if models is not None:
         return FaceAnalysis(models)
-    found = importlib.util.find_spec("onnx") is not None
-    detector = make_mtcnn_detector() if found else None
+    has_onnx = importlib.util.find_spec("onnx") is not None
+    detector = make_mtcnn_detector() if has_onnx else None
     if detector is None:
         raise ValueError(
             "--models: give a pack of insightface (antelopev2, buffalo_l), or install onnx and "
@@ -92,9 +92,9 @@ def _stand_in(crop: Pixels) -> npt.NDArray[np.float32]:
 
 
 def _face_section(photograph: Pixels, faces: tuple[Face, ...], face: Face, spent: float) -> Section:
-    found = Image.fromarray(photograph)
-    pen = ImageDraw.Draw(found)
-    width = max(2, max(found.size) // 200)
+    marked = Image.fromarray(photograph)
+    pen = ImageDraw.Draw(marked)
+    width = max(2, max(marked.size) // 200)
     for other in faces:
         pen.rectangle([float(v) for v in other.box], outline=SOFT, width=width)
     pen.rectangle([float(v) for v in face.box], outline=ACCENT, width=width)
@@ -105,7 +105,7 @@ def _face_section(photograph: Pixels, faces: tuple[Face, ...], face: Face, spent
     middle, side = ((left + right) / 2, (top + bottom) / 2), max(right - left, bottom - top)
     near = [round(m + sign * side) for sign in (-1, 1) for m in middle]
     tiles = (
-        Tile(_square(found), "found", f"{len(faces)} at size {face.size}, score {face.score:.2f}"),
+        Tile(_square(marked), "found", f"{len(faces)} at size {face.size}, score {face.score:.2f}"),
         Tile(Image.fromarray(align_face(photograph, face, 224)), "aligned", "for the recogniser"),
         Tile(drawn.crop(near), "keypoints", "near the face; for InstantID's ControlNet"),
     )

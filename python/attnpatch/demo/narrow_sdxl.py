@@ -99,8 +99,8 @@ class _Weights:
         return torch.randn(shape, generator=self._generator)
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = False) -> dict[str, Tensor]:
-        found = {f"{name}.weight": self.random(rows, columns) / columns**0.5}
-        return found | ({f"{name}.bias": torch.zeros(rows)} if bias else {})
+        tensors = {f"{name}.weight": self.random(rows, columns) / columns**0.5}
+        return tensors | ({f"{name}.bias": torch.zeros(rows)} if bias else {})
 
     def norm(self, name: str, size: int) -> dict[str, Tensor]:
         return {f"{name}.weight": torch.ones(size), f"{name}.bias": torch.zeros(size)}

@@ -117,8 +117,10 @@ def load_pipeline(options: OwnOptions) -> Any:
     dtype = {"dtype" if release >= (0, 42) else "torch_dtype": options.dtype}
     if Path(options.model).is_file():
         adapter = ap.load_image_adapter(options.adapter)
-        kind = StableDiffusionXLPipeline if adapter.family == "sdxl" else StableDiffusionPipeline
-        pipeline = kind.from_single_file(options.model, **dtype)
+        pipeline_class = (
+            StableDiffusionXLPipeline if adapter.family == "sdxl" else StableDiffusionPipeline
+        )
+        pipeline = pipeline_class.from_single_file(options.model, **dtype)
     else:
         pipeline = AutoPipelineForText2Image.from_pretrained(options.model, **dtype)
     return pipeline.to(options.device)

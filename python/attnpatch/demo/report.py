@@ -163,9 +163,9 @@ def _attention_tiles(outcome: Outcome, row: int) -> tuple[Tile, ...]:
     large = picture.resize(
         (factor * picture.width, factor * picture.height), Image.Resampling.NEAREST
     )
-    one = outcome.attention[row]
-    heat = show_attention(one, picture=large)
-    mask = show_attention(one, picture=large, threshold=1.0)
+    attention = outcome.attention[row]
+    heat = show_attention(attention, picture=large)
+    mask = show_attention(attention, picture=large, threshold=1.0)
     return Tile(heat, "attention", name), Tile(mask, "what is blurred", name)
 
 

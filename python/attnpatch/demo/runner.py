@@ -46,7 +46,7 @@ class Model(Protocol):
     references: list[Image.Image]
     partners: list[Image.Image]
     attention: Tensor | None
-    """What guidance recorded in the last step of the latest pictures, (pictures, h, w)."""
+    """What guidance recorded in the last step of the latest pictures, (samples, h, w)."""
 
     def generate(self, variant: Variant, schedule: StepSchedule) -> list[Image.Image]:
         """Generate one picture per reference, all variants from the same seeds."""
@@ -74,7 +74,7 @@ class Outcome:
     change : (float, float)
         Mean absolute change from the plain pictures in the left and right half, 0 to 1.
     attention : Tensor or None
-        (pictures, h, w): what guidance recorded in the last step.
+        (samples, h, w): what guidance recorded in the last step.
     """
 
     variant: Variant

@@ -79,10 +79,10 @@ class _Pen:
         self.draw = ImageDraw.Draw(page)
 
     def text(
-        self, place: tuple[float, float], text: str, size: int, colour: tuple[int, int, int]
+        self, corner: tuple[float, float], text: str, size: int, colour: tuple[int, int, int]
     ) -> None:
         font = ImageFont.load_default(size * SCALE)
-        self.draw.text((place[0] * SCALE, place[1] * SCALE), text, fill=colour, font=font)
+        self.draw.text((corner[0] * SCALE, corner[1] * SCALE), text, fill=colour, font=font)
 
     def width(self, text: str, size: int) -> float:
         return self.draw.textlength(text, ImageFont.load_default(size * SCALE)) / SCALE

@@ -96,7 +96,7 @@ def _weight(weight: Weight) -> str:
     else:
         told.append("of its own at each layer")
     told += [f"a curve of {len(weight.curve)} points"] if weight.curve else []
-    told += [f"times {', '.join(f'{p:g}' for p in weight.pictures)}"] if weight.pictures else []
+    told += [f"times {', '.join(f'{p:g}' for p in weight.samples)}"] if weight.samples else []
     return _short(", ".join(told))
 
 

@@ -108,16 +108,16 @@ class BoundStack:
         ValueError
             Where several patches ask for one.
         """
-        found = [
+        texts = [
             text
             for bound in self._bound
             if bound.time_key(call) is not None and (text := bound.negative_text(call)) is not None
         ]
-        if len(found) > 1:
+        if len(texts) > 1:
             raise ValueError(
-                f"negative: expected one negative text in joint attention, got {len(found)}"
+                f"negative: expected one negative text in joint attention, got {len(texts)}"
             )
-        return found[0] if found else None
+        return texts[0] if texts else None
 
     def active(self, call: Call) -> bool:
         """Whether any patch acts anywhere in this call."""
@@ -157,7 +157,7 @@ class BoundStack:
             With a name: "text" where keys are the text's, "image" where they are the image's own;
             in joint attention what all tokens of the sequence are.
         cond_or_uncond : sequence of int or None
-            With a name: the kinds of equal chunks of the batch, 0 cond, 1 uncond; None: all cond.
+            With a name: the roles of equal chunks of the batch, 0 cond, 1 uncond; None: all cond.
         **call
             With a name: other parameters of ``Call``, ``latent`` at least.
 
@@ -323,12 +323,14 @@ class BoundStack:
                 if layer.index in edit.wrappers and self._skipped[index][layer.index] is None
             ]
             chains.append(WrapperChain(wrappers) if wrappers else None)
-            found = tuple(
+            acting_guides = tuple(
                 edit.text_guides[layer.index]
                 for edit in edits.values()
                 if layer.index in edit.text_guides
             )
-            guides.append(same.setdefault(found, TextGuides(found)) if found else None)
+            guides.append(
+                same.setdefault(acting_guides, TextGuides(acting_guides)) if acting_guides else None
+            )
         return Plan(branches, tuple(chains), biases, tuple(guides))
 
     def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
@@ -398,7 +400,7 @@ def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:
     """Raise TypeError where a patch is made for layers over text or image alone."""
     for patch in stack:
         if not patch.joint:
-            known = sorted(kind.__name__ for kind in Patch.kinds.values() if kind.joint)
+            known = sorted(patch.__name__ for patch in Patch.types.values() if patch.joint)
             raise TypeError(
                 f"patches: expected patches that act in the joint attention of a {table.family}, "
                 f"which are {', '.join(known)}; got {type(patch).__name__}, which is made for UNets"

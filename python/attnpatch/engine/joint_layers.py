@@ -147,31 +147,31 @@ class JointTable(Sequence[JointLayer]):
     def _named(
         self, layers: Mapping[int, float] | Mapping[str, Sequence[float]]
     ) -> list[float | None]:
-        found: list[float | None] = [None] * len(self)
+        weights: list[float | None] = [None] * len(self)
         for name, value in layers.items():
             if isinstance(name, int):
                 if not 0 <= name < len(self):
                     raise ValueError(
                         f"weight: expected places 0 to {len(self) - 1} of {self!r}, got {name}"
                     )
-                found[name] = float(value)  # type: ignore[arg-type]
+                weights[name] = float(value)  # type: ignore[arg-type]
                 continue
-            places = [layer.index for layer in self._layers if _names(name, layer)]
+            indices = [layer.index for layer in self._layers if _names(name, layer)]
             values = list(value) if isinstance(value, Sequence) else [value]
-            if not places:
+            if not indices:
                 known = ", ".join(dict.fromkeys(layer.block for layer in self._layers))
                 raise ValueError(
                     f"weight: no layer of {self!r} is called {name!r}; there are the blocks "
                     f"{known}, with numbers as in {self._layers[0].block}.0, and names such as "
                     f"{self._layers[0].name}"
                 )
-            if len(values) not in (1, len(places)):
+            if len(values) not in (1, len(indices)):
                 raise ValueError(
-                    f"weight: expected 1 or {len(places)} numbers for {name!r}, got {len(values)}"
+                    f"weight: expected 1 or {len(indices)} numbers for {name!r}, got {len(values)}"
                 )
-            for place, weight in zip(places, values * (len(places) // len(values)), strict=True):
-                found[place] = weight
-        return found
+            for index, number in zip(indices, values * (len(indices) // len(values)), strict=True):
+                weights[index] = number
+        return weights
 
 
 def _names(name: str, layer: JointLayer) -> bool:

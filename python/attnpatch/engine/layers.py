@@ -51,13 +51,13 @@ def make_layer_table(
     <LayerTable SDXL: 70 layers in 11 spatial transformers>
     """
 
-    def plain(block: Block) -> tuple[int, list[int]]:
+    def as_tuple(block: Block) -> tuple[int, list[int]]:
         return block[0], list(block[1])
 
     return _core.make_layer_table(
-        [plain(block) for block in input],
-        None if middle is None else plain(middle),
-        [plain(block) for block in output],
+        [as_tuple(block) for block in input],
+        None if middle is None else as_tuple(middle),
+        [as_tuple(block) for block in output],
     )
 
 
@@ -81,8 +81,10 @@ def diffusers_layer_table(config: Mapping[str, Any]) -> LayerTable:
     reverse = config.get("reverse_transformer_layers_per_block")
     output_depths = depths[::-1] if reverse is None else _per_block(reverse, levels)
 
-    def block(kind: str, wanted: str, size: int, count: int, depth: int | Sequence[int]) -> Block:
-        if kind != wanted:
+    def block(
+        block_type: str, wanted: str, size: int, count: int, depth: int | Sequence[int]
+    ) -> Block:
+        if block_type != wanted:
             return size, [0] * count
         return size, [depth] * count if isinstance(depth, int) else list(depth)
 
@@ -92,15 +94,19 @@ def diffusers_layer_table(config: Mapping[str, Any]) -> LayerTable:
         middle = (channels[-1], [depth if isinstance(depth, int) else depth[0]])
     return make_layer_table(
         input=[
-            block(kind, "CrossAttnDownBlock2D", channels[i], layers[i], depths[i])
-            for i, kind in enumerate(config["down_block_types"])
+            block(block_type, "CrossAttnDownBlock2D", channels[i], layers[i], depths[i])
+            for i, block_type in enumerate(config["down_block_types"])
         ],
         middle=middle,
         output=[
             block(
-                kind, "CrossAttnUpBlock2D", channels[-1 - i], layers[-1 - i] + 1, output_depths[i]
+                block_type,
+                "CrossAttnUpBlock2D",
+                channels[-1 - i],
+                layers[-1 - i] + 1,
+                output_depths[i],
             )
-            for i, kind in enumerate(config["up_block_types"])
+            for i, block_type in enumerate(config["up_block_types"])
         ],
     )
 

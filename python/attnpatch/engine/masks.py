@@ -15,7 +15,7 @@ from attnpatch.engine.site import Crop
 __all__ = [
     "MASK_RESIZE_MODES",
     "MaskPyramid",
-    "as_pictures",
+    "as_batch",
     "check_joint",
     "resize_mask",
     "to_mask",
@@ -25,7 +25,7 @@ MASK_RESIZE_MODES = ("bilinear", "area", "bicubic", "nearest")
 
 
 def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
-    """Read a mask of shape (H, W) or (pictures, H, W) as a float32 CPU tensor (pictures, H, W).
+    """Read a mask of shape (H, W) or (samples, H, W) as a float32 CPU tensor (samples, H, W).
 
     Floats are factors as they are; True is 1. Whole numbers of 8 and 16 bits without a sign are
     parts of the highest, as pictures have them, unless all are 0 or 1; other whole numbers must be.
@@ -38,23 +38,22 @@ def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
         For other shapes, empty masks, and values that are not finite or not understood.
     """
     try:
-        given = torch.as_tensor(mask).detach()
+        raw = torch.as_tensor(mask).detach()
     except (TypeError, RuntimeError, ValueError) as error:
         raise TypeError(
             f"{name}: expected an array or tensor, such as numpy.asarray(picture.convert('L')), "
             f"got {type(mask).__name__}"
         ) from error
-    if given.dim() not in (2, 3) or 0 in given.shape or given.is_complex():
+    if raw.dim() not in (2, 3) or 0 in raw.shape or raw.is_complex():
         raise ValueError(
-            f"{name}: expected shape (H, W) or (pictures, H, W), got {tuple(given.shape)} "
-            f"{given.dtype}"
+            f"{name}: expected shape (H, W) or (samples, H, W), got {tuple(raw.shape)} {raw.dtype}"
         )
-    if given.dim() == 3 and given.shape[2] in (3, 4) and min(given.shape[:2]) > 4:
+    if raw.dim() == 3 and raw.shape[2] in (3, 4) and min(raw.shape[:2]) > 4:
         raise ValueError(
-            f"{name}: expected shape (H, W) or (pictures, H, W), got {tuple(given.shape)}, which "
+            f"{name}: expected shape (H, W) or (samples, H, W), got {tuple(raw.shape)}, which "
             "has its colours last"
         )
-    tensor = given.to("cpu", torch.float32, copy=True) / _highest(given, name)
+    tensor = raw.to("cpu", torch.float32, copy=True) / _highest(raw, name)
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name}: expected finite values")
     return (tensor if tensor.dim() == 3 else tensor[None]).contiguous()
@@ -76,7 +75,7 @@ def _highest(mask: torch.Tensor, name: str) -> float:
 
 
 def resize_mask(mask: torch.Tensor, grid: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
-    """Resize masks (pictures, H, W) to a token grid (h, w); gives (pictures, h·w), row by row.
+    """Resize masks (samples, H, W) to a token grid (h, w); gives (samples, h·w), row by row.
 
     The modes are those of ``torch.nn.functional.interpolate``, corners not aligned.
     """
@@ -95,12 +94,12 @@ def _resize(mask: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tenso
 def crop_mask(
     mask: torch.Tensor, crop: Crop, latent: tuple[int, int], mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Cut masks (pictures, H, W), which cover a whole picture, to the part that a row shows.
+    """Cut masks (samples, H, W), which cover a whole picture, to the part that a row shows.
 
     Parameters
     ----------
     mask
-        (pictures, H, W).
+        (samples, H, W).
     crop
         Where on the picture the part is.
     latent
@@ -128,20 +127,20 @@ def crop_mask(
             height, width = (2 * s if d == dim else s for d, s in enumerate(crop.canvas))
             return crop_mask(mask, crop._replace(canvas=(height, width)), latent, mode)
     borders = [
-        (place * side, canvas)
-        for places, side, canvas in zip(
+        (edge * side, canvas)
+        for edges, side, canvas in zip(
             zip(starts, ends, strict=True), mask.shape[1:], crop.canvas, strict=True
         )
-        for place in places
+        for edge in edges
     ]
-    if any(place % canvas for place, canvas in borders):
+    if any(edge % canvas for edge, canvas in borders):
         return crop_mask(_resize(mask, crop.canvas, mode), crop, latent, mode)
-    top, bottom, left, right = (place // canvas for place, canvas in borders)
+    top, bottom, left, right = (edge // canvas for edge, canvas in borders)
     return mask[:, top:bottom, left:right]
 
 
-def as_pictures(mask: torch.Tensor) -> torch.Tensor:
-    """Give a mask (H, W) or (pictures, H, W) as (pictures, H, W), a view of it."""
+def as_batch(mask: torch.Tensor) -> torch.Tensor:
+    """Give a mask (H, W) or (samples, H, W) as (samples, H, W), a view of it."""
     return mask[None] if mask.dim() == 2 else mask
 
 
@@ -164,12 +163,12 @@ class MaskPyramid:
         crop: Crop | None = None,
         latent: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """Give the masks (pictures, rows·columns) of a token grid (rows, columns).
+        """Give the masks (samples, rows·columns) of a token grid (rows, columns).
 
         Of the part of the picture that a row shows, where `crop` and `latent` name one.
         """
         if self.requires_grad:
-            mask = as_pictures(self._mask).float()
+            mask = as_batch(self._mask).float()
             if self._shared_softmax:
                 check_joint(mask)
             return self._make(mask, grid, crop, latent)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every kind of patch has in common."""
+"""What all patches have in common."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Patch(Shown, ABC):
     """
 
     _shown_by = "patch"
-    kind: ClassVar[str]
-    kinds: ClassVar[dict[str, type[Patch]]] = {}
+    type_name: ClassVar[str]
+    types: ClassVar[dict[str, type[Patch]]] = {}
     joint: ClassVar[bool] = False
     """Whether it acts in joint attention as well, where text and image are one sequence."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            Patch.kinds[cls.kind] = cls
+        if "type_name" in cls.__dict__:
+            Patch.types[cls.type_name] = cls
 
     @abstractmethod
     def bind(self, table: Any, index: int = 0) -> BoundPatch:
@@ -73,8 +73,8 @@ class Patch(Shown, ABC):
         return sum(tensor.nbytes for tensor in self.state()[1].values())
 
     @property
-    def pictures(self) -> int:
-        """How many pictures of a batch it tells apart; 1: all get the same."""
+    def samples(self) -> int:
+        """How many samples of a batch it tells apart; 1: all get the same."""
         return 1
 
     @property
@@ -131,7 +131,7 @@ class BoundPatch(ABC):
     time_dependent: bool = True
     """Whether what it does depends on the call's progress, sigma or timestep."""
     tells_roles_apart: bool = True
-    """Whether rows of different kinds (cond, uncond) get different things."""
+    """Whether rows of different roles (cond, uncond) get different things."""
 
     def negative_text(self, call: Call) -> NegativeText | None:
         """Return a text that rows of a call with joint attention are to have beside their own.

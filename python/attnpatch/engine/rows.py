@@ -9,24 +9,24 @@ from collections.abc import Mapping
 
 from attnpatch.engine.site import COND, UNCOND, Call
 
-__all__ = ["ROLES", "key_rows", "picture_rows", "role_of"]
+__all__ = ["ROLE_NAMES", "key_rows", "role_name", "sample_rows"]
 
-ROLES = ("cond", "uncond", "off")
+ROLE_NAMES = ("cond", "uncond", "off")
 """What a patch does for a row: its image, its negative image, or nothing."""
 
 
-def role_of(kind: int, declared: Mapping[int, str]) -> str:
-    """Return the role of rows of a kind: 0 is cond, every other uncond, unless declared."""
-    return declared.get(kind, "cond" if kind == COND else "uncond")
+def role_name(role: int, declared: Mapping[int, str]) -> str:
+    """Name the role of rows: 0 is cond, every other number uncond, unless declared."""
+    return declared.get(role, "cond" if role == COND else "uncond")
 
 
-def picture_rows(call: Call, count: int, what: str, *, repeat_last: bool = False) -> list[int]:
+def sample_rows(call: Call, count: int, what: str, *, repeat_last: bool = False) -> list[int]:
     """Return which of `count` pictures serves each row of the batch.
 
     Parameters
     ----------
     call
-        Says which picture each row is.
+        Says which sample each row is.
     count
         How many there are; one serves all rows.
     what
@@ -57,16 +57,16 @@ def picture_rows(call: Call, count: int, what: str, *, repeat_last: bool = False
 
 
 def _describe_rows(call: Call) -> str:
-    """Say how many rows of which kind a call has: "2 cond and 2 uncond rows"."""
-    counts = Counter(call.kinds)
+    """Say how many rows of which role a call has: "2 cond and 2 uncond rows"."""
+    counts = Counter(call.roles)
     names = {COND: "cond", UNCOND: "uncond"}
-    parts = [f"{counts[kind]} {names.get(kind, f'kind {kind}')}" for kind in sorted(counts)]
+    parts = [f"{counts[role]} {names.get(role, f'role {role}')}" for role in sorted(counts)]
     return f"{' and '.join(parts)} {'row' if call.batch == 1 else 'rows'}"
 
 
 def key_rows(
     call: Call,
-    roles: Mapping[int, str],
+    declared: Mapping[int, str],
     pictures: int,
     negatives: int,
     *,
@@ -77,24 +77,24 @@ def key_rows(
     Parameters
     ----------
     call
-        Says of what kind and picture each row is.
-    roles
-        What rows of which kinds get; see :func:`role_of`.
+        Says of what role and sample each row is.
+    declared
+        What rows of further roles get; see :func:`role_name`.
     pictures, negatives
         How many rows there are for cond, and after those for uncond: none, 1, or as many.
     repeat_last
-        See :func:`picture_rows`.
+        See :func:`sample_rows`.
     """
-    samples = picture_rows(call, pictures, "image prompt", repeat_last=repeat_last)
+    chosen = sample_rows(call, pictures, "image prompt", repeat_last=repeat_last)
     return [
-        _key_row(role_of(kind, roles), picture, pictures, negatives)
-        for kind, picture in zip(call.kinds, samples, strict=True)
+        _key_row(role_name(role, declared), picture, pictures, negatives)
+        for role, picture in zip(call.roles, chosen, strict=True)
     ]
 
 
-def _key_row(role: str, picture: int, pictures: int, negatives: int) -> int:
-    if role == "cond":
+def _key_row(name: str, picture: int, pictures: int, negatives: int) -> int:
+    if name == "cond":
         return picture
-    if role == "off" or negatives == 0:
+    if name == "off" or negatives == 0:
         return -1
     return pictures + (0 if negatives == 1 else picture)

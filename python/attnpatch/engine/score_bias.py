@@ -191,9 +191,9 @@ def _merge(terms: Sequence[BiasTerm]) -> list[tuple[Tensor, Tensor]]:
     """Return pairs (queries, keys): terms of the same queries become one."""
     merged: list[tuple[Tensor, Tensor]] = []
     for term in terms:
-        for place, (queries, keys) in enumerate(merged):
+        for index, (queries, keys) in enumerate(merged):
             if torch.equal(queries, term.queries):
-                merged[place] = (queries, keys + term.keys)
+                merged[index] = (queries, keys + term.keys)
                 break
         else:
             merged.append((term.queries, term.keys))

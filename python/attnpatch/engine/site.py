@@ -17,7 +17,7 @@ from attnpatch.engine.tokens import Tokens, image_tokens, text_tokens
 __all__ = ["COND", "UNCOND", "Call", "Crop", "SamplingPoint", "Site"]
 
 COND, UNCOND = 0, 1
-"""Kinds of rows, as ComfyUI counts them; others are uncond unless a patch says otherwise."""
+"""Roles of rows, as ComfyUI counts them; others are uncond unless a patch says otherwise."""
 
 
 class SamplingPoint(NamedTuple):
@@ -43,7 +43,7 @@ class Crop(NamedTuple):
 class Call:
     """One call of the UNet, as its host describes it. Built once a call, shared by its sites.
 
-    Rows may be of any kinds in any order, of several pictures, crops and times.
+    Rows may be of any roles in any order, of several samples, crops and times.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class Call:
     batch
         Rows of the batch in all: equal chunks.
     chunks
-        The kind of each chunk: 0 cond, 1 uncond; others are uncond unless a patch says otherwise.
+        The role of each chunk: 0 cond, 1 uncond; others are uncond unless a patch says otherwise.
         ComfyUI calls it ``cond_or_uncond``; diffusers' order is (1, 0). As many chunks as rows: a
-        kind for each row.
+        role for each row.
     progress
         How far sampling is, 0 to 1, in the sense of start and end percents; a sequence: one for
         each row of the batch. None: unknown; then only patches that are active throughout can be
@@ -62,8 +62,8 @@ class Call:
     sigma, timestep
         For patches that want them, read once a call; a sequence: one for each row of the batch.
     samples
-        Which picture each row of a chunk, or of the batch, is, for hosts that show a part of a
-        batch or repeat pictures. None: as many pictures as there are slots, in order.
+        Which sample each row of a chunk, or of the batch, is: an image that is made. For hosts that
+        show a part of a batch or repeat samples. None: as many as there are slots, in order.
     slots
         Which latent each row of the batch is a prediction of: cond and uncond rows that belong
         together have the same. None: the places in the chunks.
@@ -86,8 +86,8 @@ class Call:
 
     Attributes
     ----------
-    kinds : tuple of int
-        The kind of each row of the batch.
+    roles : tuple of int
+        The role of each row of the batch.
     points : tuple of SamplingPoint
         One for all rows, or one for each.
 
@@ -111,7 +111,7 @@ class Call:
     hidden: tuple[tuple[int, int], ...] = ()
     degraded: tuple[int, ...] = ()
     record: Any = field(default=None, repr=False, compare=False)
-    kinds: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    roles: tuple[int, ...] = field(init=False, repr=False, compare=False)
     points: tuple[SamplingPoint, ...] = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
@@ -127,7 +127,7 @@ class Call:
                 self._fix(name, tuple(operator.index(item) for item in value))
         self._fix("crops", tuple(self.crops) if any(self.crops) else ())
         self._check()
-        self._fix("kinds", tuple(self.by_row(self.chunks)))
+        self._fix("roles", tuple(self.by_row(self.chunks)))
         self._fix("points", self._points())
         self._fix("_hash", hash((self.layout, self.crops, self.degraded, self.latent, self.points)))
 
@@ -214,7 +214,7 @@ class Call:
 
     @property
     def row_samples(self) -> tuple[int, ...]:
-        """Which picture each row of the batch is."""
+        """Which sample each row of the batch is."""
         if self.samples is None:
             return self.row_slots
         return self.samples * (self.batch // len(self.samples))

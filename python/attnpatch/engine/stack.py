@@ -117,7 +117,7 @@ class PatchStack(Shown, Sequence[Patch]):
 
     def describe(self, table: Table | str | None = None) -> str:
         """Give a text for people: the patches, and what they find in a UNet if one is given."""
-        lines = [f"{place}: {patch!r}" for place, patch in enumerate(self._patches)]
+        lines = [f"{index}: {patch!r}" for index, patch in enumerate(self._patches)]
         if table is not None:
             lines.append(str(self.bind(table).report()))
         return "\n".join(lines) if lines else "no patches"
@@ -135,14 +135,14 @@ class PatchStack(Shown, Sequence[Patch]):
         tensors: dict[str, Tensor] = {}
         names: dict[int, str] = {}  # patches may share tensors; each is written once
         patches = []
-        for place, patch in enumerate(self._patches):
-            values, found = patch.state()
+        for index, patch in enumerate(self._patches):
+            values, own = patch.state()
             stored = {}
-            for name, tensor in found.items():
-                full = names.setdefault(id(tensor), f"{place}.{name}")
+            for name, tensor in own.items():
+                full = names.setdefault(id(tensor), f"{index}.{name}")
                 tensors[full] = tensor
                 stored[name] = full
-            patches.append({"kind": patch.kind, "values": values, "tensors": stored})
+            patches.append({"kind": patch.type_name, "values": values, "tensors": stored})
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         text = json.dumps({"patches": patches}, allow_nan=False)
         metadata = {"format": _FORMAT, "version": str(_VERSION), "stack": text}
@@ -161,7 +161,7 @@ class PatchStack(Shown, Sequence[Patch]):
         Raises
         ------
         ValueError
-            For other files, for a newer format, and for kinds of patches that are not known.
+            For other files, for a newer format, and for types of patches that are not known.
         """
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
@@ -175,10 +175,10 @@ class PatchStack(Shown, Sequence[Patch]):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         patches = []
         for entry in json.loads(metadata["stack"])["patches"]:
-            kind = Patch.kinds.get(entry["kind"])
-            if kind is None:
-                known = ", ".join(sorted(Patch.kinds))
+            patch_type = Patch.types.get(entry["kind"])
+            if patch_type is None:
+                known = ", ".join(sorted(Patch.types))
                 raise ValueError(f"{path}: unknown kind of patch {entry['kind']!r}; known: {known}")
-            found = {name: tensors[full] for name, full in entry["tensors"].items()}
-            patches.append(kind.from_state(entry["values"], found))
+            own = {name: tensors[full] for name, full in entry["tensors"].items()}
+            patches.append(patch_type.from_state(entry["values"], own))
         return cls(patches)

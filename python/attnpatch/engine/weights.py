@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""One weight grammar for every patch: over layers, over progress, per picture."""
+"""One weight grammar for every patch: over layers, over progress, per sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LayerWeights = float | str | Mapping[Any, Any] | Sequence[float]
 
 @dataclass(frozen=True)
 class Weight:
-    """How strong a patch is: ``scale`` × layer's weight × curve(progress) × picture's weight.
+    """How strong a patch is: ``scale`` × layer's weight × curve(progress) × sample's weight.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Weight:
     curve
         Points (progress, factor), progress from 0 to 1, with straight lines between them and level
         outside.
-    pictures
-        One factor for each picture of the batch, as numbers or a tensor of shape (pictures,).
+    samples
+        One factor for each sample of the batch, as numbers or a tensor of shape (samples,).
 
     Raises
     ------
@@ -56,7 +56,7 @@ class Weight:
     scale: float = 1.0
     layers: Any = "linear"
     curve: tuple[tuple[float, float], ...] = ()
-    pictures: tuple[float, ...] = ()
+    samples: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", number("weight", self.scale))
@@ -67,15 +67,15 @@ class Weight:
                 raise ValueError(f"curve: expected a progress of 0 to 1 in points, got {progress}")
         Curve(list(points))  # says what is wrong with their order
         object.__setattr__(self, "curve", points)
-        pictures: tuple[float, ...] | torch.Tensor = self.pictures
-        if isinstance(pictures, torch.Tensor):
-            if pictures.dim() > 1:
+        samples: tuple[float, ...] | torch.Tensor = self.samples
+        if isinstance(samples, torch.Tensor):
+            if samples.dim() > 1:
                 raise ValueError(
-                    f"weight: expected a tensor of shape (pictures,), got {tuple(pictures.shape)}"
+                    f"weight: expected a tensor of shape (samples,), got {tuple(samples.shape)}"
                 )
-            _refuse_gradient("weight", pictures)
-            pictures = tuple(pictures.reshape(-1).tolist())
-        object.__setattr__(self, "pictures", tuple(number("weight", p) for p in pictures))
+            _refuse_gradient("weight", samples)
+            samples = tuple(samples.reshape(-1).tolist())
+        object.__setattr__(self, "samples", tuple(number("weight", p) for p in samples))
 
     @classmethod
     def of(cls, value: WeightLike) -> Weight:
@@ -85,7 +85,7 @@ class Weight:
         if isinstance(value, torch.Tensor):
             # A tensor becomes numbers when it is read.
             of_all: Any = value
-            return cls(of_all) if value.dim() == 0 else cls(pictures=of_all)
+            return cls(of_all) if value.dim() == 0 else cls(samples=of_all)
         if isinstance(value, str | Mapping | Sequence):
             return cls(layers=value)
         return cls(value)
@@ -124,7 +124,7 @@ class Weight:
             "scale": self.scale,
             "layers": layers,
             "curve": self.curve,
-            "pictures": self.pictures,
+            "pictures": self.samples,  # the name that the format has
         }
 
     @classmethod
@@ -142,8 +142,8 @@ class Weight:
             parts.append(repr(shown) if parts and isinstance(shown, str) else f"layers={shown!r}")
         if self.curve:
             parts.append(f"curve={self.curve!r}")
-        if self.pictures:
-            parts.append(f"pictures={self.pictures!r}")
+        if self.samples:
+            parts.append(f"samples={self.samples!r}")
         return f"Weight({', '.join(parts)})"
 
 

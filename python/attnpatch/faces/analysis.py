@@ -118,8 +118,10 @@ class FaceAnalysis:
             Without embeddings, best score first; empty where there is none. Each says at which size
             and padding it was found.
         """
-        found = self._detector.find(read_picture(image), self.sizes, self.paddings, self.threshold)
-        boxes, scores, keypoints, size, padding = found
+        detection = self._detector.find(
+            read_picture(image), self.sizes, self.paddings, self.threshold
+        )
+        boxes, scores, keypoints, size, padding = detection
         if len(boxes) and (size, padding) != (self.sizes[0], self.paddings[0]):
             logger.info("face detection: found at size %d, padding %g", size, padding)
         return tuple(
@@ -229,9 +231,9 @@ def pick_faces(
 
 def _describe(number: int, picture: npt.NDArray[Any], faces: int, order: str, index: int) -> str:
     height, width = picture.shape[:2]
-    found = "shows no face" if faces == 0 else f"shows {faces} of them, not number {index}, {order}"
+    what = "shows no face" if faces == 0 else f"shows {faces} of them, not number {index}, {order}"
     dark = ", and is almost black" if picture.max() < 16 else ""
-    return f"picture {number} ({width} × {height}) {found}{dark}"
+    return f"picture {number} ({width} × {height}) {what}{dark}"
 
 
 def align_face(image: Picture, face: Face, size: int = 112) -> npt.NDArray[np.uint8]:

@@ -63,11 +63,11 @@ def find_face_files(
         Naming every path that was tried, and what was found there instead.
     """
     tried: list[str] = []
-    for place in _places(source, folders):
-        found, note = _look(place)
-        if found is not None:
-            return found
-        tried.append(f"  {place}: {note}")
+    for path in _places(source, folders):
+        files, note = _look(path)
+        if files is not None:
+            return files
+        tried.append(f"  {path}: {note}")
     raise FileNotFoundError(
         f"face models: no detector (such as {' or '.join(_DETECTORS)}) for {os.fspath(source)!r}; "
         "tried\n" + "\n".join(tried) + f"\nPut the pack in one of these places, or set "
@@ -90,38 +90,38 @@ def _places(
             yield base / f"{name}.zip"
 
 
-def face_model_folders(given: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
+def face_model_folders(folders: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
     """Return the folders that a pack is looked for in, first those given."""
-    found = [Path(folder).expanduser() for folder in given]
+    paths = [Path(folder).expanduser() for folder in folders]
     named = os.environ.get(FOLDER_VARIABLE, "")
-    found += [Path(part).expanduser() for part in named.split(os.pathsep) if part]
-    paths = sys.modules.get("folder_paths")  # ComfyUI's
-    if paths is not None:
-        known = paths.folder_names_and_paths.get("insightface", ((), ()))[0]
-        found += [Path(folder) for folder in known]
-        found.append(Path(paths.models_dir) / "insightface")
+    paths += [Path(part).expanduser() for part in named.split(os.pathsep) if part]
+    comfy_paths = sys.modules.get("folder_paths")  # ComfyUI's
+    if comfy_paths is not None:
+        known = comfy_paths.folder_names_and_paths.get("insightface", ((), ()))[0]
+        paths += [Path(folder) for folder in known]
+        paths.append(Path(comfy_paths.models_dir) / "insightface")
     with suppress(RuntimeError):  # there is no home
-        found.append(Path.home() / ".insightface")
-    return list(dict.fromkeys(found))
+        paths.append(Path.home() / ".insightface")
+    return list(dict.fromkeys(paths))
 
 
-def _look(place: Path) -> tuple[FaceFiles | None, str]:
+def _look(path: Path) -> tuple[FaceFiles | None, str]:
     """Find the two files in a folder, the folder of the same name in it, or a zip file."""
-    if place.is_file():
+    if path.is_file():
         try:
-            with zipfile.ZipFile(place) as pack:
-                return _choose(_zip_members(pack), str(place))
+            with zipfile.ZipFile(path) as pack:
+                return _choose(_zip_members(pack), str(path))
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             return None, f"no zip file that can be read ({error})"
-    if not place.is_dir():
+    if not path.is_dir():
         return None, "not there"
     notes = []
-    for folder in (place, place / place.name):
+    for folder in (path, path / path.name):
         if folder.is_dir():
             files = sorted(folder.glob("*.onnx"))
-            found, note = _choose([(file.name, _opener(file)) for file in files], str(folder))
-            if found is not None:
-                return found, ""
+            chosen, note = _choose([(file.name, _opener(file)) for file in files], str(folder))
+            if chosen is not None:
+                return chosen, ""
             listed = sorted(entry.name for entry in folder.iterdir())
             notes.append(f"{note}; it holds {_list(listed)}")
     return None, "; ".join(notes)

@@ -18,7 +18,7 @@ from attnpatch.faces.analysis import SIZES, Analysis, FaceAnalysis
 from attnpatch.faces.face import Face
 from attnpatch.pictures import Picture, read_picture
 
-__all__ = ["ForeignAnalysis", "InsightFaceView", "as_face_analysis", "as_insightface"]
+__all__ = ["InsightFaceView", "OtherAnalysis", "as_face_analysis", "as_insightface"]
 
 
 class _DetectorView:
@@ -73,19 +73,19 @@ class InsightFaceView:
         return f"InsightFaceView({self.analysis!r})"
 
 
-class ForeignAnalysis:
+class OtherAnalysis:
     """Another package's object in our form.
 
     Parameters
     ----------
-    foreign
+    analysis
         Has ``get(bgr)``, which gives faces with ``bbox``, ``kps`` and ``embedding``; and perhaps
         ``det_model.input_size``, which is then lowered until a face is found, and put back.
     """
 
-    def __init__(self, foreign: Any) -> None:
-        self.foreign = foreign
-        self._lock = _lock_of(foreign)
+    def __init__(self, analysis: Any) -> None:
+        self.analysis = analysis
+        self._lock = _lock_of(analysis)
 
     def detect(self, image: Picture) -> tuple[Face, ...]:
         """Find all faces of an RGB picture, best score first, with their embeddings."""
@@ -100,9 +100,9 @@ class ForeignAnalysis:
         return face
 
     def _search(self, bgr: npt.NDArray[np.uint8]) -> tuple[Face, ...]:
-        detector = getattr(self.foreign, "det_model", None)
+        detector = getattr(self.analysis, "det_model", None)
         if not hasattr(detector, "input_size"):
-            return tuple(_read_face(face, 0) for face in self.foreign.get(bgr))
+            return tuple(_read_face(face, 0) for face in self.analysis.get(bgr))
         before = {
             name: getattr(detector, name)
             for name in ("input_size", "input_sizes")
@@ -113,7 +113,7 @@ class ForeignAnalysis:
                 detector.input_size = (size, size)
                 if "input_sizes" in before:  # newer releases go by a list
                     detector.input_sizes = [(size, size)]
-                faces = self.foreign.get(bgr)
+                faces = self.analysis.get(bgr)
                 if len(faces):
                     return tuple(_read_face(face, size) for face in faces)
         finally:
@@ -122,7 +122,7 @@ class ForeignAnalysis:
         return ()
 
     def __repr__(self) -> str:
-        return f"ForeignAnalysis({self.foreign!r})"
+        return f"OtherAnalysis({self.analysis!r})"
 
 
 def as_insightface(analysis: FaceAnalysis) -> InsightFaceView:
@@ -138,7 +138,7 @@ def as_face_analysis(value: Any) -> Analysis:
     TypeError
         For what has no ``get``.
     """
-    if isinstance(value, FaceAnalysis | ForeignAnalysis):
+    if isinstance(value, FaceAnalysis | OtherAnalysis):
         return value
     if isinstance(value, InsightFaceView):
         return value.analysis
@@ -147,18 +147,18 @@ def as_face_analysis(value: Any) -> Analysis:
             "insightface: expected a FaceAnalysis, of ours or of insightface, "
             f"got {type(value).__name__}"
         )
-    return ForeignAnalysis(value)
+    return OtherAnalysis(value)
 
 
 _locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 _locks_lock = threading.Lock()
 
 
-def _lock_of(foreign: Any) -> threading.Lock:
-    """One lock for each foreign object, as its size is changed while it works."""
+def _lock_of(analysis: Any) -> threading.Lock:
+    """One lock for each object of another package, as its size is changed while it works."""
     with _locks_lock:
         try:
-            return _locks.setdefault(foreign, threading.Lock())
+            return _locks.setdefault(analysis, threading.Lock())
         except TypeError:  # it takes no weak references
             return threading.Lock()
 

@@ -63,7 +63,7 @@ def attach(
     patches
         One patch, a sequence of patches, or a `PatchStack`.
     cond_or_uncond
-        The kind of each equal chunk of a batch, or of each row, 0 cond and 1 uncond; ``(1, 0)`` for
+        The role of each equal chunk of a batch, or of each row, 0 cond and 1 uncond; ``(1, 0)`` for
         the batches [uncond, cond] of classifier-free guidance. Or a callable that gives this for a
         call: it is handed a ``HostCall``. By default the pipeline that runs tells.
     replace
@@ -207,7 +207,7 @@ def recorded_attention(model: Any) -> Tensor | None:
     Returns
     -------
     Tensor or None
-        float32 (pictures, h, w): for each token how much attention it got, 1 being as much as the
+        float32 (samples, h, w): for each token how much attention it got, 1 being as much as the
         others on average; :func:`attnpatch.show_attention` draws it. None before the first step,
         and without that guidance.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnpatch.engine import Crop
 
-__all__ = ["CondOrUncond", "HostCall", "Rows", "check_kinds", "told_rows"]
+__all__ = ["CondOrUncond", "HostCall", "Rows", "check_roles", "told_rows"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HostCall:
 
 
 CondOrUncond = Sequence[int] | Callable[[HostCall], Sequence[int]]
-"""The kind of each chunk, or of each row, of a batch; or what tells it of each call."""
+"""The role of each chunk, or of each row, of a batch; or what tells it of each call."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Rows:
 
     Parameters
     ----------
-    kinds
+    roles
         0 cond, 1 uncond.
     slots
         Which latent each row is a prediction of.
     samples
-        Which picture each row is; None: as many as there are slots, in order.
+        Which sample each row is; None: as many as there are slots, in order.
     crops
         The part of its picture that each row shows; empty: all of it.
     split
@@ -76,7 +76,7 @@ class Rows:
         those each row is.
     """
 
-    kinds: tuple[int, ...]
+    roles: tuple[int, ...]
     slots: tuple[int, ...]
     samples: tuple[int, ...] | None = None
     crops: tuple[Crop | None, ...] = ()
@@ -87,13 +87,13 @@ class Rows:
 
     @classmethod
     def of_chunks(cls, chunks: Sequence[int], batch: int, **options: bool) -> Rows:
-        """Rows in equal chunks, each of one kind."""
+        """Rows in equal chunks, each of one role."""
         each = batch // len(chunks)
-        kinds = tuple(kind for kind in chunks for _ in range(each))
-        return cls(kinds, tuple(range(each)) * len(chunks), **options)
+        roles = tuple(role for role in chunks for _ in range(each))
+        return cls(roles, tuple(range(each)) * len(chunks), **options)
 
 
-def check_kinds(kinds: Any) -> tuple[int, ...]:
+def check_roles(roles: Any) -> tuple[int, ...]:
     """Return a user's ``cond_or_uncond`` as a tuple.
 
     Raises
@@ -102,14 +102,14 @@ def check_kinds(kinds: Any) -> tuple[int, ...]:
         If it is not a sequence of whole numbers of at least 0.
     """
     try:
-        found = tuple(operator.index(kind) for kind in kinds)
+        found = tuple(operator.index(role) for role in roles)
     except TypeError:
         found = ()
     if not found or min(found) < 0:
         raise ValueError(
             "cond_or_uncond: expected 0 for cond and 1 for uncond, for each row or for equal parts "
             "of the batch, such as (1, 0), or a callable that gives it for a call, "
-            f"got {kinds!r}"
+            f"got {roles!r}"
         )
     return found
 
@@ -117,8 +117,8 @@ def check_kinds(kinds: Any) -> tuple[int, ...]:
 def told_rows(cond_or_uncond: CondOrUncond, call: HostCall) -> Rows:
     """Return the rows of a call as a user tells them.
 
-    As many kinds as rows, equally many of each: the first cond and the first uncond row belong
-    together, the second ones, and so on. Otherwise the kinds are those of equal chunks.
+    As many roles as rows, equally many of each: the first cond and the first uncond row belong
+    together, the second ones, and so on. Otherwise the roles are those of equal chunks.
 
     Raises
     ------
@@ -126,17 +126,17 @@ def told_rows(cond_or_uncond: CondOrUncond, call: HostCall) -> Rows:
         Where what is told does not fit the call.
     """
     batch = call.batch
-    kinds = check_kinds(cond_or_uncond(call) if callable(cond_or_uncond) else cond_or_uncond)
-    if batch % len(kinds):
+    roles = check_roles(cond_or_uncond(call) if callable(cond_or_uncond) else cond_or_uncond)
+    if batch % len(roles):
         raise ValueError(
-            f"cond_or_uncond: expected a multiple of {len(kinds)} rows, cond and uncond in equal "
-            f"parts {kinds}, got {batch} rows"
+            f"cond_or_uncond: expected a multiple of {len(roles)} rows, cond and uncond in equal "
+            f"parts {roles}, got {batch} rows"
         )
-    if len(kinds) < batch or len(set(Counter(kinds).values())) > 1:
-        return Rows.of_chunks(kinds, batch)
+    if len(roles) < batch or len(set(Counter(roles).values())) > 1:
+        return Rows.of_chunks(roles, batch)
     seen: Counter[int] = Counter()
     slots = []
-    for kind in kinds:
-        slots.append(seen[kind])
-        seen[kind] += 1
-    return Rows(kinds, tuple(slots))
+    for role in roles:
+        slots.append(seen[role])
+        seen[role] += 1
+    return Rows(roles, tuple(slots))

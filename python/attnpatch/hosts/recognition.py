@@ -49,12 +49,12 @@ def wrapping(module: Any) -> Iterator[Any]:
         seen.add(id(module))
         yield module
         inside = (getattr(module, name, None) for name in _WRAPPED_NAMES)
-        module = next((one for one in inside if one is not None), module)
+        module = next((wrapped for wrapped in inside if wrapped is not None), module)
 
 
 def is_kind_of(module: Any, *names: str) -> bool:
     """Whether the type of `module`, or one that it derives from, has one of these names."""
-    return any(kind.__name__ in names for kind in type(module).__mro__)
+    return any(base.__name__ in names for base in type(module).__mro__)
 
 
 def described(model: Any) -> str:
@@ -63,8 +63,8 @@ def described(model: Any) -> str:
     for held in DENOISERS:
         if hasattr(model, held):
             module = unwrapped(getattr(model, held))
-            kind = "None" if module is None else f"a {type(module).__qualname__}"
-            return f"{name}, whose {held} is {kind}"
+            held_type = "None" if module is None else f"a {type(module).__qualname__}"
+            return f"{name}, whose {held} is {held_type}"
     return name
 
 

@@ -32,10 +32,10 @@ def _show(
             f"image: {len(image)} pictures, but {len(maps)} were sampled with the model last"
         )
     shown = []
-    for place, picture in enumerate(image):
+    for index, picture in enumerate(image):
         levels = (picture[..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8)
         drawn = attnpatch.show_attention(
-            maps[place % len(maps)],
+            maps[index % len(maps)],
             picture=levels,
             threshold=threshold if show == _MASK else None,
             opacity=opacity,
@@ -54,20 +54,20 @@ NODES = (
         inputs=(
             Input(
                 id="model",
-                kind="MODEL",
+                type="MODEL",
                 tooltip="The very model that the picture was sampled with.",
             ),
-            Input(id="image", kind="IMAGE", tooltip="What was sampled, decoded."),
+            Input(id="image", type="IMAGE", tooltip="What was sampled, decoded."),
             Input(
                 id="show",
-                kind="COMBO",
+                type="COMBO",
                 choices=(_HEAT, _MASK),
                 tooltip="Attention in colours, from blue (none) to red (twice the mean and more); "
                 "or what guidance blurs.",
             ),
             Input(
                 id="threshold",
-                kind="FLOAT",
+                type="FLOAT",
                 default=1.0,
                 minimum=0.0,
                 maximum=10.0,
@@ -76,7 +76,7 @@ NODES = (
             ),
             Input(
                 id="opacity",
-                kind="FLOAT",
+                type="FLOAT",
                 default=0.6,
                 minimum=0.0,
                 maximum=1.0,

@@ -32,11 +32,11 @@ _MODEL_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 
 def module(name: str) -> ModuleType | None:
     """Find a module of the host, such as "comfy.utils"; None outside of it."""
-    found = sys.modules.get(name)
-    if found is None and "folder_paths" in sys.modules:
+    loaded = sys.modules.get(name)
+    if loaded is None and "folder_paths" in sys.modules:
         with suppress(ImportError):
-            found = importlib.import_module(name)
-    return found
+            loaded = importlib.import_module(name)
+    return loaded
 
 
 def compute_device() -> torch.device:
@@ -101,16 +101,16 @@ def path_of(name: str, file: str, argument: str) -> Path:
         Naming `argument`, the file, and where it was looked for.
     """
     paths = module("folder_paths")
-    found = None if paths is None else paths.get_full_path(name, file)
-    if found is None:
+    path = None if paths is None else paths.get_full_path(name, file)
+    if path is None:
         where = [] if paths is None else paths.get_folder_paths(name)
         raise FileNotFoundError(
             f"{argument}: no file {file!r} in {' or '.join(where) or 'any folder of models'}"
         )
-    return Path(found)
+    return Path(path)
 
 
-def folder(kind: str) -> Path:
+def folder(name: str) -> Path:
     """Return the host's "input", "output" or "models" folder.
 
     Raises
@@ -120,7 +120,7 @@ def folder(kind: str) -> Path:
     """
     paths = module("folder_paths")
     if paths is None:
-        raise RuntimeError(f"no {kind} folder: this node needs ComfyUI, which is not running here")
-    if kind == "models":
+        raise RuntimeError(f"no {name} folder: this node needs ComfyUI, which is not running here")
+    if name == "models":
         return Path(paths.models_dir)
-    return Path(paths.get_input_directory() if kind == "input" else paths.get_output_directory())
+    return Path(paths.get_input_directory() if name == "input" else paths.get_output_directory())

@@ -56,35 +56,36 @@ def _describe(spec: NodeSpec) -> Iterator[str]:
     yield f"### {spec.title}"
     yield f"`{spec.id}`. {spec.description}"
     yield ""
-    yield "| input | kind | values | |"
+    yield "| input | type | values | |"
     yield "| --- | --- | --- | --- |"
-    for given in spec.inputs:
-        optional = " (optional)" if given.optional else ""
-        yield f"| `{given.id}`{optional} | {given.kind} | {_values(given)} | {given.tooltip} |"
+    for declared in spec.inputs:
+        optional = " (optional)" if declared.optional else ""
+        name, values = f"`{declared.id}`{optional}", _values(declared)
+        yield f"| {name} | {declared.type} | {values} | {declared.tooltip} |"
     yield ""
     if spec.outputs:
-        yield "| output | kind | |"
+        yield "| output | type | |"
         yield "| --- | --- | --- |"
         for output in spec.outputs:
-            yield f"| {output.name} | {output.kind} | {output.tooltip} |"
+            yield f"| {output.name} | {output.type} | {output.tooltip} |"
         yield ""
 
 
-def _values(given: Input) -> str:
-    if given.kind == "COMBO":
-        if callable(given.choices):
+def _values(declared: Input) -> str:
+    if declared.type == "COMBO":
+        if callable(declared.choices):
             return "files"
-        choices = given.options()
-        default = choices[0] if given.default is None else given.default
+        choices = declared.options()
+        default = choices[0] if declared.default is None else declared.default
         return ", ".join(f"**{name}**" if name == default else str(name) for name in choices)
-    if given.kind in ("FLOAT", "INT"):
-        step = "" if given.step in (None, 1) else f", step {_number(given.step)}"
-        low, high = _number(given.minimum), _number(given.maximum)
-        return f"**{_number(given.default)}**; {low} to {high}{step}"
-    if given.kind == "BOOLEAN":
-        return "**yes**" if given.default else "**no**"
-    if given.kind == "STRING":
-        return f"**{given.default}**" if given.default else "empty"
+    if declared.type in ("FLOAT", "INT"):
+        step = "" if declared.step in (None, 1) else f", step {_number(declared.step)}"
+        low, high = _number(declared.minimum), _number(declared.maximum)
+        return f"**{_number(declared.default)}**; {low} to {high}{step}"
+    if declared.type == "BOOLEAN":
+        return "**yes**" if declared.default else "**no**"
+    if declared.type == "STRING":
+        return f"**{declared.default}**" if declared.default else "empty"
     return ""
 
 

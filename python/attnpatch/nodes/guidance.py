@@ -35,7 +35,7 @@ def _float(
         default = -1.0  # as node packs write it
     return Input(
         id=name,
-        kind="FLOAT",
+        type="FLOAT",
         default=default,
         minimum=low,
         maximum=high,
@@ -50,7 +50,7 @@ def _advanced(patch: type[Guidance], where: str) -> tuple[Input, ...]:
     return (
         Input(
             id="blocks",
-            kind="STRING",
+            type="STRING",
             default=blocks,
             tooltip=f"{where}, with commas between: d, m or u for the way down, the middle and the "
             "way up, a block's number or range, perhaps a dot and transformers: m0,u0.4,d2.2-9.",
@@ -60,7 +60,7 @@ def _advanced(patch: type[Guidance], where: str) -> tuple[Input, ...]:
         _float(patch, "rescale", 0.0, 1.0, 0.01, "Against too much contrast: 0 none, 1 all."),
         Input(
             id="rescale_mode",
-            kind="COMBO",
+            type="COMBO",
             choices=RESCALE_MODES,
             tooltip="Measure the contrast of the whole result (full), or of the cond prediction "
             "and what this guidance adds (partial); or let the more salient of the two guidances "

@@ -39,7 +39,7 @@ def add_control(
     strength, window
         Of the ControlNet; window as start and end percents.
     mask
-        Where the positive counts, (H, W) or (pictures, H, W); None: everywhere.
+        Where the positive counts, (H, W) or (samples, H, W); None: everywhere.
 
     Returns
     -------

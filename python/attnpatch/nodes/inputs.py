@@ -17,48 +17,48 @@ _DEFAULTS = {
 _NOT_FOR_PICTURES = ("batch", "max", "min")  # how features, not pictures, are combined
 _NOT_IN_MENUS = ("around composition", "strong style and composition")
 
-MODEL = Input(id="model", kind="MODEL", tooltip="The model to patch; it stays as it is.")
+MODEL = Input(id="model", type="MODEL", tooltip="The model to patch; it stays as it is.")
 IPADAPTER = Input(
     id="ipadapter",
-    kind="IPADAPTER",
+    type="IPADAPTER",
     tooltip="An image adapter from one of the loaders, ours or another pack's.",
 )
 CLIP_VISION = Input(
     id="clip_vision",
-    kind="CLIP_VISION",
+    type="CLIP_VISION",
     tooltip="The image encoder that the adapter was trained with. A unified loader brings its own.",
     optional=True,
 )
 INSIGHTFACE = Input(
     id="insightface",
-    kind="INSIGHTFACE",
+    type="INSIGHTFACE",
     tooltip="Finds faces and embeds them. A unified FaceID loader brings its own.",
     optional=True,
 )
 IMAGE_NEGATIVE = Input(
     id="image_negative",
-    kind="IMAGE",
+    type="IMAGE",
     tooltip="What the picture must not look like. Without it: a black picture or zeros, as the "
     "adapter was trained.",
     optional=True,
 )
 ATTN_MASK = Input(
     id="attn_mask",
-    kind="MASK",
+    type="MASK",
     tooltip="Where in the result the reference counts. Several masks: one for each picture of the "
     "batch.",
     optional=True,
 )
 WEIGHT_TYPE = Input(
     id="weight_type",
-    kind="COMBO",
+    type="COMBO",
     choices=tuple(name for name in WEIGHT_TYPES if name not in _NOT_IN_MENUS),
     tooltip="How the weight spreads over the model's layers: evenly, in ramps, or only where style "
     "or composition is made.",
 )
 START_AT = Input(
     id="start_at",
-    kind="FLOAT",
+    type="FLOAT",
     default=_DEFAULTS["start"],
     minimum=0.0,
     maximum=1.0,
@@ -67,7 +67,7 @@ START_AT = Input(
 )
 END_AT = Input(
     id="end_at",
-    kind="FLOAT",
+    type="FLOAT",
     default=_DEFAULTS["end"],
     minimum=0.0,
     maximum=1.0,
@@ -76,14 +76,14 @@ END_AT = Input(
 )
 EMBEDS_SCALING = Input(
     id="embeds_scaling",
-    kind="COMBO",
+    type="COMBO",
     choices=tuple(SCALINGS),
     tooltip="What the weight multiplies: the output (V only), keys and values (K+V), or those "
     "times the layer's channels / 1280 (C penalty).",
 )
 ENCODE_BATCH_SIZE = Input(
     id="encode_batch_size",
-    kind="INT",
+    type="INT",
     default=0,
     minimum=0,
     maximum=4096,
@@ -91,7 +91,7 @@ ENCODE_BATCH_SIZE = Input(
 )
 REFERENCE_QUIRKS = Input(
     id="reference_quirks",
-    kind="BOOLEAN",
+    type="BOOLEAN",
     default=_DEFAULTS["compat"] is not None,
     tooltip="Do as ComfyUI_IPAdapter_plus where it errs: leave the middle block alone, weigh the "
     "composition by 1 in 'style and composition', take norms over pictures in 'norm average'.",
@@ -100,7 +100,7 @@ REFERENCE_QUIRKS = Input(
 
 FACE_STRUCTURE = Input(
     id="weight_faceidv2",
-    kind="FLOAT",
+    type="FLOAT",
     default=1.0,
     minimum=-1,
     maximum=5,
@@ -114,7 +114,7 @@ MODEL_OUT = Output("MODEL", "MODEL", "The model with the image prompt.")
 
 def image(name: str = "image", what: str = "The reference picture, or several.") -> Input:
     """Make a picture's input."""
-    return Input(id=name, kind="IMAGE", tooltip=what)
+    return Input(id=name, type="IMAGE", tooltip=what)
 
 
 def weight(
@@ -129,7 +129,7 @@ def weight(
     """Make a weight's input."""
     return Input(
         id=name,
-        kind="FLOAT",
+        type="FLOAT",
         default=default,
         minimum=minimum,
         maximum=maximum,
@@ -142,7 +142,7 @@ def combine(default: str | None = None) -> Input:
     """Make the input for what several pictures become."""
     return Input(
         id="combine_embeds",
-        kind="COMBO",
+        type="COMBO",
         choices=tuple(mode for mode in COMBINE_MODES if mode not in _NOT_FOR_PICTURES),
         default=default,
         tooltip="What several reference pictures become: all their tokens, or the features' sum, "

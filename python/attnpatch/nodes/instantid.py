@@ -204,29 +204,29 @@ def _apply_control(
 
 _INSTANTID = Input(
     id="instantid",
-    kind="INSTANTID",
+    type="INSTANTID",
     tooltip="InstantID's adapter from its loader, ours or another pack's.",
 )
 _INSIGHTFACE = Input(
     id="insightface",
-    kind="FACEANALYSIS",
+    type="FACEANALYSIS",
     tooltip="Finds and recognises faces: ours, or another pack's InsightFace.",
 )
-_CONTROL_NET = Input(id="control_net", kind="CONTROL_NET", tooltip="InstantID's own ControlNet.")
+_CONTROL_NET = Input(id="control_net", type="CONTROL_NET", tooltip="InstantID's own ControlNet.")
 _IMAGE = common.image(what="Pictures of one person's face; of several the largest face counts.")
-_POSITIVE = Input(id="positive", kind="CONDITIONING", tooltip="What the picture is to show.")
-_NEGATIVE = Input(id="negative", kind="CONDITIONING", tooltip="What it is not to show.")
-_MASK = Input(id="mask", kind="MASK", tooltip="Where in the result the person is.", optional=True)
+_POSITIVE = Input(id="positive", type="CONDITIONING", tooltip="What the picture is to show.")
+_NEGATIVE = Input(id="negative", type="CONDITIONING", tooltip="What it is not to show.")
+_MASK = Input(id="mask", type="MASK", tooltip="Where in the result the person is.", optional=True)
 _IMAGE_KPS = Input(
     id="image_kps",
-    kind="IMAGE",
+    type="IMAGE",
     tooltip="Where the face is to be: a picture that shows one there, or one of keypoints. Without "
     "it: where the first reference picture has it.",
     optional=True,
 )
 _QUIRKS = Input(
     id="reference_quirks",
-    kind="BOOLEAN",
+    type="BOOLEAN",
     default=False,
     tooltip="Do as ComfyUI_InstantID where it errs: leave the middle block alone, take norms over "
     "pictures in 'norm average'.",
@@ -245,7 +245,7 @@ def _strength(name: str, default: float, maximum: float, what: str) -> Input:
 def _noise(default: float) -> Input:
     return Input(
         id="noise",
-        kind="FLOAT",
+        type="FLOAT",
         default=default,
         minimum=0.0,
         maximum=1.0,
@@ -266,7 +266,7 @@ NODES = (
         inputs=(
             Input(
                 id="instantid_file",
-                kind="COMBO",
+                type="COMBO",
                 choices=_files,
                 tooltip="A file in models/instantid.",
             ),
@@ -284,7 +284,7 @@ NODES = (
         inputs=(
             Input(
                 id="provider",
-                kind="COMBO",
+                type="COMBO",
                 choices=_PROVIDERS,
                 tooltip="Kept for older workflows: the networks run on the CPU.",
             ),
@@ -299,7 +299,7 @@ NODES = (
         category=_CATEGORY,
         description="Draws the five keypoints of each picture's largest face.",
         inputs=(
-            Input(id="faceanalysis", kind="FACEANALYSIS", tooltip=_INSIGHTFACE.tooltip),
+            Input(id="faceanalysis", type="FACEANALYSIS", tooltip=_INSIGHTFACE.tooltip),
             common.image(what="Pictures that show a face."),
         ),
         outputs=(Output("IMAGE", "IMAGE", "The keypoints, on black."),),
@@ -337,7 +337,7 @@ NODES = (
             _noise(0.0),
             Input(
                 id="combine_embeds",
-                kind="COMBO",
+                type="COMBO",
                 choices=("average", "norm average", "concat"),
                 default="average",
                 tooltip="What several pictures of one face become: a mean, a mean after each is "
@@ -379,7 +379,7 @@ NODES = (
         category=_CATEGORY,
         description="Keeps a face in its place by InstantID's ControlNet.",
         inputs=(
-            Input(id="face_embeds", kind="FACE_EMBEDS", tooltip="From InstantID Patch Attention."),
+            Input(id="face_embeds", type="FACE_EMBEDS", tooltip="From InstantID Patch Attention."),
             _CONTROL_NET,
             common.image("image_kps", "The picture of keypoints."),
             _POSITIVE,

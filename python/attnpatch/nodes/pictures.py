@@ -46,8 +46,8 @@ def resize_by_pillow(image: Tensor, size: tuple[int, int], filter: str) -> Tenso
 
     resample = Image.Resampling[filter]
     eights = (image[..., :3].cpu() * 255).clamp(0, 255).byte().numpy()
-    found = [Image.fromarray(each).resize(size[::-1], resample=resample) for each in eights]
-    return torch.from_numpy(np.stack([np.asarray(each) for each in found])).float() / 255
+    resized = [Image.fromarray(each).resize(size[::-1], resample=resample) for each in eights]
+    return torch.from_numpy(np.stack([np.asarray(each) for each in resized])).float() / 255
 
 
 def sharpen(image: Tensor, amount: float) -> Tensor:

@@ -44,14 +44,14 @@ NODES = (
         title="Reference Strength (attention patches)",
         category="attnpatch",
         description="Makes a model look more, or less, at a reference picture that it is given in "
-        "its sequence: Flux Kontext, Flux.2 and Klein, Krea 2, Qwen-Image-Edit. Attention of the "
-        "picture that is made to the reference is multiplied; the host's own attention stays in "
-        "use.",
+        "its sequence: Flux Kontext, Flux.2 and Klein, Krea 2, Qwen-Image-Edit, Z-Image Omni. "
+        "Attention of the picture that is made to the reference is multiplied; the host's own "
+        "attention stays in use.",
         inputs=(
             common.MODEL,
             Input(
                 id="strength",
-                kind="FLOAT",
+                type="FLOAT",
                 default=1.0,
                 minimum=0.0,
                 maximum=1000.0,
@@ -61,7 +61,7 @@ NODES = (
             ),
             Input(
                 id="reference",
-                kind="INT",
+                type="INT",
                 default=0,
                 minimum=_ALL,
                 maximum=63,
@@ -72,14 +72,14 @@ NODES = (
             common.END_AT,
             Input(
                 id="mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="Where in the result it acts. Several masks: one for each picture of the "
                 "batch.",
                 optional=True,
             ),
             Input(
                 id="reference_mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="Which part of the reference is meant.",
                 optional=True,
             ),

@@ -25,7 +25,7 @@ NODES = (
         description="Shows which layers of a model our patches act on, and where they do not and "
         "why.",
         inputs=(
-            Input(id="model", kind="MODEL", tooltip="A model, patched or not; it is passed on."),
+            Input(id="model", type="MODEL", tooltip="A model, patched or not; it is passed on."),
         ),
         outputs=(
             Output("MODEL", "MODEL", "The model as it came in."),

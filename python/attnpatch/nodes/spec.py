@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["WIDGETS", "Input", "NodeSpec", "Output", "Result"]
 
 WIDGETS = ("FLOAT", "INT", "STRING", "BOOLEAN", "COMBO")
-"""Kinds that show a widget; any other kind is a socket of that name."""
+"""Types that show a widget; any other type is a socket of that name."""
 
 Choices = Sequence[str] | Callable[[], Sequence[str]]
 
@@ -24,7 +24,7 @@ class Input:
     ----------
     id
         Its name in saved workflows.
-    kind
+    type
         One of ``WIDGETS``, or the name of a socket such as "MODEL".
     tooltip
         What it does, in a sentence.
@@ -40,7 +40,7 @@ class Input:
     """
 
     id: str
-    kind: str
+    type: str
     tooltip: str
     default: Any = None
     minimum: float | None = None
@@ -53,17 +53,17 @@ class Input:
     def __post_init__(self) -> None:
         if not self.tooltip:
             raise ValueError(f"{self.id}: expected a tooltip")
-        if self.kind in ("FLOAT", "INT"):
+        if self.type in ("FLOAT", "INT"):
             numbers = (self.default, self.minimum, self.maximum)
             if None in numbers or not self.minimum <= self.default <= self.maximum:
                 raise ValueError(f"{self.id}: expected minimum <= default <= maximum")
-        if self.kind == "COMBO" and self.default is not None and self.default not in self.options():
+        if self.type == "COMBO" and self.default is not None and self.default not in self.options():
             raise ValueError(f"{self.id}: its default {self.default!r} is no choice")
 
     @property
     def widget(self) -> bool:
         """Whether it shows a widget."""
-        return self.kind in WIDGETS
+        return self.type in WIDGETS
 
     def options(self) -> list[str]:
         """Return the choices of a COMBO."""
@@ -84,9 +84,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a node: its kind of socket, the name it shows, and a tooltip."""
+    """One output of a node: its type of socket, the name it shows, and a tooltip."""
 
-    kind: str
+    type: str
     name: str
     tooltip: str
 
@@ -138,10 +138,10 @@ class NodeSpec:
     check: Callable[..., bool | str] | None = None
 
     def __post_init__(self) -> None:
-        names = [given.id for given in self.inputs]
+        names = [declared.id for declared in self.inputs]
         if len(set(names)) != len(names):
             raise ValueError(f"{self.id}: two inputs have one name")
-        optional = [given.optional for given in self.inputs]
+        optional = [declared.optional for declared in self.inputs]
         if sorted(optional) != optional:
             raise ValueError(f"{self.id}: optional inputs come last")
 

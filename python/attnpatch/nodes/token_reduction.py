@@ -39,18 +39,18 @@ _RENAMED = {"tile_seed": "seed", "cell_seed": "seed"}
 def _inputs(patch: type[Patch], names: Iterable[str], *, optional: bool = False) -> list[Input]:
     """Make inputs of a patch's parameters, which say all there is to say."""
     declared = {_RENAMED.get(name, name): name for name in names}
-    found = {f.name: f for f in fields(patch)}  # type: ignore[arg-type]
+    by_name = {f.name: f for f in fields(patch)}  # type: ignore[arg-type]
     return [
-        _input(shown, found[name].default, found[name].metadata, optional)
+        _input(shown, by_name[name].default, by_name[name].metadata, optional)
         for name, shown in declared.items()
     ]
 
 
 def _input(name: str, default: Any, metadata: Any, optional: bool) -> Input:
-    kinds = {float: "FLOAT", int: "INT", bool: "BOOLEAN", str: "COMBO"}
+    types = {float: "FLOAT", int: "INT", bool: "BOOLEAN", str: "COMBO"}
     return Input(
         id=name,
-        kind=kinds[metadata["type"]],
+        type=types[metadata["type"]],
         tooltip=metadata["text"],
         default=default,
         minimum=metadata.get("low"),
@@ -107,7 +107,7 @@ def _simple_inputs() -> list[Input]:
 # Workflows hold this name: a node knows one program to imitate, and asks for no other.
 _QUIRKS = Input(
     id="reference_quirks",
-    kind="BOOLEAN",
+    type="BOOLEAN",
     default=False,
     tooltip="Do as comfyui_slothful_attention where it errs, to match old workflows.",
     optional=True,

@@ -16,8 +16,8 @@ def make_v1_class(spec: NodeSpec) -> type:
 
     def input_types(cls: type) -> dict[str, dict[str, tuple[Any, ...]]]:
         types: dict[str, dict[str, tuple[Any, ...]]] = {"required": {}, "optional": {}}
-        for given in spec.inputs:
-            types["optional" if given.optional else "required"][given.id] = _declare(given)
+        for declared in spec.inputs:
+            types["optional" if declared.optional else "required"][declared.id] = _declare(declared)
         return types
 
     def run(self: object, **values: Any) -> tuple[Any, ...] | dict[str, Any]:
@@ -29,7 +29,7 @@ def make_v1_class(spec: NodeSpec) -> type:
     members: dict[str, Any] = {
         "__doc__": spec.description,
         "INPUT_TYPES": classmethod(input_types),
-        "RETURN_TYPES": tuple(output.kind for output in spec.outputs),
+        "RETURN_TYPES": tuple(output.type for output in spec.outputs),
         "RETURN_NAMES": tuple(output.name for output in spec.outputs),
         "OUTPUT_TOOLTIPS": tuple(output.tooltip for output in spec.outputs),
         "FUNCTION": spec.function,
@@ -45,6 +45,6 @@ def make_v1_class(spec: NodeSpec) -> type:
     return type(spec.id, (), members)
 
 
-def _declare(given: Input) -> tuple[Any, ...]:
-    kind = given.options() if given.kind == "COMBO" else given.kind
-    return kind, given.attributes()
+def _declare(declared: Input) -> tuple[Any, ...]:
+    shown = declared.options() if declared.type == "COMBO" else declared.type
+    return shown, declared.attributes()

@@ -21,9 +21,9 @@ def make_v3_class(spec: NodeSpec, io: Any) -> type:
             display_name=spec.title,
             category=spec.category,
             description=spec.description,
-            inputs=[_declare(given, io) for given in spec.inputs],
+            inputs=[_declare(declared, io) for declared in spec.inputs],
             outputs=[
-                io.Custom(output.kind).Output(display_name=output.name, tooltip=output.tooltip)
+                io.Custom(output.type).Output(display_name=output.name, tooltip=output.tooltip)
                 for output in spec.outputs
             ],
             is_output_node=spec.output_node,
@@ -56,9 +56,9 @@ def make_extension(specs: Sequence[NodeSpec], api: Any) -> Any:
     return Extension()
 
 
-def _declare(given: Input, io: Any) -> Any:
-    values = given.attributes() | {"optional": given.optional}
-    if given.kind == "COMBO":
-        return io.Combo.Input(given.id, options=given.options(), **values)
-    kinds = {"FLOAT": io.Float, "INT": io.Int, "STRING": io.String, "BOOLEAN": io.Boolean}
-    return (kinds.get(given.kind) or io.Custom(given.kind)).Input(given.id, **values)
+def _declare(declared: Input, io: Any) -> Any:
+    values = declared.attributes() | {"optional": declared.optional}
+    if declared.type == "COMBO":
+        return io.Combo.Input(declared.id, options=declared.options(), **values)
+    widgets = {"FLOAT": io.Float, "INT": io.Int, "STRING": io.String, "BOOLEAN": io.Boolean}
+    return (widgets.get(declared.type) or io.Custom(declared.type)).Input(declared.id, **values)

@@ -100,8 +100,8 @@ def _filter(x: Tensor, taps: list[float], dim: int) -> Tensor:
     size = x.shape[dim]
     radius = len(taps) // 2
     period = max(2 * (size - 1), 1)
-    place = torch.arange(-radius, size + radius, device=x.device) % period
-    padded = x.index_select(dim, torch.minimum(place, period - place) if size > 1 else 0 * place)
+    index = torch.arange(-radius, size + radius, device=x.device) % period
+    padded = x.index_select(dim, torch.minimum(index, period - index) if size > 1 else 0 * index)
     result = torch.zeros_like(x)
     for i, tap in enumerate(taps):
         result = result + tap * padded.narrow(dim, i, size)

@@ -171,10 +171,10 @@ def _masks(named: Sequence[tuple[str, Branch]], q: Tensor) -> Tensor | None:
             mask = torch.ones(1, queries, device=q.device)
         else:
             mask = torch.as_tensor(branch.mask, dtype=torch.float32, device=q.device)
-        given = tuple(mask.shape)
-        if given not in ((queries,), (1, queries), (batch, queries)):
+        shape = tuple(mask.shape)
+        if shape not in ((queries,), (1, queries), (batch, queries)):
             raise ValueError(
-                f"{name}.mask: expected ({queries},) or (1 or {batch}, {queries}), got {given}"
+                f"{name}.mask: expected ({queries},) or (1 or {batch}, {queries}), got {shape}"
             )
         masks.append(mask.reshape(-1, queries))
     if all(branch.mask is None for _, branch in named):

@@ -75,10 +75,10 @@ def check_are_tensors(operator: torch._ops.OpOverload, arguments: Sequence[Any])
         By position.
     """
     for argument, value in zip(operator._schema.arguments, arguments, strict=False):
-        kind = str(argument.type)
-        if kind == "List[Tensor]":
+        declared = str(argument.type)
+        if declared == "List[Tensor]":
             each = {f"{argument.name}[{i}]": item for i, item in enumerate(value)}
-        elif kind == "Tensor" or (kind == "Optional[Tensor]" and value is not None):
+        elif declared == "Tensor" or (declared == "Optional[Tensor]" and value is not None):
             each = {argument.name: value}
         else:
             each = {}
@@ -90,9 +90,9 @@ def check_are_tensors(operator: torch._ops.OpOverload, arguments: Sequence[Any])
 def _name_of(value: Any) -> str:
     if value is None:
         return "None"
-    kind = type(value)
-    plain = kind.__module__ == "builtins"
-    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
+    cls = type(value)
+    builtin = cls.__module__ == "builtins"
+    return cls.__qualname__ if builtin else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _check_of(name: str) -> torch._ops.OpOverload:

@@ -358,7 +358,7 @@ def _backward(
         for out, grad in zip(outputs, _flat(gradients), strict=True)
         if grad is not None and out.requires_grad
     ]
-    found = iter(
+    of_wanted = iter(
         torch.autograd.grad(
             [out for out, _ in known], wanted, [grad for _, grad in known], allow_unused=True
         )
@@ -368,7 +368,7 @@ def _backward(
         # torch wants a list for a list of tensors, empty or not, and None for one of numbers.
         if isinstance(needed, list):
             return list(map(gradient, value, needed))
-        return next(found) if isinstance(value, Tensor) and value.requires_grad else None
+        return next(of_wanted) if isinstance(value, Tensor) and value.requires_grad else None
 
     # Arguments left at their defaults may be missing from the second: no torch wants more.
     return tuple(map(gradient, leaves, ctx.needs_input_grad))

@@ -114,17 +114,17 @@ def _pool(
     if len(stride) == 1:
         size, window, stride = (1, size[0] * size[1]), (1, *window), (1, *stride)
     field = tiles.flatten(0, 2).unflatten(1, size)
-    one = field[:, :: stride[0], :: stride[1]]
+    first = field[:, :: stride[0], :: stride[1]]
     if any(blends):
         pooled = _windows(field, window, stride, mode)
 
     def blended(blend: float) -> Tensor:
         if blend == 0:
-            reduced = one
+            reduced = first
         elif blend == 1:
             reduced = pooled.to(tiles.dtype)
         else:
-            reduced = torch.lerp(one.to(pooled.dtype), pooled, blend).to(tiles.dtype)
+            reduced = torch.lerp(first.to(pooled.dtype), pooled, blend).to(tiles.dtype)
         return reduced.flatten(1, 2).unflatten(0, tiles.shape[:3])
 
     return [blended(blend) for blend in blends]

@@ -65,11 +65,11 @@ class Tiling:
 
     def __post_init__(self) -> None:
         for name in ("grid", "tile", "offset"):
-            given = getattr(self, name)
-            pair = tuple(operator.index(number) for number in given)
+            numbers = getattr(self, name)
+            pair = tuple(operator.index(number) for number in numbers)
             if len(pair) != 2 or min(pair) < (name != "offset"):
                 least = 0 if name == "offset" else 1
-                raise ValueError(f"{name}: expected two numbers of at least {least}, got {given}")
+                raise ValueError(f"{name}: expected two numbers of at least {least}, got {numbers}")
             object.__setattr__(self, name, pair)
         if any(offset >= size for offset, size in zip(self.offset, self.tile, strict=True)):
             raise ValueError(f"offset: expected less than the tile {self.tile}, got {self.offset}")

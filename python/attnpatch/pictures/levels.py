@@ -67,8 +67,8 @@ def _check_range(array: npt.NDArray[Any], name: str) -> None:
     if good.all():
         return
     where = np.unravel_index(int(np.argmin(good)), good.shape)
-    place = ", ".join(f"{axis} {i}" for axis, i in zip(_AXES, where, strict=False))
+    position = ", ".join(f"{axis} {i}" for axis, i in zip(_AXES, where, strict=False))
     raise ValueError(
-        f"{name}: expected finite values in [0, 1], got {array[where]} at {place}; pictures from 0 "
-        "to 255 must be uint8"
+        f"{name}: expected finite values in [0, 1], got {array[where]} at {position}; pictures "
+        "from 0 to 255 must be uint8"
     )

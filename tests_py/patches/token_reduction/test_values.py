@@ -30,7 +30,7 @@ def self_site(layer=SD1[0], call=CALL):
     return Site.over_image(layer, call)
 
 
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.kind)
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.type_name)
 def test_values(patch, tmp_path):
     again = [
         copy.copy(patch),
@@ -49,7 +49,7 @@ def test_values(patch, tmp_path):
         patch.seed = 3
 
 
-@pytest.mark.parametrize("kind", KINDS + RELATIVES, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", KINDS + RELATIVES, ids=lambda kind: kind.type_name)
 def test_ranges(kind):
     for field in fields(kind):
         meta = field.metadata
@@ -100,7 +100,7 @@ RANGES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type_name)
 def test_documented_ranges(kind):
     found = {f.name: f.metadata for f in fields(kind) if "low" in f.metadata}
     assert {n: (meta["low"], meta["high"]) for n, meta in found.items()} == RANGES[kind]
@@ -245,7 +245,7 @@ def test_reduce_tokens_by_hand():
         attnpatch.reduce_tokens(x, (5, 8), 2)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type_name)
 @pytest.mark.parametrize("quirks", [False, True])
 def test_files_of_version_0_1_load(kind, quirks):
     """There a yes or no stood in place of the program's name."""
@@ -255,7 +255,7 @@ def test_files_of_version_0_1_load(kind, quirks):
     assert kind.from_state({**values, "reference_quirks": quirks}, tensors) == new
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type_name)
 def test_other_programs_are_not_imitated(kind):
     expected = "compat: expected one of None, 'comfyui_slothful_attention', got 'fooocus'"
     with pytest.raises(ValueError, match=expected):

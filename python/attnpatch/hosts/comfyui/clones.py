@@ -36,5 +36,5 @@ def separate_clones(model: Any) -> None:
 
 def _give_own_slots(model: Any, clone: Any) -> None:
     """Copy the slots of `clone` that take terms of other packs; the host calls it."""
-    slots = own_replacements(clone, Attn2Replace.kind)
+    slots = own_replacements(clone, Attn2Replace.attention)
     slots |= {key: copy.copy(slot) for key, slot in slots.items() if isinstance(slot, Attn2Replace)}

@@ -33,7 +33,7 @@ def set_guidance(model: Any, group: PatchedModel) -> None:
     """
     options = model.model_options = dict(model.model_options)
     functions = list(options.get("sampler_post_cfg_function", ()))
-    ours = [place for place, f in enumerate(functions) if isinstance(f, GuidanceFunction)]
+    ours = [index for index, f in enumerate(functions) if isinstance(f, GuidanceFunction)]
     guidances = [
         patch for patch in group.run.stack if isinstance(patch, Guidance) and not patch.disabled
     ]
@@ -81,37 +81,37 @@ class GuidanceFunction:
         height, width = guided.shape[-2:]
         progress: Any = [point.progress for point in points]
         progress = progress if len(points) > 1 else progress[0]
-        found = degraded_passes(self.group.run.stack, (height, width), progress)
-        passes = [one for one in found if self._possible(one, args, record)]
+        wanted = degraded_passes(self.group.run.stack, (height, width), progress)
+        passes = [each for each in wanted if self._possible(each, args, record)]
         if not passes:
             return guided
         clean = {COND: args["cond_denoised"], UNCOND: args["uncond_denoised"]}
         saliency = None
-        if any(one.guidance.records for one in passes):
+        if any(each.guidance.records for each in passes):
             areas = areas_of(args["uncond"], (height, width))
             saliency = record.saliency(guided.shape[0], (height, width), areas)
             self.attention = saliency
-        starts = [one.guidance.degrade(clean[one.kind], saliency) for one in passes]
+        starts = [each.guidance.degrade(clean[each.role], saliency) for each in passes]
         # Noise is added to the picture, whatever it is: x = x0 + noise.
         inputs = [
-            args["input"] + (start - clean[one.kind]) if one.guidance.records else args["input"]
-            for one, start in zip(passes, starts, strict=True)
+            args["input"] + (start - clean[each.role]) if each.guidance.records else args["input"]
+            for each, start in zip(passes, starts, strict=True)
         ]
         predictions = _predict(args, passes, inputs)
         uncond = None if args["uncond"] is None else clean[UNCOND]
         return guided + guide(guided, clean[COND], uncond, passes, starts, predictions)
 
     def _possible(
-        self, one: DegradedPass, args: Mapping[str, Any], record: AttentionRecord
+        self, wanted: DegradedPass, args: Mapping[str, Any], record: AttentionRecord
     ) -> bool:
-        name = type(one.guidance).__name__
-        if args["uncond" if one.kind == UNCOND else "cond"] is None:
-            self._tell(f"{name}: off, for there is no {'un' if one.kind else ''}cond prediction")
+        name = type(wanted.guidance).__name__
+        if args["uncond" if wanted.role == UNCOND else "cond"] is None:
+            self._tell(f"{name}: off, for there is no {'un' if wanted.role else ''}cond prediction")
             return False
-        if one.guidance.records and not record:
+        if wanted.guidance.records and not record:
             self._tell(
                 f"{name}: off, for nothing was recorded: another patch took the place of ours at "
-                f"the self-attention of {one.guidance.blocks}"
+                f"the self-attention of {wanted.guidance.blocks}"
             )
             return False
         return True
@@ -137,47 +137,47 @@ def _predict(
     One call has one input, unless each conditioning brings its own. ControlNets and context windows
     read the call's: then passes of different inputs take turns.
     """
-    conds = [args["uncond" if one.kind == UNCOND else "cond"] for one in passes]
-    different = len({id(given) for given in inputs}) > 1
+    conds = [args["uncond" if each.role == UNCOND else "cond"] for each in passes]
+    different = len({id(x) for x in inputs}) > 1
     turns = any("control" in entry for entries in conds for entry in entries)
     if not different or not (turns or "context_handler" in args["model_options"]):
         if different:
             conds = [
-                [_with_input(entry, given) for entry in entries]
-                for entries, given in zip(conds, inputs, strict=True)
+                [_with_input(entry, x) for entry in entries]
+                for entries, x in zip(conds, inputs, strict=True)
             ]
         return _call(args, passes, conds, args["input"] if different else inputs[0])
-    found: list[Tensor | None] = [None] * len(passes)
-    for given in {id(given): given for given in inputs}.values():
-        group = [place for place, other in enumerate(inputs) if other is given]
-        outputs = _call(args, [passes[i] for i in group], [conds[i] for i in group], given)
-        for place, output in zip(group, outputs, strict=True):
-            found[place] = output
-    return [output for output in found if output is not None]
+    predictions: list[Tensor | None] = [None] * len(passes)
+    for x in {id(x): x for x in inputs}.values():
+        group = [index for index, own in enumerate(inputs) if own is x]
+        outputs = _call(args, [passes[i] for i in group], [conds[i] for i in group], x)
+        for index, output in zip(group, outputs, strict=True):
+            predictions[index] = output
+    return [output for output in predictions if output is not None]
 
 
 def _call(
     args: Mapping[str, Any], passes: Sequence[DegradedPass], conds: Sequence[Conds], x: Tensor
 ) -> list[Tensor]:
     """Run passes with one input, or with inputs that the conditionings bring, in one call."""
-    # The first of each kind stands where the host and others look for that kind.
+    # The first of each role stands where the host and others look for that role.
     order: list[int | None] = [None, None]
-    for place, one in enumerate(passes):
-        if order[one.kind] is None:
-            order[one.kind] = place
+    for index, each in enumerate(passes):
+        if order[each.role] is None:
+            order[each.role] = index
         else:
-            order.append(place)
+            order.append(index)
     options = dict(args["model_options"])
     options["model_function_wrapper"] = _Marker(
-        {i: passes[place] for i, place in enumerate(order) if place is not None},
+        {i: passes[index] for i, index in enumerate(order) if index is not None},
         options.get("model_function_wrapper"),
     )
-    given = [None if place is None else conds[place] for place in order]
-    while given[-1] is None:
-        given.pop()
+    in_order = [None if index is None else conds[index] for index in order]
+    while in_order[-1] is None:
+        in_order.pop()
     calc_cond_batch = sys.modules["comfy.samplers"].calc_cond_batch
-    outputs = calc_cond_batch(args["model"], given, x, args["sigma"], options)
-    return [outputs[order.index(place)] for place in range(len(passes))]
+    outputs = calc_cond_batch(args["model"], in_order, x, args["sigma"], options)
+    return [outputs[order.index(index)] for index in range(len(passes))]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class _Marker:
     """Wraps the model's function: marks the chunks of a call as degraded, and gives them inputs.
 
     The host numbers chunks by their place among the conditionings; patches, ours and others', are
-    to see what kind they are of.
+    to see what role they are of.
     """
 
     passes: Mapping[int, DegradedPass]
@@ -194,18 +194,18 @@ class _Marker:
     def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
         """Call the model as the host would have."""
         passes = [self.passes[number] for number in args["cond_or_uncond"]]
-        kinds = [one.kind for one in passes]
+        roles = [each.role for each in passes]
         conditioning = dict(args["c"])
         options = dict(conditioning["transformer_options"])
-        options["cond_or_uncond"] = kinds
-        options[DEGRADED] = tuple(one.index for one in passes)
+        options["cond_or_uncond"] = roles
+        options[DEGRADED] = tuple(each.index for each in passes)
         conditioning["transformer_options"] = options
         x = conditioning.pop(_INPUT, args["input"])
         if BATCH in options:
-            options[BATCH] = replace(options[BATCH], input=x, kinds=tuple(kinds))
+            options[BATCH] = replace(options[BATCH], input=x, roles=tuple(roles))
         if self.wrapped is None:
             return function(x, args["timestep"], **conditioning)
-        changed = {"input": x, "c": conditioning, "cond_or_uncond": kinds}
+        changed = {"input": x, "c": conditioning, "cond_or_uncond": roles}
         return self.wrapped(function, {**args, **changed})
 
 

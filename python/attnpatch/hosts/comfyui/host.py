@@ -77,7 +77,7 @@ def patch_model(
             PatchStack(patches),
             family=family,
             schedule=lambda stack: SigmaSchedule(model.model, _marks(stack)),
-            plain=_PROGRAMS[_program(model)],
+            host_attention=_PROGRAMS[_program(model)],
             cond_or_uncond=cond_or_uncond,
         )
     clone = install(
@@ -85,7 +85,7 @@ def patch_model(
         PatchStack(patches),
         table=read_layer_table(_unet(model)),
         schedule=lambda stack: SigmaSchedule(model.model, _marks(stack)),
-        plain=_PROGRAMS[_program(model)],
+        host_attention=_PROGRAMS[_program(model)],
         only_free=only_free,
         cond_or_uncond=cond_or_uncond,
     )
@@ -131,8 +131,8 @@ def _patched(model: Any) -> PatchedModel | None:
 
 
 def _program(model: Any) -> str | None:
-    for kind in type(model).__mro__:
-        top, _, rest = kind.__module__.partition(".")
+    for base in type(model).__mro__:
+        top, _, rest = base.__module__.partition(".")
         if top == "comfy" or (top == "backend" and rest.startswith("patcher")):
             return top if hasattr(model, "model_options") else None
     return None

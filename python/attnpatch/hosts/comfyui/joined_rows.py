@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows a wrapper of the model's function made of the rows that a host gave it.
 
-Hosts batch conditionings and say of what kind each chunk is. What wraps the model's function may
+Hosts batch conditionings and say of what role each chunk is. What wraps the model's function may
 cut the pictures into tiles, join tiles of several places in one call, or split the batch, and says
 nothing of it. But what it hands over was cut out of what it was given, and shows from where.
 """
@@ -57,7 +57,7 @@ class HostBatch:
     ----------
     input
         (rows, C, H, W): in equal chunks, one for each conditioning.
-    kinds
+    roles
         Of each chunk: ``cond_or_uncond``.
     conditioning
         What the model's function is given beside it, by name.
@@ -68,7 +68,7 @@ class HostBatch:
     """
 
     input: Tensor
-    kinds: tuple[int, ...]
+    roles: tuple[int, ...]
     conditioning: Mapping[str, Any]
     canvas: tuple[int, int]
     areas: tuple[Area | None, ...]
@@ -76,7 +76,7 @@ class HostBatch:
     @property
     def each(self) -> int:
         """Rows of a chunk."""
-        return len(self.input) // len(self.kinds)
+        return len(self.input) // len(self.roles)
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class BatchMarker:
         """Call the model as the host would have."""
         conditioning = dict(args["c"])
         options = dict(conditioning.get("transformer_options", {}))
-        kinds = tuple(args["cond_or_uncond"])
-        sources = options.get("uuids") or (None,) * len(kinds)
+        roles = tuple(args["cond_or_uncond"])
+        sources = options.get("uuids") or (None,) * len(roles)
         areas = tuple(self.areas.get(source) for source in sources)
-        options[BATCH] = HostBatch(args["input"], kinds, args["c"], self.canvas, areas)
+        options[BATCH] = HostBatch(args["input"], roles, args["c"], self.canvas, areas)
         conditioning["transformer_options"] = options
         if self.wrapped is None:
             return function(args["input"], args["timestep"], **conditioning)
@@ -152,23 +152,23 @@ class ApplyModelWrapper:
 
     def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the model with options that say what its rows are."""
-        given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-        options = given.get("transformer_options") or {}
-        rows = self._rows(given, options)
+        arguments = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        options = arguments.get("transformer_options") or {}
+        rows = self._rows(arguments, options)
         if rows is None:
             return execute(*args, **kwargs)
         options = {**options, ROWS: rows}
-        place = _ARGUMENTS.index("transformer_options")
-        if len(args) > place:
-            return execute(*args[:place], options, *args[place + 1 :], **kwargs)
+        index = _ARGUMENTS.index("transformer_options")
+        if len(args) > index:
+            return execute(*args[:index], options, *args[index + 1 :], **kwargs)
         return execute(*args, **{**kwargs, "transformer_options": options})
 
-    def _rows(self, given: dict[str, Any], options: Mapping[str, Any]) -> JoinedRows | None:
-        x, batch = given["x"], options.get(BATCH)
+    def _rows(self, arguments: dict[str, Any], options: Mapping[str, Any]) -> JoinedRows | None:
+        x, batch = arguments["x"], options.get(BATCH)
         if self._told is not None:
-            call = HostCall(x, given.get("t"), given.get("c_crossattn"), options)
+            call = HostCall(x, arguments.get("t"), arguments.get("c_crossattn"), options)
             return JoinedRows(told_rows(self._told, call), None)
-        return None if batch is None else joined_rows(batch, x, given, strict=self._strict)
+        return None if batch is None else joined_rows(batch, x, arguments, strict=self._strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ApplyModelWrapper:
         """Share it: it never changes."""
@@ -180,7 +180,7 @@ _ARGUMENTS = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_optio
 
 def areas_of(conds: Sequence[Mapping[str, Any]], latent: tuple[int, int]) -> dict[Any, Area]:
     """Return where on the latent each conditioning acts, for those that have an area."""
-    found = {}
+    areas = {}
     for entry in conds:
         area = entry.get("area")
         if area is None or "uuid" not in entry or isinstance(area[0], str):
@@ -189,8 +189,8 @@ def areas_of(conds: Sequence[Mapping[str, Any]], latent: tuple[int, int]) -> dic
         height, width = area[count - 2 : count]
         top, left = area[-2:]
         height, width = min(height, latent[0] - top), min(width, latent[1] - left)
-        found[entry["uuid"]] = Area(top, left, height, width)
-    return found
+        areas[entry["uuid"]] = Area(top, left, height, width)
+    return areas
 
 
 def joined_rows(
@@ -222,17 +222,17 @@ def joined_rows(
     same = x.shape == batch.input.shape
     if same and not _moved(batch, x, conditioning):
         return None if not any(batch.areas) else _of_batch(batch)
-    found = _find_rows(batch, x, conditioning)
-    if found is None:
+    places = _find_rows(batch, x, conditioning)
+    if places is None:
         if same or not strict:  # a wrapper changed the latents, which leaves the order
             return None if not any(batch.areas) else _of_batch(batch)
         raise ValueError(
             f"cond_or_uncond: expected rows that are cut out of the {len(batch.input)} rows "
-            f"{batch.kinds} of {tuple(batch.input.shape[2:])} that the host batched, got "
+            f"{batch.roles} of {tuple(batch.input.shape[2:])} that the host batched, got "
             f"{len(x)} rows of {tuple(x.shape[2:])} that are not, so that nobody tells which are "
             "cond and which uncond; give patch_model a callable that does"
         )
-    return _rows(batch, found, tuple(x.shape[-2:]))
+    return _rows(batch, places, tuple(x.shape[-2:]))
 
 
 class _Place(NamedTuple):
@@ -277,15 +277,15 @@ def _rows(batch: HostBatch, places: Sequence[_Place], latent: tuple[int, int]) -
         whole = latent == batch.canvas and (top, left) == (0, 0)
         crops.append(None if whole else Crop(top, left, batch.canvas))
         slots.append(latents.setdefault((sample, top, left), len(latents)))
-    kinds = tuple(batch.kinds[place.row // batch.each] for place in places)
-    rows = Rows(kinds, tuple(slots), samples, tuple(crops))
+    roles = tuple(batch.roles[place.row // batch.each] for place in places)
+    rows = Rows(roles, tuple(slots), samples, tuple(crops))
     return JoinedRows(rows, tuple(place.row for place in places), batch.each)
 
 
 def _find_rows(batch: HostBatch, x: Tensor, conditioning: Mapping[str, Any]) -> list[_Place] | None:
     """Return where each row was cut out; None: some were not."""
     seen: Counter[tuple[_Place, ...]] = Counter()
-    found = []
+    chosen = []
     for row, part in enumerate(x):
         places = _places(batch.input, part)
         told = [p for p in places if _same_conditioning(batch, conditioning, p.row, row, len(x))]
@@ -294,15 +294,17 @@ def _find_rows(batch: HostBatch, x: Tensor, conditioning: Mapping[str, Any]) -> 
             return None
         # Rows that nothing tells apart come in the order of the host's.
         key = tuple(places)
-        found.append(places[seen[key] % len(places)])
+        chosen.append(places[seen[key] % len(places)])
         seen[key] += 1
-    return found
+    return chosen
 
 
 def _places(whole: Tensor, part: Tensor) -> list[_Place]:
     """Return where a part (C, h, w) stands in any of the rows (rows, C, H, W), which may wrap."""
     if part.shape == whole.shape[1:]:
-        return [_Place(row, 0, 0) for row, one in enumerate(whole) if torch.equal(one, part)]
+        return [
+            _Place(row, 0, 0) for row, candidate in enumerate(whole) if torch.equal(candidate, part)
+        ]
     if part.dim() != 3 or whole.dim() != 4 or part.shape[0] != whole.shape[1]:
         return []
     height, width = part.shape[1:]

@@ -65,7 +65,7 @@ class OptimizedAttention:
         return function is None or getattr(function, "__name__", "") in DEFAULTS
 
     def gives_way(self, device: torch.device, options: Mapping[str, Any]) -> bool:
-        """Whether a fused pass of ours may take its place: it is plain, and we have a kernel."""
+        """Whether a fused pass of ours may take its place: it is a softmax and we have a kernel."""
         return has_kernel(device.type) and self.is_default(options)
 
     def _function(self) -> Callable[..., Tensor] | None:
@@ -85,7 +85,7 @@ def _takes(function: Callable[..., Tensor]) -> tuple[bool, bool]:
 
 @lru_cache(maxsize=16)
 def has_kernel(device: str) -> bool:
-    """Whether a kind of device has a kernel of ours for attention with image branches."""
+    """Whether a type of device has a kernel of ours for attention with image branches."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
     name = "attnpatch::branch_attention"
     return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(name, key)

@@ -14,7 +14,7 @@ OTHERS = "attnpatch_others"
 """Where the options of a call hold what other packs put beside ours."""
 
 Others = Mapping[tuple[str, int], Callable[..., Any] | None]
-"""(kind, layer) -> the callable to attend with; None: our own has been replaced."""
+"""(attention, layer) -> the callable to attend with; None: our own has been replaced."""
 
 
 def own_options(model: Any, *names: str) -> dict[Any, Any]:

@@ -33,7 +33,7 @@ class SamplingSchedule(Protocol):
     """Whether it can be asked before the UNet runs."""
 
     def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
-        """Return the point of the running call, or one for each picture, not syncing per layer."""
+        """Return the point of the running call, or one for each sample, not syncing per layer."""
         ...
 
 
@@ -46,7 +46,7 @@ class PatchedModel:
         The stack of patches, bound to the model's layers.
     schedule
         Tells the progress of sampling.
-    plain
+    host_attention
         The host's own attention, for calls in which no patch has anything to do.
     cond_or_uncond
         What a user tells of the rows of a call; None: the host tells.
@@ -56,13 +56,13 @@ class PatchedModel:
         self,
         run: BoundStack,
         schedule: SamplingSchedule,
-        plain: OptimizedAttention,
+        host_attention: OptimizedAttention,
         cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
     ) -> None:
         self.run = run
         self.cond_or_uncond = cond_or_uncond
         self.schedule = schedule
-        self.plain = plain
+        self.host_attention = host_attention
         self.records = SigmaRecords()
         self._timed = run.time_dependent
         self._records_any = any(isinstance(p, Guidance) and p.records for p in run.stack)
@@ -139,8 +139,8 @@ class Running:
 
     __slots__ = (
         "_fuses",
+        "_host_attention",
         "_is_default",
-        "_plain",
         "call",
         "chunks",
         "others",
@@ -158,20 +158,20 @@ class Running:
         self.call = group.call(self.shape[0], options)
         self.plan = group.run.plan(self.call, (TEXT,))
         self.others: Others | None = options.get(OTHERS)
-        self._plain = group.plain
+        self._host_attention = group.host_attention
         self._fuses: bool | None = None
         self._is_default: bool | None = None
 
     def fuses(self, device: torch.device, options: ExtraOptions) -> bool:
         """Whether our pass may take the place of the host's own attention."""
         if self._fuses is None:
-            self._fuses = self._plain.gives_way(device, options)
+            self._fuses = self._host_attention.gives_way(device, options)
         return self._fuses
 
     def is_default(self, options: ExtraOptions) -> bool:
         """Whether the host's own attention is what hosts compute, not what a user chose."""
         if self._is_default is None:
-            self._is_default = self._plain.is_default(options)
+            self._is_default = self._host_attention.is_default(options)
         return self._is_default
 
     def site(
@@ -196,7 +196,7 @@ class Running:
 
 
 def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:
-    """Return which pictures a chunk of so many rows shows; None: all, in order."""
+    """Return which samples a chunk of so many rows shows; None: all, in order."""
     window = options.get("ad_params", _NONE).get("sub_idxs")  # AnimateDiff's
     if window is not None:
         return tuple(window)
@@ -256,8 +256,8 @@ def _joined_call(
         kept = CallRecord(record, by_row, rows.samples, areas)
     return Call(
         latent=latent,
-        batch=len(rows.kinds),
-        chunks=rows.kinds,
+        batch=len(rows.roles),
+        chunks=rows.roles,
         slots=rows.slots,
         samples=rows.samples,
         crops=rows.crops,

@@ -45,11 +45,11 @@ class SigmaSchedule:
         self._latest: tuple[Schedule, tuple[float, ...], tuple[SamplingPoint, ...]] | None = None
 
     def __call__(self, options: ExtraOptions) -> tuple[SamplingPoint, ...]:
-        """Return the point of a call, or one for each picture; without sigmas none is told."""
-        given = options.get("sigmas")
-        if given is None:
+        """Return the point of a call, or one for each sample; without sigmas none is told."""
+        tensor = options.get("sigmas")
+        if tensor is None:
             return (SamplingPoint(),)
-        schedule, sigmas = self._schedule_now(), self._sigmas(given)
+        schedule, sigmas = self._schedule_now(), self._sigmas(tensor)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] is not schedule or latest[1] != sigmas:
             latest = self._latest = (schedule, sigmas, tuple(map(schedule, sigmas)))
@@ -64,7 +64,7 @@ class SigmaSchedule:
         return latest[1]
 
     def _sigmas(self, sigmas: Tensor | float) -> tuple[float, ...]:
-        """Return the sigmas of a call: one, or one for each picture where they differ.
+        """Return the sigmas of a call: one, or one for each sample where they differ.
 
         A device is waited for once a tensor: a step has one.
         """
@@ -74,9 +74,9 @@ class SigmaSchedule:
         # The tensor is kept, so that another one can not be taken for it.
         latest = self._read
         if latest is None or latest[0] is not sigmas or latest[1] != version or sigmas.is_cpu:
-            found = sigmas.reshape(-1).tolist()
-            found = tuple(map(float, found if len(set(found)) > 1 else found[:1]))
-            latest = self._read = (sigmas, version, found)
+            numbers = sigmas.reshape(-1).tolist()
+            numbers = tuple(map(float, numbers if len(set(numbers)) > 1 else numbers[:1]))
+            latest = self._read = (sigmas, version, numbers)
         return latest[2]
 
 
@@ -103,7 +103,7 @@ class Schedule:
         self._sigmas: list[float] = []
         self._exact: dict[float, float] = {}
         if hasattr(sampling, "percent_to_sigma"):
-            between = [place / _STEPS for place in range(1, _STEPS)]
+            between = [step / _STEPS for step in range(1, _STEPS)]
             marks = [mark for mark in marks if 0 <= mark <= 1]
             self._points = sorted({0.0, _EDGE, *between, 1 - _EDGE, 1.0, *marks})
             self._sigmas = list(accumulate(map(self._sigma_of, self._points), min))
@@ -125,24 +125,24 @@ class Schedule:
         if exact is not None:
             return exact
         points, sigmas = self._points, self._sigmas
-        place = bisect_left(sigmas, -sigma, key=lambda s: -s)
-        if place == len(points):
+        index = bisect_left(sigmas, -sigma, key=lambda s: -s)
+        if index == len(points):
             return 1.0
-        if sigmas[place] == sigma or place == 0:
-            return points[place]
-        early, late = points[place - 1], points[place]
-        high, low = sigmas[place - 1], sigmas[place]
+        if sigmas[index] == sigma or index == 0:
+            return points[index]
+        early, late = points[index - 1], points[index]
+        high, low = sigmas[index - 1], sigmas[index]
         # Rounding must not carry it to a neighbour, which may be a start or an end.
         least, most = math.nextafter(early, 1.0), math.nextafter(late, 0.0)
         for look in range(_SEARCH):
             share = 0.5 if look % 2 else _share(sigma, high, low)
             middle = early + share * (late - early)
-            found = self._sigma_of(middle)
-            if found > sigma:
-                early, high = middle, found
+            between = self._sigma_of(middle)
+            if between > sigma:
+                early, high = middle, between
             else:
-                late, low = middle, found
-            if found == sigma or high <= low:
+                late, low = middle, between
+            if between == sigma or high <= low:
                 break
         else:
             middle = early + _share(sigma, high, low) * (late - early)

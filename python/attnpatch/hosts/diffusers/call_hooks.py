@@ -18,6 +18,7 @@ from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.guidance import GuidedCall, kept
 from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.row_folding import Folding, fold_call
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched, Restorable, describe_call, host_call_of
@@ -34,13 +35,15 @@ class PatchedModel(Patched, Protocol):
     run: BoundStack | None
     """The patches at work."""
     cond_or_uncond: CondOrUncond | None
-    """What users told of the kinds of rows."""
+    """What users told of the roles of rows."""
     pipeline: Any
     """Whose schedule counts where none is running."""
     checked: bool
     """Whether a call came by a patched layer."""
     attention: Tensor | None
     """What the latest guided call recorded."""
+    folding: Folding | None
+    """Which latents of a call are equal; None: nobody tells."""
 
     def take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""
@@ -65,8 +68,8 @@ class CallHooks:
         self._read_timestep = TimestepReader()
         self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
 
-    def begin(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Learn about the call of the UNet that begins."""
+    def begin(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Learn about the call of the UNet that begins; without rows that are equal to others."""
         if unet.__dict__.get("_is_replica"):
             raise TypeError(
                 "model: expected a UNet that is given whole batches, but DataParallel scatters "
@@ -84,6 +87,15 @@ class CallHooks:
         running.features = {}
         schedule = self._schedule_of(pipeline)
         points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
+        folded = None
+        if self._model.folding is not None and not degraded:
+            folded = fold_call(self._model.folding, rows, points, args, kwargs)
+        if folded is not None:
+            args, kwargs, rows = folded.args, folded.kwargs, folded.rows
+            host_call = host_call_of(args, kwargs, pipeline)
+            running.rows = rows
+        if not degraded:
+            running.folded = folded
         running.call = describe_call(run, host_call, rows, points, places)
         if run is not None:
             run.prepare(running.call, _queries_dtype(host_call.sample), host_call.sample.device)
@@ -92,14 +104,20 @@ class CallHooks:
             running.perturbed = self._model.take_over_perturbed()
             running.given = kept(args), kept(dict(kwargs))
         running.checkpointing = Checkpointing(unet, self._model)
+        return None if folded is None else (args, kwargs)
 
     def end(self, unet: Any, output: Any) -> Any:
         """Forget the call, see once that it came by our layers, and guide."""
         running = self._model.running
+        folded = None if running.degraded else running.folded
         try:
-            return self._end(unet, output)
+            guided = self._end(unet, output)
+            if folded is None or output is None:
+                return guided
+            return folded.unfold(output if guided is None else guided)
         finally:
             if not running.degraded:
+                running.folded = None
                 for layer in running.perturbed:
                     layer.restore()
                 running.perturbed = ()
@@ -107,7 +125,7 @@ class CallHooks:
     def _end(self, unet: Any, output: Any) -> Any:
         model, running = self._model, self._model.running
         run, call, reached = running.run, running.call, running.reached
-        rows, given, running.given = running.rows, running.given, None
+        rows, arguments, running.given = running.rows, running.given, None
         running.run = running.call = None
         if running.checkpointing is not None:
             running.checkpointing.restore()
@@ -121,9 +139,9 @@ class CallHooks:
                 "attach"
             )
         model.checked = True
-        if running.degraded or run is None or call is None or rows is None or given is None:
+        if running.degraded or run is None or call is None or rows is None or arguments is None:
             return None
-        return self._guide(unet, run, call, rows, given, output)
+        return self._guide(unet, run, call, rows, arguments, output)
 
     def _guide(
         self,
@@ -131,12 +149,12 @@ class CallHooks:
         run: BoundStack,
         call: Call,
         rows: Rows,
-        given: tuple[tuple[Any, ...], dict[str, Any]],
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
         output: Any,
     ) -> Any:
         """Return the output with guidance in it; None: as it is."""
         firsts = [rows.slots.index(slot) for slot in range(max(rows.slots) + 1)]
-        frames = call.batch // len(rows.kinds)
+        frames = call.batch // len(rows.roles)
         points = call.points if len(call.points) == 1 else call.points[::frames]
         progress: Any = points[0].progress
         if len(points) > 1:
@@ -168,7 +186,7 @@ class CallHooks:
             finally:
                 self._model.running.degraded = None
 
-        result = guided.output(*given, output, run_unet)
+        result = guided.output(*arguments, output, run_unet)
         if guided.attention is not None:
             self._model.attention = guided.attention
         return result
@@ -189,7 +207,7 @@ class CallHooks:
                 f"cond_or_uncond: expected to be told which of the {call.batch} rows of this call "
                 f"are cond and which uncond, for {runs}; give attach or patch_model (0,) where all "
                 "are cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a "
-                "kind for each row, or a callable that gives it for a call"
+                "role for each row, or a callable that gives it for a call"
             )
         return Rows.of_chunks((COND,), call.batch)
 
@@ -210,16 +228,16 @@ class CallHooks:
 
 def _queries_dtype(sample: Tensor) -> torch.dtype:
     """Return the dtype of attention's queries: that of autocast, else that of the sample."""
-    kind = sample.device.type
+    device_type = sample.device.type
     # The meta device, for one, has no autocast, and must not be asked.
-    if is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
+    if is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
     return sample.dtype
 
 
 def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running | None) -> None:
     """Raise where guidance can not see what it needs of a step in one call."""
-    names = ", ".join(type(one.guidance).__name__ for one in passes)
+    names = ", ".join(type(each.guidance).__name__ for each in passes)
     if rows.split:
         guider = type(getattr(running and running.pipeline, "guider", None)).__name__
         raise ValueError(
@@ -230,13 +248,13 @@ def _check_guided(passes: Sequence[DegradedPass], rows: Rows, running: Running |
         pipeline = type(getattr(running, "pipeline", None)).__name__
         raise ValueError(
             f"{names}: expected a pipeline that does not read attention itself, got {pipeline} "
-            "with guidance of its own; turn that off, or use the plain pipeline"
+            "with guidance of its own; turn that off, or use the pipeline without it"
         )
-    kinds: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
-    for kind, slot in zip(rows.kinds, rows.slots, strict=True):
-        kinds[slot].add(kind)
-    if any(kind != kinds[0] for kind in kinds):
+    by_slot: list[set[int]] = [set() for _ in range(max(rows.slots) + 1)]
+    for role, slot in zip(rows.roles, rows.slots, strict=True):
+        by_slot[slot].add(role)
+    if any(roles != by_slot[0] for roles in by_slot):
         raise ValueError(
-            f"{names}: expected rows of the same kinds for each latent of a call, got the kinds "
-            f"{rows.kinds} for the latents {rows.slots}"
+            f"{names}: expected rows of the same roles for each latent of a call, got the roles "
+            f"{rows.roles} for the latents {rows.slots}"
         )

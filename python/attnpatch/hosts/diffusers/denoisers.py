@@ -29,11 +29,11 @@ def unpatched_denoisers(pipeline: Any, unet: Any) -> tuple[str, ...]:
     unet
         The UNet that patches are attached to.
     """
-    found = {}
+    unpatched = {}
     for name, module in _denoisers(pipeline, "", set()):
         if module is not unet and PatchedModel.of(module) is None:
-            found.setdefault(id(module), f"{name} ({type(module).__name__})")
-    return tuple(found.values())
+            unpatched.setdefault(id(module), f"{name} ({type(module).__name__})")
+    return tuple(unpatched.values())
 
 
 def unpatched_unets(pipeline: Any, unet: Any) -> tuple[str, ...]:
@@ -63,6 +63,6 @@ def _denoisers(pipeline: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str
 def _is_denoiser(module: Any) -> bool:
     if is_unet(module):
         return True
-    kind = type(module)
-    known = kind.__module__.startswith("diffusers.") and hasattr(module, "parameters")
-    return known and "ControlNet" not in kind.__name__ and bool(_DENOISER.search(kind.__name__))
+    cls = type(module)
+    known = cls.__module__.startswith("diffusers.") and hasattr(module, "parameters")
+    return known and "ControlNet" not in cls.__name__ and bool(_DENOISER.search(cls.__name__))

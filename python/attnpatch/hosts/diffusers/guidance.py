@@ -22,27 +22,27 @@ RunUNet = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 _SHARED = ("ip_adapter_masks",)
 
 
-def recorded_kind(kinds: Sequence[int]) -> int:
+def recorded_role(roles: Sequence[int]) -> int:
     """Return which rows a call's record is of: uncond; cond where there is nothing else.
 
     diffusers' own pipeline for self-attention guidance does so as well.
     """
-    return UNCOND if UNCOND in kinds else COND
+    return UNCOND if UNCOND in roles else COND
 
 
-def source_rows(rows: Rows, kind: int) -> list[int]:
-    """Return for each latent its row of a kind; where it has none, of the other.
+def source_rows(rows: Rows, role: int) -> list[int]:
+    """Return for each latent its row of a role; where it has none, of the other.
 
     The first of cond rows: those after it may be degraded by the pipeline itself. The last of
     uncond rows: those before it may be given a picture that the last one is not.
     """
-    found: dict[int, int] = {}
-    pairs = list(enumerate(zip(rows.kinds, rows.slots, strict=True)))
+    by_slot: dict[int, int] = {}
+    pairs = list(enumerate(zip(rows.roles, rows.slots, strict=True)))
     first = [(row, slot) for row, (own, slot) in reversed(pairs) if own == COND]
     last = [(row, slot) for row, (own, slot) in pairs if own != COND]
-    for row, slot in (*last, *first) if kind == COND else (*first, *last):
-        found[slot] = row
-    return [found[slot] for slot in range(len(found))]
+    for row, slot in (*last, *first) if role == COND else (*first, *last):
+        by_slot[slot] = row
+    return [by_slot[slot] for slot in range(len(by_slot))]
 
 
 def kept(value: Any) -> Any:
@@ -96,7 +96,7 @@ class GuidedCall:
         self.attention: Tensor | None = None
         """What was recorded, (B, h, w), once `output` needed it."""
         self._slots = range(max(rows.slots) + 1)
-        self._sources = [source_rows(rows, one.kind) for one in passes]
+        self._sources = [source_rows(rows, each.role) for each in passes]
 
     @property
     def degraded(self) -> tuple[Rows, tuple[int, ...]]:
@@ -104,12 +104,12 @@ class GuidedCall:
         sources = self._all_sources
         samples, crops = self._rows.samples, self._rows.crops
         rows = Rows(
-            kinds=tuple(self._rows.kinds[row] for row in sources),
+            roles=tuple(self._rows.roles[row] for row in sources),
             slots=tuple(self._rows.slots[row] for row in sources),
             samples=samples and tuple(samples[row] for row in sources),
             crops=crops and tuple(crops[row] for row in sources),
         )
-        return rows, tuple(one.index for one in self._passes for _ in self._slots)
+        return rows, tuple(each.index for each in self._passes for _ in self._slots)
 
     def output(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, run_unet: RunUNet
@@ -133,7 +133,8 @@ class GuidedCall:
         starts = self._starts(clean)
 
         sources, batch = self._all_sources, sample.shape[0]
-        args, kwargs = self._take(args, batch), self._take(kwargs, batch)
+        frames = self._call.batch // batch
+        args, kwargs = (take_arguments(v, sources, batch, frames) for v in (args, kwargs))
         sample = args[0] if args else kwargs["sample"]
         prediction = self._prediction.of(sources)
         change = torch.cat(starts) - take_rows(clean, sources)
@@ -148,9 +149,9 @@ class GuidedCall:
         cond = take_rows(clean, source_rows(self._rows, COND))
         uncond = take_rows(clean, source_rows(self._rows, UNCOND))
         cfg = uncond + self._cfg_scale * (cond - uncond)
-        both = cond, uncond if UNCOND in self._rows.kinds else None
+        predicted = cond, uncond if UNCOND in self._rows.roles else None
         predictions = degraded.split(len(self._slots))
-        term = guide(cfg, *both, self._passes, starts, predictions, self._samples())
+        term = guide(cfg, *predicted, self._passes, starts, predictions, self._samples())
         term = take_rows(term, self._rows.slots)
         guided = (result + term / self._prediction.turn).to(result.dtype)
         if isinstance(output, tuple):
@@ -162,24 +163,24 @@ class GuidedCall:
         return [row for sources in self._sources for row in sources]
 
     def _samples(self) -> tuple[int, ...]:
-        """Which picture each latent, or each frame, is."""
+        """Which sample each latent, or each frame, is."""
         by_slot = dict(zip(self._call.row_slots, self._call.row_samples, strict=True))
         return tuple(by_slot[slot] for slot in range(len(by_slot)))
 
     def _starts(self, clean: Tensor) -> list[Tensor]:
         """For each pass the picture that it starts from."""
-        found = []
-        for one, sources in zip(self._passes, self._sources, strict=True):
+        starts = []
+        for wanted, sources in zip(self._passes, self._sources, strict=True):
             x0 = take_rows(clean, sources)
             pictures = x0 if x0.dim() == 4 else x0.movedim(2, 1).flatten(0, 1)  # a video's frames
             saliency = None
-            if one.guidance.records:
+            if wanted.guidance.records:
                 saliency = self.attention = self._saliency(len(pictures))
-            pictures = one.guidance.degrade(pictures, saliency)
+            pictures = wanted.guidance.degrade(pictures, saliency)
             if x0.dim() == 5:
                 pictures = pictures.unflatten(0, (x0.shape[0], -1)).movedim(1, 2)
-            found.append(pictures)
-        return found
+            starts.append(pictures)
+        return starts
 
     def _saliency(self, latents: int) -> Tensor:
         record = self._call.record.record
@@ -187,23 +188,23 @@ class GuidedCall:
             return self._latest
         return record.saliency(latents, self._call.latent)
 
-    def _take(self, value: Any, batch: int) -> Any:
-        """Give each pass its rows, in all that has one for each of the batch or of its frames."""
-        if isinstance(value, Mapping):
-            return {
-                name: item if name in _SHARED else self._take(item, batch)
-                for name, item in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return type(value)(self._take(item, batch) for item in value)
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value
-        if len(value) == batch:
-            return take_rows(value, self._all_sources)
-        if len(value) == self._call.batch:
-            frames = self._call.batch // batch
-            return take_rows(value.unflatten(0, (batch, frames)), self._all_sources).flatten(0, 1)
+
+def take_arguments(value: Any, rows: Sequence[int], batch: int, frames: int = 1) -> Any:
+    """Return rows of all that has one for each of a call's batch, or of its frames."""
+    if isinstance(value, Mapping):
+        return {
+            name: item if name in _SHARED else take_arguments(item, rows, batch, frames)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(take_arguments(item, rows, batch, frames) for item in value)
+    if not isinstance(value, Tensor) or value.dim() == 0:
         return value
+    if len(value) == batch:
+        return take_rows(value, rows)
+    if len(value) == batch * frames:
+        return take_rows(value.unflatten(0, (batch, frames)), rows).flatten(0, 1)
+    return value
 
 
 def take_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:

@@ -38,8 +38,8 @@ def networks_of(pipeline: Any) -> list[Any]:
 def remove(network: Any) -> None:
     """Let a ControlNet attend to the text again."""
     hook = network.__dict__.pop(_ATTRIBUTE, None)
-    for key, found in list(network._forward_pre_hooks.items()):
-        if hook is not None and isinstance(found, IdentityHook):
+    for key, registered in list(network._forward_pre_hooks.items()):
+        if hook is not None and isinstance(registered, IdentityHook):
             del network._forward_pre_hooks[key]
             network._forward_pre_hooks_with_kwargs.pop(key, None)
 
@@ -68,17 +68,17 @@ class IdentityHook:
     def tokens(self, rows: Rows) -> Tensor:
         """Return the face's tokens for each row of a batch."""
         latents = max(rows.slots) + 1
-        found = []
-        for kind, slot in zip(rows.kinds, rows.slots, strict=True):
-            part = self.embeds.cond if kind == COND else self.embeds.uncond
+        by_row = []
+        for role, slot in zip(rows.roles, rows.slots, strict=True):
+            part = self.embeds.cond if role == COND else self.embeds.uncond
             if latents % len(part):
                 raise ValueError(
                     f"embeds: expected as many pictures as the ControlNet is shown, {latents}, "
                     f"got {len(part)}"
                 )
             # Pipelines put the pictures of one prompt next to each other.
-            found.append(part[slot // (latents // len(part))])
-        return torch.stack(found)
+            by_row.append(part[slot // (latents // len(part))])
+        return torch.stack(by_row)
 
     def __deepcopy__(self, memo: object) -> IdentityHook:
         return IdentityHook(self.embeds)

@@ -39,16 +39,16 @@ def panorama(running: Running, call: HostCall) -> Rows | None:
     guided, views, latents = guidance_of(running), running.local("batch_view"), _latents(running)
     if guided is None or views is None or latents is None or len(latents) != 1:
         return None  # with several prompts the pipeline itself mixes up their text
-    kinds = (UNCOND, COND) if guided else (COND,)
-    if call.batch != len(views) * len(kinds) or not has_own_text(running, call):
+    roles = (UNCOND, COND) if guided else (COND,)
+    if call.batch != len(views) * len(roles) or not has_own_text(running, call):
         return None
     canvas = int(latents.shape[2]), int(latents.shape[3])
     crops = [Crop(top, left, canvas) for top, _, left, _ in views]
     return Rows(
-        kinds=kinds * len(views),
-        slots=tuple(slot for slot in range(len(views)) for _ in kinds),
+        roles=roles * len(views),
+        slots=tuple(slot for slot in range(len(views)) for _ in roles),
         samples=(0,) * call.batch,
-        crops=tuple(crop for crop in crops for _ in kinds),
+        crops=tuple(crop for crop in crops for _ in roles),
     )
 
 
@@ -78,10 +78,10 @@ def by_count(running: Running, call: HostCall) -> Rows | None:
     """[uncond, cond] where there are twice as many rows as latents, else cond alone."""
     latents = running.latent_rows
     chunks = {latents: (COND,), 2 * latents: (UNCOND, COND)} if latents else {}
-    found = chunks.get(call.batch)
-    if found is None or not has_own_text(running, call):
+    roles = chunks.get(call.batch)
+    if roles is None or not has_own_text(running, call):
         return None
-    return Rows.of_chunks(found, call.batch)
+    return Rows.of_chunks(roles, call.batch)
 
 
 def cond_alone(running: Running, call: HostCall) -> Rows | None:
@@ -99,7 +99,7 @@ def modular(running: Running, call: HostCall) -> Rows | None:
     name = running.guider_identifier
     if name is None:
         return None
-    kind = UNCOND if name.startswith("pred_uncond") else COND
+    role = UNCOND if name.startswith("pred_uncond") else COND
     # Some guiders give the negative text to what they call cond.
     state, text = running.local("block_state"), call.encoder_hidden_states
     if text is None:  # of a ControlNet
@@ -108,9 +108,9 @@ def modular(running: Running, call: HostCall) -> Rows | None:
     if isinstance(text, Tensor) and cond is not uncond:
         if text is not cond and text is not uncond:
             return None  # another one's call
-        kind = UNCOND if text is uncond else COND
+        role = UNCOND if text is uncond else COND
     states = running.local("guider_state") or ()
-    return Rows.of_chunks((kind,), call.batch, split=len(states) != 1)
+    return Rows.of_chunks((role,), call.batch, split=len(states) != 1)
 
 
 def told_by_text(running: Running, call: HostCall) -> Rows | None:

@@ -115,10 +115,10 @@ class GraphSite:
         if heads is not None:
             parts = (split_heads(x, heads) for x in (q, k, v))
             return join_heads(self.attend(*parts, mask, more=more))
-        given = more or (None, None)
-        eager = self._trained or _learns(q, k, v, mask, *given)
+        more_keys = more or (None, None)
+        eager = self._trained or _learns(q, k, v, mask, *more_keys)
         function = _attend_eagerly if eager else torch.ops.attnpatch_diffusers.attend
-        return split_heads(function(q, k, v, mask, self._handle, *given), q.shape[1])
+        return split_heads(function(q, k, v, mask, self._handle, *more_keys), q.shape[1])
 
     def terms(
         self,
@@ -130,10 +130,10 @@ class GraphSite:
         more: MoreKeys | None = None,
     ) -> Tensor:
         """Give what the patches add; see ``SiteAttention.terms``."""
-        given = more or (None, None)
-        eager = self._trained or _learns(q, k, v, mask, *given)
+        more_keys = more or (None, None)
+        eager = self._trained or _learns(q, k, v, mask, *more_keys)
         function = _terms_eagerly if eager else torch.ops.attnpatch_diffusers.terms
-        return split_heads(function(q, k, v, self._handle, mask, *given), q.shape[1])
+        return split_heads(function(q, k, v, self._handle, mask, *more_keys), q.shape[1])
 
     def context(self, text: Tensor, tokens: int) -> Tensor | None:
         """Give what more keys and values are projected from; see ``SiteAttention.context``.
@@ -231,10 +231,10 @@ def _context_now(text: Tensor, tokens: int, handle: Tensor) -> Tensor:
     return context.clone()
 
 
-def _fresh(tensor: Tensor, *given: Tensor) -> Tensor:
+def _fresh(tensor: Tensor, *arguments: Tensor) -> Tensor:
     """Return a tensor with memory of its own: an operator may not hand back what it was given."""
     storage = tensor.untyped_storage().data_ptr()
-    if any(storage == other.untyped_storage().data_ptr() for other in given):
+    if any(storage == other.untyped_storage().data_ptr() for other in arguments):
         return tensor.clone(memory_format=torch.contiguous_format)
     return tensor.contiguous()
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import BoundStack, JointTable, LayerTable, PatchStack, Report
+from attnpatch.hosts.diffusers.row_folding import Folding
 from attnpatch.hosts.diffusers.running_call import RunningCall
-from attnpatch.hosts.host_call import CondOrUncond, check_kinds
+from attnpatch.hosts.host_call import CondOrUncond, check_roles
 
 logger = logging.getLogger("attnpatch")
 
 _ATTRIBUTE = "_attnpatch_patched"
-_OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told")
+_OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told", "folding")
 
 
 class PatchedLayer(Protocol):
@@ -81,12 +82,13 @@ class PatchedModel(ABC):
         self.layers: tuple[Any, ...] = ()  # those with a processor of ours
         self._renew()
         self.stacks: dict[object, PatchStack] = {}  # by what attached them, in order
-        self._told_kinds: dict[object, CondOrUncond] = {}  # by what told them
+        self._told_roles: dict[object, CondOrUncond] = {}  # by what told them
         self.shared_softmax = False
         self.trained = False
         self.reduces = self.guides_text = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self.run: BoundStack | None = None
+        self.folding: Folding | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._hooks: tuple[Any, ...] = ()
         self.checked = False  # whether a call came by a patched layer
@@ -149,14 +151,14 @@ class PatchedModel(ABC):
         """Attach the patches of `stack`, beside or instead of others; raises before any change."""
         told = cond_or_uncond
         if told is not None and not callable(told):
-            told = check_kinds(told)
+            told = check_roles(told)
         kept, known = ({}, None) if replace else (self.stacks, self.cond_or_uncond)
         if told is not None and known not in (None, told):
             raise ValueError(f"cond_or_uncond: what is attached already has {known}, got {told}")
         before = PatchStack() if replace else self.stack
         self._bind({**kept, key: stack})
         if told is not None or known is not None:  # what is told holds for those that come later
-            self._told_kinds[key] = told or known
+            self._told_roles[key] = told or known
         if pipeline is not None:
             self.follow(pipeline)
         if not self._hooks:
@@ -177,8 +179,8 @@ class PatchedModel(ABC):
 
     @property
     def cond_or_uncond(self) -> CondOrUncond | None:
-        """What users told of the kinds of rows, with patches that are attached still."""
-        return next(iter(self._told_kinds.values()), None)
+        """What users told of the roles of rows, with patches that are attached still."""
+        return next(iter(self._told_roles.values()), None)
 
     @property
     def pipeline(self) -> Any:
@@ -220,7 +222,7 @@ class PatchedModel(ABC):
         self.trained = any(patch.requires_grad for patch in stack)
         self.reduces, self.guides_text = run.reduces, run.guides_text
         self.stacks, self.run, self.checked = dict(stacks), run, False
-        self._told_kinds = {k: kinds for k, kinds in self._told_kinds.items() if k in stacks}
+        self._told_roles = {k: roles for k, roles in self._told_roles.items() if k in stacks}
 
     def _settle(self) -> None:
         """Put stand-ins where patches may act, and the originals back everywhere else."""
@@ -228,11 +230,11 @@ class PatchedModel(ABC):
         assert run is not None
         wanted = self.wanted(run)
         gone = [layer for layer in self.layers if layer not in wanted]
-        foreign = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
-        if foreign:
+        strangers = {type(p).__name__ for p in (layer.restore() for layer in gone) if p}
+        if strangers:
             logger.warning(
                 "detach: %s replaced attention processors after attach and stays in place",
-                ", ".join(sorted(foreign)),
+                ", ".join(sorted(strangers)),
             )
         self.layers = tuple(wanted)
         for layer in self.layers:
@@ -271,21 +273,21 @@ class PatchedModel(ABC):
         state = {k: v for k, v in self.__dict__.items() if k not in _OF_THIS_PROCESS}
         # What attached them does not come along.
         state["stacks"] = list(self.stacks.values())
-        state["_told_kinds"] = [self._told_kinds.get(key) for key in self.stacks]
+        state["_told_roles"] = [self._told_roles.get(key) for key in self.stacks]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._renew()
-        self._pipeline, self._told = None, set()
-        self._set_stacks(state["stacks"], state["_told_kinds"])
+        self._pipeline, self._told, self.folding = None, set(), None
+        self._set_stacks(state["stacks"], state["_told_roles"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PatchedModel:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._renew()
         twin._told = set(self._told)
-        told = [self._told_kinds.get(key) for key in self.stacks]
+        told = [self._told_roles.get(key) for key in self.stacks]
         twin._set_stacks(list(self.stacks.values()), told)
         for name in (*self.layer_groups, "layers"):
             setattr(twin, name, copy.deepcopy(getattr(self, name), memo))
@@ -293,8 +295,8 @@ class PatchedModel(ABC):
         return twin
 
     def _set_stacks(self, stacks: list[PatchStack], told: list[CondOrUncond | None]) -> None:
-        """Take stacks, and the kinds of rows told with each, that nothing here attached."""
+        """Take stacks, and the roles of rows told with each, that nothing here attached."""
         keys = [object() for _ in stacks]
         self.stacks = dict(zip(keys, stacks, strict=True))
         pairs = zip(keys, told, strict=True)
-        self._told_kinds = {key: kinds for key, kinds in pairs if kinds is not None}
+        self._told_roles = {key: roles for key, roles in pairs if roles is not None}

@@ -43,11 +43,11 @@ class Prediction(NamedTuple):
         like: Tensor,
     ) -> Prediction:
         """Tell it for the noise levels of a batch: one for all rows of `like`, or one for each."""
-        found = [cls.at(sigma, schedule, config) for sigma in sigmas]
-        if len(found) == 1:
-            return found[0]
+        by_row = [cls.at(sigma, schedule, config) for sigma in sigmas]
+        if len(by_row) == 1:
+            return by_row[0]
         shape = (-1, *[1] * (like.dim() - 1))
-        columns = zip(*found, strict=True)
+        columns = zip(*by_row, strict=True)
         return cls(*(upload(torch.tensor(c), like.device).view(shape) for c in columns))
 
     @classmethod
@@ -71,20 +71,20 @@ class Prediction(NamedTuple):
         """
         if schedule.flow:  # input = (1 − sigma) x0 + sigma noise, output = noise − x0
             return cls(1.0, -sigma, 1.0 - sigma)
-        kind = config.get("prediction_type", "epsilon")
+        predicts = config.get("prediction_type", "epsilon")
         # Karras et al. 2022 (arXiv 2206.00364), table 1: noise is measured by the data's own.
         data = config["sigma_data"] if schedule.edm else 1.0
         signal = 1.0 / math.hypot(1.0, sigma / data)
         noise = signal * sigma / data
-        if kind == "v_prediction":
+        if predicts == "v_prediction":
             return cls(data * signal, -data * noise, signal / data)
-        if kind == "epsilon":
+        if predicts == "epsilon":
             if schedule.edm:
                 return cls(data * signal, data * noise, signal / data)
             return cls(1.0 / signal, -sigma, signal)
-        if kind == "sample":
+        if predicts == "sample":
             return cls(0.0, 1.0, signal / data)
         raise ValueError(
             "scheduler: guidance knows the prediction types epsilon, v_prediction and sample, "
-            f"got {kind!r}"
+            f"got {predicts!r}"
         )

@@ -46,30 +46,30 @@ def rows_by_text(running: Running, call: HostCall, guided: bool | None) -> Rows 
     Rows or None
         None: the texts do not tell, or there are more or fewer rows than latents.
     """
-    kinds = _kinds(running, call)
-    if kinds is None:
+    roles = _roles(running, call)
+    if roles is None:
         return None
-    counts = Counter(kinds)
+    counts = Counter(roles)
     latents = running.latent_rows
-    if len(set(counts.values())) > 1 or latents not in (None, counts[kinds[0]]):
+    if len(set(counts.values())) > 1 or latents not in (None, counts[roles[0]]):
         return None
-    rows = told_rows(kinds, call)
+    rows = told_rows(roles, call)
     split = len(counts) == 1 and guided is not False
-    return Rows(rows.kinds, rows.slots, split=split)
+    return Rows(rows.roles, rows.slots, split=split)
 
 
-def _kinds(running: Running, call: HostCall) -> tuple[int, ...] | None:
+def _roles(running: Running, call: HostCall) -> tuple[int, ...] | None:
     text = call.encoder_hidden_states
     if not isinstance(text, Tensor) or text.dim() != 3 or text.device.type == "meta":
         return None
     if len(text) % call.batch:
         return None
-    kinds = _found.get(text)
-    if kinds is None:
-        kinds = _compare(text[:: len(text) // call.batch], running)
-        if kinds is not None:
-            _found[text] = kinds
-    return kinds if kinds is not None and len(kinds) == call.batch else None
+    roles = _found.get(text)
+    if roles is None:
+        roles = _compare(text[:: len(text) // call.batch], running)
+        if roles is not None:
+            _found[text] = roles
+    return roles if roles is not None and len(roles) == call.batch else None
 
 
 # Pipelines hand over one tensor of text in all steps: a device is waited for once.
@@ -86,10 +86,10 @@ def _compare(text: Tensor, running: Running) -> tuple[int, ...] | None:
     if not negatives:
         return None
     uncond, known = _is_in(text, negatives), _is_in(text, others)
-    found = torch.stack([uncond, uncond | known]).tolist()
-    if not all(found[1]):
+    matches = torch.stack([uncond, uncond | known]).tolist()
+    if not all(matches[1]):
         return None
-    return tuple(UNCOND if row else COND for row in found[0])
+    return tuple(UNCOND if row else COND for row in matches[0])
 
 
 def names_uncond(name: str) -> bool:
@@ -100,8 +100,8 @@ def names_uncond(name: str) -> bool:
 
 def _is_in(text: Tensor, candidates: Sequence[Tensor]) -> Tensor:
     """Return for each row of a text whether one of the candidates has it, bool (B,)."""
-    found = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+    equal_rows = torch.zeros(len(text), dtype=torch.bool, device=text.device)
     for candidate in candidates:
         equal = text[:, None] == candidate.to(text)[None]
-        found |= equal.flatten(2).all(-1).any(-1)
-    return found
+        equal_rows |= equal.flatten(2).all(-1).any(-1)
+    return equal_rows

@@ -42,10 +42,10 @@ def layout_of(running: Running) -> Layout:
     others runs, which may be a pipeline of theirs or a method that they changed, the texts tell; a
     class of diffusers that is not known, or runs another of its methods, tells nothing.
     """
-    kind = type(running.pipeline)
-    if any(base.__name__ == "ModularPipeline" for base in kind.__mro__):
+    cls = type(running.pipeline)
+    if any(base.__name__ == "ModularPipeline" for base in cls.__mro__):
         return modular
-    classes = {_code(vars(base)["__call__"]): base for base in _with_call(kind)}
+    classes = {_code(vars(base)["__call__"]): base for base in _with_call(cls)}
     for code, module in running.methods():
         if not module.startswith("diffusers."):
             return told_by_text
@@ -54,8 +54,8 @@ def layout_of(running: Running) -> Layout:
     return unknown
 
 
-def _with_call(kind: type) -> list[type]:
-    return [base for base in kind.__mro__ if "__call__" in vars(base)]
+def _with_call(cls: type) -> list[type]:
+    return [base for base in cls.__mro__ if "__call__" in vars(base)]
 
 
 def _code(function: Callable[..., Any]) -> CodeType | None:

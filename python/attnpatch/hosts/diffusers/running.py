@@ -23,8 +23,8 @@ _PIPELINES = ("DiffusionPipeline", "ModularPipeline")
 def is_pipeline(value: object) -> bool:
     """Whether `value` is a pipeline of diffusers, told without importing it."""
     return any(
-        kind.__name__ in _PIPELINES and kind.__module__.startswith("diffusers.")
-        for kind in type(value).__mro__
+        base.__name__ in _PIPELINES and base.__module__.startswith("diffusers.")
+        for base in type(value).__mro__
     )
 
 
@@ -70,8 +70,8 @@ class Running:
 
         Older pipelines keep what they were asked for in variables, newer ones in attributes.
         """
-        found = self.local(name)
-        return getattr(self.pipeline, name, None) if found is None else found
+        value = self.local(name)
+        return getattr(self.pipeline, name, None) if value is None else value
 
     @property
     def latent_rows(self) -> int | None:

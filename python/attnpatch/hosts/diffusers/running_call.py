@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attnpatch.engine import BoundStack, Call, SamplingPoint
-from attnpatch.hosts.diffusers.guidance import recorded_kind, source_rows
+from attnpatch.hosts.diffusers.guidance import recorded_role, source_rows
 from attnpatch.hosts.host_call import HostCall, Rows
 from attnpatch.patches import AttentionRecord, CallRecord
 
 if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.row_folding import FoldedCall
     from attnpatch.hosts.diffusers.running import Running
 
 
@@ -52,6 +53,7 @@ class RunningCall(threading.local):
     checkpointing: Restorable | None = None
     # Rows and guidance of each row, in a call that runs degraded passes.
     degraded: tuple[Rows, tuple[int, ...]] | None = None
+    folded: FoldedCall | None = None  # the call without rows that are equal to others
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
     perturbed: tuple[Restorable, ...] = ()  # taken over for this call alone
 
@@ -65,10 +67,10 @@ def host_call_of(
 ) -> HostCall:
     """Return a call by what the UNet is given and which pipeline runs."""
     names = ("sample", "timestep", "encoder_hidden_states")
-    found = dict(zip(names, args, strict=False)) | dict(kwargs)
-    sample, timestep, text = (found.pop(name, None) for name in names)
+    options = dict(zip(names, args, strict=False)) | dict(kwargs)
+    sample, timestep, text = (options.pop(name, None) for name in names)
     pipeline = running.pipeline if running else None
-    return HostCall(sample, timestep, text, options=found, pipeline=pipeline)
+    return HostCall(sample, timestep, text, options=options, pipeline=pipeline)
 
 
 def describe_call(
@@ -93,19 +95,19 @@ def describe_call(
     """
     sample = host_call.sample
     frames = int(sample.shape[2]) if sample.ndim == 5 else 1
-    if len(points) not in (1, len(rows.kinds)):
+    if len(points) not in (1, len(rows.roles)):
         points = points[:1]
     slots = tuple(slot * frames + f for slot in rows.slots for f in range(frames))
     record = None
     if not degraded:
-        kind = recorded_kind(rows.kinds)
-        sources = [row * frames + f for row in source_rows(rows, kind) for f in range(frames)]
-        record = CallRecord(AttentionRecord(kind), places=slots, rows=sources)
+        role = recorded_role(rows.roles)
+        sources = [row * frames + f for row in source_rows(rows, role) for f in range(frames)]
+        record = CallRecord(AttentionRecord(role), places=slots, rows=sources)
     times = [_by_frame(values, frames) for values in zip(*points, strict=True)]
     return Call(
         latent=(sample.shape[-2], sample.shape[-1]),
         batch=len(slots),
-        chunks=_by_frame(rows.kinds, frames),
+        chunks=_by_frame(rows.roles, frames),
         samples=_samples(run, rows, frames, slots),
         slots=slots,
         crops=_by_frame(rows.crops, frames),
@@ -125,7 +127,7 @@ def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
 def _samples(
     run: BoundStack | None, rows: Rows, frames: int, slots: Sequence[int]
 ) -> tuple[int, ...] | None:
-    """Which picture each row is, where several images are made of each prompt.
+    """Which sample each row is, where several images are made of each prompt.
 
     Pipelines put the images of one prompt next to each other. As many pictures as a video has
     frames are one for each of these, in every video.
@@ -134,7 +136,7 @@ def _samples(
         return tuple(sample * frames + f for sample in rows.samples for f in range(frames))
     # The last picture of some serves all after it: those ask for no other counting.
     told = [p for p in (run.stack if run else ()) if not getattr(p, "repeat_last", False)]
-    counts = {getattr(patch, "pictures", 1) for patch in told} - {1}
+    counts = {patch.samples for patch in told} - {1}
     latents = rows.latents or max(slots) + 1
     if len(counts) != 1 or latents in counts:
         return rows.samples

@@ -38,10 +38,10 @@ class TimestepReader:
         if timestep.device.type == "meta":  # nobody knows what it holds
             return (0.0,)
         if timestep.device.type == "cpu" or timestep.untyped_storage().nbytes() > _LARGEST_STORAGE:
-            found = timestep.detach().reshape(-1).tolist()
+            numbers = timestep.detach().reshape(-1).tolist()
         else:
-            found = self.read_by_offset(timestep)
-        return tuple(map(float, found if len(set(found)) > 1 else found[:1]))
+            numbers = self.read_by_offset(timestep)
+        return tuple(map(float, numbers if len(set(numbers)) > 1 else numbers[:1]))
 
     def read_by_offset(self, timestep: Tensor) -> list[float]:
         """Return the elements, by a host copy of the storage that they lie in."""
@@ -108,9 +108,9 @@ class Schedule:
     def _log_sigma(self, timestep: float) -> float:
         """Interpolate, as schedulers do that work between the steps of training."""
         last = len(self._log_sigmas) - 1
-        place = min(max(timestep, 0.0), float(last))
-        low = min(int(place), last - 1)
-        share = place - low
+        step = min(max(timestep, 0.0), float(last))
+        low = min(int(step), last - 1)
+        share = step - low
         return (1.0 - share) * self._log_sigmas[low] + share * self._log_sigmas[low + 1]
 
 

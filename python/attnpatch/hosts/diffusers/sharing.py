@@ -183,9 +183,9 @@ class _Functions:
                 if (after := self._renewed(before)) is not before:
                     value[key] = after
         elif isinstance(value, list):
-            for place, before in enumerate(value):
+            for index, before in enumerate(value):
                 if (after := self._renewed(before)) is not before:
-                    value[place] = after
+                    value[index] = after
         elif isinstance(value, functools.partial):
             function = self._renewed(value.func)
             arguments = self._renewed(value.args)

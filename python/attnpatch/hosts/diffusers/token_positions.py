@@ -136,21 +136,21 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
         encoded = twin.encode_prompt(**_arguments(twin, prompt))
     count = _count(encoded)
     asked = [call for call in calls if prompt in call.text]
-    found = _by_text(asked, count, getattr(pipeline, _DROPPED, 0))
-    if not found:
+    held = _by_text(asked, count, getattr(pipeline, _DROPPED, 0))
+    if not held:
         lengths = [len(call.ids) for call in asked]
         raise ValueError(
             f"prompt: expected to learn which of the {count} tokens of {type(pipeline).__name__} "
             f"are whose, got tokenizers that make {lengths}"
         )
-    spans = tuple(_spans(call, prompt) for call, _ in found)
-    return TextTokens(count, spans, tuple(offset for _, offset in found))
+    spans = tuple(_spans(call, prompt) for call, _ in held)
+    return TextTokens(count, spans, tuple(offset for _, offset in held))
 
 
 def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
     """Return what a pipeline wants to encode a prompt, with nothing to avoid."""
     known = inspect.signature(pipeline.encode_prompt).parameters
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "prompt": prompt,
         "prompt_2": None,
         "prompt_3": None,
@@ -158,7 +158,7 @@ def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": False,
     }
-    return {name: value for name, value in given.items() if name in known}
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def _count(encoded: Any) -> int:

@@ -24,7 +24,7 @@ sdp = OptimizedAttention("ldm_patched.ldm.modules.attention")
 
 def is_host(model: Any) -> bool:
     """Whether `model` is a ``ModelPatcher`` of Fooocus; told without importing it."""
-    return any(kind.__module__.split(".")[0] == "ldm_patched" for kind in type(model).__mro__)
+    return any(base.__module__.split(".")[0] == "ldm_patched" for base in type(model).__mro__)
 
 
 def patch_model(
@@ -66,7 +66,7 @@ def patch_model(
         stack,
         table=_table_of(model.model.diffusion_model, stack),
         schedule=lambda _: StepSchedule(model.model),
-        plain=sdp,
+        host_attention=sdp,
         only_free=only_free,
     )
 

@@ -111,12 +111,12 @@ class To_KV(nn.Module):
         ValueError
             If they are not as many, or not of the shapes, that this module has.
         """
-        found = _ordered(sd)
-        if len(found) != len(self.to_kvs):
+        weights = _ordered(sd)
+        if len(weights) != len(self.to_kvs):
             raise ValueError(
-                f"sd: {len(found)} key and value projections, expected {len(self.to_kvs)}"
+                f"sd: {len(weights)} key and value projections, expected {len(self.to_kvs)}"
             )
-        for (name, weight), layer in zip(found, self.to_kvs, strict=True):
+        for (name, weight), layer in zip(weights, self.to_kvs, strict=True):
             if weight.shape != layer.weight.shape:
                 raise ValueError(
                     f"sd: {name} has shape {tuple(weight.shape)}, "
@@ -127,12 +127,12 @@ class To_KV(nn.Module):
 
 def _ordered(sd: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Return the projections by number, k before v."""
-    found = []
+    parts = []
     for name, weight in sd.items():
         number, _, rest = name.partition(".")
         if rest in ("to_k_ip.weight", "to_v_ip.weight"):
-            found.append((int(number), rest, name, weight))
-    return [(name, weight) for _, _, name, weight in sorted(found, key=lambda item: item[:2])]
+            parts.append((int(number), rest, name, weight))
+    return [(name, weight) for _, _, name, weight in sorted(parts, key=lambda item: item[:2])]
 
 
 class IPAdapterModel(nn.Module):
@@ -178,14 +178,14 @@ class IPAdapterModel(nn.Module):
                 "but the host has features of CLIP vision only"
             )
         takes = layout.takes[0]
-        for name, given, held in (
+        for name, told, held in (
             ("plus", plus, takes.form == "hidden"),
             ("cross_attention_dim", cross_attention_dim, layout.context_dim),
             ("clip_embeddings_dim", clip_embeddings_dim, takes.size),
             ("clip_extra_context_tokens", clip_extra_context_tokens, layout.tokens),
         ):
-            if given is not None and given != held:
-                raise ValueError(f"{name}: given {given}, but the tensors of state_dict say {held}")
+            if told is not None and told != held:
+                raise ValueError(f"{name}: given {told}, but the tensors of state_dict say {held}")
         self.plus = takes.form == "hidden"
         self.sdxl_plus = sdxl_plus
         self.context_dim = layout.context_dim

@@ -37,24 +37,24 @@ def patch_model(
     """
     if compat not in (None, "fooocus"):
         raise ValueError(f"compat: expected None or 'fooocus', got {compat!r}")
-    prompts = [_prompt(task, place, compat) for place, task in enumerate(tasks)]
+    prompts = [_prompt(task, index, compat) for index, task in enumerate(tasks)]
     if not prompts:
         return model.clone()
     return host.patch_model(model, prompts, only_free=compat is not None)
 
 
-def _prompt(task: Any, place: int, compat: Literal["fooocus"] | None) -> ImagePrompt:
+def _prompt(task: Any, index: int, compat: Literal["fooocus"] | None) -> ImagePrompt:
     try:
         (conds, unconds), stop, weight = task
     except (TypeError, ValueError):
         raise ValueError(
-            f"tasks[{place}]: expected ((conds, unconds), stop, weight), "
+            f"tasks[{index}]: expected ((conds, unconds), stop, weight), "
             f"given {type(task).__name__}"
         ) from None
     for name, tensors in (("conds", conds), ("unconds", unconds)):
         if len(tensors) == 0 or len(tensors) % 2:
             raise ValueError(
-                f"tasks[{place}]: expected k and v of each site in {name}, "
+                f"tasks[{index}]: expected k and v of each site in {name}, "
                 f"given {len(tensors)} tensors"
             )
     stop = float(stop)

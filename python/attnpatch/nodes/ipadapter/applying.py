@@ -145,14 +145,16 @@ def _through(model: Any, adapter: ImageAdapter) -> dict[str, Tensor]:
     if adapter.token_dim == adapter.context_dim:
         return {}
     unet = model.model.diffusion_model
-    found = token_projection(unet)
-    if found is None:
+    projection = token_projection(unet)
+    if projection is None:
         raise ValueError(
             f"model: this is the FaceID adapter for Kolors, and the model's {type(unet).__name__} "
             "is not Kolors' (it has no encoder_hid_proj); load Kolors with a pack that brings its "
             "UNet, or take a FaceID adapter for SDXL"
         )
-    return {name: t for name, t in zip(("weight", "bias"), found, strict=True) if t is not None}
+    return {
+        name: t for name, t in zip(("weight", "bias"), projection, strict=True) if t is not None
+    }
 
 
 def _token_options(adapter: ImageAdapter, settings: Settings) -> tuple[tuple[str, Any], ...]:

@@ -57,8 +57,8 @@ def _picture_form(loaded: Loaded) -> str:
 def _combine(
     *, embed1: Tensor, method: str, reference_quirks: bool, **more: Tensor | None
 ) -> tuple[Tensor]:
-    given = {"embed1": embed1, **more}
-    parts = {name: embed for name, embed in given.items() if embed is not None}
+    sockets = {"embed1": embed1, **more}
+    parts = {name: embed for name, embed in sockets.items() if embed is not None}
     for name, embed in parts.items():
         if not isinstance(embed, Tensor):
             raise TypeError(
@@ -90,10 +90,10 @@ def _saved_files() -> list[str]:
     if comfy.module("folder_paths") is None:
         return []
     top = comfy.folder("input")
-    found = [path.relative_to(top).as_posix() for path in top.rglob("*") if _is_file(path)]
+    names = [path.relative_to(top).as_posix() for path in top.rglob("*") if _is_file(path)]
     # Output folders may hold very many files: only the top is looked through.
     saved = [f"{path.name} [output]" for path in comfy.folder("output").glob("*") if _is_file(path)]
-    return sorted(found) + sorted(saved)
+    return sorted(names) + sorted(saved)
 
 
 def _is_file(path: Path) -> bool:
@@ -150,7 +150,7 @@ def _negative(loaded: Loaded, positive: Tensor, negative: Tensor | None) -> Tens
 
 
 def _embeds(name: str, tooltip: str, optional: bool = False) -> Input:
-    return Input(id=name, kind="EMBEDS", tooltip=tooltip, optional=optional)
+    return Input(id=name, type="EMBEDS", tooltip=tooltip, optional=optional)
 
 
 _CATEGORY = "ipadapter/embeds"
@@ -188,7 +188,7 @@ NODES = (
             ),
             Input(
                 id="mask",
-                kind="MASK",
+                type="MASK",
                 tooltip="The part of the picture that the encoder sees.",
                 optional=True,
             ),
@@ -209,7 +209,7 @@ NODES = (
             _embeds("embed1", "Features."),
             Input(
                 id="method",
-                kind="COMBO",
+                type="COMBO",
                 choices=tuple(mode for mode in COMBINE_MODES if mode != "batch"),
                 tooltip="What they become: all of them, their sum, the first less the others' "
                 "mean, a mean, or the largest or smallest of each value.",
@@ -247,7 +247,7 @@ NODES = (
             _embeds("embeds", "Features from an Encoder."),
             Input(
                 id="filename_prefix",
-                kind="STRING",
+                type="STRING",
                 default="IP_embeds",
                 tooltip="The front of the file's name. It is written as safetensors, which can "
                 "hold no code; older .ipadpt files can still be loaded.",
@@ -266,7 +266,7 @@ NODES = (
         inputs=(
             Input(
                 id="embeds",
-                kind="COMBO",
+                type="COMBO",
                 choices=_saved_files,
                 tooltip="A .safetensors or .ipadpt file in the input or the output folder.",
             ),

@@ -110,8 +110,8 @@ def encode(
     image = image[..., :3]
     if tiles <= 1:
         parts = image.split(batch_size or len(image))
-        found = [_output(clip_vision, part, form) for part in comfy.steps(parts, len(parts))]
-        return torch.cat(found)
+        outputs = [_output(clip_vision, part, form) for part in comfy.steps(parts, len(parts))]
+        return torch.cat(outputs)
     whole = encode(clip_vision, image, form, batch_size=batch_size)
     cut = [_cut(picture, tiles) for picture in image]
     parts = [encode(clip_vision, part, form, batch_size=batch_size) for part in cut]
@@ -214,9 +214,9 @@ def _fitted(reference: Reference) -> Reference:
 
 
 def _output(clip_vision: Any, image: Tensor, form: str) -> Tensor:
-    found = clip_vision.encode_image(image)
+    output = clip_vision.encode_image(image)
     name = "penultimate_hidden_states" if form == "hidden" else "image_embeds"
-    return getattr(found, name)
+    return getattr(output, name)
 
 
 def _cut(picture: Tensor, tiles: int) -> Tensor:

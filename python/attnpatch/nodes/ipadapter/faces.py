@@ -52,8 +52,8 @@ def find_faces(analyser: Any, image: Tensor, *, raw: bool, size: int) -> Faces:
             "IPAdapter InsightFace Loader, or use the Unified Loader FaceID"
         )
     pictures = read_pictures(image[..., :3].clamp(0, 1))
-    found = pick_faces(as_face_analysis(analyser), pictures, order="score")
-    faces = [face for face in found if face is not None]
+    by_picture = pick_faces(as_face_analysis(analyser), pictures, order="score")
+    faces = [face for face in by_picture if face is not None]
     embeddings = [face.embedding if raw else face.normed_embedding for face in faces]
     crops = [align_face(p, face, size) for p, face in zip(pictures, faces, strict=True)]
     return Faces(

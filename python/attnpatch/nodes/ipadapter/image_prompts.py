@@ -147,7 +147,7 @@ NODES = (
             *_WINDOW,
             Input(
                 id="weight_type",
-                kind="COMBO",
+                type="COMBO",
                 choices=tuple(_SIMPLE_TYPES),
                 tooltip="How the picture counts: throughout, less than the text, or for its style "
                 "alone.",

@@ -45,10 +45,10 @@ def _load_preset(
     if not names:
         needs, has = ("SD1.5", "SDXL") if sdxl else ("SDXL", "SD1.5")
         raise ValueError(f"preset: {preset!r} exists for {needs} only; the model is {has}")
-    given = ipadapter if isinstance(ipadapter, Mapping) else {}
+    loaded = ipadapter if isinstance(ipadapter, Mapping) else {}
     file = _find("ipadapter", names, preset)
     pipeline: dict[str, Any] = {
-        "clipvision": _encoder(_find("clip_vision", chosen.encoder, preset), given),
+        "clipvision": _encoder(_find("clip_vision", chosen.encoder, preset), loaded),
         "ipadapter": {"file": str(file), "model": load_adapter(file)},
         "insightface": {"provider": None, "model": None},
     }
@@ -78,9 +78,9 @@ def _find(folder: str, names: tuple[str, ...], preset: str) -> Path:
     return comfy.path_of(folder, file, "preset")
 
 
-def _encoder(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder(path: Path, loaded: Mapping[str, Any]) -> dict[str, Any]:
     """Load an image encoder, or take the one that an earlier loader sent along."""
-    earlier = given.get("clipvision") or {}
+    earlier = loaded.get("clipvision") or {}
     if earlier.get("file") == str(path) and earlier.get("model") is not None:
         return dict(earlier)
     model = _encoders.get(str(path))
@@ -113,7 +113,7 @@ def _adapter_files() -> list[str]:
 def _preset_input(presets: Mapping[str, Preset]) -> Input:
     return Input(
         id="preset",
-        kind="COMBO",
+        type="COMBO",
         choices=tuple(presets),
         tooltip="Which adapter; its files are found by their names in models/ipadapter, "
         "models/clip_vision and models/loras.",
@@ -123,7 +123,7 @@ def _preset_input(presets: Mapping[str, Preset]) -> Input:
 def _provider(choices: tuple[str, ...]) -> Input:
     return Input(
         id="provider",
-        kind="COMBO",
+        type="COMBO",
         choices=choices,
         tooltip="Kept for old workflows: faces are computed on the CPU, which is fast enough.",
     )
@@ -131,7 +131,7 @@ def _provider(choices: tuple[str, ...]) -> Input:
 
 _FROM_OTHER = Input(
     id="ipadapter",
-    kind="IPADAPTER",
+    type="IPADAPTER",
     tooltip="From another unified loader: what it has loaded is not loaded again.",
     optional=True,
 )
@@ -160,7 +160,7 @@ NODES = (
             _preset_input(FACE),
             Input(
                 id="lora_strength",
-                kind="FLOAT",
+                type="FLOAT",
                 default=0.6,
                 minimum=0,
                 maximum=1,
@@ -190,7 +190,7 @@ NODES = (
         inputs=(
             Input(
                 id="ipadapter_file",
-                kind="COMBO",
+                type="COMBO",
                 choices=_adapter_files,
                 tooltip="A file in models/ipadapter, safetensors or bin. Its kind is told from its "
                 "tensors.",
@@ -209,7 +209,7 @@ NODES = (
             _provider(_PROVIDERS[:3]),
             Input(
                 id="model_name",
-                kind="COMBO",
+                type="COMBO",
                 choices=("buffalo_l", "antelopev2"),
                 tooltip="A folder in models/insightface/models; FaceID wants buffalo_l, InstantID "
                 "antelopev2.",

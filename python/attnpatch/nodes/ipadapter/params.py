@@ -47,19 +47,19 @@ def _masked(conditioning: Any, mask: Tensor | None, strength: float) -> Any:
 
 
 def _join(**params: Params | None) -> tuple[Params]:
-    given = [value for value in params.values() if value is not None]
-    return ({name: [item for each in given for item in each[name]] for name in _FIELDS},)
+    sets = [value for value in params.values() if value is not None]
+    return ({name: [item for each in sets for item in each[name]] for name in _FIELDS},)
 
 
 def _apply(*, ipadapter_params: Params, **values: Any) -> tuple[Any]:
     loaded = unpack_values(values)
     prompts = []
     sets = list(zip(*(ipadapter_params[name] for name in _FIELDS), strict=True))
-    for given in comfy.steps(sets, len(sets)):
-        one = dict(zip(_FIELDS, given, strict=True))
-        image = one.pop("image")
+    for items in comfy.steps(sets, len(sets)):
+        own = dict(zip(_FIELDS, items, strict=True))
+        image = own.pop("image")
         if image is not None:
-            prompts += make_picture_prompts(loaded, image, {**values, **one})[0]
+            prompts += make_picture_prompts(loaded, image, {**values, **own})[0]
     return (patch(values["model"], prompts),)
 
 
@@ -67,7 +67,7 @@ def _params_inputs(count: int, required: int) -> Sequence[Input]:
     return tuple(
         Input(
             id=f"params_{number}",
-            kind="IPADAPTER_PARAMS",
+            type="IPADAPTER_PARAMS",
             tooltip="What one or several Regional Conditioning nodes gave.",
             optional=number > required,
         )
@@ -78,7 +78,7 @@ def _params_inputs(count: int, required: int) -> Sequence[Input]:
 def _conditioning(name: str) -> Input:
     return Input(
         id=name,
-        kind="CONDITIONING",
+        type="CONDITIONING",
         tooltip=f"The {name} prompt of this region; it is limited to the mask.",
         optional=True,
     )
@@ -105,7 +105,7 @@ NODES = (
             common.WEIGHT_TYPE,
             common.START_AT,
             common.END_AT,
-            Input(id="mask", kind="MASK", tooltip="Where the region is.", optional=True),
+            Input(id="mask", type="MASK", tooltip="Where the region is.", optional=True),
             _conditioning("positive"),
             _conditioning("negative"),
         ),
@@ -135,7 +135,7 @@ NODES = (
             common.IPADAPTER,
             Input(
                 id="ipadapter_params",
-                kind="IPADAPTER_PARAMS",
+                type="IPADAPTER_PARAMS",
                 tooltip="What Regional Conditioning or Combine Params gave.",
             ),
             common.combine(),

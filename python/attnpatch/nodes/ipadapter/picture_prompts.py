@@ -70,16 +70,16 @@ def _noise(
     return (noisy,)
 
 
-def _disturb(image: Tensor, kind: str, strength: float, generator: torch.Generator) -> Tensor:
+def _disturb(image: Tensor, noise_type: str, strength: float, generator: torch.Generator) -> Tensor:
     def uniform() -> Tensor:
         return torch.rand(image.shape, generator=generator)
 
-    if kind == "fade":
+    if noise_type == "fade":
         return image * (1 - strength) + uniform() * strength
-    if kind == "dissolve":
+    if noise_type == "dissolve":
         chosen = (uniform() < strength).float()
         return image * (1 - chosen) + uniform() * chosen
-    if kind == "gaussian":
+    if noise_type == "gaussian":
         return image + torch.randn(image.shape, generator=generator) * strength
     bent = elastic(image.movedim(-1, 1), 75.0, (1 - strength) * 3.5, generator)
     turned = bent.flip(2, 3).movedim(1, -1)
@@ -97,22 +97,22 @@ NODES = (
         category=_CATEGORY,
         description="Makes pictures square and 224 pixels a side, as the encoders want them.",
         inputs=(
-            Input(id="image", kind="IMAGE", tooltip="The pictures."),
+            Input(id="image", type="IMAGE", tooltip="The pictures."),
             Input(
                 id="interpolation",
-                kind="COMBO",
+                type="COMBO",
                 choices=_FILTERS,
                 tooltip="The filter that makes them smaller; LANCZOS is the sharpest.",
             ),
             Input(
                 id="crop_position",
-                kind="COMBO",
+                type="COMBO",
                 choices=_CROPS,
                 tooltip="Which square is kept; pad keeps all and adds black bars.",
             ),
             Input(
                 id="sharpening",
-                kind="FLOAT",
+                type="FLOAT",
                 default=0.0,
                 minimum=0,
                 maximum=1,
@@ -131,14 +131,14 @@ NODES = (
         inputs=(
             Input(
                 id="type",
-                kind="COMBO",
+                type="COMBO",
                 choices=_NOISES,
                 tooltip="Noise blended in, in single pixels, added, or the picture bent, turned "
                 "and disturbed.",
             ),
             Input(
                 id="strength",
-                kind="FLOAT",
+                type="FLOAT",
                 default=1.0,
                 minimum=0,
                 maximum=1,
@@ -147,7 +147,7 @@ NODES = (
             ),
             Input(
                 id="blur",
-                kind="INT",
+                type="INT",
                 default=0,
                 minimum=0,
                 maximum=32,
@@ -156,7 +156,7 @@ NODES = (
             ),
             Input(
                 id="image_optional",
-                kind="IMAGE",
+                type="IMAGE",
                 tooltip="The picture to disturb; without it: black.",
                 optional=True,
             ),

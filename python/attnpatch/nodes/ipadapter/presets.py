@@ -92,8 +92,10 @@ def find_file(names: Sequence[str], files: Sequence[str], *, patterns: bool = Fa
     """
     for name in names:
         pattern = name if patterns else re.sub(r"[^a-zA-Z0-9]", ".", name)
-        found = re.compile(rf"{pattern}\.(safetensors|bin){'' if patterns else '$'}", re.IGNORECASE)
+        wanted = re.compile(
+            rf"{pattern}\.(safetensors|bin){'' if patterns else '$'}", re.IGNORECASE
+        )
         for file in files:
-            if found.search(file):
+            if wanted.search(file):
                 return file
     return None

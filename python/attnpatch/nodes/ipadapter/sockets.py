@@ -51,10 +51,10 @@ def load_adapter(path: Path, kind: str | None = None) -> AdapterDict:
     """Read an adapter's file; as long as anybody holds the result it is read once."""
     stat = path.stat()
     key = (str(path), stat.st_mtime_ns, stat.st_size, kind)
-    found = _by_file.get(key)
-    if found is None:
-        found = _by_file[key] = AdapterDict(load_image_adapter(path, kind=kind))
-    return found
+    adapter = _by_file.get(key)
+    if adapter is None:
+        adapter = _by_file[key] = AdapterDict(load_image_adapter(path, kind=kind))
+    return adapter
 
 
 def unpack(ipadapter: Any, clip_vision: Any = None, insightface: Any = None) -> Loaded:

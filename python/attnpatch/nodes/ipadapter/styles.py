@@ -38,8 +38,8 @@ def _style_and_composition(
         (image_style, weight_style, "strong style transfer" if expand_style else "style transfer"),
         (image_composition, weight_composition, "composition"),
     ):
-        given = {**values, "weight": weight, "weight_type": weight_type}
-        prompts += make_picture_prompts(loaded, image, given)[0]
+        own = {**values, "weight": weight, "weight_type": weight_type}
+        prompts += make_picture_prompts(loaded, image, own)[0]
     return (patch(values["model"], prompts),)
 
 
@@ -77,7 +77,7 @@ def _style_inputs(batch: bool) -> tuple[Input, ...]:
         common.weight("weight_composition", what="How strong the composition is."),
         Input(
             id="expand_style",
-            kind="BOOLEAN",
+            type="BOOLEAN",
             default=False,
             tooltip="The style acts in every layer but the composition's.",
         ),
@@ -112,7 +112,7 @@ def _enhancer_inputs(batch: bool) -> tuple[Input, ...]:
         common.EMBEDS_SCALING,
         Input(
             id="enhance_tiles",
-            kind="INT",
+            type="INT",
             default=2,
             minimum=1,
             maximum=16,
@@ -120,7 +120,7 @@ def _enhancer_inputs(batch: bool) -> tuple[Input, ...]:
         ),
         Input(
             id="enhance_ratio",
-            kind="FLOAT",
+            type="FLOAT",
             default=0.5 if batch else 1.0,
             minimum=0.0,
             maximum=1.0,
@@ -223,7 +223,7 @@ NODES = (
             common.EMBEDS_SCALING,
             Input(
                 id="layer_weights",
-                kind="STRING",
+                type="STRING",
                 default="",
                 multiline=True,
                 tooltip="A weight for each spatial transformer, as '3:1.0, 6:0.5': 0 to 10 in SDXL "

@@ -65,10 +65,10 @@ def cut_tiles(image: Tensor, mask: Tensor | None, sharpening: float) -> tuple[Te
     tiles, masks = [], []
     for top in _starts(rows):
         for left in _starts(columns):
-            place = (slice(None), slice(top, top + _TILE), slice(left, left + _TILE))
-            tiles.append(pixels[place])
+            window = (slice(None), slice(top, top + _TILE), slice(left, left + _TILE))
+            tiles.append(pixels[window])
             part = torch.zeros_like(kept)
-            part[place] = kept[place]
+            part[window] = kept[window]
             masks.append(part)
     return torch.stack(tiles), torch.stack(masks)
 
@@ -113,7 +113,7 @@ def _inputs(batch: bool) -> tuple[Input, ...]:
         common.END_AT,
         Input(
             id="sharpening",
-            kind="FLOAT",
+            type="FLOAT",
             default=0.0,
             minimum=0.0,
             maximum=1.0,

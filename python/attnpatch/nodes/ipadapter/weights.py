@@ -64,16 +64,16 @@ def _ramp(strategy: Mapping[str, Any]) -> Weights:
     """Make the weights of one transition."""
     text = strategy["weights"].replace("\n", ",")
     try:
-        given = [float(part) for part in text.split(",") if part.strip()]
+        numbers = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise ValueError(
             f"weights: expected numbers with commas between them, got {strategy['weights']!r}"
         ) from None
     timing = strategy["timing"]
     if timing == "custom":
-        return given
+        return numbers
     frames = max(strategy["frames"], 2)
-    start, end = (given[0], given[-1]) if given else (0.0, 1.0)
+    start, end = (numbers[0], numbers[-1]) if numbers else (0.0, 1.0)
     before = strategy["start_frame"]
     last = min(strategy["end_frame"], frames)
     count = max(last - before, 0)
@@ -147,14 +147,14 @@ def _join(*, weights_1: float | Weights, weights_2: float | Weights) -> tuple[We
 
 def _frames(name: str, tooltip: str, default: int = 0) -> Input:
     return Input(
-        id=name, kind="INT", default=default, minimum=0, maximum=9999, step=1, tooltip=tooltip
+        id=name, type="INT", default=default, minimum=0, maximum=9999, step=1, tooltip=tooltip
     )
 
 
 def _single(name: str) -> Input:
     return Input(
         id=name,
-        kind="FLOAT",
+        type="FLOAT",
         default=0.0,
         minimum=0.0,
         maximum=1.0,
@@ -164,10 +164,10 @@ def _single(name: str) -> Input:
 
 
 _IMAGE = Input(
-    id="image", kind="IMAGE", tooltip="The pictures that fade into each other.", optional=True
+    id="image", type="IMAGE", tooltip="The pictures that fade into each other.", optional=True
 )
 _STRATEGY_IN = Input(
-    id="weights_strategy", kind="WEIGHTS_STRATEGY", tooltip="From an IPAdapter Weights node."
+    id="weights_strategy", type="WEIGHTS_STRATEGY", tooltip="From an IPAdapter Weights node."
 )
 _OUTPUTS = (
     Output("FLOAT", "weights", "A weight for each frame."),
@@ -188,7 +188,7 @@ NODES = (
         inputs=(
             Input(
                 id="weights",
-                kind="STRING",
+                type="STRING",
                 default="1.0, 0.0",
                 multiline=True,
                 tooltip="Numbers with commas or lines between them. Timing custom: one for each "
@@ -196,7 +196,7 @@ NODES = (
             ),
             Input(
                 id="timing",
-                kind="COMBO",
+                type="COMBO",
                 choices=("custom", *_RAMPS, "random"),
                 default="linear",
                 tooltip="The form of the ramp. Random numbers depend on these inputs alone.",
@@ -208,7 +208,7 @@ NODES = (
             _frames("add_ending_frames", "Frames that show the last picture afterwards."),
             Input(
                 id="method",
-                kind="COMBO",
+                type="COMBO",
                 choices=_METHODS,
                 default="full batch",
                 tooltip="How ramps and pictures go together: one ramp a picture, each picture into "
@@ -237,7 +237,7 @@ NODES = (
             _STRATEGY_IN,
             Input(
                 id="prompt",
-                kind="STRING",
+                type="STRING",
                 default="",
                 multiline=True,
                 tooltip="A prompt a line, one for each picture; the last serves the rest.",

@@ -38,14 +38,14 @@ def trial_of(operator: str, device: torch.device) -> Trial:
 
 def by_class(operator: str, dtype: torch.dtype, device: torch.device) -> dict[str, list[Problem]]:
     """Return the problems that an operator's kernels take on a device, by class of calls."""
-    found: dict[str, list[Problem]] = {}
+    classes: dict[str, list[Problem]] = {}
     for problem in problems(operator, dtype):
         if library.is_beyond(operator, device.type, problem.arguments):
             continue
         if device.type == "cpu" and problem.arguments[0].numel() > _MOST_VALUES_ON_CPU:
             continue
-        found.setdefault(class_of(operator, problem.arguments), []).append(problem)
-    return found
+        classes.setdefault(class_of(operator, problem.arguments), []).append(problem)
+    return classes
 
 
 def verdict_on(
@@ -82,8 +82,10 @@ def lines(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     trial = trial_of(arguments.operator, device)
     groups = []
     for word in arguments.dtype:
-        found = by_class(arguments.operator, getattr(torch, word), device)
-        groups += [((arguments.operator, f"torch.{word}", c), group) for c, group in found.items()]
+        classes = by_class(arguments.operator, getattr(torch, word), device)
+        groups += [
+            ((arguments.operator, f"torch.{word}", c), group) for c, group in classes.items()
+        ]
     yield {"classes": [key for key, _ in groups]}
     for key, group in groups:
         yield {

@@ -82,12 +82,12 @@ def table_for(identity: Identity, user: Path | None = None, shipped: Path = SHIP
     """
     device = str(identity["device"])
     user = folder() if user is None else user
-    for found, source in (
+    for verdicts, source in (
         (read(identity, user), "your verdict"),
         (read_shipped(identity, shipped), "shipped verdict"),
     ):
-        if found is not None:
-            return Table(device, found, source)
+        if verdicts is not None:
+            return Table(device, verdicts, source)
     return Table(device, [], "no verdict")
 
 
@@ -129,5 +129,5 @@ def explain(device: torch.device) -> Iterator[tuple[str, str, str, Choice]]:
 
 
 def has_verdicts(device: str) -> bool:
-    """Whether there may be verdicts on a kind of device: a look into a folder, no more."""
+    """Whether there may be verdicts on a type of device: a look into a folder, no more."""
     return any(folder().glob(f"{device}-*.json"))

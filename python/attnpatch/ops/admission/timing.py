@@ -88,13 +88,13 @@ def measure(
     list of list of float
         Seconds of a call: of each variant in each round.
     """
-    kind = Graph if device.type == "cuda" else Loop
-    timers = [kind(calls) for calls in variants]
+    timer_class = Graph if device.type == "cuda" else Loop
+    timers = [timer_class(calls) for calls in variants]
     repeats = [max(1, round(seconds / len(timers) / max(t.seconds(1), 1e-7))) for t in timers]
     times: list[list[float]] = [[] for _ in timers]
     for _ in range(rounds):
-        for timer, count, found in zip(timers, repeats, times, strict=True):
-            found.append(timer.seconds(count))
+        for timer, count, of_timer in zip(timers, repeats, times, strict=True):
+            of_timer.append(timer.seconds(count))
     return times
 
 

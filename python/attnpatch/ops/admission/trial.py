@@ -52,10 +52,10 @@ def guarded(tensor: Tensor, device: torch.device) -> Tensor:
     return inside.copy_(tensor)
 
 
-def largest_error(found: Any, expected: Any) -> float:
+def largest_error(computed: Any, expected: Any) -> float:
     """Return the largest difference; infinite where one is not a number."""
     worst = 0.0
-    for ours, exact in zip(flat(found), flat(expected), strict=True):
+    for ours, exact in zip(flat(computed), flat(expected), strict=True):
         if ours.numel() == 0:
             continue
         difference = (ours.double() - exact.double()).abs().max().item()
@@ -93,20 +93,20 @@ class Trial:
             If the kernel's is too large, or its results differ from call to call.
         """
         inside = each_tensor(problem.arguments, lambda t: guarded(t, self._device))
-        found = self._kernel(*inside)
+        computed = self._kernel(*inside)
         plain = self._plain(*inside)
         if problem.real:  # too large for float64
-            error, theirs = largest_error(found, plain), 0.0
+            error, theirs = largest_error(computed, plain), 0.0
         else:
             exact = each_tensor(
                 problem.arguments, lambda t: t.double() if t.is_floating_point() else t
             )
             expected = [t.to(self._device) for t in flat(self._reference(*exact))]
-            error, theirs = largest_error(found, expected), largest_error(plain, expected)
+            error, theirs = largest_error(computed, expected), largest_error(plain, expected)
         bound = max(2 * theirs, BOUNDS[problem.arguments[0].dtype])
         if not error <= bound:
             raise WrongError(f"error {error:.2g}, expected at most {bound:.2g}")
-        self._repeat(inside, found)
+        self._repeat(inside, computed)
         return error, theirs
 
     def _repeat(self, arguments: Sequence[Any], first: Any) -> None:
@@ -133,8 +133,8 @@ class Trial:
         self._expect_same(captured, first, "a replayed graph")
 
     @staticmethod
-    def _expect_same(found: Any, first: Any, what: str) -> None:
-        if not all(map(torch.equal, flat(found), flat(first))):
+    def _expect_same(again: Any, first: Any, what: str) -> None:
+        if not all(map(torch.equal, flat(again), flat(first))):
             raise WrongError(f"{what} gives another result")
 
     def speed(self, problem: Problem, rounds: int, seconds: float) -> tuple[float, float]:

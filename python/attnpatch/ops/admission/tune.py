@@ -120,10 +120,10 @@ def busy_percent(device: str) -> int | None:
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     number = device.partition(":")[2] or "0"
     try:
-        found = subprocess.run(
+        answer = subprocess.run(
             [*command, f"--id={number}"], capture_output=True, text=True, timeout=20
         )
-        return int(found.stdout.split()[0])
+        return int(answer.stdout.split()[0])
     except (OSError, ValueError, IndexError, subprocess.SubprocessError):
         return None
 

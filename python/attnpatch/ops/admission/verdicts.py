@@ -61,8 +61,8 @@ class Verdict:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        for name, kind in (("operator", str), ("dtype", str), ("call", str), ("reason", str)):
-            if not isinstance(getattr(self, name), kind):
+        for name, expected in (("operator", str), ("dtype", str), ("call", str), ("reason", str)):
+            if not isinstance(getattr(self, name), expected):
                 raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
         if self.state not in STATES:
             raise ValueError(f"state: expected one of {STATES}, got {self.state!r}")
@@ -96,9 +96,9 @@ class Verdict:
 
 def folder() -> Path:
     """Return where the user's verdicts lie: ``$ATTNPATCH_CACHE``, or the system's cache folder."""
-    given = os.environ.get("ATTNPATCH_CACHE")
-    if given:
-        return Path(given) / "verdicts"
+    chosen = os.environ.get("ATTNPATCH_CACHE")
+    if chosen:
+        return Path(chosen) / "verdicts"
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -156,10 +156,10 @@ def read(identity: Identity, where: Path | None = None) -> list[Verdict] | None:
     state, whose differences the log names.
     """
     where = folder() if where is None else where
-    found = _verdicts_in(file_of(identity, where), identity)
-    if found is None:
+    verdicts = _verdicts_in(file_of(identity, where), identity)
+    if verdicts is None:
         _name_what_changed(identity, where)
-    return found
+    return verdicts
 
 
 def _verdicts_in(path: Path, identity: Identity) -> list[Verdict] | None:

@@ -40,8 +40,8 @@ def pool_tokens(
         for field, result in zip(fields, results, strict=True):
             parts = chain.from_iterable(grid_tiles(field.flatten(1, 2), small))
             boxes = chain.from_iterable(split_pooled(result, small, ()))
-            for place, part in zip(boxes, parts, strict=True):
-                place.unflatten(3, part.shape[3:5]).copy_(part)
+            for box, part in zip(boxes, parts, strict=True):
+                box.unflatten(3, part.shape[3:5]).copy_(part)
         return results
     places = [list(chain.from_iterable(split_pooled(r, tiling, stride))) for r in results]
     for i, part in enumerate(chain.from_iterable(grid_tiles(x, tiling))):
@@ -71,15 +71,15 @@ def _pool(
     """Reduce (B, h, w, C) to contiguous (B, rows, columns, C), one for each blend."""
     if len(stride) == 1:
         field, window, stride = field.flatten(1, 2)[:, None], (1, *window), (1, *stride)
-    one = field[:, :: stride[0], :: stride[1]]
-    pooled = _windows(field, window, stride, mode) if any(blends) else one
+    first = field[:, :: stride[0], :: stride[1]]
+    pooled = _windows(field, window, stride, mode) if any(blends) else first
 
     def blended(blend: float) -> Tensor:
         if blend == 0:
-            return one.clone(memory_format=torch.contiguous_format)
+            return first.clone(memory_format=torch.contiguous_format)
         if blend == 1:
             return pooled if blends.count(1.0) == 1 else pooled.clone()
-        return torch.lerp(one, pooled, blend).contiguous()
+        return torch.lerp(first, pooled, blend).contiguous()
 
     return [blended(blend) for blend in blends]
 

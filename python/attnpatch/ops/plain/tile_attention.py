@@ -42,26 +42,28 @@ def tile_attention(
     own = zip(_own(k, tiling, stride), _own(v, tiling, stride), strict=True)
     if shared_k is None or shared_v is None or shared_k.shape[2] == 0:
         out = _nothing_yet(q)
-        for asking, (keys, values), place in zip(queries, own, _on_grid(out, tiling), strict=True):
-            found = attend(_as_batch(asking), _as_batch(keys), _as_batch(values), scale)
-            place.copy_(_as_tiles(found, place))
+        for asking, (keys, values), target in zip(queries, own, _on_grid(out, tiling), strict=True):
+            tiles = attend(_as_batch(asking), _as_batch(keys), _as_batch(values), scale)
+            target.copy_(_as_tiles(tiles, target))
     elif has_lse(q):
         # The shared keys once for the whole grid; each tile's own are then merged in.
         out, lse = attention_with_lse(q, shared_k, shared_v, scale)
         out = heads_in_rows(out)
-        others = _on_grid(lse[..., None], tiling)
-        places = _on_grid(out, tiling)
-        for asking, (keys, values), place, other in zip(queries, own, places, others, strict=True):
+        coarse_lse = _on_grid(lse[..., None], tiling)
+        targets = _on_grid(out, tiling)
+        for asking, (keys, values), target, coarse in zip(
+            queries, own, targets, coarse_lse, strict=True
+        ):
             tiles, tiles_lse = attention_with_lse(
                 _as_batch(asking), _as_batch(keys), _as_batch(values), scale
             )
-            share = share_of(_as_tiles(tiles_lse[..., None], other), other, out.dtype)
-            place.lerp_(_as_tiles(tiles, place), share.squeeze(-1))
+            share = share_of(_as_tiles(tiles_lse[..., None], coarse), coarse, out.dtype)
+            target.lerp_(_as_tiles(tiles, target), share.squeeze(-1))
     else:
         out = _nothing_yet(q)
-        for asking, (keys, values), place in zip(queries, own, _on_grid(out, tiling), strict=True):
+        for asking, (keys, values), target in zip(queries, own, _on_grid(out, tiling), strict=True):
             keys, values = _with_shared(keys, shared_k), _with_shared(values, shared_v)
-            place.copy_(_as_tiles(attend(_as_batch(asking), keys, values, scale), place))
+            target.copy_(_as_tiles(attend(_as_batch(asking), keys, values, scale), target))
     return out
 
 
@@ -99,7 +101,7 @@ def _as_tiles(batch: Tensor, like: Tensor) -> Tensor:
 def _with_shared(tiles: Tensor, shared: Tensor) -> Tensor:
     """Write each tile's own tokens and the shared ones side by side, as a batch for attention."""
     own = tiles.shape[3:-2].numel()
-    both = tiles.new_empty((*tiles.shape[:3], own + shared.shape[2], *tiles.shape[-2:]))
-    both[:, :, :, :own].view(tiles.shape).copy_(tiles)
-    both[:, :, :, own:].copy_(shared.transpose(1, 2)[:, None, None])
-    return _as_batch(both)
+    side_by_side = tiles.new_empty((*tiles.shape[:3], own + shared.shape[2], *tiles.shape[-2:]))
+    side_by_side[:, :, :, :own].view(tiles.shape).copy_(tiles)
+    side_by_side[:, :, :, own:].copy_(shared.transpose(1, 2)[:, None, None])
+    return _as_batch(side_by_side)

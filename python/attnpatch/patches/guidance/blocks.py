@@ -28,9 +28,9 @@ def check_blocks(blocks: str) -> str:
         raise TypeError(f"blocks: expected a text such as 'm0,u0.4,d2.2-9', got {blocks!r}")
     items = ["".join(item.split()).lower() for item in blocks.split(",") if item.strip()]
     for item in items:
-        found = _ITEM.fullmatch(item)
-        ends = () if found is None else ((found[2], found[3]), (found[4], found[5]))
-        if found is None or any(end is not None and int(end) < int(first) for first, end in ends):
+        match = _ITEM.fullmatch(item)
+        ends = () if match is None else ((match[2], match[3]), (match[4], match[5]))
+        if match is None or any(end is not None and int(end) < int(first) for first, end in ends):
             raise ValueError(
                 "blocks: expected d, m or u and a block's number or range, then perhaps a dot and "
                 f"a transformer's number or range, such as 'm0,u0.4,d2.2-9'; got {item!r}"
@@ -59,7 +59,7 @@ def find_blocks(table: LayerTable, blocks: str) -> frozenset[Layer]:
     ValueError
         For blocks that the UNet has not, saying which it has.
     """
-    found: set[Layer] = set()
+    chosen: set[Layer] = set()
     for item in check_blocks(blocks).split(","):
         match = _ITEM.fullmatch(item)
         assert match is not None  # checked
@@ -75,8 +75,8 @@ def find_blocks(table: LayerTable, blocks: str) -> frozenset[Layer]:
                     f"blocks: {item!r} is not in this UNet ({table.family}), which has "
                     f"{_describe(table)}"
                 )
-            found.update(layers[place] for place in wanted)
-    return frozenset(found)
+            chosen.update(layers[index] for index in wanted)
+    return frozenset(chosen)
 
 
 def _path(table: LayerTable, block: str) -> Sequence[Sequence[Layer]]:

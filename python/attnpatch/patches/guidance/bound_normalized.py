@@ -18,7 +18,7 @@ from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads
 from attnpatch.engine.joint_layers import JointLayer, JointTable
 from attnpatch.engine.patch import BoundPatch
-from attnpatch.engine.rows import picture_rows
+from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.site import COND, Call
 from attnpatch.engine.window import is_active
 from attnpatch.patches.guidance.blocks import find_blocks
@@ -150,10 +150,10 @@ class BoundNormalizedAttention(BoundPatch):
         What PAG and SEG take from the cond prediction is then their own change alone.
         """
         active = (True,) * call.batch if isinstance(time_key, bool) else time_key
-        pictures = picture_rows(call, len(self.patch.negative), "negative")
+        pictures = sample_rows(call, len(self.patch.negative), "negative")
         rows = tuple(
-            picture if kind == COND and on else -1
-            for picture, kind, on in zip(pictures, call.kinds, active, strict=True)
+            picture if role == COND and on else -1
+            for picture, role, on in zip(pictures, call.roles, active, strict=True)
         )
         if max(rows) < 0:
             return Edits()

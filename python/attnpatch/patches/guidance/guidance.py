@@ -82,17 +82,17 @@ class Guidance(Patch):
         return Window(self.start, self.end, False)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures of a batch it tells apart; 1: all get the same."""
-        return len(self.scale.pictures) or 1 if isinstance(self.scale, Weight) else 1
+    def samples(self) -> int:
+        """How many samples of a batch it tells apart; 1: all get the same."""
+        return len(self.scale.samples) or 1 if isinstance(self.scale, Weight) else 1
 
     @property
     def disabled(self) -> bool:
         """Whether its scale is 0 throughout."""
         if not isinstance(self.scale, Weight):
             return self.scale == 0
-        pictures = self.scale.pictures
-        return self.scale.scale == 0 or bool(pictures and not any(pictures))
+        samples = self.scale.samples
+        return self.scale.scale == 0 or bool(samples and not any(samples))
 
     @property
     def needs_uncond(self) -> bool:
@@ -100,7 +100,7 @@ class Guidance(Patch):
         return self.degrades == UNCOND or self.rescale_mode == "snf"
 
     def strength(self, progress: float | None) -> float:
-        """Give the scale at a progress, but for the pictures' own.
+        """Give the scale at a progress, but for the samples' own.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Guidance(Patch):
         Parameters
         ----------
         x0
-            The prediction (B, C, H, W) of the kind that it degrades.
+            The prediction (B, C, H, W) of the role that it degrades.
         saliency
             What was recorded in this step, (B, h, w), for guidance that records.
         """
@@ -227,10 +227,10 @@ class DegradedPass(NamedTuple):
     """Index of the guidance in the stack; what ``Call.degraded`` says of its chunk."""
     guidance: Guidance
     strength: float | tuple[float, ...]
-    """Its scale now, but for the pictures' own; several: for each latent, 0 where it is off."""
+    """Its scale now, but for the samples' own; several: for each latent, 0 where it is off."""
 
     @property
-    def kind(self) -> int:
+    def role(self) -> int:
         """Which prediction it starts from, and which conditioning it runs with."""
         return self.guidance.degrades
 
@@ -254,7 +254,7 @@ def degraded_passes(
     """
     several = isinstance(progress, Sequence)
     times = tuple(progress) if several else (progress,)
-    found = []
+    passes = []
     for index, patch in enumerate(stack):
         if not isinstance(patch, Guidance):
             continue
@@ -262,8 +262,8 @@ def degraded_passes(
         if any(acts):
             pairs = zip(acts, times, strict=True)
             strengths = tuple(patch.strength(now) if on else 0.0 for on, now in pairs)
-            found.append(DegradedPass(index, patch, strengths if several else strengths[0]))
-    return tuple(found)
+            passes.append(DegradedPass(index, patch, strengths if several else strengths[0]))
+    return tuple(passes)
 
 
 def guide(
@@ -291,12 +291,12 @@ def guide(
     predictions
         For each what the UNet made of that.
     samples
-        Which picture each row (a video's: each frame) is; empty: 0, 1, 2, ….
+        Which sample each row (a video's: each frame) is; empty: 0, 1, 2, ….
     """
     total = torch.zeros_like(guided)
-    for one, start, prediction in zip(passes, starts, predictions, strict=True):
-        guidance = one.guidance
-        scales = scales_of(guidance.scale, one.strength, guided, samples)
+    for each, start, prediction in zip(passes, starts, predictions, strict=True):
+        guidance = each.guidance
+        scales = scales_of(guidance.scale, each.strength, guided, samples)
         term = scales * (start - prediction)
         mode = guidance.rescale_mode
         term = rescaled(term, cond, uncond, guided + total, guidance.rescale, mode)

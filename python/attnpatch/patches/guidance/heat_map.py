@@ -84,8 +84,8 @@ def show_attention(
     if len(pictures) != len(maps):
         raise ValueError(f"picture: expected one or {len(maps)}, got {len(pictures)}")
     parts = [
-        _draw(one, below, threshold, opacity, size)
-        for one, below in zip(maps, pictures, strict=True)
+        _draw(heat, below, threshold, opacity, size)
+        for heat, below in zip(maps, pictures, strict=True)
     ]
     joined = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)))
     left = 0
@@ -116,21 +116,21 @@ def _maps(attention: Tensor, grid: tuple[int, int] | None) -> Tensor:
 
 
 def _draw(
-    one: Tensor, below: Pixels | None, threshold: float | None, opacity: float, size: int
+    heat: Tensor, below: Pixels | None, threshold: float | None, opacity: float, size: int
 ) -> Image.Image:
     from PIL import Image
 
     if below is None:
-        scale = size / max(one.shape)
-        shape = tuple(max(1, round(side * scale)) for side in one.shape)
+        scale = size / max(heat.shape)
+        shape = tuple(max(1, round(side * scale)) for side in heat.shape)
         base = torch.zeros(*shape, 3)
         opacity = 1.0 if threshold is None else opacity
     else:
         shape = below.shape[:2]
         base = torch.tensor(below).float() / 255  # a copy: it may be the caller's
-    one = F.interpolate(one[None, None], shape, mode="nearest")[0, 0]
+    heat = F.interpolate(heat[None, None], shape, mode="nearest")[0, 0]
     if threshold is None:
-        share = (one / 2).nan_to_num(0.0).clamp(0, 1) * (len(COLOURS) - 1)
+        share = (heat / 2).nan_to_num(0.0).clamp(0, 1) * (len(COLOURS) - 1)
         low = share.floor().clamp(max=len(COLOURS) - 2)
         part = (share - low)[..., None]
         low = low.long()
@@ -138,7 +138,7 @@ def _draw(
         alpha = torch.full((*shape, 1), opacity)
     else:
         colour = _MASK.expand(*shape, 3)
-        alpha = (one > threshold)[..., None] * opacity
+        alpha = (heat > threshold)[..., None] * opacity
     drawn = base * (1 - alpha) + colour * alpha
     pixels = (drawn * 255).round().to(torch.uint8).contiguous()
     return Image.fromarray(pixels.numpy())

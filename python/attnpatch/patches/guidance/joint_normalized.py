@@ -20,7 +20,7 @@ from attnpatch.engine.edits import Edits, Inner
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointTable
 from attnpatch.engine.patch import BoundPatch, NegativeText
-from attnpatch.engine.rows import picture_rows
+from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.score_bias import BiasTerm
 from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import PADDING, TEXT, Tokens
@@ -72,14 +72,14 @@ class BoundJointNormalized(BoundPatch):
         active = key * (call.batch // len(key))
         rows = tuple(
             row
-            for row, (kind, on) in enumerate(zip(call.kinds, active, strict=True))
-            if kind == COND and on
+            for row, (role, on) in enumerate(zip(call.roles, active, strict=True))
+            if role == COND and on
         )
         if not rows:
             return None
         patch = self.patch
-        pictures = picture_rows(call, len(patch.negative), "negative")
-        places = torch.tensor([pictures[row] for row in rows])
+        texts = sample_rows(call, len(patch.negative), "negative")
+        places = torch.tensor([texts[row] for row in rows])
         mask = patch.attention_mask
         return NegativeText(
             rows,

@@ -87,7 +87,7 @@ class NormalizedAttentionGuidance(Patch):
     phi: InitVar[float | None] = None
     compat: str | None = None
 
-    kind: ClassVar[str] = "normalized_attention_guidance"
+    type_name: ClassVar[str] = "normalized_attention_guidance"
     joint: ClassVar[bool] = True
 
     def __post_init__(self, phi: float | None) -> None:
@@ -126,8 +126,8 @@ class NormalizedAttentionGuidance(Patch):
         return BoundNormalizedAttention(self, table)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures of a batch it tells apart; 1: all get the same."""
+    def samples(self) -> int:
+        """How many samples of a batch it tells apart; 1: all get the same."""
         return len(self.negative)
 
     @property
@@ -193,16 +193,16 @@ def _read_negative(negative: Any) -> Tensor:
 
 def _read_mask(mask: Any, negative: Tensor) -> Tensor:
     """Return which tokens of the negative are its own, bool (images, tokens)."""
-    given = torch.as_tensor(mask)
+    raw = torch.as_tensor(mask)
     wanted = tuple(negative.shape[:2])
-    shape = tuple(given.shape)
+    shape = tuple(raw.shape)
     if shape not in (wanted, (1, wanted[1]), wanted[1:]):
         raise ValueError(
             f"attention_mask: expected {wanted}, a value for each token of negative, got {shape}"
         )
-    if not bool(((given == 0) | (given == 1)).all()):
+    if not bool(((raw == 0) | (raw == 1)).all()):
         raise ValueError("attention_mask: expected 0 or 1, or booleans, got other numbers")
-    own = (given != 0).expand(wanted).contiguous()
+    own = (raw != 0).expand(wanted).contiguous()
     if not bool(own.any(1).all()):
         raise ValueError("attention_mask: expected at least one token in each row, got none")
     return own

@@ -38,8 +38,8 @@ class PerturbedAttentionGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses 0 to 100. A number; a tensor of one for each picture; or a
-        ``Weight`` with a curve over progress, pictures, or both.
+        How strong; the field uses 0 to 100. A number; a tensor of one for each sample; or a
+        ``Weight`` with a curve over progress, samples, or both.
     blocks
         Where, as "m0,u0.4,d2.2-9"; see ``find_blocks``.
     start, end
@@ -64,7 +64,7 @@ class PerturbedAttentionGuidance(Guidance):
     rescale_mode: str = "full"
     adaptive_scale: float = 0.0
 
-    kind: ClassVar[str] = "perturbed_attention_guidance"
+    type_name: ClassVar[str] = "perturbed_attention_guidance"
     degrades: ClassVar[int] = COND
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class SmoothedEnergyGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses 0 to 100. A number; a tensor of one for each picture; or a
-        ``Weight`` with a curve over progress, pictures, or both.
+        How strong; the field uses 0 to 100. A number; a tensor of one for each sample; or a
+        ``Weight`` with a curve over progress, samples, or both.
     blur_sigma
         Of the Gaussian, in tokens; infinite or below 0: the mean of all queries. 0: no blur.
     blocks
@@ -124,7 +124,7 @@ class SmoothedEnergyGuidance(Guidance):
     rescale: float = 0.0
     rescale_mode: str = "full"
 
-    kind: ClassVar[str] = "smoothed_energy_guidance"
+    type_name: ClassVar[str] = "smoothed_energy_guidance"
     degrades: ClassVar[int] = COND
 
     def __post_init__(self) -> None:
@@ -184,8 +184,8 @@ class _Degrading(ABC):
             return degraded
         runs = [(chosen, len(list(rows))) for chosen, rows in groupby(self._rows)]
         lengths = [length for _, length in runs]
-        both = zip(runs, ordinary.split(lengths), degraded.split(lengths), strict=True)
-        return torch.cat([theirs if chosen else mine for (chosen, _), mine, theirs in both])
+        parts = zip(runs, ordinary.split(lengths), degraded.split(lengths), strict=True)
+        return torch.cat([theirs if chosen else mine for (chosen, _), mine, theirs in parts])
 
 
 class IdentityWrapper(_Degrading):
@@ -268,9 +268,9 @@ def _blur_matrix(side: int, sigma: float) -> Tensor:
     return matrix.float()
 
 
-def _reflected(place: int, side: int) -> int:
+def _reflected(position: int, side: int) -> int:
     """Bounce a place off the borders, which are not repeated."""
     if side == 1:
         return 0
-    place %= 2 * (side - 1)
-    return min(place, 2 * (side - 1) - place)
+    position %= 2 * (side - 1)
+    return min(position, 2 * (side - 1) - position)

@@ -32,7 +32,7 @@ class Recorded(NamedTuple):
     source: Hashable
     """Which conditioning the rows were for, where a step has several."""
     places: tuple[int, ...] | None
-    """Which pictures of the batch the rows are; None: the next ones."""
+    """Which samples of the batch the rows are; None: the next ones."""
     areas: tuple[Area | None, ...] | None
     """Which parts of the latents they show; None: what their conditioning acts on."""
     layer: int
@@ -49,14 +49,14 @@ class AttentionRecord:
 
     Parameters
     ----------
-    kind
+    role
         Which rows are recorded: 1 (uncond), or 0 where a host has cond alone.
     """
 
     rows: tuple[int, ...] | None = None
 
-    def __init__(self, kind: int = 1) -> None:
-        self.kind = kind
+    def __init__(self, role: int = 1) -> None:
+        self.role = role
         self.entries: list[Recorded] = []
 
     def add(self, site: Site, rows: Sequence[int], column_mean: Tensor) -> None:
@@ -114,14 +114,14 @@ class AttentionRecord:
     def _places(self, batch: int) -> list[tuple[int, ...]]:
         """For each entry the rows of the batch that its rows are."""
         seen: dict[tuple[Hashable, int], int] = {}
-        found = []
+        by_entry = []
         for entry in self.entries:
             rows = len(entry.column_mean)
             key = (entry.source, entry.layer)
             start = seen.get(key, 0)
             seen[key] = start + rows
-            found.append(entry.places or tuple((start + row) % batch for row in range(rows)))
-        return found
+            by_entry.append(entry.places or tuple((start + row) % batch for row in range(rows)))
+        return by_entry
 
     def _spread(
         self,
@@ -135,12 +135,12 @@ class AttentionRecord:
         for entry, rows in zip(self.entries, places, strict=True):
             own = areas.get(entry.source, Area(0, 0, *latent))
             maps = entry.column_mean.unflatten(1, entry.grid)[:, None]
-            for row, place in enumerate(rows):
+            for row, target in enumerate(rows):
                 part = entry.areas[row] if entry.areas else None
                 top, left, height, width = part or own
                 shown = F.interpolate(maps[row, None], (height, width), mode="nearest")[0, 0]
-                total[place, top : top + height, left : left + width] += shown
-                count[place, top : top + height, left : left + width] += 1
+                total[target, top : top + height, left : left + width] += shown
+                count[target, top : top + height, left : left + width] += 1
         return total / count.clamp_(min=1)
 
 
@@ -155,13 +155,13 @@ class CallRecord:
         For each chunk of the call, or each row of its batch, the conditioning that it is for;
         empty: one for all.
     places
-        Which pictures of the batch the rows of a chunk, or of the batch, are, where a call has a
+        Which samples of the batch the rows of a chunk, or of the batch, are, where a call has a
         part of them. None: those that come after the last ones of their conditioning.
     areas
         For each row of the batch the part of the latent that it shows; None in the place of one:
         what its conditioning acts on. Empty: that for all.
     rows
-        Which rows of the batch are recorded, if they are of the record's kind; None: all.
+        Which rows of the batch are recorded, if they are of the record's role; None: all.
     """
 
     def __init__(
@@ -179,9 +179,9 @@ class CallRecord:
         self.areas = tuple(areas) if any(areas) else ()
 
     @property
-    def kind(self) -> int:
+    def role(self) -> int:
         """Which rows are recorded."""
-        return self.record.kind
+        return self.record.role
 
     def add(self, site: Site, rows: Sequence[int], column_mean: Tensor) -> None:
         """Keep what a layer found for rows of this call."""

@@ -36,8 +36,8 @@ class SelfAttentionGuidance(Guidance):
     Parameters
     ----------
     scale
-        How strong; the field uses −2 to 5. A number; a tensor of one for each picture; or a
-        ``Weight`` with a curve over progress, pictures, or both.
+        How strong; the field uses −2 to 5. A number; a tensor of one for each sample; or a
+        ``Weight`` with a curve over progress, samples, or both.
     blur_sigma
         Of the Gaussian, in pixels of the latent; 0: no blur.
     threshold
@@ -64,7 +64,7 @@ class SelfAttentionGuidance(Guidance):
     rescale: float = 0.0
     rescale_mode: str = "full"
 
-    kind: ClassVar[str] = "self_attention_guidance"
+    type_name: ClassVar[str] = "self_attention_guidance"
     degrades: ClassVar[int] = UNCOND
     records: ClassVar[bool] = True
 
@@ -95,21 +95,21 @@ class BoundSelfAttentionGuidance(BoundGuidance):
     """Records the self-attention of ordinary rows; in its own degraded pass it does nothing."""
 
     def time_key(self, call: Call) -> Hashable | None:
-        """Give the kind of rows that is recorded, and at which points; None: nothing now."""
+        """Give the role of rows that is recorded, and at which points; None: nothing now."""
         if call.record is None:
             return None
         acts = tuple(self.guidance.acts(call.latent, point.progress) for point in call.points)
-        return (int(call.record.kind), acts, call.record.rows) if any(acts) else None
+        return (int(call.record.role), acts, call.record.rows) if any(acts) else None
 
     def edits(self, call: Call, time_key: Any) -> Edits:
-        """Record the ordinary rows of one kind."""
+        """Record the ordinary rows of one role."""
         recorded, acts, wanted = time_key
         acts = acts * (call.batch // len(acts))
         degraded = call.by_row(call.degraded or (-1,) * len(call.chunks))
         rows = [
             row
-            for row, (kind, place, on) in enumerate(zip(call.kinds, degraded, acts, strict=True))
-            if kind == recorded and place < 0 and on and (wanted is None or row in wanted)
+            for row, (role, guidance, on) in enumerate(zip(call.roles, degraded, acts, strict=True))
+            if role == recorded and guidance < 0 and on and (wanted is None or row in wanted)
         ]
         return self.at_its_layers(RecordWrapper(rows) if rows else None)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine.cache import upload
-from attnpatch.engine.rows import picture_rows
+from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.site import Call
 from attnpatch.engine.weights import Weight, number
 from attnpatch.ops import blur_and_blend
@@ -28,8 +28,8 @@ def read_scale(value: Any) -> Scale:
     Parameters
     ----------
     value
-        A number; a tensor of one for each picture, (pictures,); or a ``Weight`` of scale, curve
-        and pictures.
+        A number; a tensor of one for each sample, (samples,); or a ``Weight`` of scale, curve
+        and samples.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def read_scale(value: Any) -> Scale:
     if isinstance(value, Tensor):
         if value.dim() > 1:
             raise ValueError(
-                f"scale: expected a tensor of shape (pictures,), got {tuple(value.shape)}"
+                f"scale: expected a tensor of shape (samples,), got {tuple(value.shape)}"
             )
         value = Weight.of(value)
     if not isinstance(value, Weight):
@@ -49,43 +49,43 @@ def read_scale(value: Any) -> Scale:
             "scale: guidance acts on the whole prediction, expected a Weight without layers "
             f"(blocks says where the model is degraded); got {value!r}"
         )
-    return value if value.curve or value.pictures else value.scale
+    return value if value.curve or value.samples else value.scale
 
 
 def scales_of(
     scale: Scale, strength: float | tuple[float, ...], like: Tensor, samples: Sequence[int]
 ) -> float | Tensor:
-    """Return what a term is multiplied by: a number, or one for each picture.
+    """Return what a term is multiplied by: a number, or one for each sample.
 
     Parameters
     ----------
     scale
         As ``read_scale`` gives it.
     strength
-        What it is now, but for the pictures' own; a number, or one for each row or frame.
+        What it is now, but for the samples' own; a number, or one for each row or frame.
     like
         The term, (B, C, H, W) or (B, C, frames, H, W).
     samples
-        Which picture each row or frame is; empty: 0, 1, 2, ….
+        Which sample each row or frame is; empty: 0, 1, 2, ….
     """
-    pictures = scale.pictures if isinstance(scale, Weight) else ()
-    if not pictures and not isinstance(strength, tuple):
+    by_sample = scale.samples if isinstance(scale, Weight) else ()
+    if not by_sample and not isinstance(strength, tuple):
         return strength
     rows = like.shape[0] * (like.shape[2] if like.dim() == 5 else 1)
     call = Call(latent=(1, 1), batch=rows, samples=tuple(samples) or None)
     factors = [1.0] * rows
-    if pictures:
-        factors = [pictures[place] for place in picture_rows(call, len(pictures), "scale")]
+    if by_sample:
+        factors = [by_sample[sample] for sample in sample_rows(call, len(by_sample), "scale")]
     strengths = strength if isinstance(strength, tuple) else (strength,) * rows
     numbers = [a * b for a, b in zip(strengths, factors, strict=True)]
-    found = upload(torch.tensor(numbers), like.device)
-    return found.view(like.shape[0], 1, *[-1] * (like.dim() - 4), 1, 1)
+    scales = upload(torch.tensor(numbers), like.device)
+    return scales.view(like.shape[0], 1, *[-1] * (like.dim() - 4), 1, 1)
 
 
 def rescaled(
     term: Tensor, cond: Tensor, uncond: Tensor | None, guided: Tensor, rescale: float, mode: str
 ) -> Tensor:
-    """Return a scaled term of guidance as it is to be added, for each picture by itself.
+    """Return a scaled term of guidance as it is to be added, for each sample by itself.
 
     Parameters
     ----------

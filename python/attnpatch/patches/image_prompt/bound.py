@@ -16,7 +16,7 @@ from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.masks import MaskPyramid
 from attnpatch.engine.patch import BoundPatch
-from attnpatch.engine.rows import key_rows, picture_rows, role_of
+from attnpatch.engine.rows import key_rows, role_name, sample_rows
 from attnpatch.engine.site import COND, UNCOND, Call
 from attnpatch.engine.weights import Weight
 from attnpatch.engine.window import is_active
@@ -87,7 +87,7 @@ class BoundImagePrompt(BoundPatch):
             return f"compat: {prompt.compat} misses the middle block"
         if weight is None:
             return "the weight gives this layer nothing"
-        zero = weight == 0 or (prompt.weight.pictures != () and not any(prompt.weight.pictures))
+        zero = weight == 0 or (prompt.weight.samples != () and not any(prompt.weight.samples))
         if zero and not self.zero_counts:
             return "weight 0"
         trained = prompt.trained_mask is not None
@@ -107,7 +107,7 @@ class BoundImagePrompt(BoundPatch):
         """Whether cond and uncond rows get different things."""
         roles = dict(self.prompt.roles)
         acts = any(reason is None for reason in self._skipped)
-        return acts and role_of(COND, roles) != role_of(UNCOND, roles)
+        return acts and role_name(COND, roles) != role_name(UNCOND, roles)
 
     def time_key(self, call: Call) -> TimeKey | None:
         """Give the curve's factor now, or that of each row; None: not active now."""
@@ -128,10 +128,10 @@ class BoundImagePrompt(BoundPatch):
         roles = dict(self.prompt.roles)
         rows = key_rows(call, roles, kv.pictures, kv.negatives, repeat_last=hold)
         factors = [1.0] * call.batch
-        pictures = self.prompt.weight.pictures
-        if pictures:
-            places = picture_rows(call, len(pictures), "weight", repeat_last=hold)
-            factors = [pictures[place] for place in places]
+        by_sample = self.prompt.weight.samples
+        if by_sample:
+            samples = sample_rows(call, len(by_sample), "weight", repeat_last=hold)
+            factors = [by_sample[sample] for sample in samples]
         factor_now = time_key
         if isinstance(time_key, tuple):  # rows at times of their own
             rows = [-1 if now is None else row for row, now in zip(rows, time_key, strict=True)]
@@ -140,12 +140,12 @@ class BoundImagePrompt(BoundPatch):
             factor_now = 1.0
         mask_rows = [0] * call.batch
         if self.mask is not None:
-            mask_rows = picture_rows(call, len(self.prompt.mask), "mask", repeat_last=hold)
-        found = [
+            mask_rows = sample_rows(call, len(self.prompt.mask), "mask", repeat_last=hold)
+        branches = [
             ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows))
             for source in self.sources
         ]
-        return Edits(branches=tuple(branch for branch in found if max(branch.rows) >= 0))
+        return Edits(branches=tuple(branch for branch in branches if max(branch.rows) >= 0))
 
 
 class PartTensors:
@@ -196,13 +196,13 @@ class ImageBranch:
             for row, factor in zip(rows, factors, strict=True)
         )
         if bound.folds:
-            # Each different pair of a row and a picture's weight becomes a row of its own.
+            # Each different pair of a row and a sample's weight becomes a row of its own.
             pairs = list(zip(self.rows, self._factors, strict=True))
             self._pairs = tuple(dict.fromkeys(pair for pair in pairs if pair[0] >= 0))
             self.rows = tuple(self._pairs.index(p) if p[0] >= 0 else -1 for p in pairs)
 
     def _effective(self, layer: int) -> float:
-        """Give the weight as it acts on a layer, but for the pictures' own."""
+        """Give the weight as it acts on a layer, but for the samples' own."""
         weight = self._bound.layer_weights[layer] * self._factor_now
         return self._bound.scaling.effective(weight, self._bound.channels[layer])
 

@@ -49,7 +49,7 @@ class Identity(ImagePrompt):
     >>> patched = patch_model(pipeline, [Identity(adapter, face, 0.8, noise=0.35)])
     """
 
-    kind: ClassVar[str] = "identity"
+    type_name: ClassVar[str] = "identity"
 
     def __init__(
         self,

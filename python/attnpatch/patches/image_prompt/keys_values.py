@@ -138,9 +138,9 @@ class KeysValues:
                     for t in (cond, uncond)
                 ]
                 return replace(cls._of(*rows), own_tokens=own)
-            both = adapter.project_sites(torch.cat([cond, uncond]))
-        make_layer = _projecting(adapter, cond, uncond) if _trainable(both) else None
-        layers = own_copies("adapter", both)
+            projected = adapter.project_sites(torch.cat([cond, uncond]))
+        make_layer = _projecting(adapter, cond, uncond) if _trainable(projected) else None
+        layers = own_copies("adapter", projected)
         check_finite("adapter", layers)
         part = make_part(0, layers, make_layer)
         return cls(len(cond), len(uncond), (part,), own)._valid()
@@ -283,8 +283,8 @@ def _tokens(embeds: Embeds) -> tuple[Tensor, Tensor | None]:
                 f"embeds: expected {name} of shape (pictures, tokens, context), got {shape}"
             )
         if not tokens.is_floating_point() or not bool(tokens.detach().isfinite().all()):
-            kind = "values that are not finite" if tokens.is_floating_point() else tokens.dtype
-            raise ValueError(f"embeds: expected {name} of finite floats, got {kind}")
+            got = "values that are not finite" if tokens.is_floating_point() else tokens.dtype
+            raise ValueError(f"embeds: expected {name} of finite floats, got {got}")
     return cond, uncond
 
 

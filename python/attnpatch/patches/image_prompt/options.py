@@ -11,8 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
-from attnpatch.engine.masks import as_pictures, to_mask
-from attnpatch.engine.rows import ROLES
+from attnpatch.engine.masks import as_batch, to_mask
+from attnpatch.engine.rows import ROLE_NAMES
 from attnpatch.engine.weights import Weight
 from attnpatch.patches.image_prompt.keys_values import SiteProjections
 
@@ -68,7 +68,7 @@ def read_masks(mask: npt.ArrayLike | Tensor | None) -> dict[str, Tensor | None]:
         return {"mask": None, "trained_mask": None}
     values = to_mask(mask)
     if isinstance(mask, Tensor) and mask.requires_grad:
-        return {"mask": as_pictures(mask.detach()), "trained_mask": mask}
+        return {"mask": as_batch(mask.detach()), "trained_mask": mask}
     return {"mask": values, "trained_mask": None}
 
 
@@ -80,9 +80,9 @@ def one_of(name: str, value: str, known: Sequence[str]) -> str:
 
 
 def read_roles(roles: Mapping[int, str] | Sequence[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
-    """Read what chunks of further kinds get, in order."""
+    """Read what rows of further roles get, in order."""
     pairs = roles.items() if isinstance(roles, Mapping) else roles
-    return tuple(sorted((int(kind), one_of("roles", role, ROLES)) for kind, role in pairs))
+    return tuple(sorted((int(role), one_of("roles", name, ROLE_NAMES)) for role, name in pairs))
 
 
 def short_repr(weight: Weight) -> str:

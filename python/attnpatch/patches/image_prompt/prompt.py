@@ -66,12 +66,12 @@ class ImagePrompt(Patch):
     embeds
         What ``adapter.get_image_embeds`` gives, or a pair of tensors (cond, uncond) of shapes
         (pictures, tokens, context) and (1 or pictures, tokens, context); of these each may have its
-        own number of tokens. Several pictures: one for each picture of the batch. uncond may be
+        own number of tokens. Several pictures: one for each sample of the batch. uncond may be
         None: nothing is added to uncond then.
     weight
         A number, or anything of the grammar of ``Weight``.
     mask
-        Where it acts: (H, W), or (pictures, H, W), one for each picture of the batch. It covers the
+        Where it acts: (H, W), or (samples, H, W), one for each sample of the batch. It covers the
         whole picture, is resized to each layer's token grid, and multiplies the branch's output (in
         a shared softmax the image's share).
     start, end
@@ -87,7 +87,7 @@ class ImagePrompt(Patch):
         The author of its formula remarks that it may raise intellectual-property issues in
         commercial use.
     roles
-        What chunks of other kinds than 0 (cond) and 1 (uncond) get: {kind: "cond", "uncond" or
+        What rows of other roles than 0 (cond) and 1 (uncond) get: {role: "cond", "uncond" or
         "off"}; uncond unless named here. Kinds 0 and 1 may be named as well.
     end_exclusive
         Active while progress < end, whatever the end: as Fooocus' ``stop``.
@@ -132,7 +132,7 @@ class ImagePrompt(Patch):
     compat: Compat | None
     source: str
 
-    kind: ClassVar[str] = "image_prompt"
+    type_name: ClassVar[str] = "image_prompt"
 
     def __init__(
         self,
@@ -249,54 +249,62 @@ class ImagePrompt(Patch):
             object.__setattr__(new, "mask", self.mask)
         return new
 
+    def with_keys_values(self, keys_values: KeysValues) -> Self:
+        """Make one of the same options with other keys and values."""
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trained_mask"}
+        options["keys_values"] = keys_values
+        new = type(self).__new__(type(self))
+        new._set(**options)
+        return new
+
     def _set(self, keys_values: KeysValues, *, source: str, **options: Any) -> None:
         unknown = options.keys() - _DEFAULTS.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
-        given = {**_DEFAULTS, **options}
-        shared_softmax, scaling = bool(given["shared_softmax"]), given["scaling"]
-        start, end = check_window(given["start"], given["end"])
+        options = {**_DEFAULTS, **options}
+        shared_softmax, scaling = bool(options["shared_softmax"]), options["scaling"]
+        start, end = check_window(options["start"], options["end"])
         if scaling is None:
             scaling = default_scaling(shared_softmax)
         values = {
             "keys_values": keys_values,
             "source": source,
-            "weight": Weight.of(given["weight"]),
-            **read_masks(given["mask"]),
+            "weight": Weight.of(options["weight"]),
+            **read_masks(options["mask"]),
             "start": start,
             "end": end,
             "scaling": one_of("scaling", scaling, tuple(SCALINGS)),
             "shared_softmax": shared_softmax,
-            "roles": read_roles(given["roles"]),
-            "end_exclusive": bool(given["end_exclusive"]),
-            "mask_resize": one_of("mask_resize", given["mask_resize"], MASK_RESIZE_MODES),
-            "repeat_last": bool(given["repeat_last"]),
-            "compat": checked_compat(given["compat"], shared_softmax),
+            "roles": read_roles(options["roles"]),
+            "end_exclusive": bool(options["end_exclusive"]),
+            "mask_resize": one_of("mask_resize", options["mask_resize"], MASK_RESIZE_MODES),
+            "repeat_last": bool(options["repeat_last"]),
+            "compat": checked_compat(options["compat"], shared_softmax),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if shared_softmax and self.mask is not None:
             check_joint(self.mask)
-        self.pictures  # noqa: B018 (says what does not fit together)
+        self.samples  # noqa: B018 (says what does not fit together)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures of a batch it tells apart; 1: all get the same.
+    def samples(self) -> int:
+        """How many samples of a batch it tells apart; 1: all get the same.
 
         Raises
         ------
         ValueError
-            Where embeds, mask and weight are for different numbers of pictures.
+            Where embeds, mask and weight are for different numbers of samples.
         """
         counts = {
             "embeds": self.keys_values.pictures,
             "mask": 1 if self.mask is None else len(self.mask),
-            "weight": max(1, len(self.weight.pictures)),
+            "weight": max(1, len(self.weight.samples)),
         }
         several = {name: count for name, count in counts.items() if count > 1}
         if len(set(several.values())) > 1 and not self.repeat_last:
-            given = ", ".join(f"{count} in {name}" for name, count in several.items())
-            raise ValueError(f"image prompt: expected 1 picture or equally many, got {given}")
+            listed = ", ".join(f"{count} in {name}" for name, count in several.items())
+            raise ValueError(f"image prompt: expected 1 picture or equally many, got {listed}")
         return max(counts.values())
 
     @property
@@ -350,7 +358,7 @@ class ImagePrompt(Patch):
         return self
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ImagePrompt) or other.kind != self.kind:
+        if not isinstance(other, ImagePrompt) or other.type_name != self.type_name:
             return NotImplemented
         if self is other:
             return True

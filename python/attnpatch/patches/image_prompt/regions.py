@@ -61,7 +61,7 @@ def resolve_overlaps(masks: Sequence[Tensor | None], overlap: Overlap) -> list[T
     Parameters
     ----------
     masks
-        (H, W) or (pictures, H, W) each, of any sizes: they are brought to the largest. None: all of
+        (H, W) or (samples, H, W) each, of any sizes: they are brought to the largest. None: all of
         the picture.
     overlap
         "sum": they stay, and what they mask adds up. "priority": where an earlier one is
@@ -81,12 +81,12 @@ def resolve_overlaps(masks: Sequence[Tensor | None], overlap: Overlap) -> list[T
     if overlap not in get_args(Overlap):
         known = ", ".join(map(repr, get_args(Overlap)))
         raise ValueError(f"overlap: expected one of {known}, got {overlap!r}")
-    found = [mask for mask in masks if mask is not None]
-    if overlap == "sum" or not masks or (not found and len(masks) < 2):
+    drawn = [mask for mask in masks if mask is not None]
+    if overlap == "sum" or not masks or (not drawn and len(masks) < 2):
         return list(masks)
-    if any(bool((mask < 0).any()) for mask in found):
+    if any(bool((mask < 0).any()) for mask in drawn):
         raise ValueError(f"masks: {overlap!r} takes no values below 0")
-    size = max(((mask.shape[-2], mask.shape[-1]) for mask in found), default=(1, 1))
+    size = max(((mask.shape[-2], mask.shape[-1]) for mask in drawn), default=(1, 1))
     planes = [torch.ones(1, *size) if mask is None else _resize(mask, size) for mask in masks]
     if overlap == "priority":
         left = torch.ones(1, *size)

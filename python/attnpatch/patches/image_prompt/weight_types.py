@@ -68,7 +68,7 @@ def split_by_weight_type(
     weight_type
         One of ``WEIGHT_TYPES``.
     weight, composition
-        A number, or one for each picture of the batch. `composition` is the weight of the layers
+        A number, or one for each sample of the batch. `composition` is the weight of the layers
         that carry the picture's composition, in the types that tell it apart; None: `weight`.
     layers
         A weight for each spatial transformer, "3:1.0, 6:0.5", in place of the type's own; of the
@@ -96,15 +96,15 @@ def split_by_weight_type(
 def _split_layers(
     prompt: ImagePrompt, parts: tuple[WeightPart, ...], weight: Any, layers: str
 ) -> Iterator[ImagePrompt]:
-    given = Weight(layers=layers).layers
-    if isinstance(given, str):
+    frozen = Weight(layers=layers).layers
+    if isinstance(frozen, str):
         raise ValueError(f"layer_weights: expected 't:weight, t:weight, …', got {layers!r}")
     leading = set()
     for part in parts:
         if part.away:
             leading |= _spatial(part.layers, len(prompt.keys_values.channels))
     for led_away in (False, True):
-        chosen = {t: value for t, value in given if (t in leading) == led_away}
+        chosen = {t: value for t, value in frozen if (t in leading) == led_away}
         if chosen:
             yield _weigh(prompt, weight, chosen, led_away)
 
@@ -124,7 +124,7 @@ def _spatial(preset: str, count: int) -> set[int]:
 
 def _weigh(prompt: ImagePrompt, number: Any, layers: Any, away: bool) -> ImagePrompt:
     if isinstance(number, list | tuple):
-        weight = Weight(layers=layers, pictures=tuple(number))
+        weight = Weight(layers=layers, samples=tuple(number))
     else:
         weight = Weight(number, layers)
     if not away:
@@ -132,5 +132,5 @@ def _weigh(prompt: ImagePrompt, number: Any, layers: Any, away: bool) -> ImagePr
     roles = dict(prompt.roles)
     cond, uncond = roles.get(0, "cond"), roles.get(1, "uncond")
     turned = {"cond": "off", "uncond": "cond", "off": "off"}
-    roles = {kind: turned[role] for kind, role in {**roles, 0: cond, 1: uncond}.items()}
+    roles = {role: turned[name] for role, name in {**roles, 0: cond, 1: uncond}.items()}
     return prompt.replace(weight=weight, roles=roles)

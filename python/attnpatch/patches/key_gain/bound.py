@@ -15,7 +15,7 @@ from attnpatch.engine.edits import Edits
 from attnpatch.engine.joint_layers import JointTable
 from attnpatch.engine.masks import MaskPyramid
 from attnpatch.engine.patch import BoundPatch
-from attnpatch.engine.rows import picture_rows
+from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.score_bias import BiasTerm
 from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import IMAGE, REFERENCE
@@ -70,7 +70,7 @@ class BoundKeyGain(BoundPatch):
         gain = self.patch
         if weight is None:
             return "the weight gives this layer nothing"
-        if weight == 0 or (gain.weight.pictures and not any(gain.weight.pictures)):
+        if weight == 0 or (gain.weight.samples and not any(gain.weight.samples)):
             return "weight 0"
         if gain.gain == gain.outside == gain.value_gain == 1:
             return "all gains are 1"
@@ -101,19 +101,19 @@ class BoundKeyGain(BoundPatch):
         """One bias, for the rows that have it."""
         many = time_key if isinstance(time_key, tuple) else (time_key,) * call.batch
         weights = [factor or 0.0 for factor in many]
-        pictures = self.patch.weight.pictures
-        if pictures:
-            places = picture_rows(call, len(pictures), "weight")
-            weights = [w * pictures[place] for w, place in zip(weights, places, strict=True)]
+        by_sample = self.patch.weight.samples
+        if by_sample:
+            samples = sample_rows(call, len(by_sample), "weight")
+            weights = [w * by_sample[sample] for w, sample in zip(weights, samples, strict=True)]
         if not self.patch.uncond:
             weights = [
-                w if kind == COND else 0.0 for w, kind in zip(weights, call.kinds, strict=True)
+                w if role == COND else 0.0 for w, role in zip(weights, call.roles, strict=True)
             ]
         if not any(weights):
             return Edits()
         rows = None
         if self.patch.mask is not None:
-            rows = picture_rows(call, len(self.patch.mask), "mask")
+            rows = sample_rows(call, len(self.patch.mask), "mask")
         return Edits(biases=(GainBias(self, weights, rows),))
 
 

@@ -48,10 +48,10 @@ class KeyGain(Patch):
         Whose attention: "image", the tokens of the image that is made; "all", those of text and
         references as well.
     mask : array or Tensor or None
-        Where in the image, (H, W) or (pictures, H, W), 0 to 1, in any size: between are mixtures of
+        Where in the image, (H, W) or (samples, H, W), 0 to 1, in any size: between are mixtures of
         `gain` and `outside`. None: everywhere.
     weight : Weight and its short forms
-        How far the gains are from 1, over layers, progress and pictures: 0 is off, 1 is `gain`, a
+        How far the gains are from 1, over layers, progress and samples: 0 is off, 1 is `gain`, a
         half is half way.
     start, end : float
         The part of sampling in which it is active, 0 to 1.
@@ -84,7 +84,7 @@ class KeyGain(Patch):
     uncond: bool | None = None
     mask_resize: str = "area"
 
-    kind: ClassVar[str] = "key_gain"
+    type_name: ClassVar[str] = "key_gain"
     joint: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -149,11 +149,11 @@ class KeyGain(Patch):
         return cls(keys, weight=weight, mask=tensors.get("mask"), **rest)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures of a batch it tells apart; 1: all get the same."""
+    def samples(self) -> int:
+        """How many samples of a batch it tells apart; 1: all get the same."""
         assert isinstance(self.weight, Weight)
         masks = 1 if self.mask is None else len(self.mask)
-        return max(masks, len(self.weight.pictures), 1)
+        return max(masks, len(self.weight.samples), 1)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyGain):

@@ -132,10 +132,10 @@ class TextKeys:
     def __post_init__(self) -> None:
         if self.tokens is None:
             return
-        given: Any = self.tokens
-        if not isinstance(given, Iterable) or isinstance(given, str):
-            raise TypeError(f"tokens: expected a sequence of whole numbers, got {given!r}")
-        tokens = tuple(sorted({_index("tokens", token) for token in given}))
+        raw: Any = self.tokens
+        if not isinstance(raw, Iterable) or isinstance(raw, str):
+            raise TypeError(f"tokens: expected a sequence of whole numbers, got {raw!r}")
+        tokens = tuple(sorted({_index("tokens", token) for token in raw}))
         if not tokens:
             raise ValueError("tokens: expected at least one, got none")
         object.__setattr__(self, "tokens", tokens)
@@ -148,20 +148,20 @@ class TextKeys:
         ValueError
             Where the text has fewer tokens, or as many in some of the rows only.
         """
-        places = [
-            place
+        positions = [
+            position
             for span in tokens.spans
             if span.name == TEXT
-            for place in range(span.start, _end(span, count, rows, all_of=self.tokens is None))
+            for position in range(span.start, _end(span, count, rows, all_of=self.tokens is None))
         ]
         if self.tokens is not None:
-            if self.tokens[-1] >= len(places):
+            if self.tokens[-1] >= len(positions):
                 raise ValueError(
-                    f"tokens: expected tokens of a text of {len(places)}, got {self.tokens[-1]}"
+                    f"tokens: expected tokens of a text of {len(positions)}, got {self.tokens[-1]}"
                 )
-            places = [places[token] for token in self.tokens]
+            positions = [positions[token] for token in self.tokens]
         chosen = torch.zeros(count, dtype=torch.bool)
-        chosen[places] = True
+        chosen[positions] = True
         return chosen
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -202,7 +202,7 @@ def _index(name: str, value: Any) -> int:
     return index
 
 
-def _same(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)
+def _same(ours: Any, theirs: Any) -> bool:
+    if ours is None or theirs is None:
+        return ours is theirs
+    return torch.equal(ours, theirs)

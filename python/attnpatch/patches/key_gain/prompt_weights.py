@@ -65,33 +65,33 @@ def read_weights(prompt: str) -> WeightedPrompt:
     characters: list[str] = []
     weights: list[float] = []  # of each character
     opened: list[int] = []  # where the text of each open parenthesis begins
-    place = 0
-    while place < len(prompt):
-        character = prompt[place]
-        if character == "\\" and prompt[place + 1 : place + 2] in ("(", ")", "\\"):
-            place += 1
-            character = prompt[place]
+    position = 0
+    while position < len(prompt):
+        character = prompt[position]
+        if character == "\\" and prompt[position + 1 : position + 2] in ("(", ")", "\\"):
+            position += 1
+            character = prompt[position]
         elif character == "(":
             opened.append(len(characters))
-            place += 1
+            position += 1
             continue
         elif character in ":)" and opened:
-            number = _NUMBER.match(prompt, place + 1) if character == ":" else None
+            number = _NUMBER.match(prompt, position + 1) if character == ":" else None
             if character == ")" or number is not None:
                 weight = _BARE if number is None else float(number[1])
                 if not math.isfinite(weight):
                     raise ValueError(f"prompt: expected finite weights, got {weight}")
                 first = opened.pop()
                 weights[first:] = [weight * before for before in weights[first:]]
-                place = place + 1 if number is None else number.end()
+                position = position + 1 if number is None else number.end()
                 continue
         elif character == ")":
             raise ValueError(
-                f"prompt: expected '(' before ')' at character {place}, got {prompt!r}"
+                f"prompt: expected '(' before ')' at character {position}, got {prompt!r}"
             )
         characters.append(character)
         weights.append(1.0)
-        place += 1
+        position += 1
     if opened:
         raise ValueError(f"prompt: expected ')' for each '(', got {prompt!r}")
     return WeightedPrompt("".join(characters), tuple(_parts(weights)))

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from attnpatch.ops import Tiling
 from attnpatch.patches.token_reduction.parameters import flag, seed_number, whole_number
-from attnpatch.patches.token_reduction.patch import Moment, Place, TokenReduction, draw
+from attnpatch.patches.token_reduction.patch import CallKey, Place, TokenReduction, draw
 from attnpatch.patches.token_reduction.stage import Grid, Plan
 from attnpatch.patches.token_reduction.tiling import TilePlan
 
@@ -53,7 +53,7 @@ class HyperTile(TokenReduction):
     github.com/tfernd/HyperTile (MIT).
     """
 
-    kind: ClassVar[str] = "hyper_tile"
+    type_name: ClassVar[str] = "hyper_tile"
 
     tile_size: int = whole_number(
         256, 1, 2048, 1, "Least side of a tile, in pixels: 8 for each token."
@@ -79,12 +79,12 @@ class HyperTile(TokenReduction):
         """Say why it never acts at a layer; None where it may act."""
         return place.deeper_than(self.max_depth + 1)
 
-    def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
         least = max(_SMALLEST, self.tile_size) // _PIXELS
         if self.scale_depth:
             least = round(least / place.rate)
-        random = draw(self.seed, moment, place)
+        random = draw(self.seed, call_key, place)
 
         def side(length: int) -> int:
             most = max(1, length // least)

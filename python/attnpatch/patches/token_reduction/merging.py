@@ -21,7 +21,7 @@ from attnpatch.patches.token_reduction.parameters import (
     seed_number,
     whole_number,
 )
-from attnpatch.patches.token_reduction.patch import Moment, Place, TokenReduction, draw
+from attnpatch.patches.token_reduction.patch import CallKey, Place, TokenReduction, draw
 from attnpatch.patches.token_reduction.stage import Grid, Plan
 
 __all__ = ["TokenMerging"]
@@ -64,7 +64,7 @@ class TokenMerging(TokenReduction):
     is the same as before it, for both are linear.
     """
 
-    kind: ClassVar[str] = "token_merging"
+    type_name: ClassVar[str] = "token_merging"
 
     ratio: float = number(0.5, 0.0, 1.0, 0.01, "Part of all tokens that is merged into others.")
     stride: int = whole_number(2, 2, 8, 1, "Rows and columns of a cell; one token of each stays.")
@@ -90,10 +90,10 @@ class TokenMerging(TokenReduction):
             return "its ratio is 0"
         return place.deeper_than(self.max_depth)
 
-    def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
         count = int(grid[0] * grid[1] * self.ratio)
-        chosen = None if self.regular else draw(self.seed, moment, place).getrandbits(63)
+        chosen = None if self.regular else draw(self.seed, call_key, place).getrandbits(63)
         cells = Cells(grid, self.stride, chosen)
         return MergePlan(cells, min(count, cells.sources)) if count and cells.sources else None
 
@@ -122,13 +122,13 @@ def _split(cells: Cells, device: torch.device) -> tuple[Tensor, Tensor]:
     """Give the indices of sources and of destinations, both int64."""
     (height, width), (down, across) = cells.grid, cells.counts
     tall, wide = min(cells.stride, height), min(cells.stride, width)
-    place = torch.zeros(down * across, dtype=torch.int64)
+    within = torch.zeros(down * across, dtype=torch.int64)
     if cells.chosen is not None:
         generator = torch.Generator().manual_seed(cells.chosen)
-        place = torch.randint(tall * wide, (down * across,), generator=generator)
+        within = torch.randint(tall * wide, (down * across,), generator=generator)
     cell = torch.arange(down * across)
-    row = cell // across * tall + place // wide
-    destinations = row * width + cell % across * wide + place % wide
+    row = cell // across * tall + within // wide
+    destinations = row * width + cell % across * wide + within % wide
     others = torch.ones(height * width, dtype=torch.bool)
     others[destinations] = False
     return others.nonzero()[:, 0].to(device), destinations.to(device)
@@ -195,5 +195,5 @@ def _most_similar(k: Tensor, sources: Tensor, destinations: Tensor) -> tuple[Ten
     """For each source the similarity to its nearest destination, and which that is."""
     targets = k[:, destinations].mT
     step = max(1, _SCORES // (k.shape[0] * targets.shape[2]))
-    found = [(k[:, part] @ targets).max(dim=-1) for part in sources.split(step)]
-    return torch.cat([x.values for x in found], 1), torch.cat([x.indices for x in found], 1)
+    best = [(k[:, part] @ targets).max(dim=-1) for part in sources.split(step)]
+    return torch.cat([x.values for x in best], 1), torch.cat([x.indices for x in best], 1)

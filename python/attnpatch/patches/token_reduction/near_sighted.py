@@ -17,7 +17,7 @@ from attnpatch.patches.token_reduction.parameters import (
     seed_number,
     whole_number,
 )
-from attnpatch.patches.token_reduction.patch import PACK, Moment, Place, TokenReduction
+from attnpatch.patches.token_reduction.patch import PACK, CallKey, Place, TokenReduction
 from attnpatch.patches.token_reduction.pooling import Pooling
 from attnpatch.patches.token_reduction.slothful import SidedReduction
 from attnpatch.patches.token_reduction.stage import Grid, Plan
@@ -52,10 +52,10 @@ def _tiles(tiling: Tiling) -> int:
     return down * across
 
 
-def _make_tiling(grid: Grid, size: int, seed: int, moment: Moment, place: Place) -> Tiling:
+def _make_tiling(grid: Grid, size: int, seed: int, call_key: CallKey, place: Place) -> Tiling:
     tile = tile_shape(grid, size)
     # Timesteps that hosts find in different ways differ in their last digits.
-    offset = tile_offset(grid, tile, seed, float(round(moment.timestep)), place.layer.index)
+    offset = tile_offset(grid, tile, seed, float(round(call_key.timestep)), place.layer.index)
     return Tiling(grid, tile, offset)
 
 
@@ -94,7 +94,7 @@ class NearSightedTile(TokenReduction):
     Of ComfyUI's pack ``comfyui_slothful_attention`` (MIT).
     """
 
-    kind: ClassVar[str] = "near_sighted_tile"
+    type_name: ClassVar[str] = "near_sighted_tile"
 
     tiling_max_depth: int = _max_depth()
     global_ratio: float = _global_ratio(0.5, "")
@@ -113,25 +113,27 @@ class NearSightedTile(TokenReduction):
             return f"it is at depth {place.depth}, deeper than what is tiled"
         return None
 
-    def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
         if self.imitates:
-            return self._plan_as_pack(place, moment, slothful_pack.guess_grid(moment.latent, grid))
-        tiling = _make_tiling(grid, self.tile_size, self.seed, moment, place)
+            return self._plan_as_pack(
+                place, call_key, slothful_pack.guess_grid(call_key.latent, grid)
+            )
+        tiling = _make_tiling(grid, self.tile_size, self.seed, call_key, place)
         tiles = _tiles(tiling)
         if tiles == 1:
             return None
         plan = TilePlan(tiling, shared=_sample(tiles, self.global_ratio, "2D_AVG", grid))
         return plan if plan.pairs < (grid[0] * grid[1]) ** 2 else None
 
-    def _plan_as_pack(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def _plan_as_pack(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         tiles = slothful_pack.tiles(grid, self.tile_size)
         if tiles == (1, 1):
             return None
         return slothful_pack.TilePlan(
             grid,
             tiles,
-            slothful_pack.offset(place, moment, self.tiling_max_depth, self.tile_size),
+            slothful_pack.offset(place, call_key, self.tiling_max_depth, self.tile_size),
             shared=slothful_pack.sample(tiles[0] * tiles[1], self.global_ratio),
         )
 
@@ -179,7 +181,7 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
     Of ComfyUI's pack ``comfyui_slothful_attention`` (MIT).
     """
 
-    kind: ClassVar[str] = "near_sighted_attention"
+    type_name: ClassVar[str] = "near_sighted_attention"
 
     tiling_max_depth: int = _max_depth()
     base_tile_size: int = _tile_size(24, ", away from the peak time")
@@ -234,15 +236,15 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
             )
         return None
 
-    def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
-        side, ratio = self.side(place.layer.block), self.ratio(moment)
+        side, ratio = self.side(place.layer.block), self.ratio(call_key)
         size = round(_between(self.base_tile_size, self.peak_tile_size, ratio))
         global_ratio = _between(self.base_global_ratio, self.peak_global_ratio, ratio)
         stride = side.stride(place, ratio)
         tiled = not _too_deep(place, self.tiling_max_depth)
         if self.imitates:
-            grid = slothful_pack.guess_grid(moment.latent, grid)
+            grid = slothful_pack.guess_grid(call_key.latent, grid)
             pack_tiles = slothful_pack.tiles(grid, size)
             if not tiled or pack_tiles == (1, 1):
                 return slothful_pack.pool_plan(stride, side.mode, side.blends, grid)
@@ -250,7 +252,7 @@ out_depth_decay, out_slothful, out_k_blend, out_v_blend
                 grid, pack_tiles, stride, global_ratio, side.mode, side.blends
             )
         pooled = side.pool(stride, grid)
-        tiling = _make_tiling(grid, size, self.seed, moment, place)
+        tiling = _make_tiling(grid, size, self.seed, call_key, place)
         tiles = _tiles(tiling)
         if not tiled or tiles == 1:
             return pooled

@@ -51,22 +51,22 @@ def checked(declared: Field[Any], value: Any, name: str | None = None) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If it is of another kind, or out of its range; the message names it.
+        If it is of another type, or out of its range; the message names it.
     """
     name, metadata = name or declared.name, declared.metadata
-    kind = metadata["type"]
-    if kind is str:
+    wanted = metadata["type"]
+    if wanted is str:
         if value not in metadata["options"]:
             options = ", ".join(map(repr, metadata["options"]))
             raise ValueError(f"{name}: expected one of {options}, got {value!r}")
         return value
-    if kind is bool:
+    if wanted is bool:
         return bool(value)
     low, high = metadata["low"], metadata["high"]
     try:
-        value = operator.index(value) if kind is int else float(value)
+        value = operator.index(value) if wanted is int else float(value)
     except (TypeError, ValueError):
-        expected = "a whole number" if kind is int else "a number"
+        expected = "a whole number" if wanted is int else "a number"
         raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
     if not low <= value <= high:  # nor is a NaN
         raise ValueError(f"{name}: expected {low} to {high}, got {value}")

@@ -26,7 +26,7 @@ from attnpatch.patches.token_reduction.stage import Plan, ReductionWrapper
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PACK", "Moment", "Place", "TokenReduction", "draw", "time_ratio"]
+__all__ = ["PACK", "CallKey", "Place", "TokenReduction", "draw", "time_ratio"]
 
 logger = logging.getLogger("attnpatch")
 
@@ -57,7 +57,7 @@ class Place(NamedTuple):
         return f"it is at depth {self.depth}, deeper than asked for"
 
 
-class Moment(NamedTuple):
+class CallKey(NamedTuple):
     """The call of the UNet, as far as reductions depend on it."""
 
     timestep: float
@@ -96,7 +96,7 @@ class TokenReduction(Patch):
         return None
 
     @abstractmethod
-    def plan(self, place: Place, moment: Moment, grid: tuple[int, int]) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: tuple[int, int]) -> Plan | None:
         """Give what it does on a token grid of a layer; None: nothing."""
 
     def bind(self, table: LayerTable, index: int = 0) -> BoundTokenReduction:
@@ -116,8 +116,8 @@ class TokenReduction(Patch):
         return cls(**options)
 
     def __repr__(self) -> str:
-        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in given)
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in changed)
         return f"{type(self).__name__}({parts})"
 
 
@@ -139,21 +139,21 @@ class BoundTokenReduction(BoundPatch):
         """For each layer why the patch never acts there; None where it may act."""
         return self._skipped
 
-    def time_key(self, call: Call) -> Moment | None:
+    def time_key(self, call: Call) -> CallKey | None:
         """Tell the timestep and the latent's shape, which decides on the grids.
 
         None where rows are at different times: they would have different numbers of tokens.
         """
         timesteps = {self._timestep(point) for point in call.points}
         if len(timesteps) == 1:
-            return Moment(timesteps.pop(), call.latent)
+            return CallKey(timesteps.pop(), call.latent)
         self._warn_once(
             f"{type(self.patch).__name__}: rows of one call are at different times, where it gives "
             "them different numbers of tokens; there it leaves them alone"
         )
         return None
 
-    def edits(self, call: Call, time_key: Moment) -> Edits:
+    def edits(self, call: Call, time_key: CallKey) -> Edits:
         """Return its part around the attention of each layer where it acts."""
         wrappers = {}
         for place, reason in zip(self._places, self._skipped, strict=True):
@@ -203,10 +203,10 @@ def time_ratio(peak_time: float, time_decay: float, timestep: float) -> float:
     return math.exp(-(((time - peak_time) * time_decay) ** 2))
 
 
-def draw(seed: int, moment: Moment, place: Place) -> Random:
+def draw(seed: int, call_key: CallKey, place: Place) -> Random:
     """Make a source of random numbers, the same for the same seed, timestep and layer."""
     # Timesteps that hosts find in different ways differ in their last digits.
-    return Random(f"{seed} {round(moment.timestep)} {place.layer.index}")
+    return Random(f"{seed} {round(call_key.timestep)} {place.layer.index}")
 
 
 def _places(table: LayerTable, imitates: bool) -> tuple[Place, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from attnpatch.patches.token_reduction import slothful_pack
 from attnpatch.patches.token_reduction.parameters import choice, compat_with, number
-from attnpatch.patches.token_reduction.patch import PACK, Moment, Place, TokenReduction, time_ratio
+from attnpatch.patches.token_reduction.patch import PACK, CallKey, Place, TokenReduction, time_ratio
 from attnpatch.patches.token_reduction.pooling import MODES, Pooling, PoolPlan
 from attnpatch.patches.token_reduction.stage import Grid, Plan
 
@@ -77,9 +77,9 @@ class SidedReduction(TokenReduction):
         """Whether what it does depends on the timestep."""
         return self.time_decay > 0
 
-    def ratio(self, moment: Moment) -> float:
+    def ratio(self, call_key: CallKey) -> float:
         """How strong the reduction is now, 0 to 1."""
-        return time_ratio(self.peak_time, self.time_decay, moment.timestep)
+        return time_ratio(self.peak_time, self.time_decay, call_key.timestep)
 
     def side(self, block: str) -> Side:
         """Give the parameters for a block; the middle one counts as an input block."""
@@ -124,7 +124,7 @@ class SlothfulAttention(SidedReduction):
     Of ComfyUI's pack ``comfyui_slothful_attention`` (MIT).
     """
 
-    kind: ClassVar[str] = "slothful_attention"
+    type_name: ClassVar[str] = "slothful_attention"
 
     compat: str | None = compat_with(PACK)
 
@@ -144,11 +144,11 @@ class SlothfulAttention(SidedReduction):
         stride = self.side(block).stride(place)
         return None if stride > 1 else f"its stride is {stride:.2g} at most"
 
-    def plan(self, place: Place, moment: Moment, grid: Grid) -> Plan | None:
+    def plan(self, place: Place, call_key: CallKey, grid: Grid) -> Plan | None:
         """See ``TokenReduction.plan``."""
         side = self.side(place.layer.block)
-        stride = side.stride(place, self.ratio(moment))
+        stride = side.stride(place, self.ratio(call_key))
         if self.imitates:
-            grid = slothful_pack.guess_grid(moment.latent, grid)
+            grid = slothful_pack.guess_grid(call_key.latent, grid)
             return slothful_pack.pool_plan(stride, side.mode, side.blends, grid)
         return side.pool(stride, grid)

@@ -23,7 +23,7 @@ from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.patches.token_reduction.stage import Grid
 
 if TYPE_CHECKING:
-    from attnpatch.patches.token_reduction.patch import Moment, Place
+    from attnpatch.patches.token_reduction.patch import CallKey, Place
 
 __all__ = [
     "PoolPlan",
@@ -106,18 +106,18 @@ def pool(size: float, stride: float, mode: str, blends: tuple[float, float]) -> 
     def pooled(x: Tensor, blend: float, height: int, width: int) -> Tensor:
         image = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
         step, window = extent(stride, height, width), extent(size, height, width)
-        one = image[:, :, :: step[0], :: step[1]]
+        picked = image[:, :, :: step[0], :: step[1]]
         if blends != (1.0, 1.0):
             kernel = F.avg_pool2d if mode.endswith("AVG") else F.max_pool2d
             far = kernel(image, window, step)
-            one = torch.lerp(one[:, :, : far.shape[2], : far.shape[3]], far, blend)
-        return one.flatten(2).transpose(1, 2)
+            picked = torch.lerp(picked[:, :, : far.shape[2], : far.shape[3]], far, blend)
+        return picked.flatten(2).transpose(1, 2)
 
-    def both(k_input: Tensor, v_input: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def pool_both(k_input: Tensor, v_input: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         height, width = (grid[0] * grid[1], 1) if mode.startswith("1D") else grid
         return pooled(k_input, blends[0], height, width), pooled(v_input, blends[1], height, width)
 
-    return both
+    return pool_both
 
 
 def _clip(length: int, largest: int) -> int:
@@ -207,14 +207,14 @@ class TilePlan:
         return keys.shape[1] - shared, shared
 
 
-def offset(place: Place, moment: Moment, tiling_max_depth: int, tile_size: int) -> Grid:
+def offset(place: Place, call_key: CallKey, tiling_max_depth: int, tile_size: int) -> Grid:
     """Replay what Near-sighted Tile draws in a call up to a layer: where its padding begins."""
-    random = Random(int(moment.timestep))
+    random = Random(int(call_key.timestep))
     drawn = (0, 0)
     for depth, level in (*place.before, (place.depth, place.layer.level)):
         if depth > 2 ** (tiling_max_depth - 1):
             continue
-        size = guess_grid(moment.latent, token_grid(*moment.latent, level))
+        size = guess_grid(call_key.latent, token_grid(*call_key.latent, level))
         counts = tiles(size, tile_size)
         if counts == (1, 1):
             continue

@@ -72,9 +72,9 @@ class TilePlan:
         if self.shared is None:
             return keys, values
         shared_keys, shared_values = self.shared(k_input, v_input, self.tiling.grid)
-        one = keys is values and shared_keys is shared_values
+        alike = keys is values and shared_keys is shared_values
         keys = torch.cat([keys, shared_keys], dim=1)
-        return keys, keys if one else torch.cat([values, shared_values], dim=1)
+        return keys, keys if alike else torch.cat([values, shared_values], dim=1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``Plan.attend``."""

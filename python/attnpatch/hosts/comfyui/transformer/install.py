@@ -29,7 +29,7 @@ def install_in_transformer(
     *,
     family: Family,
     schedule: Callable[[PatchStack], SamplingSchedule],
-    plain: OptimizedAttention,
+    host_attention: OptimizedAttention,
     cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
 ) -> Any:
     """Return a clone of `model` with `patches`; `model` stays as it is.
@@ -39,7 +39,7 @@ def install_in_transformer(
 
     Parameters
     ----------
-    model, patches, schedule, plain, cond_or_uncond
+    model, patches, schedule, host_attention, cond_or_uncond
         As for a UNet; see ``unet.install.install``.
     family
         Of the network.
@@ -49,7 +49,7 @@ def install_in_transformer(
     stack = PatchStack(old.run.stack if old else ()) + patches
     told = cond_or_uncond or (old.cond_or_uncond if old else None)
     table = layer_table(model.model.diffusion_model, family)
-    group = PatchedModel(stack.bind(table), schedule(stack), plain, told)
+    group = PatchedModel(stack.bind(table), schedule(stack), host_attention, told)
     options = own_options(clone, "transformer_options")
     previous = options.get(OVERRIDE)
     if isinstance(previous, AttentionOverride):

@@ -38,28 +38,28 @@ class AttnReplace(ABC):
         Which attention layer this is.
     group
         What it shares with the other slots of its model.
-    foreign
+    previous
         What the host would have called before, if that is not ours.
     hides
-        Whether `foreign` hid one of the whole block, which stays hidden.
+        Whether `previous` hid one of the whole block, which stays hidden.
     """
 
-    __slots__ = ("foreign", "group", "hides", "layer", "place")
-    kind: ClassVar[str]
+    __slots__ = ("group", "hides", "key", "layer", "previous")
+    attention: ClassVar[str]
     """The host's word for the attention that it replaces."""
 
     def __init__(
         self,
         layer: Layer,
         group: PatchedModel,
-        foreign: Attention | None = None,
+        previous: Attention | None = None,
         hides: bool = False,
     ) -> None:
         self.layer = layer
         self.group = group
-        self.foreign = foreign
+        self.previous = previous
         self.hides = hides
-        self.place = (self.kind, layer.index)
+        self.key = (self.attention, layer.index)
 
     @abstractmethod
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
@@ -67,40 +67,40 @@ class AttnReplace(ABC):
 
     def to(self, *args: Any, **kwargs: Any) -> AttnReplace:
         """Follow the host's call when it moves models: our tensors follow the query anyway."""
-        if not hasattr(self.foreign, "to"):
+        if not hasattr(self.previous, "to"):
             return self
-        moved = self.foreign.to(*args, **kwargs)
-        return self if moved is self.foreign else self._with(moved)
+        moved = self.previous.to(*args, **kwargs)
+        return self if moved is self.previous else self._with(moved)
 
     def models(self) -> list[Any]:
         """Return what the host must load with its model: what other patches say, none of ours."""
-        return self.foreign.models() if hasattr(self.foreign, "models") else []
+        return self.previous.models() if hasattr(self.previous, "models") else []
 
     def __copy__(self) -> AttnReplace:
         """Share all but the terms that other packs add."""
-        return self._with(self.foreign)
+        return self._with(self.previous)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AttnReplace:
         """Share all that is ours: it never changes."""
-        return self._with(copy.deepcopy(self.foreign, memo))
+        return self._with(copy.deepcopy(self.previous, memo))
 
-    def _with(self, foreign: Attention | None) -> AttnReplace:
-        return type(self)(self.layer, self.group, foreign, self.hides)
+    def _with(self, previous: Attention | None) -> AttnReplace:
+        return type(self)(self.layer, self.group, previous, self.hides)
 
     def __repr__(self) -> str:
-        foreign = "" if self.foreign is None else f", after {self.foreign!r}"
-        return f"<{type(self).__name__} {self.layer.name}: {self.group.run.stack!r}{foreign}>"
+        after = "" if self.previous is None else f", after {self.previous!r}"
+        return f"<{type(self).__name__} {self.layer.name}: {self.group.run.stack!r}{after}>"
 
 
 class Attn2Replace(AttnReplace):
-    """Cross-attention: what a foreign patch gives, and our terms added to it.
+    """Cross-attention: what another pack's patch gives, and our terms added to it.
 
     A prompt with a shared softmax takes its share of the text's; its term is the difference
     that it makes to plain attention.
     """
 
     __slots__ = ("_ready", "added")
-    kind = "attn2"
+    attention = "attn2"
 
     def __init__(self, *args: Any, added: Sequence[Added] = ()) -> None:
         super().__init__(*args)
@@ -113,10 +113,10 @@ class Attn2Replace(AttnReplace):
         """Attend from q (B, N, C) to k and v (B, T, C); returns (B, N, C) in q's dtype."""
         running = self.group.running(extra_options)
         plan, others = running.plan, running.others
-        base = self.foreign if others is None else others.get(self.place) or self.foreign
+        base = self.previous if others is None else others.get(self.key) or self.previous
         acting = None if plan is None else self._acting(running, plan, q, extra_options)
         if acting is None:
-            out = (base or self.group.plain)(q, k, v, extra_options)
+            out = (base or self.group.host_attention)(q, k, v, extra_options)
         else:
             more = None
             if acting.guides is not None:  # then Attn2Patch has appended the patches' own texts
@@ -169,17 +169,17 @@ class Attn2Replace(AttnReplace):
                 f"KeyGain: expected the host's own attention to the text at {self.layer.name}, got "
                 f"{base!r} of another pack, which can not be told of it; take one of them off"
             )
-        plain = partial(_call, self.group.plain, options)
+        host_attention = partial(_call, self.group.host_attention, options)
         return acting.attend(
             q,
             k,
             v,
-            plain if base is None else partial(_call, base, options),
+            host_attention if base is None else partial(_call, base, options),
             heads=heads,
             is_softmax=False,
             more=more,
             # What another pack adds to the text is not the text.
-            text_attention=None if base is None else plain,
+            text_attention=None if base is None else host_attention,
         )
 
     def add(self, callback: Callable[..., Any], **options: Any) -> None:
@@ -194,8 +194,8 @@ class Attn2Replace(AttnReplace):
         """
         self.added.append(Added(callback, options))
 
-    def _with(self, foreign: Attention | None) -> Attn2Replace:
-        return type(self)(self.layer, self.group, foreign, self.hides, added=self.added)
+    def _with(self, previous: Attention | None) -> Attn2Replace:
+        return type(self)(self.layer, self.group, previous, self.hides, added=self.added)
 
 
 def _call(attention: Attention, options: ExtraOptions, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -217,24 +217,24 @@ class Added(NamedTuple):
 
 
 class Attn1Replace(AttnReplace):
-    """Self-attention: our stages around what a foreign patch, or else the host, computes.
+    """Self-attention: our stages around what another pack's patch, or else the host, computes.
 
-    A foreign patch gets all tokens: it may well count on them.
+    Another pack's patch gets all tokens: it may well count on them.
     """
 
     __slots__ = ()
-    kind = "attn1"
+    attention = "attn1"
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: ExtraOptions) -> Tensor:
         """Attend from q (B, N, C) to k and v (B, M, C); returns (B, N, C) in q's dtype."""
         group = self.group
         running = group.running(extra_options)
         others = running.others
-        base = self.foreign if others is None else others.get(self.place) or self.foreign
-        attention = base or group.plain
+        base = self.previous if others is None else others.get(self.key) or self.previous
+        attention = base or group.host_attention
         site = running.site(self.layer, q, extra_options, IMAGE)
         acting = None if site is None else group.run.at(site)
-        beside = base is not None or (others is not None and self.place in others)
+        beside = base is not None or (others is not None and self.key in others)
         if beside and acting is not None:
             acting = acting.without_reduction()
         if acting is None or site is None:
@@ -285,8 +285,8 @@ class Attn2Patch:
         if layer is None:
             return n, context, value
         running = self.group.running(extra_options)
-        place = ("attn2", layer.index)
-        if running.plan is None or (running.others or {}).get(place, running) is None:
+        key = ("attn2", layer.index)
+        if running.plan is None or (running.others or {}).get(key, running) is None:
             return n, context, value  # nothing acts now, or another pack has taken our slot
         site = running.site(layer, n, extra_options, TEXT)
         acting = None if site is None else running.plan.at(site)
@@ -319,7 +319,7 @@ class Attn1Patch:
     def __init__(self, group: PatchedModel, slots: Iterable[Attn1Replace]) -> None:
         self.group = group
         self._layers = {
-            replace_key(slot.layer): slot.layer for slot in slots if slot.foreign is None
+            replace_key(slot.layer): slot.layer for slot in slots if slot.previous is None
         }
 
     def __call__(

@@ -32,7 +32,7 @@ def install(
     *,
     table: LayerTable,
     schedule: Callable[[PatchStack], SamplingSchedule],
-    plain: OptimizedAttention,
+    host_attention: OptimizedAttention,
     only_free: bool = False,
     cond_or_uncond: Callable[[HostCall], Sequence[int]] | None = None,
 ) -> Any:
@@ -50,7 +50,7 @@ def install(
         The model's attention layers.
     schedule
         Makes the schedule for the whole stack; see :class:`PatchedModel`.
-    plain
+    host_attention
         The host's own attention.
     only_free
         Leave slots alone in which something stands.
@@ -65,11 +65,11 @@ def install(
     channels = context_channels(model.model.diffusion_model, table)
     if channels is not None:
         run.check_context(channels)
-    group = PatchedModel(run, schedule(stack), plain, told)
+    group = PatchedModel(run, schedule(stack), host_attention, told)
     made: list[AttnReplace] = []
     for make in (Attn2Replace, Attn1Replace):
-        layers = group.layers[make.kind]
-        slots = own_replacements(clone, make.kind) if layers else {}
+        layers = group.layers[make.attention]
+        slots = own_replacements(clone, make.attention) if layers else {}
         for layer in table:
             if layer in layers and not (only_free and _finds(slots, layer)):
                 slots[replace_key(layer)] = slot = _make_slot(make, layer, group, slots)
@@ -80,14 +80,14 @@ def install(
         _set_input_patch(clone, Attn2Patch(group, [s for s in made if isinstance(s, Attn2Replace)]))
     if not made:
         return clone
-    slots = [(s.kind, replace_key(s.layer), s.layer.index) for s in made]
+    slots = [(s.attention, replace_key(s.layer), s.layer.index) for s in made]
     observers = {
         "diffusion_model": DiffusionModelWrapper(slots, group),
         "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
         "calc_cond_batch": CalcCondBatchWrapper(),
     }
-    for place, observer in observers.items():
-        own_options(clone, "transformer_options", "wrappers", place)["attnpatch"] = [observer]
+    for name, observer in observers.items():
+        own_options(clone, "transformer_options", "wrappers", name)["attnpatch"] = [observer]
     return clone
 
 
@@ -108,7 +108,7 @@ def _make_slot(
         hides = before is not None and block is not None
         return make(layer, group, block if before is None else before, hides)
     hidden = before.hides or block is None
-    made = make(layer, group, before.foreign if hidden else block, before.hides)
+    made = make(layer, group, before.previous if hidden else block, before.hides)
     if isinstance(made, Attn2Replace) and isinstance(before, Attn2Replace):
         made.added = list(before.added)
     return made
@@ -117,16 +117,16 @@ def _make_slot(
 def find_patched_model(model: Any) -> PatchedModel | None:
     """Return what the slots of a patched model share; None if we have none in it."""
     replaced = model.model_options.get("transformer_options", {}).get("patches_replace", {})
-    for kind in ("attn2", "attn1"):
-        for slot in replaced.get(kind, {}).values():
+    for attention in ("attn2", "attn1"):
+        for slot in replaced.get(attention, {}).values():
             if isinstance(slot, AttnReplace):
                 return slot.group
     return None
 
 
-def own_replacements(model: Any, kind: str = "attn2") -> dict[tuple[Any, ...], Attention]:
+def own_replacements(model: Any, attention: str = "attn2") -> dict[tuple[Any, ...], Attention]:
     """Return the replace slots of `model` after making sure that they are its own."""
-    return own_options(model, "transformer_options", "patches_replace", kind)
+    return own_options(model, "transformer_options", "patches_replace", attention)
 
 
 def _set_input_patch(model: Any, patch: Attn1Patch | Attn2Patch) -> None:

@@ -73,11 +73,11 @@ def _with_heads(table: LayerTable, unet: Any) -> LayerTable:
         "middle": [unet.middle_block],
         "output": unet.output_blocks,
     }
-    found = []
+    heads = []
     for layer in table:
         transformer = _transformers(blocks[layer.block][layer.number])[layer.transformer]
-        found.append(getattr(getattr(transformer, "attn1", None), "heads", 0))
-    return table.with_heads(found) if found and all(found) else table
+        heads.append(getattr(getattr(transformer, "attn1", None), "heads", 0))
+    return table.with_heads(heads) if heads and all(heads) else table
 
 
 def context_channels(unet: Any, table: LayerTable) -> int | None:
@@ -99,9 +99,11 @@ def context_channels(unet: Any, table: LayerTable) -> int | None:
 
 def _blocks_per_level(unet: Any, blocks: int) -> list[int]:
     """Return how many residual blocks each level of the downward path has."""
-    given = getattr(unet, "num_res_blocks", 2)
-    per_level = given if isinstance(given, int) else 2
-    counts = [per_level] * (blocks // (per_level + 1)) if isinstance(given, int) else list(given)
+    declared = getattr(unet, "num_res_blocks", 2)
+    per_level = declared if isinstance(declared, int) else 2
+    counts = (
+        [per_level] * (blocks // (per_level + 1)) if isinstance(declared, int) else list(declared)
+    )
     # One block more a level: the first convolution, then what halves the grid.
     if sum(counts) + len(counts) != blocks:
         raise ValueError(

@@ -28,20 +28,20 @@ def find_others(
     options
         The host's ``transformer_options``.
     slots
-        Kind, key and layer of each slot that we filled.
+        Attention ("attn1" or "attn2"), key and layer of each slot that we filled.
     """
     replaced = options.get("patches_replace", {})
-    found: dict[tuple[str, int], Callable[..., Any] | None] = {}
-    for kind, key, layer in slots:
-        of_kind = replaced.get(kind, {})
-        slot = of_kind.get(key)
+    others: dict[tuple[str, int], Callable[..., Any] | None] = {}
+    for attention, key, layer in slots:
+        replacements = replaced.get(attention, {})
+        slot = replacements.get(key)
         if not isinstance(slot, AttnReplace):
-            found[kind, layer] = None
+            others[attention, layer] = None
             continue
-        block = of_kind.get(key[:2])
-        if block is not None and block is not slot.foreign and not slot.hides:
-            found[kind, layer] = block
-    return found
+        block = replacements.get(key[:2])
+        if block is not None and block is not slot.previous and not slot.hides:
+            others[attention, layer] = block
+    return others
 
 
 class DiffusionModelWrapper:
@@ -83,11 +83,11 @@ class DiffusionModelWrapper:
         others = find_others(options, self._slots)
         if others:
             options = {**options, OTHERS: others}
-        for name, kind in (("attn1_patch", Attn1Patch), ("attn2_patch", Attn2Patch)):
+        for name, patch_type in (("attn1_patch", Attn1Patch), ("attn2_patch", Attn2Patch)):
             inputs = options.get("patches", {}).get(name, ())
-            ours = [isinstance(patch, kind) for patch in inputs]
+            ours = [isinstance(patch, patch_type) for patch in inputs]
             if any(ours[:-1]):
-                ordered = sorted(inputs, key=lambda patch, kind=kind: isinstance(patch, kind))
+                ordered = sorted(inputs, key=lambda patch, ours=patch_type: isinstance(patch, ours))
                 options = {**options, "patches": {**options["patches"], name: ordered}}
         return options
 

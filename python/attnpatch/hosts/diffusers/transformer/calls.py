@@ -32,7 +32,7 @@ class PatchedTransformer(Patched, Protocol):
     run: BoundStack | None
     """The patches at work."""
     cond_or_uncond: CondOrUncond | None
-    """What users told of the kinds of rows."""
+    """What users told of the roles of rows."""
     checked: bool
     """Whether a call came by a patched layer."""
 
@@ -141,8 +141,9 @@ class TransformerCalls:
             raise ValueError(
                 f"cond_or_uncond: expected to be told which of the {batch} rows of this call are "
                 f"cond and which uncond, for {runs}; give attach or patch_model (0,) where all are "
-                "cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a kind "
-                "for each row, or a callable that gives it for a call"
+                "cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a role "
+                "for each row, or a callable that gives it for a call; where one tensor is the text "
+                "of both, give the pipeline a copy of it, tensor.clone(), as one of them"
             )
         return Rows.of_chunks((COND,), batch)
 
@@ -165,7 +166,7 @@ def _describe(sequence: Sequenced, rows: Rows, sigma: Any) -> Call:
     return Call(
         latent=sequence.grid,
         batch=sequence.batch,
-        chunks=rows.kinds,
+        chunks=rows.roles,
         samples=rows.samples,
         slots=rows.slots,
         sigma=sigma,
@@ -183,7 +184,7 @@ def _with_negatives(rows: Rows, added: Sequence[int]) -> Rows:
     """Return rows with those that have the negative text of some of them."""
     samples = rows.samples and (*rows.samples, *(rows.samples[row] for row in added))
     return Rows(
-        kinds=(*rows.kinds, *(UNCOND for _ in added)),
+        roles=(*rows.roles, *(UNCOND for _ in added)),
         slots=(*rows.slots, *(rows.slots[row] for row in added)),
         samples=samples,
     )
@@ -201,11 +202,11 @@ def _progress(sigma: Any) -> Any:
 def _arguments(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call of a model by their names."""
     signature = _signature(type(model))
-    given = signature.bind(model, *args, **kwargs).arguments
+    bound = signature.bind(model, *args, **kwargs).arguments
     own = next(iter(signature.parameters))
-    return {name: value for name, value in given.items() if name != own}
+    return {name: value for name, value in bound.items() if name != own}
 
 
 @functools.lru_cache(maxsize=16)
-def _signature(kind: type[Any]) -> inspect.Signature:
-    return inspect.signature(kind.forward)
+def _signature(model_class: type[Any]) -> inspect.Signature:
+    return inspect.signature(model_class.forward)

@@ -50,26 +50,26 @@ def add_negatives(
         made[name] = _lists(arguments[name], batch, negative)
         return made
     text = arguments[name]
-    given = negative.text.to(text)
-    if given.dim() != text.dim() or given.shape[2:] != text.shape[2:]:
+    added = negative.text.to(text)
+    if added.dim() != text.dim() or added.shape[2:] != text.shape[2:]:
         raise ValueError(
             f"negative: expected text embeddings of shape (1, tokens, {_sizes(text)}), as this "
-            f"model's, got {tuple(given.shape)}"
+            f"model's, got {tuple(added.shape)}"
         )
     own = negative.mask
     if own is None:
-        own = torch.ones(given.shape[:2], dtype=torch.bool)
-    missing = text.shape[1] - given.shape[1]
+        own = torch.ones(added.shape[:2], dtype=torch.bool)
+    missing = text.shape[1] - added.shape[1]
     mask_name = next((name for name in masks if name in arguments), None)
     if missing < 0 or ((missing or not bool(own.all())) and mask_name is None):
         raise ValueError(
             f"negative: expected a text of {text.shape[1]} tokens, all its own, as this model is "
-            f"given beside it, got {given.shape[1]} with {int(own.sum())} of its own"
+            f"given beside it, got {added.shape[1]} with {int(own.sum())} of its own"
         )
     if missing:
-        given = torch.cat([given, given.new_zeros(len(given), missing, *given.shape[2:])], dim=1)
+        added = torch.cat([added, added.new_zeros(len(added), missing, *added.shape[2:])], dim=1)
         own = torch.cat([own, own.new_zeros(len(own), missing)], dim=1)
-    made[name] = torch.cat([text, given])
+    made[name] = torch.cat([text, added])
     if mask_name is not None and (missing or not bool(own.all()) or made[mask_name] is not None):
         made[mask_name] = _mask(arguments[mask_name], own.to(text.device), text, batch)
     return made

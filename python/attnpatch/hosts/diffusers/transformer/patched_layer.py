@@ -103,11 +103,11 @@ class PatchedJointLayer(ProcessorSlot):
                 "splits them over devices; turn it off, or take the patches off"
             )
         attention = functools.partial(_host_attention, mask=mask, options=options, backend=backend)
-        plain = mask is None and not options.get("is_causal") and not options.get("dropout_p")
+        as_usual = mask is None and not options.get("is_causal") and not options.get("dropout_p")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out = acting.attend(
             *(q, k, v, attention),
-            is_softmax=plain and _is_torch(backend),
+            is_softmax=as_usual and _is_torch(backend),
             takes_scale=True,
             scale=options.get("scale"),
         )

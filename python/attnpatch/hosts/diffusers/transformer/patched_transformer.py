@@ -26,7 +26,7 @@ class PatchedTransformer(PatchedModel):
     def read_layers(self, model: Any) -> None:
         """Set its family, its table and its layers of joint attention."""
         self.family_name = next(
-            kind.__name__ for kind in type(model).__mro__ if kind.__name__ in FAMILIES
+            base.__name__ for base in type(model).__mro__ if base.__name__ in FAMILIES
         )
         self.table = self.family.layer_table(model)
         self.spans = self.family.spans

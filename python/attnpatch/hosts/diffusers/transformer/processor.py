@@ -89,11 +89,11 @@ class PatchedProcessor:
 
 def check_processor(processor: object) -> None:
     """Raise TypeError where a processor calls attention in none of the ways of diffusers."""
-    kind = type(processor)
-    if _function(kind) is None and _with_names(kind, {}, _TORCH) is None:
+    cls = type(processor)
+    if _function(cls) is None and _with_names(cls, {}, _TORCH) is None:
         raise TypeError(
             f"model: expected attention processors that call {_DISPATCH} or F.{_TORCH}, as those "
-            f"of diffusers do, got {kind.__module__}.{kind.__qualname__}"
+            f"of diffusers do, got {cls.__module__}.{cls.__qualname__}"
         )
 
 

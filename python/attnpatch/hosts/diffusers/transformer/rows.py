@@ -29,23 +29,23 @@ def rows_of_text(running: Running | None, sequence: Sequenced) -> Rows | None:
         return None
     batch, text = sequence.batch, sequence.text
     if isinstance(text, Sequence):
-        kinds = [_kind(running, row, beside=text) for row in text]
-        if any(kind is None for kind in kinds):
+        roles = [_role(running, row, beside=text) for row in text]
+        if any(role is None for role in roles):
             return None
         if any(_is_both(running, row, beside=text) for row in text):
             return None
-        return told_rows([kind for kind in kinds if kind is not None], _host_call(batch, None))
+        return told_rows([role for role in roles if role is not None], _host_call(batch, None))
     call = _host_call(batch, text)
     if any(k.__name__ == "ModularPipeline" for k in type(running.pipeline).__mro__):
         return modular(running, call)
     if _is_both(running, text):
         return None
-    kind = _kind(running, text)
-    if kind is None:
+    role = _role(running, text)
+    if role is None:
         return rows_by_text(running, call, guidance_of(running))
     latents = running.latent_rows
     if latents is None or batch == latents:
-        return Rows.of_chunks((kind,), batch)
+        return Rows.of_chunks((role,), batch)
     if guidance_of(running) and batch == 2 * latents:
         return Rows.of_chunks((UNCOND, COND), batch)
     return None
@@ -70,8 +70,8 @@ def _is_both(running: Running, text: Any, beside: Any = None) -> bool:
     return len({names_uncond(name) for name in _names(running, text, beside)}) > 1
 
 
-def _kind(running: Running, text: Any, beside: Any = None) -> int | None:
-    """Return the kind of what a variable of the pipeline holds; None: it is none of these."""
+def _role(running: Running, text: Any, beside: Any = None) -> int | None:
+    """Return the role of what a variable of the pipeline holds; None: it is none of these."""
     names = _names(running, text, beside)
     if not names:
         return None
@@ -81,10 +81,10 @@ def _kind(running: Running, text: Any, beside: Any = None) -> int | None:
 def _names(running: Running, text: Any, beside: Any) -> list[str]:
     """Return the names of the pipeline's variables that hold a text.
 
-    What is handed over, `beside`, may hold rows of all kinds: other variables tell before it.
+    What is handed over, `beside`, may hold rows of all roles: other variables tell before it.
     """
-    found = [(name, value is beside) for name, value in running.locals() if _holds(value, text)]
-    return [name for name, whole in found if not whole] or [name for name, _ in found]
+    holders = [(name, value is beside) for name, value in running.locals() if _holds(value, text)]
+    return [name for name, whole in holders if not whole] or [name for name, _ in holders]
 
 
 def _holds(value: Any, text: Any) -> bool:

@@ -25,7 +25,7 @@ from attnpatch.hosts.token_grids import grid_of
 
 
 class PatchedLayer(ProcessorSlot):
-    """One attention layer of a patched UNet, of either kind."""
+    """One attention layer of a patched UNet, cross or self."""
 
     processor_class: type[Any]
     keys: str  # what its keys are
@@ -209,7 +209,7 @@ class SelfLayer(PatchedLayer):
             return attention(q, k, v)
         processor = self.patched_processor
         is_softmax = (
-            mask is None and processor.attnpatch_plain and processor._attention_backend is None
+            mask is None and processor.attnpatch_is_softmax and processor._attention_backend is None
         )
         return acting.attend(q, k, v, attention, is_softmax=is_softmax)
 

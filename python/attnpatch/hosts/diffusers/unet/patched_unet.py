@@ -34,8 +34,11 @@ class PatchedUNet(PatchedModel):
         widths = {getattr(block.attn2, "cross_attention_dim", None) for block in blocks}
         self.context_channels = widths.pop() if len(widths) == 1 else None
         self.cross_layers, self.self_layers = (
-            tuple(kind(self, layer, block) for layer, block in zip(self.table, blocks, strict=True))
-            for kind in (CrossLayer, SelfLayer)
+            tuple(
+                layer_type(self, layer, block)
+                for layer, block in zip(self.table, blocks, strict=True)
+            )
+            for layer_type in (CrossLayer, SelfLayer)
         )
 
     def make_calls(self) -> CallHooks:
@@ -61,12 +64,12 @@ class PatchedUNet(PatchedModel):
 
     def take_over_perturbed(self) -> tuple[PatchedLayer, ...]:
         """Take over, for one call, what a pipeline perturbs itself: degraded passes must not be."""
-        found = [
+        perturbed = [
             layer
             for layer in self.self_layers
             if layer.patched_processor is None
             and is_perturbed(getattr(layer.module, "processor", None))
         ]
-        for layer in found:
+        for layer in perturbed:
             layer.take_over()
-        return tuple(found)
+        return tuple(perturbed)

@@ -29,7 +29,7 @@ from attnpatch.hosts.diffusers.unet.projections import (
 # diffusers' processors that compute softmax(q k) v and nothing else: their work is done in one
 # fused pass with the patches'.
 _FUSED = ("FusedAttnProcessor2_0",)  # the same, by one projection of q, k and v, or of k and v
-_PLAIN = ("AttnProcessor", "AttnProcessor2_0", *_FUSED)
+_SOFTMAX = ("AttnProcessor", "AttnProcessor2_0", *_FUSED)
 # diffusers' processors of perturbed attention: of so many equal parts of the batch all but the last
 # attend; in that each token keeps its own value.
 _PERTURBED = {"PAGIdentitySelfAttnProcessor2_0": 2, "PAGCFGIdentitySelfAttnProcessor2_0": 3}
@@ -46,7 +46,7 @@ class PatchedProcessor:
     __slots__ = ("attnpatch_layer", "attnpatch_original")
     attnpatch_layer: PatchedLayer
     attnpatch_original: Any
-    attnpatch_plain: bool
+    attnpatch_is_softmax: bool
     attnpatch_fused: bool
     attnpatch_perturbed: int
 
@@ -90,12 +90,12 @@ class PatchedProcessor:
         text = context[0] if isinstance(context, tuple) else context
         backend = self._attention_backend
         more = self._more_keys(acting, attn, queries, text) if acting.guides_text else None
-        if self.attnpatch_plain and attention_mask is None and backend is None:
+        if self.attnpatch_is_softmax and attention_mask is None and backend is None:
             q, k, v, heads = project_cross(attn, queries.states, text, self.attnpatch_fused)
             out = acting.attend(q, k, v, heads=heads, more=more)
             return finish(attn, out if heads else join_heads(out), queries)
         q = project_query(attn, queries.states)
-        if self.attnpatch_plain:
+        if self.attnpatch_is_softmax:
             k, v = project_context(attn, queries.states, text, self.attnpatch_fused)
             if isinstance(acting, GraphSite):
                 if acting.guides_text:
@@ -122,11 +122,11 @@ class PatchedProcessor:
         self, acting: SiteAttention | GraphSite, attn: Any, queries: Queries, text: Tensor | None
     ) -> MoreKeys | None:
         """Project keys and values of the patches' own texts, apart from those of the text."""
-        given = (queries.states if text is None else text).detach()
+        projected = (queries.states if text is None else text).detach()
         if isinstance(acting, GraphSite):
-            context = acting.context(given, queries.states.shape[1])
+            context = acting.context(projected, queries.states.shape[1])
         else:
-            context = acting.context(given.dtype, given.device)
+            context = acting.context(projected.dtype, projected.device)
         if context is None:
             return None
         return project_context(attn, queries.states, context, self.attnpatch_fused)
@@ -169,12 +169,12 @@ def put_originals_back(processors: dict[str, Any]) -> None:
             processors[name] = _without_leftovers(processor)
 
 
-def make_patched_processor(original: Any, layer: PatchedLayer, kind: type[Any]) -> Any:
+def make_patched_processor(original: Any, layer: PatchedLayer, processor_type: type[Any]) -> Any:
     """Return a processor that does what `original` does plus the patches of `layer`.
 
-    `kind` is `PatchedProcessor`, or what derives from it for layers of another kind.
+    `processor_type` is `PatchedProcessor`, or what derives from it for other layers.
     """
-    patched_processor = _bare_patched_processor(_without_leftovers(original), kind)
+    patched_processor = _bare_patched_processor(_without_leftovers(original), processor_type)
     object.__setattr__(patched_processor, "attnpatch_layer", layer)
     return patched_processor
 
@@ -197,8 +197,8 @@ def _itself(processor: Any) -> Any:
     return processor
 
 
-def _bare_patched_processor(original: Any, kind: type[Any]) -> Any:
-    patched_processor = object.__new__(_patched_class(type(original), kind))
+def _bare_patched_processor(original: Any, processor_type: type[Any]) -> Any:
+    patched_processor = object.__new__(_patched_class(type(original), processor_type))
     # Set past nn.Module, which would take the original for a child.
     object.__setattr__(patched_processor, "attnpatch_original", original)
     object.__setattr__(patched_processor, "__dict__", original.__dict__)
@@ -206,7 +206,7 @@ def _bare_patched_processor(original: Any, kind: type[Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def _patched_class(original: type, kind: type[Any]) -> type:
+def _patched_class(original: type, processor_type: type[Any]) -> type:
     def call(self: PatchedProcessor, *args: Any, **kwargs: Any) -> Tensor:
         return self.attnpatch_call(*args, **kwargs)
 
@@ -216,8 +216,8 @@ def _patched_class(original: type, kind: type[Any]) -> type:
     members = {
         "__slots__": (),
         "__call__": call,
-        "attnpatch_plain": name in _PLAIN,
+        "attnpatch_is_softmax": name in _SOFTMAX,
         "attnpatch_fused": name in _FUSED,
         "attnpatch_perturbed": _PERTURBED.get(name, 0),
     }
-    return type(f"Patched{original.__name__}", (kind, original), members)
+    return type(f"Patched{original.__name__}", (processor_type, original), members)

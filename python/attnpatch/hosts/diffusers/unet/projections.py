@@ -115,8 +115,8 @@ def project_cross(
     Where norms of heads or a scale of the layer's own come between, heads are apart already, as
     `project_query` and `project_context` give them, and the number is None.
     """
-    plain = attn.norm_q is None and attn.norm_k is None
-    if not plain or abs(attn.scale * (attn.inner_dim // attn.heads) ** 0.5 - 1.0) > 1e-6:
+    unnormed = attn.norm_q is None and attn.norm_k is None
+    if not unnormed or abs(attn.scale * (attn.inner_dim // attn.heads) ** 0.5 - 1.0) > 1e-6:
         return project_query(attn, states), *project_context(attn, states, context, fused), None
     return attn.to_q(states), *_project_context(attn, states, context, fused), attn.heads
 

@@ -75,7 +75,7 @@ def host_attention(
         rows = (x[attends] for x in (q, k, v))
         out = attend_to_text(attn, *rows, mask, processor._attention_backend)
         return torch.cat([out, v[len(q) - kept :]]) if kept else out
-    if not processor.attnpatch_plain:
+    if not processor.attnpatch_is_softmax:
         q, k, v = (join_heads(x) for x in (q, k, v))
         projected = Projected(attn, q, k, v)
         return split_heads(processor.attnpatch_original(projected, q, None, mask), attn.heads)

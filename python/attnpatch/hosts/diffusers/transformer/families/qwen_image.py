@@ -57,8 +57,8 @@ def _pictures(shapes: Sequence[Any]) -> list[Part]:
             f"img_shapes: expected an image of one layer where patches act, got {rows[0][0][0]}"
         )
     return [
-        (IMAGE if place == 0 else REFERENCE, frames * height * width, _grid(frames, height, width))
-        for place, (frames, height, width) in enumerate(rows[0])
+        (IMAGE if index == 0 else REFERENCE, frames * height * width, _grid(frames, height, width))
+        for index, (frames, height, width) in enumerate(rows[0])
     ]
 
 

@@ -78,8 +78,8 @@ def _with_references(
     latents: Sequence[Any], texts: Sequence[Any], features: Any, patch: int, frames: int
 ) -> list[Part]:
     parts = [part for text in texts for part in _padded(TEXT, len(text), None)]
-    for place, latent in enumerate(latents):
-        name = IMAGE if place == len(latents) - 1 else REFERENCE
+    for index, latent in enumerate(latents):
+        name = IMAGE if index == len(latents) - 1 else REFERENCE
         parts += (
             [(PADDING, _MULTIPLE, None)]
             if latent is None
