@@ -4,7 +4,8 @@
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from attnpatch import vision
 from attnpatch.adapters import (
@@ -48,6 +49,9 @@ from attnpatch.patches import (
     show_attention,
 )
 
+if _TYPE_CHECKING:
+    from attnpatch.notebook import explore
+
 __version__ = _version("attnpatch")
 
 __all__ = [
@@ -72,6 +76,7 @@ __all__ = [
     "attach",
     "attached",
     "detach",
+    "explore",
     "get_identity_embeds",
     "identity_control",
     "load_embeds",
@@ -89,15 +94,17 @@ __all__ = [
     "word_weights",
 ]
 
-# Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
-_LAZY = ("display", "faces", "nodes")
+# Imported when first asked for: they need OpenCV's extension module, or are a host's or notebooks'.
+_LAZY = ("display", "faces", "nodes", "notebook")
 
 
-def __getattr__(name: str) -> _ModuleType:
+def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _import_module(f"{__name__}.{name}")
+    if name == "explore":
+        return _import_module("attnpatch.notebook").explore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "explore"})
