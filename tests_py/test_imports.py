@@ -19,6 +19,7 @@ ALLOWED = {
     "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
     "notebook": {"display", "engine", "hosts", "patches"},
     "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
+    "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo"},
 }
 
 

@@ -137,8 +137,11 @@ Tensor allocate_attention(const Tensor& q) {
   return torch::stable::transpose(memory, 1, 2);
 }
 
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  torch::stable::parallel_for(0, count, 1, body);
+void use_threads(kernels::Threads& threads) {
+  threads.threads = torch::stable::get_num_threads();
+  threads.parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    torch::stable::parallel_for(0, count, 1, body);
+  };
 }
 
 void fill(kernels::AttentionParams& params, const AttentionShape& shape, const Tensor& q,
@@ -152,8 +155,7 @@ void fill(kernels::AttentionParams& params, const AttentionShape& shape, const T
   params.head_size = shape.head_size;
   const auto size = static_cast<double>(std::max<int64_t>(shape.head_size, 1));
   params.scale = static_cast<float>(scale.value_or(1.0 / std::sqrt(size)));
-  params.threads = torch::stable::get_num_threads();
-  params.parallel_for = parallel_for;
+  use_threads(params);
 }
 
 void fill(kernels::AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,

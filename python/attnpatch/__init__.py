@@ -4,7 +4,6 @@
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from attnpatch import vision
@@ -49,9 +48,6 @@ from attnpatch.patches import (
     show_attention,
 )
 
-if _TYPE_CHECKING:
-    from attnpatch.notebook import explore
-
 __version__ = _version("attnpatch")
 
 __all__ = [
@@ -76,7 +72,6 @@ __all__ = [
     "attach",
     "attached",
     "detach",
-    "explore",
     "get_identity_embeds",
     "identity_control",
     "load_embeds",
@@ -94,17 +89,26 @@ __all__ = [
     "word_weights",
 ]
 
-# Imported when first asked for: they need OpenCV's extension module, or are a host's or notebooks'.
-_LAZY = ("display", "faces", "nodes", "notebook")
+# Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
+_LAZY = ("display", "faces", "nodes", "notebook", "studies")
+# Names of modules that few programs need.
+_LAZY_NAMES = {
+    "Axes": "studies.axes",
+    "Study": "studies.study",
+    "explore": "notebook",
+    "load_study": "studies.results.loading",
+    "run_study": "studies.run",
+    "stack_from_png": "studies.results.stacks",
+}
 
 
 def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _import_module(f"{__name__}.{name}")
-    if name == "explore":
-        return _import_module("attnpatch.notebook").explore
+    if name in _LAZY_NAMES:
+        return getattr(_import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, "explore"})
+    return sorted({*globals(), *_LAZY, *_LAZY_NAMES})

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -178,6 +179,20 @@ INSTANTIATE_TEST_SUITE_P(Targets, BiasedAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+
+TEST(BiasedAttentionThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"runs for all", 2, 4, 2, 700, 200, 40, 2, true, true};
+  const Problem alone(shape), together(shape);
+  BiasedAttentionParams params = alone.params();
+  params.threads = 1;
+  biased_attention_cpu(params);
+  params = together.params();
+  RealThreads threads;
+  threads.serve(params, 5);
+  biased_attention_cpu(params);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(threads.regions(), 1);
+}
 
 class BiasedAttentionEdges : public testing::TestWithParam<std::string> {
  protected:
