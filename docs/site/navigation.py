@@ -23,6 +23,7 @@ PAGES = {
         "docs/normalized-attention-guidance",
         "docs/key-gains",
     ],
+    "Sweeps": ["docs/sweeps"],
     "Reference": [
         "docs/reference/attnpatch",
         "docs/reference/adapters",
@@ -33,6 +34,7 @@ PAGES = {
         "docs/reference/faces",
         "docs/reference/pictures",
         "docs/reference/nodes",
+        "docs/reference/studies",
         "docs/nodes",
         "comfyui/README",
         "docs/pipelines",
