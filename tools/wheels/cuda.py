@@ -20,7 +20,7 @@ def is_wanted() -> bool:
     return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
-def compiler(interpreter: Path) -> dict[str, str]:
+def compiler() -> dict[str, str]:
     """Install the compiler into an environment of its own.
 
     Returns
@@ -29,7 +29,7 @@ def compiler(interpreter: Path) -> dict[str, str]:
         The variables by which CMake finds it.
     """
     packages = [f"nvidia-{name}=={RELEASE}.*" for name in _PACKAGES]
-    python = make_environment("cuda", interpreter, *packages)
+    python = make_environment("cuda", Path(sys.executable), *packages)
     (root,) = python.parents[1].glob(f"lib/python3.*/site-packages/nvidia/cu{RELEASE[:2]}")
     return {
         "CUDACXX": str(root / "bin" / "nvcc"),
