@@ -78,9 +78,12 @@ def test_what_is_bundled_is_named_by_where_its_sources_are_from(symbols, monkeyp
     for library in libraries.LIBRARIES:
         text = f"Version: 1:2.3-4\nChecksums-Sha256:\n {digest} 56 {library.package}.orig.tar.xz\n"
         (tmp_path / "sources" / f"{library.package}_2.3-4.dsc").write_text(text)
-    components = sbom.document()["components"]
+    document = sbom.document([{"name": "another", "bom-ref": "pkg:pypi/another@1"}])
+    components = document["components"]
     assert [component["name"] for component in components] == [
-        library.name for library in libraries.LIBRARIES
+        *(library.name for library in libraries.LIBRARIES),
+        "another",
     ]
+    assert document["dependencies"][0]["dependsOn"][-1] == "pkg:pypi/another@1"
     assert components[0]["purl"] == "pkg:deb/raspbian/zlib@1:2.3-4?arch=source"
     assert components[0]["hashes"] == [{"alg": "SHA-256", "content": digest}]

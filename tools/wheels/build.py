@@ -31,9 +31,9 @@ def build_all(versions: Sequence[str]) -> list[Path]:
     DIST.mkdir(exist_ok=True)
     built = [build_sdist()]
     static_libraries.build()
-    sbom.write()
     torch = _torch()
     compiler = cuda.compiler() if cuda.is_wanted() else {}
+    sbom.write([cuda.component()] if compiler else [])
     for version, interpreter in interpreters.items():
         built.append(build_wheel(version, interpreter, torch, compiler))
         symbols.check(built[-1], cuda=bool(compiler))
