@@ -97,7 +97,7 @@ class Focus(Patch):
     factor: float = 1.0
     level: int = 9
 
-    kind = "focus"
+    type_name = "focus"
 
     def bind(self, table, index=0):
         return BoundFocus(self, table)

@@ -90,14 +90,15 @@ __all__ = [
 ]
 
 # Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
-_LAZY = ("display", "faces", "nodes", "studies")
+_LAZY = ("display", "faces", "nodes", "notebook", "studies")
 # Names of modules that few programs need.
 _LAZY_NAMES = {
-    "Axes": "axes",
-    "Study": "study",
-    "load_study": "results.loading",
-    "run_study": "run",
-    "stack_from_png": "results.stacks",
+    "Axes": "studies.axes",
+    "Study": "studies.study",
+    "explore": "notebook",
+    "load_study": "studies.results.loading",
+    "run_study": "studies.run",
+    "stack_from_png": "studies.results.stacks",
 }
 
 
@@ -105,7 +106,7 @@ def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _import_module(f"{__name__}.{name}")
     if name in _LAZY_NAMES:
-        return getattr(_import_module(f"{__name__}.studies.{_LAZY_NAMES[name]}"), name)
+        return getattr(_import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
