@@ -238,11 +238,10 @@ def blur_tokens(tokens: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
     if sigma == 0:
         return tokens
     height, width = grid
-    where_, dtype = where(tokens.device), tokens.dtype
     rows, columns = (
         _matrices.get(
-            (side, sigma, dtype, where_),
-            lambda side=side: upload(_blur_matrix(side, sigma), tokens.device).to(dtype),
+            (side, sigma, tokens.dtype, where(tokens.device)),
+            functools.partial(_blur_on, side, sigma, tokens),
         )
         for side in (height, width)
     )
@@ -251,6 +250,10 @@ def blur_tokens(tokens: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
     maps = torch.matmul(columns, maps)
     maps = torch.matmul(rows, maps.flatten(2)).unflatten(2, (width, tokens.shape[2]))
     return maps.flatten(1, 2)
+
+
+def _blur_on(side: int, sigma: float, like: Tensor) -> Tensor:
+    return upload(_blur_matrix(side, sigma), like.device).to(like.dtype)
 
 
 @functools.lru_cache(maxsize=64)
