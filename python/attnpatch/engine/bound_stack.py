@@ -14,11 +14,12 @@ from torch import Tensor
 
 from attnpatch._core import Layer
 from attnpatch.engine.branch_plan import BranchPlan
-from attnpatch.engine.cache import Cache, where
+from attnpatch.engine.cache import Cache
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointLayer, JointTable, Table
 from attnpatch.engine.patch import BoundPatch, NegativeText, Patch, nbytes_of
+from attnpatch.engine.plan import Plan
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
@@ -26,7 +27,7 @@ from attnpatch.engine.site_attention import SiteAttention, WrapperChain
 from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
 from attnpatch.engine.tokens import IMAGE, TEXT, Tokens
 
-__all__ = ["BoundStack", "Plan"]
+__all__ = ["BoundStack"]
 
 
 class BoundStack:
@@ -348,52 +349,6 @@ class BoundStack:
 
     def __repr__(self) -> str:
         return f"<BoundStack of {self.stack!r} in {self.table!r}>"
-
-
-class Plan:
-    """What the patches do in calls of one layout and time, over all layers."""
-
-    __slots__ = ("_biases", "_branches", "_chains", "_guides", "_prepared")
-
-    def __init__(
-        self,
-        branches: BranchPlan | None,
-        chains: tuple[WrapperChain | None, ...],
-        biases: BiasPlan | None = None,
-        guides: tuple[TextGuides | None, ...] = (),
-    ) -> None:
-        self._branches = branches
-        self._chains = chains
-        self._biases = biases
-        self._guides = guides or (None,) * len(chains)
-        self._prepared: tuple[Any, ...] | None = None
-
-    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
-        """See ``BoundStack.prepare``."""
-        key = dtype, where(device), call.latent, call.crops
-        if self._prepared == key:
-            return
-        if self._branches is not None:
-            self._branches.prepare(call, dtype, device)
-        for guides in dict.fromkeys(self._guides):
-            if guides is not None and not guides.requires_grad:
-                guides.context(dtype, device)
-        self._prepared = key
-
-    def at(self, site: Site) -> SiteAttention | None:
-        """Return what the patches do at a site of such a call; None: nothing."""
-        index = site.layer.index
-        branches = self._branches
-        if branches is not None and not branches.acts(index):
-            branches = None
-        biases = self._biases
-        if biases is not None and not biases.acts(index):
-            biases = None
-        chain = self._chains[index]
-        guides = self._guides[index]
-        if branches is None and chain is None and biases is None and guides is None:
-            return None
-        return SiteAttention(site, branches, chain, biases, guides)
 
 
 def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:
