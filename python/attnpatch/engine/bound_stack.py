@@ -84,7 +84,9 @@ class BoundStack:
             latest = self._latest[keys] = call, self._plan(call, keys)
         return latest[1]
 
-    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
+    def prepare(
+        self, call: Call, dtype: torch.dtype, device: torch.device, text: int | None = None
+    ) -> None:
         """Bring what the layers will read in this call to a device, before the model runs.
 
         So nothing that outlives a forward pass is allocated inside it, where hosts may record what
@@ -96,10 +98,15 @@ class BoundStack:
             The call that is about to run.
         dtype, device
             Of the queries to come.
+        text : int or None
+            How many tokens the text of a UNet has; None: not known, then what depends on that is
+            made at the layers.
         """
-        plan = self.plan(call, (TEXT,))
-        if plan is not None:
-            plan.prepare(call, dtype, device)
+        sequences = dict.fromkeys(keys.names for _, keys in call.attentions)
+        for names in sequences or ((TEXT,), (IMAGE,)):
+            plan = self.plan(call, names)
+            if plan is not None:
+                plan.prepare(call, dtype, device, text)
 
     def negative_text(self, call: Call) -> NegativeText | None:
         """Return the text that rows of a call with joint attention are to have beside their own.
@@ -276,7 +283,7 @@ class BoundStack:
         if not acting:
             return None
         key = (call.layout, call.degraded, tuple(acting))
-        return self._plans[keys].get(key, lambda: self._make_plan(call, acting))
+        return self._plans[keys].get(key, lambda: self._make_plan(call, keys, acting))
 
     def check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
         """Raise ValueError where a patch that is active asks for tokens that a call has not.
@@ -295,7 +302,9 @@ class BoundStack:
                     f"{self.table.family}, got {', '.join(keys)}"
                 )
 
-    def _make_plan(self, call: Call, acting: Sequence[tuple[int, Hashable]]) -> Plan:
+    def _make_plan(
+        self, call: Call, keys: tuple[str, ...], acting: Sequence[tuple[int, Hashable]]
+    ) -> Plan:
         edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}
         branching = tuple(e for e in edits.values() if e.branches)
         branches = None
@@ -332,7 +341,7 @@ class BoundStack:
             guides.append(
                 same.setdefault(acting_guides, TextGuides(acting_guides)) if acting_guides else None
             )
-        return Plan(branches, tuple(chains), biases, tuple(guides))
+        return Plan(self.table, keys, branches, tuple(chains), biases, tuple(guides))
 
     def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
         key = (call.layout, call.degraded, time_key)

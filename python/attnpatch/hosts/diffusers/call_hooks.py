@@ -86,7 +86,9 @@ class CallHooks:
         points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
         running.call = describe_call(run, host_call, rows, points, places)
         if run is not None:
-            run.prepare(running.call, _queries_dtype(host_call.sample), host_call.sample.device)
+            sample, text = host_call.sample, host_call.encoder_hidden_states
+            tokens = text.shape[1] if isinstance(text, Tensor) else None
+            run.prepare(running.call, _queries_dtype(sample), sample.device, tokens)
         if guides and not degraded:
             check_caches(unet)
             running.perturbed = self._model.take_over_perturbed()
