@@ -15,18 +15,16 @@ A ratio is the other's time over ours: above 1 we are faster. Each is the median
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from measuring import Measuring, add_arguments, measure, milliseconds, ratio
 from torch import Tensor
 from tqdm import tqdm
 
-from attnpatch import _core
 from attnpatch.engine import layer_table, token_grid
 from attnpatch.ops.branch_attention import branch_attention_flat
 
@@ -91,31 +89,15 @@ def variants(site: Site, branches: list[int], dtype: torch.dtype) -> list[Callab
     ]
 
 
-def measure(calls: list[Callable[[], Tensor]], rounds: int, seconds: float) -> list[list[float]]:
-    """Seconds of a call, for each of `calls` in each round; rounds alternate between the calls."""
-    repeats = []
-    for call in calls:
-        call()
-        start = time.perf_counter()
-        call()
-        repeats.append(max(1, round(seconds / max(time.perf_counter() - start, 1e-7))))
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, count, found in zip(calls, repeats, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            found.append((time.perf_counter() - start) / count)
-    return times
+def multiply_adds(site: Site, branches: list[int]) -> int:
+    """Of both products of a call."""
+    return 2 * BATCH * site.tokens * site.channels * (TEXT_TOKENS + sum(branches))
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each call in a round")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    add_arguments(parser)
     parser.add_argument("--branches", type=int, nargs="+", default=[16], help="tokens of each")
     parser.add_argument("--size", type=int, nargs="+", default=[512, 768, 1024])
     return parser.parse_args()
@@ -125,36 +107,34 @@ def main() -> None:
     """Print the table."""
     args = arguments()
     torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
     wanted = [s for family in NAMES for size in args.size for s in sites(family, size)]
-    print(
-        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, "
-        f"torch {torch.__version__}, batch {BATCH}, {TEXT_TOKENS} text tokens, "
-        f"image tokens {args.branches}\n"
-    )
-    print(
-        "| model | pixels | tokens | heads x size | sites | ours, ms | composed | all keys | text |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    totals: dict[tuple[str, int], list[float]] = {}
-    for site in tqdm(wanted, desc="sites", leave=False):
-        calls = variants(site, args.branches, getattr(torch, args.dtype))
-        ours, *others = measure(calls, args.rounds, args.seconds)
-        ratios = [statistics.median(map(lambda a, b: a / b, other, ours)) for other in others]
-        total = totals.setdefault((site.family, site.pixels), [0.0] * 4)
-        for i, times in enumerate((ours, *others)):
-            total[i] += site.count * statistics.median(times)
-        tqdm.write(
-            f"| {NAMES[site.family]} | {site.pixels} | {site.tokens} | {site.heads} x "
-            f"{site.channels // site.heads} | {site.count} | {statistics.median(ours) * 1e3:.2f} | "
-            + " | ".join(f"{ratio:.2f}" for ratio in ratios)
-            + " |"
+    note = f"batch {BATCH}, {TEXT_TOKENS} text tokens, image tokens {args.branches}"
+    with Measuring(args, note).running() as measuring:
+        keys = ("model", "pixels", "tokens", "heads x size", "sites")
+        table = measuring.table(
+            "branch_attention", keys, ("ours, ms", "/composed", "/all keys", "/text", "of peak")
         )
-    for (family, pixels), (ours, *others) in totals.items():
-        print(
-            f"| **{NAMES[family]}** | **{pixels}** | all | | | {ours * 1e3:.1f} | "
-            + " | ".join(f"**{other / ours:.2f}**" for other in others)
-            + " |"
+        totals: dict[tuple[str, int], list[float]] = {}
+        for site in tqdm(wanted, desc="sites", leave=False):
+            calls = variants(site, args.branches, getattr(torch, args.dtype))
+            times = measure(calls, args.rounds, args.seconds)
+            ours, *others = times
+            total = totals.setdefault((site.family, site.pixels), [0.0] * 4)
+            for i, of_call in enumerate(times):
+                total[i] += site.count * milliseconds(of_call)
+            heads = f"{site.heads} x {site.channels // site.heads}"
+            share = measuring.share_of_peak(multiply_adds(site, args.branches), ours)
+            table.add(
+                (NAMES[site.family], site.pixels, site.tokens, heads, site.count),
+                (milliseconds(ours), *(ratio(other, ours) for other in others), share),
+            )
+        table = measuring.table(
+            "whole models", ("model", "pixels"), ("ours, ms", "/composed", "/all keys", "/text")
         )
+        for (family, pixels), (ours_all, *others_all) in totals.items():
+            ratios = [other / ours_all for other in others_all]
+            table.add((NAMES[family], pixels), (ours_all, *ratios))
 
 
 if __name__ == "__main__":

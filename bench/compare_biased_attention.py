@@ -12,8 +12,8 @@ last quarter of the keys for the picture's queries, and one key gone. All in one
 - dense: torch's attention with the bias as a mask (batch 1, queries, keys), which is made anew in
   each call, as a call with other weights needs it.
 
-A ratio is the other's time over SDPA's. Each is the median over the rounds. Memory is what a call's
-peak adds to a fresh process, its result included (Linux; elsewhere nan).
+A ratio is the other's time over ours: above 1 we are faster. Each is the median over the rounds.
+Memory is what a call's peak adds to a fresh process, its result included (Linux; elsewhere nan).
 """
 
 from __future__ import annotations
@@ -21,18 +21,14 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import os
-import statistics
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from compare import measure
-from compare_guidance import peak_of, table
+from measuring import Measuring, add_arguments, measure, milliseconds, peak_of, ratio
 from torch import Tensor
 from tqdm import tqdm
 
-from attnpatch import _core
 from attnpatch.ops import biased_attention, plain
 
 HEADS, SIZE, TEXT = 24, 128, 512
@@ -71,35 +67,29 @@ def peak_mib(call: int, tokens: int, terms: int, dtype: torch.dtype) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    add_arguments(parser, rounds=5)
     parser.add_argument("--tokens", type=int, nargs="+", default=[4608, 8704])
     parser.add_argument("--terms", type=int, nargs="+", default=[1, 4])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     dtype = getattr(torch, args.dtype)
-    rows = []
-    sites = [(tokens, terms) for tokens in args.tokens for terms in args.terms]
-    for tokens, terms in tqdm(sites, desc="sites", leave=False):
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            works = [(call, tokens, terms, dtype) for call in (0, 2, 3)]
-            memory = pool.starmap(peak_mib, works, chunksize=1)
-        times = measure(calls(tokens, terms, dtype), args.rounds, 0.0)
-        row = [str(tokens), str(terms), f"{statistics.median(times[1]):.2f}"]
-        for name, found in zip(NAMES, times, strict=True):
-            if name != "SDPA":
-                ratios = (a / b for a, b in zip(found, times[1], strict=True))
-                row.append(f"{statistics.median(ratios):.2f}")
-        rows.append(row + [f"{mib:.0f}" for mib in memory])
-    load = f"load {os.getloadavg()[1]:.1f}, " if hasattr(os, "getloadavg") else ""
-    print(
-        f"{args.dtype}, {args.threads} threads, {load}{_core.cpu_targets()[0]}, "
-        f"torch {torch.__version__}, {HEADS} heads of {SIZE}\n"
-    )
-    head = "tokens, terms, SDPA s, ours / SDPA, padded / SDPA, dense / SDPA"
-    table(f"{head}, ours MiB, padded MiB, dense MiB".split(", "), rows)
+    figures = ["SDPA, ms", "/SDPA", "/padded", "/dense", "of peak"]
+    figures += ["ours, MiB", "padded, MiB", "dense, MiB"]
+    with Measuring(args, f"{HEADS} heads of {SIZE}").running() as measuring:
+        table = measuring.table("biased_attention", ("tokens", "terms"), figures)
+        sites = [(tokens, terms) for tokens in args.tokens for terms in args.terms]
+        for tokens, terms in tqdm(sites, desc="sites", leave=False):
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                works = [(call, tokens, terms, dtype) for call in (0, 2, 3)]
+                memory = pool.starmap(peak_mib, works, chunksize=1)
+            times = dict(
+                zip(NAMES, measure(calls(tokens, terms, dtype), args.rounds, 0.0), strict=True)
+            )
+            ours, sdpa = times["ours"], times["SDPA"]
+            others = [ratio(times[name], ours) for name in ("SDPA", "padded", "dense")]
+            share = measuring.share_of_peak(2 * HEADS * SIZE * tokens**2, ours)
+            table.add((tokens, terms), (milliseconds(sdpa), *others, share, *memory))
 
 
 if __name__ == "__main__":

@@ -22,17 +22,14 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from compare import measure
+from measuring import Measuring, add_arguments, measure, milliseconds, peak_of, ratio
 from torch import Tensor
 from tqdm import tqdm
 
-from attnpatch import _core
 from attnpatch.ops import attention_column_mean, blur_and_blend
 
 BATCH = 2
@@ -84,33 +81,23 @@ def peak_mib(call: int, tokens: int, heads: int, size: int, dtype: torch.dtype) 
     return peak_of(attention_calls(tokens, heads, size, dtype)[call])
 
 
-def peak_of(call: Callable[[], object]) -> float:
-    """MiB that a call adds to this process at its peak."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        reset.write_text("5")  # the peak starts anew
-    except OSError:
-        return math.nan
-
-    def kib(name: str) -> int:
-        line = next(x for x in status.read_text().splitlines() if x.startswith(name))
-        return int(line.split()[1])
-
-    before = kib("VmRSS:")
-    call()
-    return (kib("VmHWM:") - before) / 1024
-
-
-def table(head: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
-    for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
-
-
-def compare_attention(args: argparse.Namespace, dtype: torch.dtype) -> None:
+def compare_attention(measuring: Measuring) -> None:
     """Print the table of attention_column_mean."""
-    rows = []
+    args, dtype = measuring.args, getattr(torch, measuring.args.dtype)
+    table = measuring.table(
+        "attention_column_mean",
+        ("model", "pixels", "tokens", "heads x size"),
+        (
+            "ours (one row), ms",
+            "/SDPA",
+            "/SDPA, both rows",
+            "/map, both rows",
+            "of peak",
+            "ours, MiB",
+            "SDPA, MiB",
+            "map, MiB",
+        ),
+    )
     sites = [(family, pixels) for family in MIDDLE for pixels in args.size]
     for family, pixels in tqdm(sites, desc="sites", leave=False):
         heads, size, factor = MIDDLE[family]
@@ -120,50 +107,39 @@ def compare_attention(args: argparse.Namespace, dtype: torch.dtype) -> None:
             memory = pool.starmap(peak_mib, works, chunksize=1)
         calls = attention_calls(tokens, heads, size, dtype)
         one, both, sdpa, with_map = measure(calls, args.rounds, args.seconds)
-        pairs = ((sdpa, one), (sdpa, both), (with_map, both))
-        ratios = [statistics.median(a / b for a, b in zip(*pair, strict=True)) for pair in pairs]
-        row = [family, str(pixels), str(tokens), f"{heads} x {size}"]
-        row.append(f"{statistics.median(one) * 1e3:.2f}")
-        rows.append(row + [f"{r:.2f}" for r in ratios] + [f"{mib:.1f}" for mib in memory])
-    head = (
-        "model, pixels, tokens, heads x size, ours (one row) ms, SDPA / one row, SDPA / both rows"
-    )
-    table(f"{head}, map / both rows, ours MiB, SDPA MiB, map MiB".split(", "), rows)
+        share = measuring.share_of_peak(2 * BATCH * heads * size * tokens**2, one)
+        ratios = (ratio(sdpa, one), ratio(sdpa, both), ratio(with_map, both))
+        table.add(
+            (family, pixels, tokens, f"{heads} x {size}"),
+            (milliseconds(one), *ratios, share, *memory),
+        )
 
 
-def compare_blur(args: argparse.Namespace, dtype: torch.dtype) -> None:
+def compare_blur(measuring: Measuring) -> None:
     """Print the table of blur_and_blend."""
-    rows = []
+    args, dtype = measuring.args, getattr(torch, measuring.args.dtype)
+    names = ("ours, ms", "/composed", "channels last: ours, ms", "/composed, channels last")
+    table = measuring.table("blur_and_blend", ("latent",), names)
     for batch, side in tqdm(LATENTS, desc="latents", leave=False):
-        row = [f"{batch} x 4 x {side} x {side}"]
+        figures: list[float] = []
         for layout in (torch.contiguous_format, torch.channels_last):
             calls = blur_calls(batch, side, dtype, layout)
             ours, composed = measure(calls, args.rounds, args.seconds)
-            ratio = statistics.median(a / b for a, b in zip(composed, ours, strict=True))
-            row += [f"{statistics.median(ours) * 1e3:.3f}", f"{ratio:.1f}"]
-        rows.append(row)
-    head = "latent, ours ms, composed / ours, channels last: ours ms, composed / ours"
-    table(head.split(", "), rows)
+            figures += [milliseconds(ours), ratio(composed, ours)]
+        table.add((f"{batch} x 4 x {side} x {side}",), figures)
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each call in a round")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    add_arguments(parser)
     parser.add_argument("--size", type=int, nargs="+", default=[512, 768, 1024, 2048])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
-    dtype = getattr(torch, args.dtype)
-    print(
-        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, "
-        f"torch {torch.__version__}, batch {BATCH}\n"
-    )
-    compare_attention(args, dtype)
-    compare_blur(args, dtype)
+    with Measuring(args, f"batch {BATCH}").running() as measuring:
+        compare_attention(measuring)
+        compare_blur(measuring)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from compare import measure
+from measuring import Measuring, add_arguments, measure, milliseconds, ratio
 from torch import Tensor
 from tqdm import tqdm
 
@@ -161,18 +160,62 @@ def pool_calls(site: Site, dtype: torch.dtype, mode: str) -> list[Callable[[], l
     return [lambda: pool_tokens(x, grid, window, window, mode, blends), composed]
 
 
-def row(*cells: object) -> str:
-    """Return one line of a table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
+def multiply_adds(site: Site) -> float:
+    """Of both products of all tiles, in tokens on average."""
+    tokens = math.prod(site.tiling.grid)
+    own = tokens / math.prod(site.tiling.tiles) / math.prod(site.stride)
+    shared = tokens / math.prod(site.shared_stride)
+    return 2.0 * BATCH * tokens * site.heads * site.size * (own + shared)
+
+
+def compare_tiles(measuring: Measuring, wanted: list[Site]) -> None:
+    """Print the table of tile_attention."""
+    args, full = measuring.args, () if measuring.args.no_full else ("/full",)
+    table = measuring.table(
+        "tile_attention",
+        ("model", "pixels", "grid", "heads x size", "tile", "own keys", "shared keys"),
+        ("ours, ms", "/gathered", *full, "of peak"),
+    )
+    for site in tqdm(wanted, desc="sites", leave=False):
+        calls = attention_calls(site, getattr(torch, args.dtype))
+        ours, *others = measure(calls[: 2 + len(full)], args.rounds, args.seconds)
+        h, w = site.tiling.grid
+        down, across = site.shared_stride
+        keys = (
+            site.family,
+            site.pixels,
+            f"{h} x {w}",
+            f"{site.heads} x {site.size}",
+            "{} x {}".format(*site.tiling.tile),
+            "of the tile" if site.stride == (1, 1) else "pooled {} x {}".format(*site.stride),
+            math.ceil(h / down) * math.ceil(w / across),
+        )
+        share = measuring.share_of_peak(multiply_adds(site), ours)
+        ratios = (ratio(other, ours) for other in others)
+        table.add(keys, (milliseconds(ours), *ratios, share))
+
+
+def compare_pools(measuring: Measuring, wanted: list[Site]) -> None:
+    """Print the table of pool_tokens."""
+    args = measuring.args
+    table = measuring.table(
+        "pool_tokens", ("model", "pixels", "grid", "channels", "mode"), ("ours, ms", "/torch")
+    )
+    for site in tqdm([site for site in wanted if site.stride == (1, 1)], leave=False):
+        for mode in ("avg", "max"):
+            calls = pool_calls(site, getattr(torch, args.dtype), mode)
+            ours, other = measure(calls, args.rounds, args.seconds)
+            grid, channels = "{} x {}".format(*site.tiling.grid), site.heads * site.size
+            table.add(
+                (site.family, site.pixels, grid, channels, mode),
+                (milliseconds(ours), ratio(other, ours)),
+            )
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each call in a round")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    add_arguments(parser)
     parser.add_argument("--size", type=int, nargs="+", default=[512, 768, 1024])
     parser.add_argument("--no-full", action="store_true", help="leave out the whole grid's SDPA")
     return parser.parse_args()
@@ -183,66 +226,10 @@ def main() -> None:
     """Print the tables."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    dtype = getattr(torch, args.dtype)
     wanted = [s for family in LEVELS for size in args.size for s in sites(family, size)]
-    print(
-        f"{args.dtype}, {args.threads} threads, {_core.cpu_targets()[0]}, "
-        f"torch {torch.__version__}, batch {BATCH}\n"
-    )
-    print(
-        row(
-            "model",
-            "pixels",
-            "grid",
-            "heads x size",
-            "tile",
-            "own keys",
-            "shared keys",
-            "ours, ms",
-            "gathered",
-            "full",
-        )
-    )
-    print(row(*["---"] * 10))
-    for site in tqdm(wanted, desc="sites", leave=False):
-        calls = attention_calls(site, dtype)
-        ours, *others = measure(calls[: 2 if args.no_full else 3], args.rounds, args.seconds)
-        ratios = [
-            statistics.median(b / a for a, b in zip(ours, other, strict=True)) for other in others
-        ]
-        down, across = site.shared_stride
-        h, w = site.tiling.grid
-        tqdm.write(
-            row(
-                site.family,
-                site.pixels,
-                f"{h} x {w}",
-                f"{site.heads} x {site.size}",
-                "{} x {}".format(*site.tiling.tile),
-                Tiling(site.tiling.tile, site.tiling.tile).pooled(site.stride),
-                -(-h // down) * -(-w // across),
-                f"{statistics.median(ours) * 1e3:.1f}",
-                *(f"{ratio:.2f}" for ratio in ratios),
-            )
-        )
-    print()
-    print(row("model", "pixels", "grid", "channels", "mode", "ours, ms", "torch"))
-    print(row(*["---"] * 7))
-    for site in tqdm([site for site in wanted if site.stride == (1, 1)], leave=False):
-        for mode in ("avg", "max"):
-            ours, other = measure(pool_calls(site, dtype, mode), args.rounds, args.seconds)
-            ratio = statistics.median(b / a for a, b in zip(ours, other, strict=True))
-            tqdm.write(
-                row(
-                    site.family,
-                    site.pixels,
-                    "{} x {}".format(*site.tiling.grid),
-                    site.heads * site.size,
-                    mode,
-                    f"{statistics.median(ours) * 1e3:.2f}",
-                    f"{ratio:.2f}",
-                )
-            )
+    with Measuring(args, f"batch {BATCH}").running() as measuring:
+        compare_tiles(measuring, wanted)
+        compare_pools(measuring, wanted)
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def arguments() -> argparse.Namespace:
         "--short", action="store_true", help="one residual block a level, a fifth of SDXL's depth"
     )
     parser.add_argument(
-        "--busy", action="store_true", help="one thread and its CPU time, for a busy machine"
+        "--cpu-time", action="store_true", help="one thread and its CPU time, for a busy machine"
     )
     parser.add_argument("--comfyui", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--pack", type=Path, help="one of comfyui_slothful_attention, beside it")
@@ -280,7 +280,7 @@ def speed_rows(family: str, side: int, names: list[str], rounds: dict[str, list[
 def main() -> None:
     """Print the tables."""
     args = arguments()
-    threads, clock = (1, time.process_time) if args.busy else (args.threads, time.perf_counter)
+    threads, clock = (1, time.process_time) if args.cpu_time else (args.threads, time.perf_counter)
     torch.set_num_threads(threads)
     pack = load_pack(args.pack) if args.pack else {}
     if args.comfyui:
@@ -289,7 +289,7 @@ def main() -> None:
         f"float32, {threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
         f"batch {args.batch}, {'ComfyUI' if args.comfyui else 'diffusers'}"
         f"{', one residual block a level' if args.short else ''}"
-        f"{', CPU time' if args.busy else ''}\n"
+        f"{', CPU time' if args.cpu_time else ''}\n"
     )
     others = ["the pack"] if pack else []
     print(row("model", "latent", "plain, s", "patch", "ours", *others))

@@ -17,7 +17,9 @@ ALLOWED = {
     "adapters": {"ops", "pictures", "engine", "faces", "shown", "vision"},
     "patches": {"ops", "engine", "adapters", "faces", "pictures"},
     "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
+    "notebook": {"display", "engine", "hosts", "patches"},
     "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
+    "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo"},
 }
 
 

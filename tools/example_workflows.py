@@ -66,13 +66,55 @@ CORE: dict[str, tuple[Inputs, Outputs]] = {
         [("MASK", "MASK")],
     ),
     "PreviewAny": ({"source": "*"}, []),
+    "UNETLoader": ({"unet_name": "COMBO", "weight_dtype": "COMBO"}, [("MODEL", "MODEL")]),
+    "CLIPLoader": ({"clip_name": "COMBO", "type": "COMBO", "device": "COMBO"}, [("CLIP", "CLIP")]),
+    "DualCLIPLoader": (
+        {"clip_name1": "COMBO", "clip_name2": "COMBO", "type": "COMBO", "device": "COMBO"},
+        [("CLIP", "CLIP")],
+    ),
+    "VAELoader": ({"vae_name": "COMBO"}, [("VAE", "VAE")]),
+    "VAEEncode": ({"pixels": "IMAGE", "vae": "VAE"}, [("LATENT", "LATENT")]),
+    "EmptySD3LatentImage": (
+        {"width": "INT", "height": "INT", "batch_size": "INT"},
+        [("LATENT", "LATENT")],
+    ),
+    "FluxGuidance": (
+        {"conditioning": "CONDITIONING", "guidance": "FLOAT"},
+        [("CONDITIONING", "CONDITIONING")],
+    ),
+    "ReferenceLatent": (
+        {"conditioning": "CONDITIONING", "latent": "LATENT"},
+        [("CONDITIONING", "CONDITIONING")],
+    ),
+    "ConditioningZeroOut": (
+        {"conditioning": "CONDITIONING"},
+        [("CONDITIONING", "CONDITIONING")],
+    ),
+    "TextEncodeQwenImageEditPlus": (
+        {
+            "clip": "CLIP",
+            "prompt": "STRING",
+            "vae": "VAE",
+            "image1": "IMAGE",
+            "image2": "IMAGE",
+            "image3": "IMAGE",
+        },
+        [("CONDITIONING", "CONDITIONING")],
+    ),
 }
 OURS = {spec.id: spec for spec in NODES}
 
 # The editor draws a node's title above its position, a row for each socket and widget, and makes
 # a node larger that shows a picture or a text of several lines: room is left for that.
 TITLE, ROW, WIDTH = 30, 24, 340
-BELOW = {"CLIPTextEncode": 120, "LoadImage": 340, "SaveImage": 400, "PreviewAny": 240}
+BELOW = {
+    "CLIPTextEncode": 120,
+    "TextEncodeQwenImageEditPlus": 120,
+    "AttentionPatchesWordWeights": 120,
+    "LoadImage": 340,
+    "SaveImage": 400,
+    "PreviewAny": 240,
+}
 SPACE_BESIDE, SPACE_BELOW = 80, 40
 
 
@@ -215,23 +257,49 @@ def _sample(graph: Graph, checkpoint: Node, model: Link, text: str, prefix: str)
     positive = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text=text)
     negative = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text="blurry, lowres")
     latent = graph.add("EmptyLatentImage", width=PICTURE, height=PICTURE, batch_size=1)
+    _finish(
+        *(graph, model, positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"]),
+        vae=checkpoint["VAE"],
+        prefix=prefix,
+        steps=25,
+        cfg=6.0,
+        sampler="dpmpp_2m",
+        scheduler="karras",
+    )
+
+
+def _finish(
+    graph: Graph,
+    model: Link,
+    positive: Link,
+    negative: Link,
+    latent: Link,
+    *,
+    vae: Link,
+    prefix: str,
+    steps: int,
+    cfg: float = 1.0,
+    sampler: str = "euler",
+    scheduler: str = "simple",
+) -> None:
+    """Add all from the conditionings to the saved picture, and the report."""
     report = graph.add("AttentionPatchesReport", model=model)
     graph.add("PreviewAny", source=report["report"])
     sampled = graph.add(
         "KSampler",
         model=report["MODEL"],
-        positive=positive["CONDITIONING"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent["LATENT"],
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
         seed=1,
         control_after_generate="fixed",
-        steps=25,
-        cfg=6.0,
-        sampler_name="dpmpp_2m",
-        scheduler="karras",
+        steps=steps,
+        cfg=cfg,
+        sampler_name=sampler,
+        scheduler=scheduler,
         denoise=1.0,
     )
-    decoded = graph.add("VAEDecode", samples=sampled["LATENT"], vae=checkpoint["VAE"])
+    decoded = graph.add("VAEDecode", samples=sampled["LATENT"], vae=vae)
     graph.add("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix)
 
 
@@ -343,12 +411,161 @@ def fewer_tokens(graph: Graph) -> None:
     _sample(graph, checkpoint, patched["MODEL"], "a wide valley", "fewer_tokens")
 
 
+def sdxl_words_and_negative(graph: Graph) -> None:
+    """SDXL in few steps: words with weights, and a negative prompt at cfg 1."""
+    checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name="sd_xl_turbo_1.0.safetensors")
+    negative = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text="blurry, lowres")
+    guided = graph.add(
+        "AttentionPatchesNAG",
+        model=checkpoint["MODEL"],
+        negative=negative["CONDITIONING"],
+        nag_scale=4.0,
+    )
+    words = graph.add(
+        "AttentionPatchesWordWeights",
+        model=guided["MODEL"],
+        clip=checkpoint["CLIP"],
+        text="a (red:1.4) hat on a wooden table, (fog:0.5)",
+    )
+    latent = graph.add("EmptyLatentImage", width=PICTURE, height=PICTURE, batch_size=1)
+    _finish(
+        *(graph, words["MODEL"], words["CONDITIONING"], negative["CONDITIONING"]),
+        latent["LATENT"],
+        vae=checkpoint["VAE"],
+        prefix="sdxl_words_and_negative",
+        steps=4,
+        sampler="euler_ancestral",
+        scheduler="normal",
+    )
+
+
+def _flux_loaders(graph: Graph) -> tuple[Link, Link, Link]:
+    model = graph.add("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default")
+    clip = graph.add(
+        "DualCLIPLoader",
+        clip_name1="clip_l.safetensors",
+        clip_name2="t5xxl_fp16.safetensors",
+        type="flux",
+        device="default",
+    )
+    vae = graph.add("VAELoader", vae_name="ae.safetensors")
+    return model["MODEL"], clip["CLIP"], vae["VAE"]
+
+
+def flux_words_and_negative(graph: Graph) -> None:
+    """Flux: words with weights, and a negative prompt without cfg."""
+    model, clip, vae = _flux_loaders(graph)
+    negative = graph.add("CLIPTextEncode", clip=clip, text="people, blurry")
+    guided = graph.add("AttentionPatchesNAG", model=model, negative=negative["CONDITIONING"])
+    words = graph.add(
+        "AttentionPatchesWordWeights",
+        model=guided["MODEL"],
+        clip=clip,
+        text="a quiet harbour, (fishing boats:1.5), (clouds:0.3)",
+    )
+    strength = graph.add("FluxGuidance", conditioning=words["CONDITIONING"], guidance=3.5)
+    latent = graph.add("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    _finish(
+        *(graph, words["MODEL"], strength["CONDITIONING"], negative["CONDITIONING"]),
+        latent["LATENT"],
+        vae=vae,
+        prefix="flux_words_and_negative",
+        steps=20,
+    )
+
+
+def klein_reference_strength(graph: Graph) -> None:
+    """Flux.2 Klein: how much two references count, the second in a part of the picture alone."""
+    model = graph.add(
+        "UNETLoader", unet_name="flux-2-klein-4b.safetensors", weight_dtype="default"
+    )["MODEL"]
+    clip = graph.add(
+        "CLIPLoader", clip_name="qwen_3_4b.safetensors", type="flux2", device="default"
+    )
+    vae = graph.add("VAELoader", vae_name="flux2-vae.safetensors")["VAE"]
+    prompt = graph.add(
+        "CLIPTextEncode", clip=clip["CLIP"], text="the first picture in the light of the second"
+    )
+    positive, latents = prompt["CONDITIONING"], []
+    for name in ("left.png", "right.png"):
+        encoded = graph.add("VAEEncode", pixels=_picture(graph, name), vae=vae)
+        latents.append(encoded["LATENT"])
+        joined = graph.add("ReferenceLatent", conditioning=positive, latent=latents[-1])
+        positive = joined["CONDITIONING"]
+    for reference, strength in ((0, 1.3), (1, 0.7)):
+        model = graph.add(
+            "AttentionPatchesReferenceStrength",
+            model=model,
+            strength=strength,
+            reference=reference,
+            end_at=0.8,
+        )["MODEL"]
+    negative = graph.add("ConditioningZeroOut", conditioning=positive)
+    _finish(
+        *(graph, model, positive, negative["CONDITIONING"], latents[0]),
+        vae=vae,
+        prefix="klein_reference_strength",
+        steps=4,
+    )
+
+
+def qwen_edit_regions(graph: Graph) -> None:
+    """Qwen-Image-Edit: a text for one half of the picture, and a reference that counts more."""
+    model = graph.add(
+        "UNETLoader", unet_name="qwen_image_edit_2509.safetensors", weight_dtype="default"
+    )
+    clip = graph.add(
+        "CLIPLoader",
+        clip_name="qwen_2.5_vl_7b.safetensors",
+        type="qwen_image",
+        device="default",
+    )["CLIP"]
+    vae = graph.add("VAELoader", vae_name="qwen_image_vae.safetensors")["VAE"]
+    picture = _picture(graph, "reference.png")
+    prompts = [
+        graph.add("TextEncodeQwenImageEditPlus", clip=clip, prompt=text, vae=vae, image1=picture)
+        for text in ("make it winter", "")
+    ]
+    region = graph.add("CLIPTextEncode", clip=clip, text="a lit window")
+    half = graph.add("SolidMask", value=1.0, width=PICTURE // 2, height=PICTURE)
+    nothing = graph.add("SolidMask", value=0.0, width=PICTURE, height=PICTURE)
+    left = graph.add(
+        "MaskComposite",
+        destination=nothing["MASK"],
+        source=half["MASK"],
+        x=0,
+        y=0,
+        operation="add",
+    )
+    regional = graph.add(
+        "AttentionPatchesRegionalPrompt",
+        model=model["MODEL"],
+        conditioning=prompts[0]["CONDITIONING"],
+        region=region["CONDITIONING"],
+        mask=left["MASK"],
+    )
+    strong = graph.add("AttentionPatchesReferenceStrength", model=regional["MODEL"], strength=1.2)
+    latent = graph.add("VAEEncode", pixels=picture, vae=vae)
+    _finish(
+        *(graph, strong["MODEL"], regional["CONDITIONING"], prompts[1]["CONDITIONING"]),
+        latent["LATENT"],
+        vae=vae,
+        prefix="qwen_edit_regions",
+        steps=20,
+        cfg=2.5,
+    )
+
+
 EXAMPLES: tuple[Callable[[Graph], None], ...] = (
     image_prompt,
     two_image_prompts,
     combined_embeds,
     guidance_beside_a_prompt,
     fewer_tokens,
+    sdxl_words_and_negative,
+    flux_words_and_negative,
+    klein_reference_strength,
+    qwen_edit_regions,
 )
 
 

@@ -12,7 +12,7 @@
 
 namespace attnpatch::kernels {
 
-struct AttentionParams {
+struct AttentionParams : Threads {
   Dtype dtype = Dtype::kFloat32;  // of all tensors
   int64_t batch = 0, queries = 0, keys = 0, head_size = 0;
   // Of q and out; of k and v. The first is a multiple of the second: so many neighbouring heads of
@@ -22,9 +22,6 @@ struct AttentionParams {
 
   AttentionView q, k, v;
   AttentionView out;  // written
-
-  int64_t threads = 1;
-  ParallelFor parallel_for;
 
   // How many heads of q share one of k and v.
   int64_t group() const { return heads / kv_heads; }

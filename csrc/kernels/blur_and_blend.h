@@ -22,7 +22,7 @@
 
 namespace attnpatch::kernels {
 
-struct BlurAndBlendParams {
+struct BlurAndBlendParams : Threads {
   Dtype dtype = Dtype::kFloat32;  // of in and out
   int64_t batch = 0, channels = 0, height = 0, width = 0;
 
@@ -35,8 +35,6 @@ struct BlurAndBlendParams {
   float threshold = 1.0f;
 
   std::vector<float> taps;  // g_0 … g_r
-
-  ParallelFor parallel_for;
 };
 
 // g_0 … g_radius. Sigma 0: all of it in g_0. Sigma infinite: equal taps.

@@ -12,4 +12,10 @@ namespace attnpatch::kernels {
 using ParallelFor =
     std::function<void(int64_t count, const std::function<void(int64_t, int64_t)>& body)>;
 
+// What a kernel may use of the machine: at most so many threads, by means of parallel_for.
+struct Threads {
+  int64_t threads = 1;
+  ParallelFor parallel_for;
+};
+
 }  // namespace attnpatch::kernels

@@ -18,7 +18,7 @@
 
 namespace attnpatch::kernels {
 
-struct PoolTokensParams {
+struct PoolTokensParams : Threads {
   Dtype dtype = Dtype::kFloat32;  // of x and of the results
   int64_t batch = 0, channels = 0;
 
@@ -34,8 +34,6 @@ struct PoolTokensParams {
   // Contiguous (batch, pooled tokens tile after tile, channels) each, written.
   std::vector<float> blends;
   std::vector<void*> out;
-
-  ParallelFor parallel_for;
 };
 
 void pool_tokens_cpu(const PoolTokensParams& params);

@@ -43,7 +43,8 @@ std::string name_of(ScalarType dtype) {
 // "float32 (2, 3)".
 std::string text_of(const Tensor& t) {
   std::string text = name_of(t.scalar_type()) + " (";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  for (int64_t i = 0; i < t.dim(); ++i)
+    text.append(i ? ", " : "").append(std::to_string(t.size(i)));
   return text + ")";
 }
 
@@ -137,8 +138,11 @@ Tensor allocate_attention(const Tensor& q) {
   return torch::stable::transpose(memory, 1, 2);
 }
 
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  torch::stable::parallel_for(0, count, 1, body);
+void use_threads(kernels::Threads& threads) {
+  threads.threads = torch::stable::get_num_threads();
+  threads.parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    torch::stable::parallel_for(0, count, 1, body);
+  };
 }
 
 void fill(kernels::AttentionParams& params, const AttentionShape& shape, const Tensor& q,
@@ -152,8 +156,7 @@ void fill(kernels::AttentionParams& params, const AttentionShape& shape, const T
   params.head_size = shape.head_size;
   const auto size = static_cast<double>(std::max<int64_t>(shape.head_size, 1));
   params.scale = static_cast<float>(scale.value_or(1.0 / std::sqrt(size)));
-  params.threads = torch::stable::get_num_threads();
-  params.parallel_for = parallel_for;
+  use_threads(params);
 }
 
 void fill(kernels::AttentionParams& params, const Tensor& q, const Tensor& k, const Tensor& v,

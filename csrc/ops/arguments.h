@@ -8,7 +8,6 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
 #include <optional>
 #include <sstream>
@@ -16,6 +15,7 @@
 #include <string>
 
 #include "kernels/attention_params.h"
+#include "kernels/parallel.h"
 #include "kernels/views.h"
 
 namespace attnpatch::ops {
@@ -79,8 +79,8 @@ void check_scale(std::optional<double> scale, const First& q);
 // (batch, heads, queries, head size) whose memory is (batch, queries, heads, head size).
 Tensor allocate_attention(const Tensor& q);
 
-// torch's threads, as a ParallelFor.
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body);
+// Torch's threads, for a kernel.
+void use_threads(kernels::Threads& threads);
 
 // How heads stand in the tensors of an attention, and where their tokens.
 struct AttentionShape {

@@ -53,7 +53,7 @@ Tensor blur_and_blend(const Tensor& x0, const Tensor& saliency, double sigma, do
   params.columns = coarse.size(2);
   params.threshold = static_cast<float>(threshold);
   params.taps = kernels::gaussian_taps(sigma, kernel_size / 2);
-  params.parallel_for = parallel_for;
+  use_threads(params);
   if constexpr (kOnCuda) {
     const OnDevice device(x0);
     kernels::blur_and_blend_cuda(params, device.stream());

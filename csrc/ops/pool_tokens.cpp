@@ -80,7 +80,7 @@ std::vector<Tensor> pool_tokens(const Tensor& x, const std::vector<int64_t>& gri
   params.window_across = pooling.window.across;
   params.largest = mode == "max";
   params.blends = {blends.begin(), blends.end()};
-  params.parallel_for = parallel_for;
+  use_threads(params);
 
   const int64_t tokens = kernels::pooled_starts(params.tiling, params.stride).back();
   std::vector<Tensor> results;

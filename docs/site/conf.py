@@ -29,7 +29,7 @@ extensions = [
 ]
 
 root_doc = "README"
-include_patterns = ["*.md", "comfyui/README.md", "docs/*.md", "docs/**/*.md"]
+include_patterns = ["*.md", "comfyui/README.md", "notebooks/README.md", "docs/*.md", "docs/**/*.md"]
 exclude_patterns = [
     path.name
     for path in ROOT.iterdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PAGES = {
-    "Start": ["docs/install", "docs/demo"],
+    "Start": ["docs/install", "docs/demo", "docs/notebooks", "notebooks/README"],
     "Hosts": [
         "docs/hosts/README",
         "docs/hosts/diffusers",
@@ -23,6 +23,7 @@ PAGES = {
         "docs/normalized-attention-guidance",
         "docs/key-gains",
     ],
+    "Sweeps": ["docs/sweeps"],
     "Reference": [
         "docs/reference/attnpatch",
         "docs/reference/adapters",
@@ -33,6 +34,7 @@ PAGES = {
         "docs/reference/faces",
         "docs/reference/pictures",
         "docs/reference/nodes",
+        "docs/reference/studies",
         "docs/nodes",
         "comfyui/README",
         "docs/pipelines",

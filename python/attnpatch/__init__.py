@@ -4,7 +4,7 @@
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from types import ModuleType as _ModuleType
+from typing import Any as _Any
 
 from attnpatch import vision
 from attnpatch.adapters import (
@@ -90,14 +90,25 @@ __all__ = [
 ]
 
 # Imported when first asked for: they need OpenCV's extension module, or are a host's alone.
-_LAZY = ("display", "faces", "nodes")
+_LAZY = ("display", "faces", "nodes", "notebook", "studies")
+# Names of modules that few programs need.
+_LAZY_NAMES = {
+    "Axes": "studies.axes",
+    "Study": "studies.study",
+    "explore": "notebook",
+    "load_study": "studies.results.loading",
+    "run_study": "studies.run",
+    "stack_from_png": "studies.results.stacks",
+}
 
 
-def __getattr__(name: str) -> _ModuleType:
+def __getattr__(name: str) -> _Any:
     if name in _LAZY:
         return _import_module(f"{__name__}.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(_import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, *_LAZY_NAMES})

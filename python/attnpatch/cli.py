@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
     from attnpatch.demo import face_cli as face
     from attnpatch.ops.admission import tune
+    from attnpatch.studies import cli as sweep
     from attnpatch_command import doctor
 
     parser = argparse.ArgumentParser(
@@ -69,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("face", help="show what is found in a photograph, and an identity")
     face.add_arguments(verb)
     verb.set_defaults(run=face.run)
+
+    verb = verbs.add_parser("sweep", help="make all pictures of a study, in batches")
+    sweep.add_arguments(verb)
+    verb.set_defaults(run=sweep.run)
 
     verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
     verb.add_argument("files", nargs="+", metavar="FILE", help="file, index or folder")

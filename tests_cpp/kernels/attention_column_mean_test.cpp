@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -46,7 +47,7 @@ const Case kCases[] = {
 struct Problem {
   Case shape;
   std::vector<float> q, k, v, out, column_mean;
-  int64_t part = 3;  // tasks that one thread takes in a row
+  RealThreads threads;
 
   explicit Problem(const Case& c, double scale = 1.0) : shape(c) {
     std::mt19937 generator(7);
@@ -69,7 +70,7 @@ struct Problem {
     return {values.data(), tokens * row, shape.size, row, 1};
   }
 
-  void run() {
+  void run(int64_t thread_count = 2) {
     AttentionColumnMeanParams p;
     p.batch = shape.batch;
     p.heads = p.kv_heads = shape.heads;
@@ -84,9 +85,7 @@ struct Problem {
     p.rows = shape.rows.data();
     p.recorded = static_cast<int64_t>(shape.rows.size());
     p.column_mean = column_mean.data();
-    p.parallel_for = [this](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-      for (int64_t i = 0; i < count; i += part) body(i, std::min(i + part, count));
-    };
+    threads.serve(p, thread_count);
     attention_column_mean_cpu(p);
   }
 
@@ -169,16 +168,6 @@ TEST_P(AttentionColumnMean, KeepsItsAccuracyForLargeScores) {
   EXPECT_LT(column, 3e-4);
 }
 
-TEST_P(AttentionColumnMean, ThreadsChangeNoBit) {
-  Problem together(shape()), apart(shape());
-  together.part = 1000;
-  apart.part = 1;
-  together.run();
-  apart.run();
-  EXPECT_EQ(together.out, apart.out);
-  EXPECT_EQ(together.column_mean, apart.column_mean);
-}
-
 std::string name_of(const testing::TestParamInfo<std::tuple<std::string, Case>>& info) {
   return std::get<0>(info.param) + "_" + std::to_string(info.index);
 }
@@ -187,6 +176,16 @@ INSTANTIATE_TEST_SUITE_P(Targets, AttentionColumnMean,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+
+TEST(AttentionColumnMeanThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"lots and slices for all", 2, 3, 700, 301, 40, {1, 0}};
+  Problem alone(shape), together(shape);
+  alone.run(1);
+  together.run(5);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(alone.column_mean, together.column_mean);
+  EXPECT_EQ(together.threads.regions(), 1);
+}
 
 TEST(AttentionColumnMeanEdges, KeysThatNobodyMayHaveDisturbNoOther) {
   // The lanes past the last query are no queries: nothing of theirs reaches a column.

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -55,6 +56,7 @@ int64_t bounce(int64_t i, int64_t size) {
 struct Problem {
   Case shape;
   std::vector<float> in, saliency, out;
+  RealThreads threads;
 
   explicit Problem(const Case& c) : shape(c) {
     std::mt19937 generator(3);
@@ -67,7 +69,7 @@ struct Problem {
     out.assign(in.size(), std::numeric_limits<float>::quiet_NaN());
   }
 
-  void run() {
+  void run(int64_t thread_count = 2) {
     BlurAndBlendParams p;
     p.batch = shape.batch;
     p.channels = shape.channels;
@@ -82,9 +84,7 @@ struct Problem {
     p.rows = shape.rows;
     p.columns = shape.columns;
     p.taps = gaussian_taps(shape.sigma, shape.radius);
-    p.parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-      for (int64_t i = 0; i < count; i += 3) body(i, std::min(i + 3, count));
-    };
+    threads.serve(p, thread_count);
     blur_and_blend_cpu(p);
   }
 
@@ -150,6 +150,15 @@ INSTANTIATE_TEST_SUITE_P(Targets, BlurAndBlend,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+
+TEST(BlurAndBlendThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"rows for all", 2, 4, 300, 200, 38, 25, 2.0, 9};
+  Problem alone(shape), together(shape);
+  alone.run(1);
+  together.run(5);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(together.threads.regions(), 1);
+}
 
 TEST(GaussianTaps, AddUpToOneForEverySigma) {
   for (const double sigma : {5e-324, 1e-3, 0.3, 2.0, 1e300}) {

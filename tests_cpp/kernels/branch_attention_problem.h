@@ -50,6 +50,7 @@ inline const Case kCases[] = {
     {"branches longer than a block, and a short one", 2, 1, 70, 80, 77, {97, 16, 170}, 0, true},
     {"a head size with few registers, long branches", 1, 1, 70, 128, 77, {97, 16}, 1},
     {"no text, branches in one softmax, masks", 1, 1, 40, 32, 0, {90, 7}, 2, true},
+    {"a thousand image tokens, in one softmax and apart", 1, 1, 35, 40, 77, {1024, 300}, 1, true},
     // On CUDA as much shared memory as a launch gives unasked, but for the kernel's own.
     {"twelve pictures", 1, 1, 65, 32, 77, std::vector<int64_t>(12, 16)},
 };

@@ -13,6 +13,7 @@
 
 #include "branch_attention_problem.h"
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -87,6 +88,20 @@ INSTANTIATE_TEST_SUITE_P(Targets, MaskedBranchAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kMaskedCases)),
                          name_of);
+
+TEST(BranchAttentionThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"lots and blocks for all", 2, 6, 901, 40, 77, {16, 150}, 1, true, 2};
+  Problem alone(shape), together(shape);
+  BranchAttentionParams params = alone.params();
+  params.threads = 1;
+  branch_attention_cpu(params);
+  params = together.params();
+  RealThreads threads;
+  threads.serve(params, 5);
+  branch_attention_cpu(params);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(threads.regions(), 1);
+}
 
 TEST(BranchAttentionEdges, AWeightThatIsNoNumberDoesNotArriveWhereAMaskIsZero) {
   Problem problem({"two queries", 1, 1, 2, 8, 5, {2}, 0, true});

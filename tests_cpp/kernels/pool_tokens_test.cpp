@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -163,6 +164,19 @@ INSTANTIATE_TEST_SUITE_P(Targets, PoolTokens,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+
+TEST(PoolTokensThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"rows for all", 2, 320, {37, 41, 37, 41, 0, 0}, {false, 2, 2}, 3, 2, false};
+  Problem alone(shape), together(shape);
+  PoolTokensParams params = alone.params();
+  pool_tokens_cpu(params);
+  params = together.params();
+  RealThreads threads;
+  threads.serve(params, 5);
+  pool_tokens_cpu(params);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(threads.regions(), 1);
+}
 
 TEST(PoolTokensEdges, NoBlendsAreNoWork) {
   Problem problem(kCases[0]);

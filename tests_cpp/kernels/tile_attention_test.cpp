@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "real_threads.h"
 
 namespace attnpatch::kernels {
 namespace {
@@ -203,6 +204,20 @@ INSTANTIATE_TEST_SUITE_P(Targets, TileAttention,
                          testing::Combine(testing::ValuesIn(cpu_targets()),
                                           testing::ValuesIn(kCases)),
                          name_of);
+
+TEST(TileAttentionThreads, ChangeNothingAndAreAskedForOnce) {
+  const Case shape{"tiles for all", 2, 2, 40, {40, 40, 13, 11, 0, 0}, {}, true, 30};
+  const Problem alone(shape), together(shape);
+  TileAttentionParams params = alone.params();
+  params.threads = 1;
+  tile_attention_cpu(params);
+  params = together.params();
+  RealThreads threads;
+  threads.serve(params, 5);
+  tile_attention_cpu(params);
+  EXPECT_EQ(alone.out, together.out);
+  EXPECT_EQ(threads.regions(), 1);
+}
 
 TEST(TileAttentionEdges, NaNInAQueryStaysInItsRow) {
   Problem problem({"two queries", 1, 1, 8, {1, 2, 1, 2, 0, 0}, {}, true, 3});

@@ -31,7 +31,11 @@ SETTINGS = {
 FOLDERS = {
     "ckpt_name": "models/checkpoints",
     "ipadapter_file": "models/ipadapter",
-    "clip_name": "models/clip_vision",
+    "clip_name": "models/text_encoders",
+    "clip_name1": "models/text_encoders",
+    "clip_name2": "models/text_encoders",
+    "unet_name": "models/diffusion_models",
+    "vae_name": "models/vae",
     "image": "input",
 }
 
@@ -80,7 +84,10 @@ def server(tmp_path_factory):
         for node in read_api(path).values():
             named = {k: v for k, v in node["inputs"].items() if isinstance(v, str)}
             for name in named.keys() & FOLDERS.keys():
-                write_stand_in(base / FOLDERS[name] / named[name])
+                folder = FOLDERS[name]
+                if node["class_type"] == "CLIPVisionLoader":
+                    folder = "models/clip_vision"
+                write_stand_in(base / folder / named[name])
     with running(base, front_end=True) as found:
         yield found
 

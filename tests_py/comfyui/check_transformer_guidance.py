@@ -14,8 +14,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from narrow_models import noise
-from narrow_transformers import TEXT, conditioning, sample_transformer
-from real_host import relative
+from narrow_transformers import (
+    CASES,
+    TEXT,
+    conditioning,
+    make_transformer,
+    sample_transformer,
+)
+from real_host import comfy, relative
 
 import attnpatch as ap
 from attnpatch.patches import KeyGain, TextKeys
@@ -130,7 +136,8 @@ def plainly(model, case, negative, references=()):
 @pytest.mark.parametrize("tokens", [TEXT, 3, 40], ids=["same length", "shorter", "longer"])
 @pytest.mark.parametrize(("batch", "cfg"), [(1, 1.0), (2, 3.0), (3, 1.0)])
 def test_it_is_the_formula(case, model, batch, cfg, tokens):
-    references = ((4, 2), (3, 6)) if case.references and batch == 2 else ()
+    given = case.references and not case.references_first and batch == 2
+    references = ((4, 2), (3, 6)) if given else ()
     negative, options = negative_of(case, tokens), {"batch": batch, "cfg": cfg}
     options["references"] = references
     plain = sample(model, case, **options)
@@ -193,6 +200,20 @@ def test_words_of_the_prompt_beside_it(case, model):
     )
     assert relative(alone, sample_transformer(model, case, grid=WHOLE)) > 1e-3
     assert relative(both, alone) < 1e-4
+
+
+def test_references_before_the_image():
+    """Z-Image: a shorter negative leaves the references and the prompt alone."""
+    if not hasattr(comfy.supported_models, "ZImage"):
+        pytest.skip("this ComfyUI has no ZImage")
+    case = CASES["z_image"]
+    model = make_transformer(case)
+    options = {"grid": WHOLE, "references": ((4, 8), (8, 4))}
+    plain = sample_transformer(model, case, **options)
+    almost = ap.patch_model(model, patch(negative_of(case, 3), scale=1.0 + 1e-6))
+    assert relative(sample_transformer(almost, case, **options), plain) < 1e-5
+    found = sample_transformer(ap.patch_model(model, patch(negative_of(case, 3))), case, **options)
+    assert relative(found, plain) > 1e-3
 
 
 def test_negatives_of_other_models_are_refused(case, model):

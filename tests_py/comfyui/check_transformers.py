@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from narrow_transformers import GRID
+from narrow_models import noise
+from narrow_transformers import CASES, GRID, TEXT, conditioning, make_transformer
 from narrow_transformers import sample_transformer as sample
-from real_host import relative
+from real_host import comfy, relative
 
 import attnpatch as ap
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
@@ -126,3 +129,36 @@ def test_another_override_keeps_attending(case, model):
 def test_patches_of_unets_are_refused(case, model):
     with pytest.raises(TypeError, match="made for UNets"):
         ap.patch_model(model, ap.PerturbedAttentionGuidance())
+
+
+def test_references_with_texts_and_features():
+    """Z-Image Omni: texts and features of references stand between those of the prompt."""
+    if not hasattr(comfy.supported_models, "ZImage"):
+        pytest.skip("this ComfyUI has no ZImage")
+    plain = CASES["z_image"]
+    case = replace(plain, config={**plain.config, "siglip_feat_dim": 12})
+    model, (text, more) = make_transformer(case), conditioning(case, 6, REFERENCES)
+    features = noise(1, 6, 12, seed=3)
+    seen = SimpleNamespace(image_sizes=[(3, 32, 48)], last_hidden_state=features)
+    more["clip_vision_outputs"] = [seen]
+    more["reference_latents_text_embeds"] = [noise(1, n, 24, seed=n) for n in (4, 33, 5)]
+    # Texts of 4 and 33, the prompt, a text of 5; features of one reference; then the pictures.
+    order = [("before", 32), ("before", 64), ("text", TEXT), ("padding", 25), ("after", 32)]
+    order += [("features", 3 * 32), ("reference 0", 8), ("padding", 24), ("reference 1", 18)]
+    order += [("padding", 14), ("image", 15), ("padding", 17)]
+
+    def gains_of(factors, spans, cond):
+        if cond:
+            factors[spans["image"], spans["reference 1"]] = 3.0
+
+    class Omni(type(case)):
+        def order(self, grid, references=()):
+            return order
+
+    told = Omni(**vars(case))
+    patched = ap.patch_model(model, KeyGain(ReferenceKeys(1), 3.0, uncond=False))
+    options = {"positive": [text, more], "cfg": 1.0}
+    found = sample(patched, case, **options)
+    right = sample(dense(model, told, gains_of, REFERENCES), case, **options)
+    assert relative(found, right) < 1e-4
+    assert relative(found, sample(model, case, **options)) > 1e-3

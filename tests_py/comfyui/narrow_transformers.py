@@ -64,6 +64,8 @@ class Case:
         Rows and columns of the latent in a token.
     least_text
         To how many tokens the host pads a text in front.
+    references_first
+        Whether references stand before the image.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Case:
     over_text: bool = False
     patch: int = 2
     least_text: int = 0
+    references_first: bool = False
 
     @property
     def text(self):
@@ -90,11 +93,14 @@ class Case:
 
     def order(self, grid, references=()):
         """The parts of the sequence in order: names and numbers of tokens."""
-        count = grid[0] * grid[1]
-        parts = []
-        for part in (("text", self.text), ("image", count)):
+        pictures = [(f"reference {i}", h * w) for i, (h, w) in enumerate(references)]
+        own = ("image", grid[0] * grid[1])
+        pictures = [*pictures, own] if self.references_first else [own, *pictures]
+        # Where they come first, each reference has a text before the prompt, here padding alone.
+        parts = [("padding", self.padded)] * (len(references) if self.references_first else 0)
+        for part in (("text", self.text), *pictures):
             parts += [part, ("padding", -part[1] % self.padded)]
-        return parts + [(f"reference {i}", h * w) for i, (h, w) in enumerate(references)]
+        return parts
 
 
 CASES = {
@@ -239,8 +245,8 @@ CASES = {
         },
         24,
         2,
-        references=False,
         padded=32,
+        references_first=True,
     ),
     "anima": Case(
         "Anima",

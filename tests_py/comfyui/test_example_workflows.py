@@ -87,7 +87,8 @@ def test_both_forms_are_the_same_workflow(name):
 # Of the editor: the bar of a node's title above its position, the least height of a row, and what
 # it adds for a text of several lines or a picture.
 TITLE, ROW = 30, 20
-LARGE = {"CLIPTextEncode": 100, "LoadImage": 300, "SaveImage": 300, "PreviewAny": 200}
+TEXTS = ("CLIPTextEncode", "TextEncodeQwenImageEditPlus", "AttentionPatchesWordWeights")
+LARGE = {"LoadImage": 300, "SaveImage": 300, "PreviewAny": 200, **dict.fromkeys(TEXTS, 100)}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ import torch
 import attnpatch as ap
 from attnpatch.demo import store
 from attnpatch.demo.pipeline import FashionPipeline
-from attnpatch.display import AttentionOver, FacesIn
+from attnpatch.display import AttentionOver, FacesIn, SideBySide
 from attnpatch.engine import JointLayer, JointTable, Patch, layer_table
 from attnpatch.faces import Face
 from html_page import Page
@@ -86,6 +86,7 @@ def values():
     yield "face without embedding", replace(FACE, embedding=None, box=[5, 5, 5, 5])
     yield "faces", FacesIn(np.zeros((30, 40, 3), np.uint8), [FACE, FACE])
     yield "no faces", FacesIn(np.zeros((30, 40, 3), np.uint8), [])
+    yield "side by side", SideBySide(np.zeros((2, 4, 6, 3), np.uint8), [HOSTILE, "b"], 9, HOSTILE)
     yield "attention", AttentionOver(torch.tensor([[[0.5, 3.0]]]), np.zeros((8, 16, 3), np.uint8))
     yield "attention alone", AttentionOver(torch.rand(9, 2, 2))
 
@@ -110,7 +111,9 @@ def test_a_display_is_a_whole_page_that_runs_and_fetches_nothing(name):
     assert page.plain == shown, "where a page drops style sheets, the text is what it was"
 
 
-@pytest.mark.parametrize("name", ["stack", "patch image_prompt", "report", "embeds"])
+@pytest.mark.parametrize(
+    "name", ["stack", "patch image_prompt", "report", "embeds", "side by side"]
+)
 def test_hostile_names_are_shown_as_they_are(name):
     page = Page(VALUES[name]._repr_html_())
     assert HOSTILE in page.text
@@ -175,6 +178,18 @@ def test_a_report_of_joint_attention_goes_by_the_names_of_its_blocks():
     assert len(page.all("div", "ap-cell")) == 4
     assert len(page.all("div", "ap-block")) == 2
     assert re.search("double.*single", page.text)
+
+
+def test_pictures_side_by_side_have_one_height_and_their_captions():
+    pictures = [np.zeros((4, 6, 3), np.uint8), np.zeros((300, 100, 3), np.uint8)]
+    page = Page(SideBySide(pictures, ["a", "b"], height=100)._repr_html_())
+    assert [image["height"] for image in page.all("img")] == ["100", "100"]
+    assert [int(image["width"]) for image in page.all("img")] == pytest.approx([150, 33], abs=1)
+    assert ["ap-pixels" in image.get("class", "") for image in page.all("img")] == [True, False]
+    with pytest.raises(ValueError, match="captions: expected 2, one a picture, got 1"):
+        SideBySide(pictures, ["a"])
+    with pytest.raises(ValueError, match="height: expected at least 1, got 0"):
+        SideBySide(pictures, height=0)
 
 
 def test_attention_says_where_it_is_most():

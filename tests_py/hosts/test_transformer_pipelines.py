@@ -112,8 +112,12 @@ def test_one_object_as_both_texts_is_not_guessed(name):
     pipeline, arguments = make_pipeline(1, True)
     arguments["negative_prompt_embeds"] = arguments["prompt_embeds"]
     patch = KeyGain(TextKeys((0,)), 6.0)
-    with ap.attach(pipeline, patch), pytest.raises(ValueError, match="cond_or_uncond: expected"):
+    with ap.attach(pipeline, patch), pytest.raises(ValueError, match=r"copy of it, tensor\.clone"):
         pipeline(**arguments, **SIZE)
+    text = arguments["prompt_embeds"]
+    copied = [one.clone() for one in text] if isinstance(text, list) else text.clone()
+    with ap.attach(pipeline, patch):  # as the error says
+        pipeline(**{**arguments, "negative_prompt_embeds": copied}, **SIZE)
     with ap.attach(pipeline, KeyGain(TextKeys((0,)), 6.0, uncond=True)):  # it tells none apart
         pipeline(**arguments, **SIZE)
 

@@ -22,6 +22,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -33,6 +34,7 @@
 #include "kernels/cpu/packed_keys-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/scores-inl.h"
+#include "kernels/cpu/task_lots.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -148,17 +150,20 @@ void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scr
   add_columns<V>(keys, scratch.scores, share, column);
 }
 
-// One row of columns for each task that records: what they add up to is the result.
+// One row of columns for each task that records. What they add up to is the result, which the
+// thread that ends the last task writes.
 struct ColumnParts {
   std::vector<int64_t> place;  // of a row of the batch among those recorded, or -1
   int64_t heads, slices, stride;
   float* memory;
+  std::atomic<int64_t> left;  // tasks that have not ended
 
   ColumnParts(const AttentionColumnMeanParams& p, const Slices& slices_of, Arena::Scope& scope)
       : place(static_cast<size_t>(p.batch), -1),
         heads(p.heads),
         slices(slices_of.count),
-        stride(round_up(p.keys, 16)) {
+        stride(round_up(p.keys, 16)),
+        left(p.batch * p.heads * slices_of.count) {
     int64_t recorded = 0;
     for (int64_t r = 0; r < p.recorded; ++r) {
       if (place[p.rows[r]] < 0) place[p.rows[r]] = recorded++;
@@ -172,12 +177,11 @@ struct ColumnParts {
   }
 };
 
-// Columns [begin, end) of recorded row r; `begin` is a multiple of the lanes.
-void reduce(const AttentionColumnMeanParams& p, const ColumnParts& parts, int64_t r, int64_t begin,
-            int64_t end) {
+// The columns of recorded row r.
+void reduce(const AttentionColumnMeanParams& p, const ColumnParts& parts, int64_t r) {
   const FloatTag d;
   const FloatVec share = hn::Set(d, 1.0f / static_cast<float>(p.heads));
-  for (int64_t key = begin; key < end; key += kLanes) {
+  for (int64_t key = 0; key < p.keys; key += kLanes) {
     FloatVec sum = hn::Zero(d);
     for (int64_t h = 0; h < p.heads; ++h) {
       FloatVec head = hn::Zero(d);
@@ -189,30 +193,31 @@ void reduce(const AttentionColumnMeanParams& p, const ColumnParts& parts, int64_
     HWY_ALIGN float mean[kLanes];
     hn::Store(hn::Mul(sum, share), d, mean);
     std::memcpy(p.column_mean + r * p.keys + key, mean,
-                sizeof(float) * static_cast<size_t>(HWY_MIN(kLanes, end - key)));
+                sizeof(float) * static_cast<size_t>(HWY_MIN(kLanes, p.keys - key)));
   }
 }
 
 template <typename Format>
 void pack_head(const AttentionColumnMeanParams& p, int64_t b, int64_t h, const PackedHead& head) {
   Segments segments;
-  segments.list.push_back({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
-  segments.keys = p.keys;
+  segments.add({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
   pack<Format>(segments, h, p.head_size, head);
 }
 
-// Tasks [task, last); the slices of a head are neighbours, and so are the same heads of all rows.
+// One thread's tasks; the slices of a head are a lot, whose keys are packed once.
 template <typename Format>
-void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const ColumnParts& parts,
-               int64_t task, int64_t last) {
+void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, ColumnParts& parts,
+               TaskLots::Worker& worker) {
   Arena::Scope memory(thread_arena());
-  const PackedHead head(memory.take(PackedHead::floats(p.keys, p.head_size)), p.keys, p.head_size);
+  const int64_t keys = round_up(p.keys, 4);
+  const PackedHead head(memory.take(PackedHead::floats(keys, p.head_size)), keys, p.head_size);
   Scratch scratch(memory, p.keys, p.head_size);
-  for (int64_t first = task; task < last; ++task) {
-    const int64_t b = task / slices.count % p.batch;
-    const int64_t h = task / slices.count / p.batch;
-    const int64_t slice = task % slices.count;
-    if (task == first || slice == 0) pack_head<Format>(p, b, p.kv_head(h), head);
+  int64_t packed = -1;
+  for (int64_t task; (task = worker.take()) >= 0;) {
+    const int64_t lot = task / slices.count, slice = task % slices.count;
+    const int64_t b = lot % p.batch, h = lot / p.batch;
+    if (lot != packed) pack_head<Format>(p, b, p.kv_head(h), head);
+    packed = lot;
     float* column = parts.row(b, h, slice);
     if (column != nullptr) {
       std::memset(column, 0, sizeof(float) * static_cast<size_t>(parts.stride));
@@ -224,6 +229,8 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, const C
     for_each_tile<Format>(queries, scratch, [&](auto v, int64_t, int64_t count) {
       tile<v()>(head, p.keys, p.head_size, count, scratch, column);
     });
+    if (parts.left.fetch_sub(1, std::memory_order_acq_rel) > 1) continue;
+    for (int64_t r = 0; r < p.recorded; ++r) reduce(p, parts, r);
   }
 }
 
@@ -231,19 +238,12 @@ template <typename Format>
 void run(const AttentionColumnMeanParams& p) {
   Arena::Scope memory(thread_arena());
   const Slices slices(p);
-  const ColumnParts parts(p, slices, memory);
-  p.parallel_for(p.heads * p.batch * slices.count, [&](int64_t task, int64_t last) {
-    run_tasks<Format>(p, slices, parts, task, last);
-  });
-
-  constexpr int64_t kBlock = 256;
-  const int64_t blocks = (p.keys + kBlock - 1) / kBlock;
-  p.parallel_for(p.recorded * blocks, [&](int64_t block, int64_t last) {
-    for (; block < last; ++block) {
-      const int64_t begin = block % blocks * kBlock;
-      reduce(p, parts, block / blocks, begin, HWY_MIN(begin + kBlock, p.keys));
-    }
-  });
+  ColumnParts parts(p, slices, memory);
+  const int64_t lot_count = p.heads * p.batch;
+  const int64_t work = 2 * lot_count * p.queries * p.keys * p.head_size;
+  TaskLots lots(lot_count, slices.count, useful_threads(p, work));
+  run_workers(p, lots,
+              [&](TaskLots::Worker& worker) { run_tasks<Format>(p, slices, parts, worker); });
 }
 
 void attention_column_mean(const AttentionColumnMeanParams& params) {

@@ -31,6 +31,7 @@
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/scores-inl.h"
+#include "kernels/cpu/task_lots.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
 
@@ -172,12 +173,15 @@ template <typename Format>
 void run(const BiasedAttentionParams& p, const BiasChannels& bias) {
   const std::vector<BiasedTask> tasks = cut_tasks(p);
   const int64_t queries = tasks.front().end;
-  p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
+  const int64_t work = 2 * p.batch * p.heads * p.queries * p.keys * p.head_size;
+  TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
+  run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
     const State state(memory, queries, p.keys, {p.head_size, p.head_size + bias.count});
-    for (int64_t i = begin; i < end; ++i) {
+    int64_t before = -1;
+    for (int64_t i; (i = worker.take()) >= 0; before = i) {
       const BiasedTask& task = tasks[i];
-      const bool packed = i > begin && task.has_keys_of(tasks[i - 1]);
+      const bool packed = before >= 0 && task.has_keys_of(tasks[before]);
       attend(BiasedKeys<Format>(p, bias, task.b, task.kv_head),
              BiasedQueries<Format>(p, bias, task), packed, state);
     }

@@ -22,6 +22,7 @@
 #include "kernels/blur_and_blend.h"
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/task_lots.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace attnpatch::kernels {
@@ -198,8 +199,11 @@ void run(const BlurAndBlendParams& p) {
   const int64_t block = HWY_MAX(int64_t{64}, 8 * static_cast<int64_t>(p.taps.size()));
   const int64_t blocks = (p.height + block - 1) / block;
   const Columns columns(p);
-  p.parallel_for(p.batch * p.channels * blocks, [&](int64_t task, int64_t last) {
-    for (; task < last; ++task) {
+  const auto taps = static_cast<int64_t>(p.taps.size());
+  const int64_t work = 4 * p.batch * p.channels * p.height * p.width * taps;
+  TaskLots lots(p.batch * p.channels, blocks, useful_threads(p, work));
+  run_workers(p, lots, [&](TaskLots::Worker& worker) {
+    for (int64_t task; (task = worker.take()) >= 0;) {
       Arena::Scope memory(thread_arena());
       const int64_t plane = task / blocks;
       const int64_t begin = task % blocks * block;

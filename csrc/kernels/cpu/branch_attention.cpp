@@ -1,17 +1,19 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Strategy: all keys that concern one head (text and branches) stand in one row of scores, so that
-// the whole site is two small matrix products around the softmaxes:
+// Strategy: queries lie along the vector lanes, so that maxima, sums and exponentials need no work
+// across lanes, and any count of keys is handled without a masked tail. A tile of W = 2 or 4
+// vectors of queries goes through the softmaxes of its site, the text's and each branch's, one
+// after the other, in blocks of at most 128 keys:
 //
-//   scores[key][query] = K[key] · Q[query],  P = weighted softmaxes over groups of keys,
-//   out[channel][query] = sum over keys of V[key][channel] P[key][query]
+//   scores[key][query] = K[key] · Q[query],  weights = 2^(scores - running maximum),
+//   part[channel][query] = part · 2^(old - new maximum) + sum over keys of V[key][channel] weights
 //
-// Queries lie along the vector lanes: maxima, sums and exponentials need no work across lanes, and
-// any count of keys is handled without a masked tail. First all heads' keys and values are packed,
-// then blocks of queries go through the heads, in tiles of W = 2 or 4 vectors of queries. For 93
-// keys of size 64 with AVX2 a head is 48 KiB packed, streamed from L2, and a tile works in 14 KiB
-// of L1.
+// and after a softmax's last block out += factor / sum of the weights · part. Most have one block
+// alone, which needs no part. A task is a block of queries with some heads, as many as have packed
+// keys and values in half of L2: the heads' rows of one query lie side by side in memory, so going
+// through heads inside a block keeps its pages at hand. For 93 keys of size 64 a head is 48 KiB
+// packed; with AVX2 a tile works in 16 KiB of L1.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/branch_attention.cpp"
@@ -23,13 +25,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "kernels/branch_attention.h"
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/packed_keys-inl.h"
 #include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/scores-inl.h"
+#include "kernels/cpu/task_lots.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,21 +40,19 @@ namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+constexpr int64_t kDepth = 40;  // of a sum of scores
+
 inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
   Segments segments;
-  const auto add = [&](const Segment& segment) {
-    segments.list.push_back(segment);
-    segments.keys += segment.tokens;
-  };
-  if (p.keys > 0) add({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
+  if (p.keys > 0) segments.add({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
   const auto count = static_cast<int64_t>(p.branches.size());
   for (int64_t i = 0; i <= count; ++i) {
     if (i == p.shared_softmax) segments.grouped = static_cast<int64_t>(segments.list.size());
     if (i == count) break;
     const AttentionBranch& branch = p.branches[i];
     if (branch.rows[b] < 0 || branch.weights[b] == 0.0f || branch.tokens == 0) continue;
-    add({&branch.k, &branch.v, branch.rows[b], branch.tokens, branch.weights[b],
-         branch.mask ? branch.mask + b * branch.mask_batch_stride : nullptr});
+    segments.add({&branch.k, &branch.v, branch.rows[b], branch.tokens, branch.weights[b],
+                  branch.mask ? branch.mask + b * branch.mask_batch_stride : nullptr});
   }
   return segments;
 }
@@ -88,193 +89,252 @@ HWY_INLINE FloatVec share_of(FloatVec factor) {
   return hn::IfThenElse(hn::Lt(factor, hn::Zero(d)), hn::NaN(d), factor);
 }
 
-// Scores of a segment where its factor is 0: nothing of its keys is to arrive there, neither as the
-// largest score of a group nor as a NaN.
+// What a segment's weight and mask make of a tile's queries.
 template <int V>
-void replace_masked(const Segment& s, const Place& place, float score, float* row) {
-  const FloatTag d;
-  hn::Mask<FloatTag> off[V];
-  bool any = false;
-  for (int v = 0; v < V; ++v) {
-    off[v] = hn::Eq(factor_of(s, place, v), hn::Zero(d));
-    any = any || !hn::AllFalse(d, off[v]);
-  }
-  if (!any) return;
-  const FloatVec instead = hn::Set(d, score);
-  for (int64_t t = 0; t < s.tokens; ++t) {
-    for (int v = 0; v < V; ++v, row += kLanes) {
-      hn::Store(hn::IfThenElse(off[v], instead, hn::Load(d, row)), d, row);
-    }
-  }
-}
+struct Factors {
+  FloatVec value[V];
+  hn::Mask<FloatTag> off[V];  // nothing of the segment is to arrive
 
-// The softmax of V vectors of queries over the keys of segments [begin, end), in place. Weight and
-// mask multiply the exponentials in a group of several, and the whole result of a branch on its
-// own.
-template <int V>
-void softmax_group(const Segments& segments, int64_t begin, int64_t end, const Place& place,
-                   float* scores) {
-  const FloatTag d;
-  constexpr int64_t n = kLanes;
-  const bool own = end - begin == 1;
-  int64_t keys = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const Segment& s = segments.list[i];
-    const float instead = own ? 0.0f : -std::numeric_limits<float>::infinity();
-    if (s.mask != nullptr) replace_masked<V>(s, place, instead, scores + keys * V * n);
-    keys += s.tokens;
-  }
-
-  FloatVec top[V], sum[V], factor[V];
-  for (int v = 0; v < V; ++v) {
-    top[v] = hn::Load(d, scores + v * n);
-    sum[v] = hn::Zero(d);
-    factor[v] = hn::Set(d, 1.0f);
-  }
-  for (int64_t key = 1; key < keys; ++key) {
-    const float* row = scores + key * V * n;
-    for (int v = 0; v < V; ++v) top[v] = hn::Max(top[v], hn::Load(d, row + v * n));
-  }
-  float* row = scores;
-  for (int64_t i = begin; i < end; ++i) {
-    const Segment& s = segments.list[i];
+  Factors(const Segment& s, const Place& place, bool shared) {
+    const FloatTag d;
     for (int v = 0; v < V; ++v) {
-      factor[v] = factor_of(s, place, v);
-      if (!own) factor[v] = share_of(factor[v]);
+      value[v] = factor_of(s, place, v);
+      off[v] = hn::Eq(value[v], hn::Zero(d));
+      if (shared) value[v] = share_of(value[v]);
     }
-    for (int64_t t = 0; t < s.tokens; ++t, row += V * n) {
-      for (int v = 0; v < V; ++v) {
-        FloatVec e = exp_nonpositive(hn::Sub(hn::Load(d, row + v * n), top[v]));
-        if (!own) e = hn::Mul(e, factor[v]);
-        sum[v] = hn::Add(sum[v], e);
-        hn::Store(e, d, row + v * n);
-      }
-    }
-  }
-  for (int v = 0; v < V; ++v) {
-    factor[v] = hn::Div(own ? factor[v] : hn::Set(d, 1.0f), sum[v]);
-  }
-  row = scores;
-  for (int64_t key = 0; key < keys; ++key, row += V * n) {
-    for (int v = 0; v < V; ++v)
-      hn::Store(hn::Mul(hn::Load(d, row + v * n), factor[v]), d, row + v * n);
-  }
-}
-
-template <int V>
-void softmaxes(const Segments& segments, const Place& place, float* scores) {
-  const auto total = static_cast<int64_t>(segments.list.size());
-  for (int64_t begin = 0; begin < total;) {
-    const int64_t end = begin < segments.grouped ? segments.grouped : begin + 1;
-    softmax_group<V>(segments, begin, end, place, scores);
-    for (; begin < end; ++begin) scores += segments.list[begin].tokens * V * kLanes;
-  }
-}
-
-// The product with the values, segment by segment: where some under a mask are not finite, 0 times
-// them is not 0.
-template <int V>
-void add_values_apart(const Segments& segments, const PackedHead& head, int64_t size,
-                      const Place& place, Scratch& scratch) {
-  const FloatTag d;
-  constexpr int64_t n = kLanes, width = V * kLanes;
-  for (int64_t c = 0; c < size; c += 4) {
-    float* out = scratch.out + c * width;
-    std::fill_n(out, 4 * width, 0.0f);
-    int64_t first = 0;
-    for (const Segment& s : segments.list) {
-      outer_product_sums<V>(head.values + c * head.panel + 4 * first,
-                            scratch.scores + first * width, s.tokens,
-                            [&](int row, const FloatVec* sum) HWY_ATTR {
-                              float* to = out + row * width;
-                              for (int v = 0; v < V; ++v, to += n) {
-                                const auto off = hn::Eq(factor_of(s, place, v), hn::Zero(d));
-                                const FloatVec term = hn::IfThenZeroElse(off, sum[v]);
-                                hn::Store(hn::Add(hn::Load(d, to), term), d, to);
-                              }
-                            });
-      first += s.tokens;
-    }
-  }
-}
-
-template <int V>
-void tile(const Segments& segments, const PackedHead& head, bool finite, int64_t size,
-          const Place& place, Scratch& scratch) {
-  const int64_t width = V * kLanes;
-  const int64_t keys = segments.keys;
-  for (int64_t key = 0; key < keys; key += 4) {
-    outer_product<V>(head.keys + key * size, scratch.queries, size, scratch.scores + key * width);
-  }
-  softmaxes<V>(segments, place, scratch.scores);
-  if (!finite) return add_values_apart<V>(segments, head, size, place, scratch);
-  for (int64_t c = 0; c < size; c += 4) {
-    outer_product<V>(head.values + c * head.panel, scratch.scores, keys, scratch.out + c * width);
-  }
-}
-
-// The packed heads of the whole batch, row after row.
-struct PackedBatch {
-  std::vector<Segments> rows;
-  std::vector<int64_t> first;   // float of each row's first head
-  std::vector<uint8_t> finite;  // of each row's heads: all values that stand under a mask
-  float* memory = nullptr;
-  int64_t size, longest = 0;
-
-  PackedBatch(const BranchAttentionParams& p, Arena::Scope& scope)
-      : finite(static_cast<size_t>(p.batch * p.kv_heads)), size(p.head_size) {
-    int64_t total = 0;
-    for (int64_t b = 0; b < p.batch; ++b) {
-      rows.push_back(collect_segments(p, b));
-      first.push_back(total);
-      total += p.kv_heads * PackedHead::floats(rows.back().keys, size);
-      longest = HWY_MAX(longest, rows.back().keys);
-    }
-    memory = scope.take(total);
-  }
-
-  PackedHead head(int64_t b, int64_t h) const {
-    const int64_t keys = rows[b].keys;
-    return {memory + first[b] + h * PackedHead::floats(keys, size), keys, size};
   }
 };
 
-// A task is a block of queries with a group of heads: the heads' rows of one query lie side by side
-// in memory, so going through heads inside a block keeps its pages at hand.
+// A softmax on its way through its keys, for V vectors of queries.
+template <int V>
+struct Softmax {
+  FloatVec top[V], sum[V];  // running maximum of the scores, sum of the weights
+  FloatVec fade[V];         // takes what came before the last block to the new maximum
+
+  Softmax() {
+    const FloatTag d;
+    for (int v = 0; v < V; ++v) {
+      top[v] = hn::Set(d, kNoKey);
+      sum[v] = hn::Zero(d);
+    }
+  }
+};
+
+// Scores become weights times the factors, whose sum is added to the softmax's.
+template <int V>
+HWY_INLINE void sum_shares(int64_t count, const Factors<V>& factors, float* scores,
+                           Softmax<V>& softmax) {
+  const FloatTag d;
+  for (int64_t key = 0; key < count; ++key) {
+    for (int v = 0; v < V; ++v, scores += kLanes) {
+      FloatVec weight = exp2_nonpositive(hn::Sub(hn::Load(d, scores), softmax.top[v]));
+      weight = hn::IfThenZeroElse(factors.off[v], hn::Mul(weight, factors.value[v]));
+      softmax.sum[v] = hn::Add(softmax.sum[v], weight);
+      hn::Store(weight, d, scores);
+    }
+  }
+}
+
+// Keys of a segment in packed panels, `first` being the place of their first.
+struct KeyBlock {
+  int64_t first, count;
+};
+
+// The weights of a block of keys, into scratch.scores. With factors the segment shares its softmax:
+// nothing of its keys counts where they are off, neither as the largest score nor as a NaN.
+template <int V>
+HWY_INLINE void weigh(const PackedHead& head, const KeyBlock& block, int64_t size,
+                      const Factors<V>* factors, const Scratch& scratch, Softmax<V>& softmax) {
+  const FloatTag d;
+  FloatVec largest[V];
+  for (int v = 0; v < V; ++v) largest[v] = hn::Set(d, kNoKey);
+  for (int64_t key = 0; key < block.count; key += 4) {
+    score_panel<V, kDepth>(head.keys + (block.first + key) * size, scratch.queries, size,
+                           scratch.scores + key * V * kLanes, largest);
+  }
+  for (int v = 0; v < V; ++v) {
+    if (factors != nullptr) {
+      largest[v] = hn::IfThenElse(factors->off[v], hn::Set(d, kNoKey), largest[v]);
+    }
+    const FloatVec before = softmax.top[v];
+    softmax.top[v] = hn::Max(before, largest[v]);
+    softmax.fade[v] = exp2_nonpositive(hn::Sub(before, softmax.top[v]));
+    softmax.sum[v] = hn::Mul(softmax.sum[v], softmax.fade[v]);
+  }
+  if (factors != nullptr) {
+    sum_shares<V>(block.count, *factors, scratch.scores, softmax);
+  } else {
+    sum_weights<V>(block.count, softmax.top, scratch.scores, softmax.sum);
+  }
+}
+
+// What a softmax's sums are multiplied by in the end: the factor of a branch on its own, over the
+// sum of its weights. Not a number where there was no key.
+template <int V>
+HWY_INLINE void finish(const Softmax<V>& softmax, const Factors<V>* factors, FloatVec* share) {
+  const FloatTag d;
+  for (int v = 0; v < V; ++v) {
+    const FloatVec factor = factors != nullptr ? factors->value[v] : hn::Set(d, 1.0f);
+    const auto none = hn::Eq(softmax.top[v], hn::Set(d, kNoKey));
+    share[v] = hn::IfThenElse(none, hn::NaN(d), hn::Div(factor, softmax.sum[v]));
+  }
+}
+
+// Where a block's product with the values goes.
+template <int V>
+struct Destination {
+  bool first, last;  // of its softmax
+  bool more;         // the result has other softmaxes' terms
+  const FloatVec *fade, *share;
+  const hn::Mask<FloatTag>* off;  // where nothing of the block is to arrive, or none
+  const hn::Mask<FloatTag>* cut;  // where nothing of the whole softmax is, or none
+};
+
+template <int V>
+HWY_INLINE void add_values(const PackedHead& head, const KeyBlock& block, int64_t size,
+                           const Destination<V>& to, const Scratch& scratch) {
+  const FloatTag d;
+  constexpr int64_t width = V * kLanes;
+  for (int64_t c = 0; c < size; c += 4) {
+    outer_product_sums<V>(head.values + c * head.panel + 4 * block.first, scratch.scores,
+                          block.count, [&](int row, const FloatVec* sum) HWY_ATTR {
+                            float* part = scratch.part + (c + row) * width;
+                            float* out = scratch.out + (c + row) * width;
+                            for (int v = 0; v < V; ++v, part += kLanes, out += kLanes) {
+                              FloatVec x = to.off != nullptr ? hn::IfThenZeroElse(to.off[v], sum[v])
+                                                             : sum[v];
+                              if (!to.first) x = hn::MulAdd(hn::Load(d, part), to.fade[v], x);
+                              if (!to.last) {
+                                hn::Store(x, d, part);
+                                continue;
+                              }
+                              x = hn::Mul(x, to.share[v]);
+                              if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
+                              hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
+                            }
+                          });
+  }
+}
+// One softmax over the keys of segments [begin, end), the first of which stands at `key`.
+template <int V>
+void add_softmax(const Segments& segments, int64_t begin, int64_t end, int64_t key,
+                 const PackedHead& head, int64_t size, const Place& place, const Scratch& scratch) {
+  const bool shared = begin < segments.grouped;
+  Softmax<V> softmax;
+  FloatVec share[V];
+  for (int64_t i = begin; i < end; ++i) {
+    const Segment& s = segments.list[i];
+    const Factors<V> factors(s, place, shared);
+    const bool whole = s.weight == 1.0f && s.mask == nullptr;
+    const int64_t length = block_length(s.tokens);
+    for (int64_t t = 0; t < s.tokens; t += length) {
+      const KeyBlock block{key + t, HWY_MIN(length, s.tokens - t)};
+      const bool last = i + 1 == end && t + length >= s.tokens;
+      weigh<V>(head, block, size, shared && !whole ? &factors : nullptr, scratch, softmax);
+      if (last) finish<V>(softmax, shared ? nullptr : &factors, share);
+      const Destination<V> to{i == begin && t == 0,
+                              last,
+                              begin > 0,
+                              softmax.fade,
+                              share,
+                              shared && !whole ? factors.off : nullptr,
+                              shared || whole ? nullptr : factors.off};
+      add_values<V>(head, block, size, to, scratch);
+    }
+    key += round_up(s.tokens, 4);
+  }
+}
+
+template <int V>
+void tile(const Segments& segments, const PackedHead& head, int64_t size, const Place& place,
+          const Scratch& scratch) {
+  const auto total = static_cast<int64_t>(segments.list.size());
+  if (total == 0) std::fill_n(scratch.out, round_up(size, 4) * V * kLanes, 0.0f);
+  int64_t key = 0;
+  for (int64_t begin = 0; begin < total;) {
+    const int64_t end = begin < segments.grouped ? segments.grouped : begin + 1;
+    add_softmax<V>(segments, begin, end, key, head, size, place, scratch);
+    for (; begin < end; ++begin) key += round_up(segments.list[begin].tokens, 4);
+  }
+}
+
+// How the work is cut: a lot is one row of the batch with a group of heads of keys, a task a block
+// of its queries. Groups have packed keys in half of L2, and are enough of them for all threads.
+struct Cut {
+  static constexpr int64_t kBlock = 6 * kTileVectors * kLanes;  // queries
+  static constexpr int64_t kPackedFloats = 128 << 10;
+
+  std::vector<Segments> rows;  // of the batch
+  int64_t most_keys = 0, workers, group, groups, blocks;
+
+  explicit Cut(const BranchAttentionParams& p) {
+    int64_t keys = 0;
+    for (int64_t b = 0; b < p.batch; ++b) {
+      rows.push_back(collect_segments(p, b));
+      keys += rows.back().keys;
+      most_keys = HWY_MAX(most_keys, rows.back().keys);
+    }
+    workers = useful_threads(p, 2 * p.heads * p.queries * p.head_size * keys);
+    const int64_t fitting = kPackedFloats / HWY_MAX(PackedHead::floats(most_keys, p.head_size), 1);
+    const int64_t sharing = p.batch * p.kv_heads / workers;
+    group = std::clamp(HWY_MIN(fitting, sharing), int64_t{1}, p.kv_heads);
+    groups = (p.kv_heads + group - 1) / group;
+    blocks = (p.queries + kBlock - 1) / kBlock;
+  }
+};
+
+// One thread's work: packs a lot's keys and values when it first takes a task of it.
+template <typename Format>
+class LotWork {
+ public:
+  LotWork(const BranchAttentionParams& p, const Cut& cut, Arena::Scope& memory)
+      : p_(p),
+        cut_(cut),
+        head_floats_(PackedHead::floats(cut.most_keys, p.head_size)),
+        packed_(memory.take(cut.group * head_floats_)),
+        scratch_(memory, HWY_MIN(cut.most_keys, kBlockKeys), p.head_size) {}
+
+  void run(int64_t task) {
+    const int64_t lot = task / cut_.blocks, b = lot / cut_.groups;
+    const int64_t first = lot % cut_.groups * cut_.group;
+    const int64_t last = HWY_MIN(first + cut_.group, p_.kv_heads);
+    if (lot != lot_) {
+      for (int64_t h = first; h < last; ++h)
+        pack<Format>(cut_.rows[b], h, p_.head_size, head(b, h));
+      lot_ = lot;
+    }
+    const int64_t begin = task % cut_.blocks * Cut::kBlock;
+    const int64_t end = HWY_MIN(begin + Cut::kBlock, p_.queries);
+    for (int64_t h = first * p_.group(); h < last * p_.group(); ++h) {
+      const HeadQueries queries{&p_.q, &p_.out, b, h, begin, end, p_.head_size, p_.scale * kLog2E};
+      for_each_tile<Format>(queries, scratch_, [&](auto v, int64_t query, int64_t) {
+        tile<v()>(cut_.rows[b], head(b, p_.kv_head(h)), p_.head_size, {query, p_.queries},
+                  scratch_);
+      });
+    }
+  }
+
+ private:
+  PackedHead head(int64_t b, int64_t kv_head) const {
+    return {packed_ + kv_head % cut_.group * head_floats_, cut_.rows[b].keys, p_.head_size};
+  }
+
+  const BranchAttentionParams& p_;
+  const Cut& cut_;
+  int64_t head_floats_;
+  float* packed_;
+  Scratch scratch_;
+  int64_t lot_ = -1;
+};
+
 template <typename Format>
 void run(const BranchAttentionParams& p) {
-  Arena::Scope packed_memory(thread_arena());
-  PackedBatch packed(p, packed_memory);
-  p.parallel_for(p.batch * p.kv_heads, [&](int64_t task, int64_t last) {
-    for (; task < last; ++task) {
-      const int64_t b = task / p.kv_heads, h = task % p.kv_heads;
-      packed.finite[task] = pack<Format>(packed.rows[b], h, p.head_size, packed.head(b, h));
-    }
-  });
-
-  const int64_t block = 6 * kTileVectors * kLanes;
-  const int64_t blocks = (p.queries + block - 1) / block;
-  const int64_t wanted = (8 * p.threads + p.batch * blocks - 1) / (p.batch * blocks);
-  const int64_t group = (p.heads + wanted - 1) / wanted;
-  const int64_t groups = (p.heads + group - 1) / group;
-  p.parallel_for(p.batch * blocks * groups, [&](int64_t task, int64_t last) {
+  const Cut cut(p);
+  TaskLots lots(p.batch * cut.groups, cut.blocks, cut.workers);
+  run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
-    Scratch scratch(memory, packed.longest, p.head_size);
-    for (; task < last; ++task) {
-      const int64_t b = task / (blocks * groups);
-      const int64_t begin = task / groups % blocks * block;
-      const int64_t first = task % groups * group;
-      for (int64_t h = first; h < HWY_MIN(first + group, p.heads); ++h) {
-        const HeadQueries queries{
-            &p.q, &p.out, b, h, begin, HWY_MIN(begin + block, p.queries), p.head_size, p.scale};
-        const int64_t kv_head = p.kv_head(h);
-        for_each_tile<Format>(queries, scratch, [&](auto v, int64_t query, int64_t) {
-          tile<v()>(packed.rows[b], packed.head(b, kv_head),
-                    packed.finite[b * p.kv_heads + kv_head] != 0, p.head_size, {query, p.queries},
-                    scratch);
-        });
-      }
-    }
+    LotWork<Format> work(p, cut, memory);
+    for (int64_t task; (task = worker.take()) >= 0;) work.run(task);
   });
 }
 

@@ -23,8 +23,9 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <limits>
+#include <vector>
 
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/panels-inl.h"
@@ -42,12 +43,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 // fewest instructions, which counts where a second thread shares the core.
 constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 3 : 4;
 constexpr int64_t kWidth = kVectors * kLanes;  // W
-constexpr int64_t kBlockKeys = 128;
-constexpr int64_t kDepth = 80;               // of a sum of scores
-constexpr int64_t kStateFloats = 80 * 1024;  // of a run's queries and sums
-
-// The running maximum before any key: below all scores but minus infinity, whose keys are none.
-constexpr float kNoKey = std::numeric_limits<float>::lowest();
+constexpr int64_t kDepth = 80;                 // of a sum of scores
+constexpr int64_t kStateFloats = 80 * 1024;    // of a run's queries and sums
 
 // Lines of memory to ask for ahead of their use, a few with each panel of keys, since a core waits
 // when it asks for many at a time. Always as many: a loop of unknown length would cost more.
@@ -77,12 +74,6 @@ class Requests {
   const void* lines_[kMost];
   int64_t count_ = 0;
 };
-
-// How many keys a block has: all of a head's blocks have the same length, but for the last.
-constexpr int64_t block_length(int64_t keys) {
-  const int64_t blocks = HWY_MAX((keys + kBlockKeys - 1) / kBlockKeys, 1);
-  return round_up((keys + blocks - 1) / blocks, 4);
-}
 
 // One block of keys, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
 struct Block {
@@ -227,6 +218,17 @@ void end_tile(const OnlineTile& tile, const State& state) {
       hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
     }
   }
+}
+
+// Where the lots of tasks begin and end that have a head's keys in common.
+template <typename Task>
+std::vector<int64_t> lots_of_one_head(const std::vector<Task>& tasks) {
+  std::vector<int64_t> starts = {0};
+  for (size_t i = 1; i < tasks.size(); ++i) {
+    if (!tasks[i].has_keys_of(tasks[i - 1])) starts.push_back(static_cast<int64_t>(i));
+  }
+  starts.push_back(static_cast<int64_t>(tasks.size()));
+  return starts;
 }
 
 // A run of queries goes through the keys. `packed`: the keys are already. Keys have count(),

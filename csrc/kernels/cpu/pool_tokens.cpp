@@ -18,6 +18,7 @@
 
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/task_lots.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/pool_tokens.h"
 
@@ -112,31 +113,55 @@ void write_blend(const float* one, const float* pooled, float blend, int64_t siz
   store_row<Format>(scratch, size, out, 1);
 }
 
+// The working memory of one thread: rows of whole vectors, and a window's tokens.
+struct PoolScratch {
+  float *own, *pooled, *row;
+  std::vector<int64_t> tokens;
+
+  PoolScratch(Arena::Scope& memory, int64_t channels) {
+    const int64_t row_size = round_up(channels, 16);
+    own = memory.take(row_size);
+    pooled = memory.take(row_size);
+    row = memory.take(row_size);
+  }
+};
+
+// One row of every result: a pooled token of a row of the batch.
+template <typename Format>
+void pool_row(const PoolTokensParams& p, const std::vector<int64_t>& starts, int64_t row,
+              bool reads_window, PoolScratch& scratch) {
+  using T = typename Format::T;
+  const int64_t b = row / starts.back(), index = row % starts.back();
+  const auto tile = std::upper_bound(starts.begin(), starts.end(), index) - starts.begin() - 1;
+  std::vector<int64_t>& tokens = scratch.tokens;
+  collect_window(p, p.tiling.tile(tile), index - starts[tile], tokens);
+  const T* x = static_cast<const T*>(p.x) + b * p.batch_stride;
+  const float* one =
+      whole_row<Format>(x + tokens[0] * p.token_stride, p.channel_stride, p.channels, scratch.own);
+  if (reads_window) pool_window<Format>(p, x, tokens, one, scratch.row, scratch.pooled);
+  for (size_t i = 0; i < p.blends.size(); ++i) {
+    write_blend<Format>(one, scratch.pooled, p.blends[i], p.channels, scratch.row,
+                        static_cast<T*>(p.out[i]) + row * p.channels);
+  }
+}
+
 template <typename Format>
 void run(const PoolTokensParams& p) {
-  using T = typename Format::T;
   const std::vector<int64_t> starts = pooled_starts(p.tiling, p.stride);
-  const int64_t count = starts.back();
   const bool reads_windows =
       std::any_of(p.blends.begin(), p.blends.end(), [](float blend) { return blend != 0.0f; });
-  p.parallel_for(p.batch * count, [&](int64_t task, int64_t last) {
-    const int64_t row_size = round_up(p.channels, 16);
+  // A float that is read takes as long as some multiply-adds. A task is a few rows.
+  const int64_t floats = p.batch * p.tiling.height * p.tiling.width * p.channels;
+  const int64_t rows = p.batch * starts.back(), workers = useful_threads(p, 8 * floats);
+  constexpr int64_t kRows = 16;
+  TaskLots lots(workers, (rows + workers * kRows - 1) / (workers * kRows), workers);
+  run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
-    float* const own = memory.take(row_size);
-    float* const pooled = memory.take(row_size);
-    float* const scratch = memory.take(row_size);
-    std::vector<int64_t> tokens;
-    for (; task < last; ++task) {
-      const int64_t b = task / count, index = task % count;
-      const auto tile = std::upper_bound(starts.begin(), starts.end(), index) - starts.begin() - 1;
-      collect_window(p, p.tiling.tile(tile), index - starts[tile], tokens);
-      const T* x = static_cast<const T*>(p.x) + b * p.batch_stride;
-      const float* one =
-          whole_row<Format>(x + tokens[0] * p.token_stride, p.channel_stride, p.channels, own);
-      if (reads_windows) pool_window<Format>(p, x, tokens, one, scratch, pooled);
-      for (size_t i = 0; i < p.blends.size(); ++i) {
-        write_blend<Format>(one, pooled, p.blends[i], p.channels, scratch,
-                            static_cast<T*>(p.out[i]) + task * p.channels);
+    PoolScratch scratch(memory, p.channels);
+    for (int64_t task; (task = worker.take()) >= 0;) {
+      const int64_t end = HWY_MIN((task + 1) * kRows, rows);
+      for (int64_t row = task * kRows; row < end; ++row) {
+        pool_row<Format>(p, starts, row, reads_windows, scratch);
       }
     }
   });

@@ -31,10 +31,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 // multiply-adds a cycle with a latency of four want; three measured slower.
 constexpr int kTileVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
 
-// The working memory of one thread: queries [channel][W], scores [key][W], out [channel][W], and
-// rows.
+// The working memory of one thread: queries [channel][W], scores [key][W], part and out
+// [channel][W], and rows.
 struct Scratch {
-  float *queries, *scores, *out, *rows;
+  float *queries, *scores, *part, *out, *rows;
   int64_t row_size;
 
   Scratch(Arena::Scope& memory, int64_t key_count, int64_t size)
@@ -42,6 +42,7 @@ struct Scratch {
     constexpr int64_t kWidth = kTileVectors * kLanes;
     queries = memory.take(row_size * kWidth);
     scores = memory.take(round_up(key_count, 4) * kWidth);
+    part = memory.take(row_size * kWidth);
     out = memory.take(row_size * kWidth);
     rows = memory.take(row_size * kLanes);
   }

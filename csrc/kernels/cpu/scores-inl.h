@@ -15,6 +15,7 @@
 #include <hwy/highway.h>
 
 #include <cstdint>
+#include <limits>
 
 #include "kernels/cpu/vector_math-inl.h"
 
@@ -24,6 +25,16 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kLog2E = 1.44269504f;
+constexpr int64_t kBlockKeys = 128;
+
+// How many keys a block has: all of a row's blocks have the same length, but for the last.
+constexpr int64_t block_length(int64_t keys) {
+  const int64_t blocks = HWY_MAX((keys + kBlockKeys - 1) / kBlockKeys, 1);
+  return round_up((keys + blocks - 1) / blocks, 4);
+}
+
+// The running maximum before any key: below all scores but minus infinity, whose keys are none.
+constexpr float kNoKey = std::numeric_limits<float>::lowest();
 
 // Scores of four keys, and their maxima with what stands in top. Sums longer than Depth are made of
 // several: that is more exact, and slower.

@@ -19,6 +19,7 @@
 #include "kernels/cpu/query_tile-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/scores-inl.h"
+#include "kernels/cpu/task_lots.h"
 #include "kernels/tile_attention.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -171,11 +172,15 @@ void run(const TileAttentionParams& p) {
   for (int64_t tile = 0; tile < p.tiling.tiles(); ++tile) {
     keys = HWY_MAX(keys, TileKeys<Format>(p, tile, 0, 0).count());
   }
-  p.parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t begin, int64_t end) {
+  const int64_t all = p.batch * p.heads * p.tiling.height * p.tiling.width;
+  const int64_t work = 2 * all * keys * p.head_size;
+  TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
+  run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
     const State state(memory, queries, keys, {p.head_size, p.head_size});
-    for (int64_t i = begin; i < end; ++i) {
-      const bool packed = i > begin && tasks[i].has_keys_of(tasks[i - 1]);
+    int64_t before = -1;
+    for (int64_t i; (i = worker.take()) >= 0; before = i) {
+      const bool packed = before >= 0 && tasks[i].has_keys_of(tasks[before]);
       const TileKeys<Format> keys_of_task(p, tasks[i].tile, tasks[i].b, tasks[i].kv_head);
       attend(keys_of_task, TileQueries<Format>(p, keys_of_task.tile, tasks[i]), packed, state);
     }

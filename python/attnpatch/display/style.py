@@ -105,9 +105,9 @@ _RULES = """
  width:auto}
 .attnpatch .ap-facts dt{color:var(--ap-soft)}
 .attnpatch .ap-facts dd{min-width:0}
-.attnpatch figure{margin:0;padding:0}
-.attnpatch figcaption{margin:.1rem 0 0;color:var(--ap-soft);font-size:11.5px;text-align:left;
- max-width:none}
+.attnpatch figure{min-width:5.5rem;margin:0;padding:0}
+.attnpatch figcaption{width:0;min-width:100%;margin:.1rem 0 0;
+ color:var(--ap-soft);font-size:11.5px;text-align:left;max-width:none}
 .attnpatch .ap-row{display:flex;flex-wrap:wrap;gap:.5rem .8rem;align-items:flex-start}
 .attnpatch svg{display:block;max-width:100%;height:auto}
 .attnpatch svg text{fill:var(--ap-soft);font-size:10px;font-family:inherit}
@@ -124,7 +124,7 @@ _RULES = """
 .attnpatch .ap-cell span{flex:1 0 auto;min-width:1.3em;padding:0 .25em}
 .attnpatch .ap-none{justify-content:center;color:var(--ap-soft);border:1px dashed;
  font-weight:400}
-.attnpatch .ap-legend{margin:.7rem 0 0;padding:0;list-style:none}
+.attnpatch .ap-legend.ap-legend{margin:.7rem 0 0;padding:0;list-style:none}
 .attnpatch .ap-legend li{margin:.15rem 0;padding:0;list-style:none}
 .attnpatch .ap-chain{display:flex;flex-wrap:wrap;gap:.35rem;align-items:center;margin:.6rem 0 0}
 .attnpatch .ap-box{padding:.25rem .55rem;border:1px solid var(--ap-line);border-radius:.35rem;

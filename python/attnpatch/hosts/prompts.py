@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,7 +15,13 @@ from attnpatch.engine import PatchStack
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
 from attnpatch.patches.key_gain import read_weights
 
-__all__ = ["PromptPatches", "reference_strength", "regional_prompts", "word_weights"]
+__all__ = [
+    "PromptPatches",
+    "reference_strength",
+    "regional_prompts",
+    "word_gains",
+    "word_weights",
+]
 
 
 class PromptPatches(NamedTuple):
@@ -110,17 +116,33 @@ def word_weights(
         )
         for part in parts:
             by_weight.setdefault(part.weight, set()).update(tokens.positions(part.start, part.stop))
+    return PromptPatches({"prompt": text}, word_gains(by_weight, start, end, **options))
+
+
+def word_gains(
+    by_weight: Mapping[float, Iterable[int]], start: float, end: float, **options: Any
+) -> PatchStack:
+    """Return the patches for weights of words.
+
+    Parameters
+    ----------
+    by_weight
+        For each weight the tokens of the text that have it.
+    start, end
+        The part of sampling in which they act.
+    **options
+        Others of ``KeyGain``.
+    """
     options = {"rows": "all", "start": start, "end": end, **options}
-    patches = [
+    return PatchStack(
         KeyGain(
-            TextKeys(sorted(positions)),
+            TextKeys(tuple(tokens)),
             abs(weight),
             value_gain=-1.0 if weight < 0 else 1.0,
             **options,
         )
-        for weight, positions in by_weight.items()
-    ]
-    return PromptPatches({"prompt": text}, PatchStack(patches))
+        for weight, tokens in by_weight.items()
+    )
 
 
 def regional_prompts(

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 import attnpatch
+from attnpatch.hosts.comfyui.prompts import text_of
+from attnpatch.hosts.comfyui.text_tokens import Conditioning
 from attnpatch.nodes import inputs as common
 from attnpatch.nodes.spec import Input, NodeSpec, Output
 from attnpatch.patches import NormalizedAttentionGuidance
@@ -34,7 +33,7 @@ def _number(
 def _apply(
     *,
     model: Any,
-    negative: Sequence[tuple[Tensor, dict[str, Any]]],
+    negative: Conditioning,
     nag_scale: float,
     nag_alpha: float,
     nag_tau: float,
@@ -43,12 +42,7 @@ def _apply(
     blocks: str,
 ) -> tuple[Any]:
     """Return a clone of the model with the guidance."""
-    if len(negative) != 1:
-        raise ValueError(
-            f"negative: expected one conditioning, got {len(negative)}; give that of one text, "
-            "not combined with others"
-        )
-    text, more = negative[0]
+    text, mask = text_of(model, negative, "negative")
     patch = NormalizedAttentionGuidance(
         text,
         scale=nag_scale,
@@ -57,7 +51,7 @@ def _apply(
         start=start_at,
         end=end_at,
         blocks=blocks if blocks.strip() else None,
-        attention_mask=more.get("attention_mask"),
+        attention_mask=mask,
     )
     return (attnpatch.patch_model(model, [patch]),)
 
@@ -67,9 +61,10 @@ NODES = (
         id="AttentionPatchesNAG",
         title="Normalized Attention Guidance (attention patches)",
         category="model_patches/unet",
-        description="Leads away from a negative prompt within the model's cross-attention, at any "
-        "cfg, also 1: for few-step models, or beside a negative prompt of the sampler. For UNets; "
-        "ComfyUI's own node, NAGuidance, is for transformers.",
+        description="Leads away from a negative prompt within the model's attention, at any cfg, "
+        "also 1: for few-step models, or beside a negative prompt of the sampler. For UNets and "
+        "transformers (Flux, Flux.2, Chroma, Krea 2, Qwen-Image, Z-Image, SD3.5, Anima), with a "
+        "text of its own, of any length.",
         inputs=(
             common.MODEL,
             Input(
@@ -88,7 +83,7 @@ NODES = (
                 default="",
                 tooltip="Where it acts, with commas between: d, m or u for the way down, the "
                 "middle and the way up, a block's number or range, perhaps a dot and transformers: "
-                "m0,u0.4,d2.2-9. Nothing: everywhere.",
+                "m0,u0.4,d2.2-9. Nothing: everywhere; so in transformers.",
             ),
         ),
         outputs=(Output("MODEL", "MODEL", "The model with this guidance."),),

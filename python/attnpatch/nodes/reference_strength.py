@@ -44,9 +44,9 @@ NODES = (
         title="Reference Strength (attention patches)",
         category="attnpatch",
         description="Makes a model look more, or less, at a reference picture that it is given in "
-        "its sequence: Flux Kontext, Flux.2 and Klein, Krea 2, Qwen-Image-Edit. Attention of the "
-        "picture that is made to the reference is multiplied; the host's own attention stays in "
-        "use.",
+        "its sequence: Flux Kontext, Flux.2 and Klein, Krea 2, Qwen-Image-Edit, Z-Image Omni. "
+        "Attention of the picture that is made to the reference is multiplied; the host's own "
+        "attention stays in use.",
         inputs=(
             common.MODEL,
             Input(

@@ -9,6 +9,7 @@ from attnpatch.nodes import (
     guidance,
     instantid,
     normalized_attention,
+    prompts,
     reference_strength,
     report,
     token_reduction,
@@ -44,6 +45,7 @@ _MODULES = (
     normalized_attention,
     attention,
     reference_strength,
+    prompts,
     report,
 )
 

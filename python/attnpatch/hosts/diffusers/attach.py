@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -16,6 +17,7 @@ from attnpatch.engine import Patch, PatchStack, Report
 from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
+from attnpatch.hosts.diffusers.row_folding import Folding, folded_rows
 from attnpatch.hosts.diffusers.sharing import share_weights
 from attnpatch.hosts.diffusers.transformer.patched_transformer import PatchedTransformer
 from attnpatch.hosts.diffusers.unet.patched_unet import PatchedUNet
@@ -181,6 +183,25 @@ def patch_model(model: Any, patches: Patches, *, cond_or_uncond: CondOrUncond | 
     twin = share_weights(model) if unwrapped(model) is denoiser else copy_pipeline(model)
     attach(twin, patches, cond_or_uncond=cond_or_uncond)
     return twin
+
+
+@contextmanager
+def fold_rows(model: Any, folding: Folding) -> Iterator[None]:
+    """While this runs, a patched UNet computes one row of each set of equal ones.
+
+    Parameters
+    ----------
+    model
+        A pipeline or UNet that something is attached to. Transformers compute all rows.
+    folding
+        Called once in each call of the UNet with where it stands in sampling and the latent's
+        height and width; gives for each latent the first one that is equal to it.
+    """
+    patched = PatchedModel.of(_denoiser_of(model))
+    if patched is None:
+        raise ValueError("model: expected one that patches are attached to")
+    with folded_rows(patched, folding):
+        yield
 
 
 def report(model: Any) -> Report:

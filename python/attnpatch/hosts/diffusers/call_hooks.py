@@ -18,6 +18,7 @@ from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.guidance import GuidedCall, kept
 from attnpatch.hosts.diffusers.pipelines import UNKNOWN_ROWS
 from attnpatch.hosts.diffusers.prediction import Prediction
+from attnpatch.hosts.diffusers.row_folding import Folding, fold_call
 from attnpatch.hosts.diffusers.rows import rows_of
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched, Restorable, describe_call, host_call_of
@@ -41,6 +42,8 @@ class PatchedModel(Patched, Protocol):
     """Whether a call came by a patched layer."""
     attention: Tensor | None
     """What the latest guided call recorded."""
+    folding: Folding | None
+    """Which latents of a call are equal; None: nobody tells."""
 
     def take_over_again(self) -> None:
         """Add the patches to processors that others put in the place of ours."""
@@ -65,8 +68,8 @@ class CallHooks:
         self._read_timestep = TimestepReader()
         self._schedules: weakref.WeakKeyDictionary[Any, Schedule] = weakref.WeakKeyDictionary()
 
-    def begin(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Learn about the call of the UNet that begins."""
+    def begin(self, unet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Learn about the call of the UNet that begins; without rows that are equal to others."""
         if unet.__dict__.get("_is_replica"):
             raise TypeError(
                 "model: expected a UNet that is given whole batches, but DataParallel scatters "
@@ -84,6 +87,15 @@ class CallHooks:
         running.features = {}
         schedule = self._schedule_of(pipeline)
         points = [schedule(t) for t in self._read_timestep(host_call.timestep)]
+        folded = None
+        if self._model.folding is not None and not degraded:
+            folded = fold_call(self._model.folding, rows, points, args, kwargs)
+        if folded is not None:
+            args, kwargs, rows = folded.args, folded.kwargs, folded.rows
+            host_call = host_call_of(args, kwargs, pipeline)
+            running.rows = rows
+        if not degraded:
+            running.folded = folded
         running.call = describe_call(run, host_call, rows, points, places)
         if run is not None:
             sample, text = host_call.sample, host_call.encoder_hidden_states
@@ -94,14 +106,20 @@ class CallHooks:
             running.perturbed = self._model.take_over_perturbed()
             running.given = kept(args), kept(dict(kwargs))
         running.checkpointing = Checkpointing(unet, self._model)
+        return None if folded is None else (args, kwargs)
 
     def end(self, unet: Any, output: Any) -> Any:
         """Forget the call, see once that it came by our layers, and guide."""
         running = self._model.running
+        folded = None if running.degraded else running.folded
         try:
-            return self._end(unet, output)
+            guided = self._end(unet, output)
+            if folded is None or output is None:
+                return guided
+            return folded.unfold(output if guided is None else guided)
         finally:
             if not running.degraded:
+                running.folded = None
                 for layer in running.perturbed:
                     layer.restore()
                 running.perturbed = ()

@@ -133,7 +133,8 @@ class GuidedCall:
         starts = self._starts(clean)
 
         sources, batch = self._all_sources, sample.shape[0]
-        args, kwargs = self._take(args, batch), self._take(kwargs, batch)
+        frames = self._call.batch // batch
+        args, kwargs = (take_arguments(v, sources, batch, frames) for v in (args, kwargs))
         sample = args[0] if args else kwargs["sample"]
         prediction = self._prediction.of(sources)
         change = torch.cat(starts) - take_rows(clean, sources)
@@ -187,23 +188,23 @@ class GuidedCall:
             return self._latest
         return record.saliency(latents, self._call.latent)
 
-    def _take(self, value: Any, batch: int) -> Any:
-        """Give each pass its rows, in all that has one for each of the batch or of its frames."""
-        if isinstance(value, Mapping):
-            return {
-                name: item if name in _SHARED else self._take(item, batch)
-                for name, item in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return type(value)(self._take(item, batch) for item in value)
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value
-        if len(value) == batch:
-            return take_rows(value, self._all_sources)
-        if len(value) == self._call.batch:
-            frames = self._call.batch // batch
-            return take_rows(value.unflatten(0, (batch, frames)), self._all_sources).flatten(0, 1)
+
+def take_arguments(value: Any, rows: Sequence[int], batch: int, frames: int = 1) -> Any:
+    """Return rows of all that has one for each of a call's batch, or of its frames."""
+    if isinstance(value, Mapping):
+        return {
+            name: item if name in _SHARED else take_arguments(item, rows, batch, frames)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(take_arguments(item, rows, batch, frames) for item in value)
+    if not isinstance(value, Tensor) or value.dim() == 0:
         return value
+    if len(value) == batch:
+        return take_rows(value, rows)
+    if len(value) == batch * frames:
+        return take_rows(value.unflatten(0, (batch, frames)), rows).flatten(0, 1)
+    return value
 
 
 def take_rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import BoundStack, JointTable, LayerTable, PatchStack, Report
+from attnpatch.hosts.diffusers.row_folding import Folding
 from attnpatch.hosts.diffusers.running_call import RunningCall
 from attnpatch.hosts.host_call import CondOrUncond, check_roles
 
 logger = logging.getLogger("attnpatch")
 
 _ATTRIBUTE = "_attnpatch_patched"
-_OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told")
+_OF_THIS_PROCESS = ("running", "_calls", "_lock", "_pipeline", "_told", "folding")
 
 
 class PatchedLayer(Protocol):
@@ -87,6 +88,7 @@ class PatchedModel(ABC):
         self.reduces = self.guides_text = False
         self.attention: Tensor | None = None  # what the latest guided call recorded
         self.run: BoundStack | None = None
+        self.folding: Folding | None = None
         self._pipeline: weakref.ref[Any] | None = None
         self._hooks: tuple[Any, ...] = ()
         self.checked = False  # whether a call came by a patched layer
@@ -277,7 +279,7 @@ class PatchedModel(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._renew()
-        self._pipeline, self._told = None, set()
+        self._pipeline, self._told, self.folding = None, set(), None
         self._set_stacks(state["stacks"], state["_told_roles"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PatchedModel:

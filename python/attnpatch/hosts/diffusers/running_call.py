@@ -14,6 +14,7 @@ from attnpatch.hosts.host_call import HostCall, Rows
 from attnpatch.patches import AttentionRecord, CallRecord
 
 if TYPE_CHECKING:
+    from attnpatch.hosts.diffusers.row_folding import FoldedCall
     from attnpatch.hosts.diffusers.running import Running
 
 
@@ -52,6 +53,7 @@ class RunningCall(threading.local):
     checkpointing: Restorable | None = None
     # Rows and guidance of each row, in a call that runs degraded passes.
     degraded: tuple[Rows, tuple[int, ...]] | None = None
+    folded: FoldedCall | None = None  # the call without rows that are equal to others
     caches: dict[Any, Any] | None = None  # other packages', as degraded passes left them
     perturbed: tuple[Restorable, ...] = ()  # taken over for this call alone
 

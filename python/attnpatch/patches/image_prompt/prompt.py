@@ -249,6 +249,14 @@ class ImagePrompt(Patch):
             object.__setattr__(new, "mask", self.mask)
         return new
 
+    def with_keys_values(self, keys_values: KeysValues) -> Self:
+        """Make one of the same options with other keys and values."""
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trained_mask"}
+        options["keys_values"] = keys_values
+        new = type(self).__new__(type(self))
+        new._set(**options)
+        return new
+
     def _set(self, keys_values: KeysValues, *, source: str, **options: Any) -> None:
         unknown = options.keys() - _DEFAULTS.keys()
         if unknown:

@@ -32,10 +32,16 @@ class Sequence:
     ----------
     queries, keys
         What they are at the layers of the table.
+    prompt
+        Where the text of the call begins: texts of references may come before it.
+    refined
+        How many tokens attend to each other in layers that refine the text.
     """
 
     queries: Tokens
     keys: Tokens
+    prompt: int = 0
+    refined: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,22 +144,41 @@ def _krea2(model: Any, given: Mapping[str, Any]) -> Sequence:
     if given.get("ref_latents_method", model.default_ref_method) is None:
         given = {**given, "ref_latents": None}
     tokens = joined([_text(given), *_pictures(given, model.patch)])
-    return Sequence(tokens, tokens)
+    return Sequence(tokens, tokens, refined=given["context"].shape[1])
 
 
 def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
-    if given.get("ref_latents"):
-        raise ValueError(
-            "model: expected a call of Z-Image without references where patches act: its sequence "
-            f"with {len(given['ref_latents'])} is not known"
-        )
     multiple = getattr(model, "pad_tokens_multiple", None) or 1
     given = _without_mask(model, given)
+    references = given.get("ref_latents") or ()
+    of_references = given.get("ref_contexts") or ()
+
+    def padded(name: str, count: int, grid: tuple[int, int] | None = None) -> list[Part]:
+        return [(name, count, grid), (PADDING, -count % multiple, None)]
+
     parts: list[Part] = []
-    for part in (_text(given), _picture(IMAGE, given["x"], model.patch_size)):
-        parts += [part, (PADDING, -part[1] % multiple, None)]
+    for index in range(len(references)):
+        told = index < len(of_references)
+        count = of_references[index].shape[1] if told else multiple
+        parts += padded(TEXT if told else PADDING, count)
+    prompt = _count(parts)
+    texts = [given["context"], *of_references[len(references) :]]
+    parts += [part for text in texts for part in padded(TEXT, text.shape[1])]
+    refined = _count(parts)
+    if references and getattr(model, "siglip_embedder", None) is not None:
+        features = list(given.get("siglip_feats") or ())[: len(references)]
+        for count in (feature.shape[1] * feature.shape[2] for feature in features):
+            parts += padded(PADDING, count)
+        parts += [(PADDING, multiple, None)] * (len(references) + 1 - len(features))
+    for latent in references:
+        parts += padded(*_picture(REFERENCE, latent, model.patch_size))
+    parts += padded(*_picture(IMAGE, given["x"], model.patch_size))
     tokens = joined(parts)
-    return Sequence(tokens, tokens)
+    return Sequence(tokens, tokens, prompt, refined)
+
+
+def _count(parts: list[Part]) -> int:
+    return sum(count for _, count, _ in parts)
 
 
 def _without_mask(model: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,7 +230,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ),
     ("lumina.model", "NextDiT"): Family(
         {"layers.attention": "double"},
-        (TEXT, IMAGE, PADDING),
+        (TEXT, IMAGE, REFERENCE, PADDING),
         _lumina,
         refiners="context_refiner",
         own_text=_without_mask,

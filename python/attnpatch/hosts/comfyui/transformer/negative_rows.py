@@ -105,13 +105,13 @@ def add_negatives(
     )
 
 
-def with_padding(tokens: Tokens, own: tuple[int, int]) -> Tokens:
-    """Return the tokens of a sequence in which only these of the first text are not padding."""
+def with_padding(tokens: Tokens, first: int, own: tuple[int, int]) -> Tokens:
+    """Return the tokens of a sequence in which only these of the text from `first` are its own."""
     parts: list[Part] = []
-    for place, span in enumerate(tokens.spans):
+    for span in tokens.spans:
         assert span.stop is not None
         count = span.stop - span.start
-        if place == 0 and span.name == TEXT:
+        if span.start == first and span.name == TEXT:
             parts += [(PADDING, own[0], None), (TEXT, own[1] - own[0], None)]
             parts.append((PADDING, count - own[1], None))
         else:

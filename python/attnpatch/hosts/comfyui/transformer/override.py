@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnpatch.engine import IMAGE, UNCOND, Call, JointLayer, Site, SiteAttention, TextGuides
+from attnpatch.engine import UNCOND, Call, JointLayer, Site, SiteAttention, TextGuides
 from attnpatch.hosts.comfyui.optimized_attention import DEFAULTS, has_kernel
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.transformer.families import Family, Sequence
@@ -87,10 +88,12 @@ class TransformerWrapper:
             multiple=getattr(network, "pad_tokens_multiple", None) or 1,
         )
         sequence = family.sequence(network, added.arguments)
-        if added.hidden:
-            tokens = with_padding(sequence.queries, added.own)
-            sequence = Sequence(tokens, tokens)
-        return with_rows(call, negative.rows, added.hidden), sequence, added.arguments
+        first = sequence.prompt
+        hidden = tuple((first + start, first + stop) for start, stop in added.hidden)
+        if hidden:
+            tokens = with_padding(sequence.queries, first, added.own)
+            sequence = replace(sequence, queries=tokens, keys=tokens)
+        return with_rows(call, negative.rows, hidden), sequence, added.arguments
 
     def _prepare(self, running: _Running, given: dict[str, Any]) -> None:
         """Make what the layers will read, before the network runs."""
@@ -136,8 +139,12 @@ class _Running:
 
         None: this is none, or nothing is hidden from its rows.
         """
-        tokens = self._text
-        if not self.refiners or (len(q), q.shape[2], k.shape[2]) != (self.call.batch, *tokens):
+        tokens = self.sequence.refined
+        if not self.refiners or (len(q), q.shape[2], k.shape[2]) != (
+            self.call.batch,
+            tokens,
+            tokens,
+        ):
             return None
         self.refiners -= 1
         if not self.call.hidden:
@@ -146,13 +153,6 @@ class _Running:
         for row, (start, stop) in enumerate(self.call.hidden):
             mask[row, :, start:stop] = torch.finfo(q.dtype).min
         return mask
-
-    @property
-    def _text(self) -> tuple[int, int]:
-        """How many tokens stand before the image, twice."""
-        image = self.sequence.keys.find(IMAGE)
-        start = 0 if image is None else image.start
-        return start, start
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Running:
         return self

@@ -146,7 +146,8 @@ class TransformerCalls:
                 f"cond_or_uncond: expected to be told which of the {batch} rows of this call are "
                 f"cond and which uncond, for {runs}; give attach or patch_model (0,) where all are "
                 "cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a role "
-                "for each row, or a callable that gives it for a call"
+                "for each row, or a callable that gives it for a call; where one tensor is the "
+                "text of both, give the pipeline a copy of it, tensor.clone(), as one of them"
             )
         return Rows.of_chunks((COND,), batch)
 

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Patches of a cell's tables: adapters are read, pictures encoded and keys projected once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnpatch.adapters import ImageAdapter
+from attnpatch.engine import Patch
+from attnpatch.patches import Identity, ImagePrompt
+from attnpatch.pictures import read_picture
+from attnpatch.studies.cells import Cell
+from attnpatch.studies.models.model import Model
+from attnpatch.studies.options import changed, kind_of, options_of
+from attnpatch.studies.table import Table
+
+__all__ = ["PatchMaker"]
+
+_SOURCES = ("adapter", "picture", "negative", "combine", "crop", "faces", "noise")
+_BOX = 64  # rows and columns of the mask that a box becomes
+
+
+class PatchMaker:
+    """Makes the patches of cells, for one model.
+
+    Parameters
+    ----------
+    model
+        Reads adapters and encodes pictures.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._adapters: dict[Hashable, ImageAdapter] = {}
+        self._prompts: dict[Hashable, ImagePrompt] = {}
+        self._masks: dict[Hashable, Tensor] = {}
+
+    def patches(self, cell: Cell) -> list[Patch]:
+        """Return a cell's patches, in the study's order."""
+        return [self.patch(spec, cell.folder) for spec in cell.patches.values()]
+
+    def patch(self, spec: Table, folder: Path) -> Patch:
+        """Return the patch of a table."""
+        kind = kind_of(spec, "patch")
+        options = options_of(kind, spec)
+        made = spec.get("patch")
+        if not issubclass(kind, ImagePrompt):
+            if made is None:
+                return kind(**options)
+            return changed(made, options) if options else made
+        if "mask" in options:
+            options["mask"] = self._mask(options["mask"], folder)
+        if made is None:
+            sources = Table({k: options.pop(k) for k in _SOURCES if k in options})
+            made = self._prompt(kind, sources, folder)
+        assert isinstance(made, ImagePrompt)
+        return made.replace(**_settled(made, options)) if options else made
+
+    def reference(self, cell: Cell) -> Any:
+        """Return the first picture that a cell's patches show; None: there is none."""
+        for spec in cell.patches.values():
+            picture = spec.get("picture")
+            if picture is not None:
+                return self._picture(
+                    picture[0] if isinstance(picture, tuple) else picture, cell.folder
+                )
+        return None
+
+    def _prompt(self, kind: type[ImagePrompt], sources: Table, folder: Path) -> ImagePrompt:
+        key = (kind, sources, folder)
+        if key not in self._prompts:
+            adapter = self.adapter(sources["adapter"], folder)
+            given = sources["picture"]
+            several = given if isinstance(given, tuple) else (given,)
+            pictures = [self._picture(one, folder) for one in several]
+            options = dict(sources.without("adapter", "picture"))
+            if issubclass(kind, Identity):
+                self._prompts[key] = _identity(adapter, pictures, options)
+            else:
+                embeds = self._model.encode(adapter, pictures, options)
+                self._prompts[key] = ImagePrompt(adapter, embeds)
+        return self._prompts[key]
+
+    def adapter(self, source: Any, folder: Path) -> ImageAdapter:
+        """Return an adapter, read once."""
+        key = (source, folder)
+        if key not in self._adapters:
+            options = dict(source.without("source")) if isinstance(source, Table) else {}
+            name = source["source"] if isinstance(source, Table) else source
+            self._adapters[key] = self._model.adapter(_found(name, folder), options)
+        return self._adapters[key]
+
+    def _picture(self, name: str, folder: Path) -> Any:
+        own = self._model.picture(name)
+        return read_picture(_found(name, folder), "picture") if own is None else own
+
+    def _mask(self, mask: Any, folder: Path) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask not in self._masks:
+            made = _box(mask) if isinstance(mask, tuple) else _read_mask(_found(mask, folder))
+            self._masks[mask] = made
+        return self._masks[mask]
+
+
+def _settled(made: ImagePrompt, options: dict[str, Any]) -> dict[str, Any]:
+    """Give what the constructor would make of options that depend on each other."""
+    if "shared_softmax" in options and "scaling" not in options:
+        return {"scaling": None, **options}
+    del made
+    return options
+
+
+def _found(name: str, folder: Path) -> str:
+    path = folder / name
+    return str(path) if path.exists() else name
+
+
+def _box(box: tuple[float, ...]) -> Tensor:
+    left, top, right, bottom = (round(edge * _BOX) for edge in box)
+    mask = torch.zeros(_BOX, _BOX)
+    mask[top:bottom, left:right] = 1.0
+    return mask
+
+
+def _read_mask(path: str) -> Tensor:
+    """Read a picture's brightness as a mask, 0 to 1."""
+    levels = np.asarray(read_picture(path, "mask"), np.float32)[..., :3]
+    return torch.from_numpy(levels.mean(-1) / 255.0)
+
+
+def _identity(adapter: ImageAdapter, pictures: list[Any], options: dict[str, Any]) -> ImagePrompt:
+    from attnpatch.faces import FaceAnalysis
+
+    analysis = FaceAnalysis(options.pop("faces", "antelopev2"))
+    faces: Any = [analysis.pick(picture)[0] for picture in pictures]
+    return Identity(adapter, faces[0] if len(faces) == 1 else faces, **options)

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine is given, and what each of its workers does with it."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from attnpatch.studies.cells import Cell
+from attnpatch.studies.measures import Measure
+from attnpatch.studies.models import Model, load_model
+from attnpatch.studies.results.records import Record, picture_name
+from attnpatch.studies.results.store import Store
+from attnpatch.studies.runner import Runner
+from attnpatch.studies.table import Table
+
+__all__ = ["Engine", "Job", "Unit", "Worker", "WorkerLost", "left_of"]
+
+Unit = tuple[Cell, ...]
+logger = logging.getLogger("attnpatch")
+_KEPT = 256  # unpatched pictures that a worker remembers
+ATTEMPTS = 4
+"""How often a piece of work is begun, where its workers are lost."""
+
+
+class WorkerLost(RuntimeError):
+    """A piece of work lost its worker too often."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a sweep have in common.
+
+    Parameters
+    ----------
+    model
+        ``Study.model``; or a loaded model, for this process alone.
+    location
+        Where results go.
+    rows
+        The most rows of a batch; None: as many as memory allows.
+    measures
+        Functions of the user.
+    """
+
+    model: Table | Model
+    location: str
+    rows: int | None = None
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Runs pieces of work somewhere."""
+
+    def run(
+        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
+    ) -> Iterator[list[Record]]:
+        """Yield the records of each batch that is done; pieces in any order."""
+        ...
+
+
+class Worker:
+    """Holds a model, and makes and writes the pictures of pieces of work.
+
+    Parameters
+    ----------
+    job
+        See there.
+    device
+        In place of the study's own.
+    on_step
+        Called after each step of a batch with the number of its cells.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        device: str | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        self._job = job
+        self._device = device
+        self._on_step = on_step
+        self._store = Store(job.location)
+        self._runner: Runner | None = None
+        self._unpatched: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def runner(self, cell: Cell) -> Runner:
+        """Return what runs cells; the model is loaded for the first one."""
+        if self._runner is None:
+            model: Any = self._job.model
+            if isinstance(model, Table):
+                adapters = (spec.get("adapter") for spec in cell.patches.values())
+                first = next((one for one in adapters if one is not None), None)
+                model = load_model(model, self._device, first)
+            self._runner = Runner(
+                model,
+                rows=self._job.rows,
+                measures=self._job.measures,
+                on_step=self._on_step,
+            )
+        return self._runner
+
+    def run(self, unit: Sequence[Cell]) -> Iterator[list[Record]]:
+        """Make the cells of a piece, batch by batch, and yield each batch's records."""
+        runner = self.runner(next((cell for cell in unit if cell.patches), unit[0]))
+        for made in runner.run(unit):
+            for cell, levels in zip(made.cells, made.levels, strict=True):
+                if not cell.patches:
+                    self._unpatched[cell.id] = levels
+            self._read_unpatched(made.cells)
+            yield runner.write(made, self._store, self._unpatched)
+            while len(self._unpatched) > _KEPT:
+                del self._unpatched[next(iter(self._unpatched))]
+
+    def _read_unpatched(self, cells: Sequence[Cell]) -> None:
+        """Read the unpatched pictures that others made."""
+        for cell in cells:
+            before = cell.without_patches.id
+            name = picture_name(before)
+            if cell.patches and before not in self._unpatched and self._store.has(name):
+                with Image.open(io.BytesIO(self._store.read(name))) as image:
+                    self._unpatched[before] = np.asarray(image)
+
+
+def left_of(unit: Sequence[Cell], done: set[str]) -> Unit:
+    """Return the cells of a piece that are not done."""
+    return tuple(cell for cell in unit if cell.id not in done)

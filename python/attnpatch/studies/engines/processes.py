@@ -1,0 +1,187 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of processes, one a device: a process that is lost is made anew."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from attnpatch.studies.engines.job import ATTEMPTS, Job, Unit, Worker, WorkerLost, left_of, logger
+from attnpatch.studies.results.records import Record
+from attnpatch.studies.table import Table
+
+__all__ = ["Processes"]
+
+_SECONDS_TO_END = 10.0
+
+
+class Processes:
+    """Runs pieces in processes of their own, each with a model of its own.
+
+    Parameters
+    ----------
+    workers
+        How many; None: one for each GPU, or on a machine without one a process for every four
+        cores.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and (isinstance(workers, bool) or workers < 1):
+            raise ValueError(f"workers: expected at least 1, got {workers}")
+        self._count = workers or torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 4)
+
+    def run(
+        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
+    ) -> Iterator[list[Record]]:
+        """Yield the records of each batch that is done, as they come."""
+        if not isinstance(job.model, Table):
+            raise ValueError("model: expected a study's own, which each process loads")
+        todo = deque((unit, 1) for unit in units)
+        pool = [_Process(job, number, self._count) for number in range(min(self._count, len(todo)))]
+        done: set[str] = set()
+        try:
+            while todo or any(one.unit for one in pool):
+                for one in pool:
+                    one.begin_next(todo)
+                for one in _ready(pool):
+                    records = one.receive(on_step)
+                    done.update(record["id"] for record in records or ())
+                    if records:
+                        yield records
+                    if one.lost:
+                        _again(one, todo, done)
+                        one.restart()
+        finally:
+            for one in pool:
+                one.end()
+
+
+def _again(lost: _Process, todo: deque[tuple[Unit, int]], done: set[str]) -> None:
+    """Put what a lost process had not finished in front."""
+    assert lost.unit is not None
+    unit, attempt = lost.unit
+    left = left_of(unit, done)
+    lost.unit = None
+    if not left:
+        return
+    if attempt >= ATTEMPTS:
+        raise WorkerLost(
+            f"processes: {attempt} of them ended in the same {len(left)} cells, the first of them "
+            f"{left[0].id} ({left[0].place}); the last one with {lost.exit_code}"
+        )
+    logger.warning(
+        "processes: one ended with %s; its %d cells that are not done begin again",
+        lost.exit_code,
+        len(left),
+    )
+    todo.appendleft((left, attempt + 1))
+
+
+class _Process:
+    """A process, and the piece that it works on."""
+
+    def __init__(self, job: Job, number: int, count: int) -> None:
+        self._job, self._number, self._count = job, number, count
+        self.unit: tuple[Unit, int] | None = None
+        self.lost = False
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+        self.connection, theirs = context.Pipe()
+        device = f"cuda:{self._number}" if torch.cuda.device_count() > self._number else None
+        arguments = theirs, self._job, device, self._count
+        self._process: Any = context.Process(target=_work, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with; below zero: a signal."""
+        self._process.join(_SECONDS_TO_END)
+        return self._process.exitcode
+
+    def begin_next(self, todo: deque[tuple[Unit, int]]) -> None:
+        """Begin a piece, if there is one and the process has none."""
+        if self.unit is not None or not todo:
+            return
+        self.unit = todo.popleft()
+        try:
+            self.connection.send(self.unit[0])
+        except OSError:
+            self.lost = True
+
+    def receive(self, on_step: Callable[[int], None]) -> list[Record] | None:
+        """Take one message; return the records in it."""
+        if self.lost:
+            return None
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            self.lost = True
+            return None
+        if kind == "step":
+            on_step(value)
+        elif kind == "done":
+            self.unit = None
+        elif kind == "error":
+            error, text = value
+            raise error from RuntimeError(text)
+        return value if kind == "records" else None
+
+    def restart(self) -> None:
+        """Put a new process in the place of a lost one."""
+        self.end()
+        self.lost = False
+        self._start()
+
+    def end(self) -> None:
+        """End the process, in whatever it is."""
+        self.connection.close()
+        self._process.terminate()
+        self._process.join(_SECONDS_TO_END)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _ready(pool: Sequence[_Process]) -> list[_Process]:
+    """Wait for some that work, and return those that have something to say or are lost."""
+    working = [one for one in pool if one.unit is not None]
+    lost = [one for one in working if one.lost]
+    if lost:
+        return lost
+    heard = wait([one.connection for one in working])
+    return [one for one in working if one.connection in heard]
+
+
+def _work(connection: Connection, job: Job, device: str | None, count: int) -> None:
+    """Work on pieces until nobody listens any more: the body of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who began it ends it
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    worker = Worker(job, device, lambda cells: connection.send(("step", cells)))
+    try:
+        while True:
+            unit = connection.recv()
+            for records in worker.run(unit):
+                connection.send(("records", records))
+            connection.send(("done", None))
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as error:
+        connection.send(("error", (_plain(error), traceback.format_exc())))
+
+
+def _plain(error: Exception) -> Exception:
+    """Return an error that another process can read."""
+    kind = type(error) if type(error) in (OSError, TypeError, ValueError) else RuntimeError
+    return kind(str(error))

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Results of a sweep in a script or a notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from PIL import Image
+
+from attnpatch.engine import PatchStack
+from attnpatch.studies.results.png import read_metadata
+from attnpatch.studies.results.records import done, read_order
+from attnpatch.studies.results.rows import as_rows
+from attnpatch.studies.results.stacks import stack_from_json
+from attnpatch.studies.results.store import Store
+from attnpatch.studies.study import Study
+
+__all__ = ["StudyResults", "load_study"]
+
+_THUMBNAIL, _SHOWN = 96, 60
+
+
+class StudyResults(Sequence[Mapping[str, Any]]):
+    """The cells of a sweep that are done, in the order of its axes: a row each.
+
+    In a notebook it shows a table with thumbnails. ``pandas.DataFrame(results)`` takes it as it is.
+
+    Attributes
+    ----------
+    study : Study
+    rows : list of dict
+        ``id``, ``patched``, the axes' values, arguments, measures, ``seconds_per_step``, ``file``.
+    """
+
+    def __init__(self, study: Study, rows: Sequence[Mapping[str, Any]], store: Store) -> None:
+        self.study = study
+        self.rows = list(rows)
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> StudyResults: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | StudyResults:
+        if isinstance(index, slice):
+            return StudyResults(self.study, self.rows[index], self._store)
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.rows)
+
+    def where(self, **values: Any) -> StudyResults:
+        """Return the rows with these values; a dot in an axis' name is written as ``__``."""
+        names = {name.replace("__", "."): value for name, value in values.items()}
+        for name in names:
+            if self.rows and name not in self.rows[0]:
+                raise KeyError(f"{name}: expected one of {', '.join(self.rows[0])}")
+        rows = [row for row in self.rows if all(row[n] == v for n, v in names.items())]
+        return StudyResults(self.study, rows, self._store)
+
+    def picture(self, index: int) -> Image.Image:
+        """Return the picture of a row."""
+        with Image.open(io.BytesIO(self._store.read(self.rows[index]["file"]))) as image:
+            image.load()
+            return image.copy()
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return what the picture of a row says of itself: cell, stack, record, versions."""
+        return read_metadata(self._store.read(self.rows[index]["file"]))
+
+    def stack(self, index: int) -> PatchStack:
+        """Return the patches of a row."""
+        return stack_from_json(self.metadata(index)["stack"], self._store)
+
+    def __repr__(self) -> str:
+        return f"<StudyResults of {self.study.name!r}: {len(self)} cells, {self._store.location}>"
+
+    def _repr_html_(self) -> str:
+        """Show a table with thumbnails; of many rows the first ones."""
+        if not self.rows:
+            return "<p>no cell is done</p>"
+        names = [name for name in self.rows[0] if name != "file"]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *names))
+        body = []
+        for place, row in enumerate(self.rows[:_SHOWN]):
+            cells = "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in names)
+            body.append(f"<tr><td>{self._thumbnail(place)}</td>{cells}</tr>")
+        more = len(self) - _SHOWN
+        note = f"<p>and {more} more</p>" if more > 0 else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}"
+
+    def _thumbnail(self, index: int) -> str:
+        picture = self.picture(index).convert("RGB")
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        file = io.BytesIO()
+        picture.save(file, "png")
+        text = base64.b64encode(file.getvalue()).decode()
+        return f'<img width="{_THUMBNAIL}" alt="" src="data:image/png;base64,{text}">'
+
+
+def load_study(folder: str | os.PathLike[str]) -> StudyResults:
+    """Read the results of a sweep, also of one that runs still or was interrupted.
+
+    Parameters
+    ----------
+    folder : path or address
+        What ``attnpatch sweep`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there are none.
+    """
+    store = Store(folder)
+    study = _read_study(store)
+    ids = read_order(store)
+    records = done(store, ids)
+    found = [records[cell] for cell in ids if cell in records]
+    return StudyResults(study, as_rows(found, study.axis_names), store)
+
+
+def _read_study(store: Store) -> Study:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("study.toml", "study.safetensors"):
+            if store.has(name):
+                (Path(folder) / name).write_bytes(store.read(name))
+        if not (Path(folder) / "study.toml").exists():
+            raise FileNotFoundError(f"{store.location}: expected the results of a sweep")
+        return Study.load(Path(folder) / "study.toml")
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

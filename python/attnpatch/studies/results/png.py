@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures as PNG files that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+__all__ = ["KEY", "read_metadata", "to_levels", "to_png"]
+
+KEY = "attnpatch"
+"""The text chunk of the PNG."""
+
+
+def to_levels(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return a picture (height, width, channels), 0 to 1, in 8 bits."""
+    levels = np.clip(np.rint(np.asarray(picture, np.float32) * 255.0), 0, 255).astype(np.uint8)
+    return levels[..., 0] if levels.shape[-1] == 1 else levels
+
+
+def to_png(levels: npt.NDArray[np.uint8], metadata: dict[str, Any]) -> bytes:
+    """Return a PNG with the metadata as JSON."""
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps(metadata, allow_nan=False), zip=True)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "png", pnginfo=info)
+    return file.getvalue()
+
+
+def read_metadata(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:
+    """Return the metadata of a picture of a sweep.
+
+    Raises
+    ------
+    ValueError
+        For other files.
+    """
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        image.load()
+        text = getattr(image, "text", {}).get(KEY)
+    if text is None:
+        name = "the file" if isinstance(file, bytes) else os.fspath(file)
+        raise ValueError(f"{name}: expected a PNG of a sweep, with {KEY!r} in its metadata")
+    return json.loads(text)

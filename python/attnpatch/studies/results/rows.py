@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Records as rows of a table: one column for each axis, argument and measure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from attnpatch.studies.results.records import Record
+from attnpatch.studies.results.store import Store
+
+__all__ = ["as_rows", "write_tables"]
+
+
+def as_rows(records: Iterable[Record], axes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one row for each record, all with the same columns.
+
+    Lists and tables are texts, as JSON has them; what a record lacks is None.
+    """
+    records = list(records)
+    measures = sorted({name for record in records for name in record["measures"]})
+    arguments = sorted({n for record in records for n in record["pipeline"]} - set(axes))
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {"id": record["id"], "patched": record["patched"]}
+        row |= {name: _plain(record["place"].get(name)) for name in axes}
+        row |= {name: _plain(record["pipeline"].get(name)) for name in arguments}
+        row |= {name: record["measures"].get(name) for name in measures}
+        row |= {"seconds_per_step": record["seconds_per_step"], "file": record["file"]}
+        rows.append(row)
+    return rows
+
+
+def write_tables(rows: Sequence[Mapping[str, Any]], store: Store) -> bool:
+    """Write ``table.csv``, and ``table.parquet`` where pyarrow is installed; whether that was."""
+    names = list(rows[0]) if rows else ["id"]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    store.write("table.csv", text.getvalue().encode())
+    try:
+        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        return False
+    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), file)
+    store.write("table.parquet", file.getvalue())
+    return True
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Give values of one type: texts where they are of several."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and len(kinds) == 2:
+        return [None if value is None else float(value) for value in values]
+    if len(kinds) > 1:
+        return [None if value is None else str(value) for value in values]
+    return values

@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stacks as JSON, their tensors in files of their own: each is written once for all pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from attnpatch.engine import Patch, PatchStack
+from attnpatch.studies.results.png import read_metadata
+from attnpatch.studies.results.store import Store
+
+__all__ = ["StackWriter", "stack_from_json", "stack_from_png"]
+
+_FOLDER = "tensors"
+
+
+class StackWriter:
+    """Writes the tensors of patches into a store.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # By the tensors' identities; they are kept, so that no other has the same meanwhile.
+        self._written: dict[tuple[int, ...], tuple[list[Tensor], str]] = {}
+
+    def to_json(self, patches: Sequence[Patch]) -> list[dict[str, Any]]:
+        """Return patches as JSON has them, with the names of the files of their tensors."""
+        found = []
+        for patch in patches:
+            values, tensors = patch.state()
+            # A mask is small and changes often, keys and values are large and seldom do.
+            apart = [
+                {name: t for name, t in tensors.items() if (name == "mask") == masks}
+                for masks in (False, True)
+            ]
+            files = [self._write(part) for part in apart if part]
+            found.append({"kind": patch.type_name, "values": values, "files": files})
+        return found
+
+    def _write(self, tensors: Mapping[str, Tensor]) -> str:
+        key = tuple(id(tensor) for tensor in tensors.values())
+        if key not in self._written:
+            own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            data = safetensors.torch.save(own)
+            name = f"{_FOLDER}/{hashlib.sha256(data).hexdigest()}.safetensors"
+            if not self._store.has(name):
+                self._store.write(name, data)
+            self._written[key] = (list(tensors.values()), name)
+        return self._written[key][1]
+
+
+def stack_from_json(entries: Sequence[Mapping[str, Any]], store: Store) -> PatchStack:
+    """Return the stack again, with the tensors from a store.
+
+    Raises
+    ------
+    ValueError
+        For unknown kinds of patches, and for files that are not what was written.
+    FileNotFoundError
+        Where a file of tensors is missing.
+    """
+    patches = []
+    for entry in entries:
+        kind = Patch.types.get(entry["kind"])
+        if kind is None:
+            raise ValueError(f"stack: unknown kind of patch {entry['kind']!r}")
+        tensors: dict[str, torch.Tensor] = {}
+        for name in entry["files"]:
+            data = store.read(name)
+            if hashlib.sha256(data).hexdigest() not in name:
+                raise ValueError(f"{name}: expected the SHA-256 that its name says")
+            tensors |= safetensors.torch.load(data)
+        patches.append(kind.from_state(entry["values"], tensors))
+    return PatchStack(patches)
+
+
+def stack_from_png(
+    file: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+) -> PatchStack:
+    """Return the patches that a picture of a sweep was made with.
+
+    Parameters
+    ----------
+    file : path
+        The PNG.
+    folder : path or address, optional
+        The sweep's results, which hold the tensors; by default where the picture lies.
+
+    Raises
+    ------
+    ValueError
+        For other pictures.
+    FileNotFoundError
+        Where the tensors are not in the folder.
+    """
+    entries = read_metadata(file)["stack"]
+    place = Path(file).resolve().parent.parent.parent if folder is None else folder
+    return stack_from_json(entries, Store(place))

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a study: check, plan, run what is not done yet, and write what can be looked at."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attnpatch.hosts.recognition import diffusers_denoiser
+from attnpatch.studies.cells import Cell
+from attnpatch.studies.check import check_cells
+from attnpatch.studies.engines import Engine, Here, Job, make_engine
+from attnpatch.studies.measures import Measure
+from attnpatch.studies.plan import Plan, make_plan, with_unpatched
+from attnpatch.studies.progress import Progress, Quiet, make_progress
+from attnpatch.studies.results.loading import StudyResults, load_study
+from attnpatch.studies.results.publish import publish
+from attnpatch.studies.results.records import done, write_order
+from attnpatch.studies.results.store import Store
+from attnpatch.studies.study import Study
+
+__all__ = ["run_study"]
+
+
+def run_study(
+    study: Study,
+    folder: str | os.PathLike[str],
+    *,
+    model: Any = None,
+    engine: str | Engine = "here",
+    resume: bool = False,
+    rows: int | None = None,
+    measures: Mapping[str, Measure] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> StudyResults:
+    """Make all pictures of a study that are not made yet.
+
+    Parameters
+    ----------
+    study : Study
+    folder : path or address
+        Where results go: a folder, or an address that fsspec knows.
+    model : optional
+        A pipeline of diffusers that is loaded already, in place of ``study.model``; for the engine
+        in this process alone. Its patches stay.
+    engine : {"here", "processes", "ray"} or Engine
+        Where it runs.
+    resume : bool
+        Go on with results that are there: cells that are done are not made again.
+    rows : int, optional
+        The most rows of a batch; by default as many as memory allows.
+    measures : Mapping, optional
+        By name a function of a picture and its cell, which gives a number.
+    progress : bool
+        Show bars.
+    **options
+        Of the engine: see ``make_engine``.
+
+    Returns
+    -------
+    StudyResults
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is wrong in the study, before anything runs.
+    FileExistsError
+        Where results are there, and `resume` is not given.
+    KeyboardInterrupt
+        After what is done was put in order: the folder resumes.
+    """
+    if model is not None and not (engine == "here" or isinstance(engine, Here)):
+        raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
+    cells = all_cells(study)
+    store = Store(folder)
+    finished = done(store, (cell.id for cell in cells))
+    if store.has("study.toml") and not resume:
+        raise FileExistsError(
+            f"{store.location}: expected no results, got those of a sweep; resume it, or give "
+            "another folder"
+        )
+    runs = make_engine(engine, **options) if isinstance(engine, str) else engine
+    _write_study(study, store)
+    write_order(store, [cell.id for cell in cells])
+    plan = make_plan(cells, finished)
+    job = Job(model_of(study, model), store.location, rows, dict(measures or {}))
+    shown: Progress = Quiet()
+    if progress and plan.cells:
+        shown = make_progress(plan.cells, _steps(plan), len(finished))
+    try:
+        for units in plan:
+            for records in runs.run(job, units, shown.steps) if units else ():
+                finished.update((record["id"], record) for record in records)
+                shown.cells(len(records))
+    finally:
+        shown.close()
+        publish(study, cells, list(finished.values()), store)
+    return load_study(store.location)
+
+
+def all_cells(study: Study) -> list[Cell]:
+    """Return a study's cells, checked, and the unpatched ones that they are measured against."""
+    cells = study.cells()
+    check_cells(cells)
+    return with_unpatched(cells) if study.unpatched else list(cells)
+
+
+def model_of(study: Study, model: Any = None) -> Any:
+    """Return what a job says of the model: a loaded one, or a study's table."""
+    if model is None:
+        return study.model
+    if diffusers_denoiser(model) is None:
+        return model  # a Model of the user's own
+    from attnpatch.studies.models.pipelines import PipelineModel
+
+    return PipelineModel(model, study.model.get("image_encoder"))
+
+
+def _steps(plan: Plan) -> int | None:
+    """Return how many steps there are to come; None: the model's default is not known yet."""
+    counts = [cell.argument("steps") for unit in (*plan.first, *plan.then) for cell in unit]
+    return None if None in counts else sum(counts)
+
+
+def _write_study(study: Study, store: Store) -> None:
+    """Write the study beside its results."""
+    with tempfile.TemporaryDirectory() as folder:
+        study.save(Path(folder) / "study.toml")
+        for file in sorted(Path(folder).iterdir()):
+            store.write(file.name, file.read_bytes())

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines of diffusers: rows with prompts, seeds and steps of their own."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attnpatch as ap
+from attnpatch.hosts.diffusers import attach, fold_rows
+from attnpatch.studies.batches import group_cells
+from attnpatch.studies.models.pipelines import PipelineModel
+from attnpatch.studies.runner import Runner
+from attnpatch.studies.table import Table
+from small_pipeline import make_adapter, make_encoder, make_pipeline
+
+pytestmark = pytest.mark.slow
+
+STYLE = {"kind": "ImagePrompt", "adapter": "adapter.safetensors", "picture": "red.png"}
+ARGUMENTS = {"steps": 5, "size": 32, "guidance": 3.0, "prompt": "a"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    unet = make_pipeline(folder)
+    make_adapter(folder / "adapter.safetensors", unet, make_encoder(folder / "encoder"))
+    for name, colour in (("red", (255, 0, 0)), ("sea", (0, 90, 160))):
+        Image.new("RGB", (50, 40), colour).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def model(folder):
+    table = Table(source=str(folder / "model"), image_encoder=str(folder / "encoder"), device="cpu")
+    return PipelineModel.load(table)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"],
+)
+def test_rows_equal_cells_alone(folder, model, scheduler):
+    """Schedulers with a memory of steps, and with noise of their own in each step."""
+    kind = getattr(diffusers, scheduler)
+    model.pipeline.scheduler = kind.from_config(model.pipeline.scheduler.config)
+    axes = [
+        {"style.weight": [0.5, 1.0], "style.window": [[0, 1], [0.5, 1]], "seed": [0, 1]},
+        ap.Axes.zip({"prompt": ["a", "b c"], "negative_prompt": ["", "d"]}),
+    ]
+    study = ap.Study(str(folder / "model"), {"style": STYLE}, axes, ARGUMENTS, folder=folder)
+    runner = Runner(model, rows=64)
+    (group,) = group_cells(study.cells())
+    (made,) = runner.run(group)
+    assert made.shared.computed < made.shared.rows == 16 * 5
+    for cell, picture in zip(made.cells, made.pictures, strict=True):
+        with attach(model.pipeline, runner.maker.patches(cell)):
+            alone = model.generate([cell], lambda: None)[0]
+        assert np.abs(picture - alone).max() <= 1e-5
+    assert len({picture.tobytes() for picture in made.pictures}) == 16
+
+
+def test_rows_whose_latents_differ_are_not_taken_for_equal(model):
+    """Whatever is said of them."""
+    calls = []
+
+    def all_equal(point, latent):
+        calls.append(latent)
+        return [0, 0, 0]
+
+    generator = [torch.Generator().manual_seed(seed) for seed in (4, 4, 5)]
+    options = {"prompt": ["a"] * 3, "num_inference_steps": 3, "height": 32, "width": 32}
+    plain = model.pipeline(**options, generator=generator, output_type="np").images
+    sizes = []
+    hook = model.pipeline.unet.conv_in.register_forward_hook(
+        lambda module, args, output: sizes.append(len(output))
+    )
+    generator = [torch.Generator().manual_seed(seed) for seed in (4, 4, 5)]
+    with attach(model.pipeline, []), fold_rows(model.pipeline, all_equal):
+        folded = model.pipeline(**options, generator=generator, output_type="np").images
+    hook.remove()
+    assert calls == [(16, 16)] * 3
+    assert sizes == [4] * 3  # of three latents two, with and without the prompt
+    assert np.abs(folded - plain).max() <= 1e-5
+    assert np.abs(folded[0] - folded[2]).max() > 1e-3
+
+
+def test_folding_that_does_not_fit_is_an_error(model):
+    with (
+        attach(model.pipeline, []),
+        fold_rows(model.pipeline, lambda point, latent: [0]),
+        pytest.raises(ValueError, match="folding: expected one for each of the 2 latents, got 1"),
+    ):
+        model.pipeline(["a", "a"], num_inference_steps=2, height=32, width=32)
+
+
+def test_guidance_in_folded_rows(folder, model):
+    patches = {"style": STYLE, "pag": {"kind": "PerturbedAttentionGuidance", "scale": 2.0}}
+    axes = {
+        "style.window": [[0, 1], [0.5, 1]],
+        "pag.scale": [0.0, 2.0],
+        "style.mask": [None, [0, 0, 0.5, 1]],
+    }
+    study = ap.Study(str(folder / "model"), patches, axes, ARGUMENTS, folder=folder)
+    runner = Runner(model, rows=64)
+    (group,) = group_cells(study.cells())
+    (made,) = runner.run(group)
+    assert made.shared.computed < made.shared.rows
+    for cell, picture in zip(made.cells, made.pictures, strict=True):
+        with attach(model.pipeline, runner.maker.patches(cell)):
+            alone = model.generate([cell], lambda: None)[0]
+        assert np.abs(picture - alone).max() <= 1e-5
+
+
+def test_what_a_pipeline_does_not_take_is_an_error(folder, model):
+    cell = ap.Study("m", {}, pipeline={"prompt": "a", "size": 32}).cells()[0]
+    model._takes = {name: value for name, value in model._takes.items() if name != "height"}
+    with pytest.raises(ValueError, match="height: a StableDiffusionPipeline takes none"):
+        model.generate([cell], lambda: None)

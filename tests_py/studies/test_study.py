@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Studies are values, in Python and as TOML."""
+
+import hashlib
+import itertools
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attnpatch as ap
+from attnpatch.patches import ImagePrompt
+from attnpatch.studies.toml import read_toml, to_toml
+
+FASHION = "attnpatch/fashion"
+STYLE = {"kind": "ImagePrompt", "adapter": FASHION, "picture": f"{FASHION}:3"}
+
+
+def make(axes=(), **options):
+    return ap.Study(FASHION, options.pop("patches", {"style": STYLE}), axes, **options)
+
+
+def test_a_study_is_a_value():
+    axes = {"style.weight": [0.2, 0.4], "seed": [1, 2]}
+    study = make(axes, pipeline={"steps": 4})
+    assert study == make(axes, pipeline={"steps": 4}) and hash(study) == hash(
+        make(axes, pipeline={"steps": 4})
+    )
+    assert study != make(axes)
+    assert pickle.loads(pickle.dumps(study)) == study
+    assert eval(repr(study), {"Study": ap.Study, "Axes": ap.Axes}) == study
+    with pytest.raises(AttributeError):
+        study.name = "other"
+    with pytest.raises(TypeError):
+        study.patches["style"] = {}
+
+
+def test_a_study_as_toml(tmp_path):
+    axes = [
+        ap.Axes.grid({"style.window": [[0, 0.5], [0.5, 1]], "prompt": ['a "b"\n\tü', "dress"]}),
+        ap.Axes.zip({"style.weight": [0.1, 1e-7], "style.on": [True, False]}),
+        ap.Axes.list([{"seed": 3, "style.mask": None}, {"seed": 4, "size": [32, 32]}]),
+        ap.Axes.random({"guidance": {"low": 1.0, "high": 3.0}, "steps": [2, 3]}, count=3, seed=9),
+    ]
+    axes.append(ap.Axes.grid({"negative_prompt": [None, ""]}))
+    guidance = {"kind": "SelfAttentionGuidance", "scale": 0.5}
+    study = make(axes, patches={"style": STYLE, "sag": guidance}, name="all joins", unpatched=False)
+    assert ap.Study.from_toml(study.to_toml()) == study
+    study.save(tmp_path / "study.toml")
+    assert ap.Study.load(tmp_path / "study.toml") == study
+
+
+def test_a_study_of_patches_goes_to_a_file_beside(tmp_path):
+    keys = torch.randn(1, 2, 4), torch.randn(1, 2, 4)
+    patch = ImagePrompt.from_keys_values([keys], [keys], 0.5)
+    study = make({"own.weight": [0.1, 0.2]}, patches={"own": patch, "style": STYLE})
+    with pytest.raises(ValueError, match=r"patches\.own: expected a table, got a ImagePrompt"):
+        study.to_toml()
+    study.save(tmp_path / "study.toml")
+    again = ap.Study.load(tmp_path / "study.toml")
+    assert again == study
+    assert [cell.id for cell in again.cells()] == [cell.id for cell in study.cells()]
+
+
+values = st.recursive(
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text('ab."\n é', max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs Python 3.11 for its own TOML")
+@given(st.dictionaries(st.text("xy-_ \\'", min_size=1, max_size=5), values, max_size=4))
+def test_toml_comes_back(table):
+    assert read_toml(to_toml(table), "table") == table
+
+
+def test_joins():
+    assert [dict(row) for row in ap.Axes.grid({"seed": [1, 2], "steps": [3, 4]})] == [
+        {"seed": a, "steps": b} for a, b in itertools.product([1, 2], [3, 4])
+    ]
+    zipped = ap.Axes.zip({"seed": [1, 2], "steps": [3, 4]})
+    assert [dict(row) for row in zipped] == [{"seed": 1, "steps": 3}, {"seed": 2, "steps": 4}]
+    combinations = [{"seed": 1}, {"steps": 2}]
+    assert [dict(row) for row in ap.Axes.list(combinations)] == combinations
+    study = make([{"seed": [0, 1, 2]}, ap.Axes.zip({"style.weight": [1, 2], "steps": [5, 6]})])
+    assert len(study) == 6
+    assert study.axis_names == ("seed", "style.weight", "steps")
+
+
+def test_random_axes_are_the_same_everywhere():
+    ranges = {
+        "style.weight": {"low": 0.01, "high": 10.0, "log": True},
+        "seed": {"low": 0, "high": 3, "integer": True},
+        "guidance": {"low": 1.0, "high": 2.0},
+        "steps": [4, 8],
+    }
+    rows = list(ap.Axes.random(ranges, count=200, seed=5))
+    assert rows == list(ap.Axes.random(ranges, count=200, seed=5))
+    assert rows != list(ap.Axes.random(ranges, count=200, seed=6))
+    assert {row["seed"] for row in rows} == {0, 1, 2, 3}
+    assert {row["steps"] for row in rows} == {4, 8}
+    weights = sorted(row["style.weight"] for row in rows)
+    assert weights[0] >= 0.01 and weights[-1] <= 10
+    assert 0.1 < weights[100] < 1.0  # around the middle of the logarithms, 0.316
+    assert all(1 <= row["guidance"] <= 2 for row in rows)
+
+
+def test_a_cells_name_is_the_hash_of_what_it_is(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"one picture")
+    spec = {"kind": "ImagePrompt", "adapter": FASHION, "picture": "a.png", "weight": 1.0}
+    (cell,) = make(
+        patches={"style": spec}, pipeline={"seed": 0, "steps": 4}, folder=tmp_path
+    ).cells()
+    described = {
+        "model": {"source": FASHION},
+        "pipeline": {"steps": 4},
+        "patches": {
+            "style": {
+                "kind": "ImagePrompt",
+                "adapter": FASHION,
+                "picture": {"sha256": hashlib.sha256(b"one picture").hexdigest()},
+                "weight": 1,
+            }
+        },
+    }
+    text = json.dumps(described, sort_keys=True)
+    assert cell.id == hashlib.sha256(text.encode()).hexdigest()[:16]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.png").write_bytes(b"one picture")
+    spec["picture"] = "b.png"
+    moved = make(patches={"style": spec}, pipeline={"steps": 4}, folder=elsewhere)
+    assert moved.cells()[0].id == cell.id
+    (elsewhere / "b.png").write_bytes(b"another")
+    assert (
+        make(patches={"style": spec}, pipeline={"steps": 4}, folder=elsewhere).cells()[0].id
+        != cell.id
+    )
+
+
+def test_equal_cells_count_once():
+    assert len(make({"style.on": [True, False], "style.weight": [0.1, 0.2]})) == 3
