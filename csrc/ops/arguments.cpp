@@ -43,7 +43,8 @@ std::string name_of(ScalarType dtype) {
 // "float32 (2, 3)".
 std::string text_of(const Tensor& t) {
   std::string text = name_of(t.scalar_type()) + " (";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i ? ", " : "") + std::to_string(t.size(i));
+  for (int64_t i = 0; i < t.dim(); ++i)
+    text.append(i ? ", " : "").append(std::to_string(t.size(i)));
   return text + ")";
 }
 

@@ -27,7 +27,9 @@ void check_pair(const std::string& name, const std::vector<int64_t>& numbers, in
 
 std::string text_of(const std::vector<int64_t>& numbers) {
   std::string text = "(";
-  for (size_t i = 0; i < numbers.size(); ++i) text += (i ? ", " : "") + std::to_string(numbers[i]);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    text.append(i ? ", " : "").append(std::to_string(numbers[i]));
+  }
   return text + ")";
 }
 

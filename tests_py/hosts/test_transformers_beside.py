@@ -95,6 +95,23 @@ def test_the_backend_that_users_choose_attends(flux, backend, monkeypatch):
         assert seen
 
 
+def test_context_parallelism_is_refused(flux):
+    """A device then has a part of the sequence: nothing would fit, or act on the wrong tokens."""
+    model, arguments = flux
+    layers = [m for m in model.modules() if hasattr(m, "processor")]
+    with ap.attach(model, words()):
+        for layer in layers:
+            layer.processor._parallel_config = object()
+        short = {**arguments, "hidden_states": arguments["hidden_states"][:, :-3]}
+        short["img_ids"] = arguments["img_ids"][:-3]
+        for given in (arguments, short):
+            with pytest.raises(ValueError, match="expected whole sequences where patches act"):
+                run(model, given)
+        for layer in layers:
+            layer.processor._parallel_config = None
+        run(model, arguments)
+
+
 def test_a_backend_for_the_time_being(flux):
     model, arguments = flux
     right = right_of(model, arguments)

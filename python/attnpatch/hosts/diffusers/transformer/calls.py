@@ -97,6 +97,10 @@ class TransformerCalls:
         if run is not None:
             names = {name for _, keys in sequence.attentions for name in keys.names}
             run.check_spans(running.call, tuple(sorted(names)))
+            states = arguments.get("hidden_states", arguments.get("x"))
+            states = states[0] if isinstance(states, list | tuple) else states
+            if isinstance(states, torch.Tensor):
+                run.prepare(running.call, states.dtype, states.device)
         running.checkpointing = Checkpointing(model, self._model)
         return None if more is None else ((), more)
 
@@ -142,8 +146,8 @@ class TransformerCalls:
                 f"cond_or_uncond: expected to be told which of the {batch} rows of this call are "
                 f"cond and which uncond, for {runs}; give attach or patch_model (0,) where all are "
                 "cond, (1, 0) for the batches [uncond, cond] of classifier-free guidance, a role "
-                "for each row, or a callable that gives it for a call; where one tensor is the text "
-                "of both, give the pipeline a copy of it, tensor.clone(), as one of them"
+                "for each row, or a callable that gives it for a call; where one tensor is the "
+                "text of both, give the pipeline a copy of it, tensor.clone(), as one of them"
             )
         return Rows.of_chunks((COND,), batch)
 

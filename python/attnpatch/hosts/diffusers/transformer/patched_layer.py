@@ -93,15 +93,15 @@ class PatchedJointLayer(ProcessorSlot):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
         """Attend from q (batch, tokens, heads, size) to k and v, as the patches have it."""
-        acting = self.acting(q.shape[1], k.shape[1])
-        backend = self._backend
-        if acting is None:
-            return _host_dispatch(q, k, v, mask, options, backend)
-        if options.get("parallel_config") is not None:
+        backend, running = self._backend, self.patched.running
+        if options.get("parallel_config") is not None and running.run is not None:
             raise ValueError(
                 "attach: expected whole sequences where patches act, but context parallelism "
                 "splits them over devices; turn it off, or take the patches off"
             )
+        acting = self.acting(q.shape[1], k.shape[1])
+        if acting is None:
+            return _host_dispatch(q, k, v, mask, options, backend)
         attention = functools.partial(_host_attention, mask=mask, options=options, backend=backend)
         as_usual = mask is None and not options.get("is_causal") and not options.get("dropout_p")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
