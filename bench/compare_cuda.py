@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the CUDA kernels against what torch does instead, and against the memory's bandwidth.
 
-For the layers of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and uncond). Every call
+For the layers of SD1.5 and SDXL at 512, 768 and 1024 pixels, batch 2 (cond and uncond), and for
+biased attention those of Flux, batch 1. Every call
 is captured in a graph over as many copies of its inputs as fill the device's L2 cache four times,
 so that nothing is found there and no launch is waited for; graphs are replayed in turn, round by
 round, between CUDA events. Before anything is timed the kernel's results are compared with those of
@@ -36,6 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from attnpatch.ops import (
     Tiling,
     attention_column_mean,
+    biased_attention,
     blur_and_blend,
     blur_and_blend_reference,
     library,
@@ -55,6 +57,8 @@ LEVELS = {
     "SDXL": ((1, 10, 64), (2, 20, 64)),
 }
 """Of each model's attention layers: how often the latent is halved, heads, head size."""
+
+FLUX_HEADS, FLUX_SIZE = 24, 128
 
 Call = Callable[[], object]
 Variants = dict[str, Call]
@@ -182,6 +186,31 @@ def column_calls(layer: Layer, device: torch.device, dtype: torch.dtype) -> Vari
     }
 
 
+def biased_cases(pixels: list[int]) -> Iterator[Case]:
+    """Joint attention of a transformer like Flux, with one term and with four."""
+    for size in pixels:
+        tokens = 512 + (size // 16) ** 2
+        for terms in (1, 4):
+            values = 4 * tokens * FLUX_HEADS * FLUX_SIZE
+            cells = ("Flux", size, tokens, f"{FLUX_HEADS} x {FLUX_SIZE}", terms)
+            yield Case(cells, partial(biased_calls, tokens, terms), values)
+
+
+def biased_calls(tokens: int, terms: int, device: torch.device, dtype: torch.dtype) -> Variants:
+    """Ours, plain torch, torch with the bias made whole, each SDPA without one."""
+    channels = FLUX_HEADS * FLUX_SIZE
+    q, k, v = (split(random(device, dtype, 1, tokens, channels), FLUX_HEADS) for _ in "qkv")
+    u = torch.rand(1, tokens, terms, device=device)
+    w = torch.randn(1, tokens, terms, device=device)
+    bias = (u @ w.mT).to(dtype)[:, None]
+    return {
+        OURS: lambda: biased_attention(q, k, v, u, w),
+        PLAIN: lambda: plain.biased_attention(q, k, v, u, w),
+        "a whole bias": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=bias),
+        **{name: partial(sdpa, q, k, v) for name, sdpa in SDPA.items()},
+    }
+
+
 def tile_cases(pixels: list[int]) -> Iterator[Case]:
     """Tiles with shared tokens."""
     for family in tokens.LEVELS:
@@ -283,6 +312,10 @@ def blur_calls(side: int, device: torch.device, dtype: torch.dtype) -> Variants:
 TABLES: dict[str, tuple[Callable[[list[int]], Iterator[Case]], tuple[str, ...]]] = {
     "branch_attention": (branch_cases, ("model", "pixels", "tokens", "heads x size")),
     "attention_column_mean": (column_cases, ("model", "pixels", "tokens", "heads x size")),
+    "biased_attention": (
+        biased_cases,
+        ("model", "pixels", "tokens", "heads x size", "terms"),
+    ),
     "tile_attention": (
         tile_cases,
         ("model", "pixels", "grid", "heads x size", "tile", "own keys"),

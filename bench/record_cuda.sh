@@ -21,7 +21,7 @@ python=${PYTHON:-python3}
 folder=$(realpath -m "${RECORD:-out/cuda-record}")
 scale=${SECONDS_SCALE:-1}
 in_all=${SECONDS_IN_ALL:-480}
-operators=(branch_attention attention_column_mean tile_attention pool_tokens blur_and_blend)
+operators=(branch_attention biased_attention attention_column_mean tile_attention pool_tokens blur_and_blend)
 if [[ ! -d $kit/python ]]; then
   echo "$kit: expected a kit, got no such folder: bench/cuda_kit.sh builds one" >&2
   exit 2

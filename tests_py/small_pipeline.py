@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny Stable Diffusion pipeline with random weights, on disk; an adapter and its encoder."""
+"""A tiny Stable Diffusion pipeline with random weights, its adapter and encoder, on disk."""
 
 import json
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 CONTEXT = 32
@@ -108,3 +109,12 @@ def make_encoder(folder):
     )
     CLIPVisionModelWithProjection(config).save_pretrained(folder)
     return config.projection_dim
+
+
+def make_own(folder):
+    """Write `model`, `adapter.safetensors`, `encoder` and two pictures into a folder."""
+    unet = make_pipeline(folder)
+    make_adapter(folder / "adapter.safetensors", unet, make_encoder(folder / "encoder"))
+    for name, colour in (("red", (255, 0, 0)), ("sea", (0, 90, 160))):
+        Image.new("RGB", (50, 40), colour).save(folder / f"{name}.png")
+    return folder

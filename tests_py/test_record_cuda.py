@@ -66,7 +66,7 @@ def test_a_step_that_fails_stops_no_other(kit):
     assert ended.returncode == 1
     assert "- first-tile_attention: **FAILED (3)** in " in text
     assert "RuntimeError: no" in text
-    assert text.count("**passed**") == 5  # four operators, and what comes after
+    assert text.count("**passed**") == 6  # five operators, and what comes after
 
 
 def test_a_step_that_hangs_is_stopped_and_what_it_said_is_kept(kit):
@@ -130,7 +130,7 @@ def test_verdicts_are_had_alone(kit):
     assert steps[0] == "- versions"
     assert steps[1] == "- first-branch_attention"
     assert steps[-1] == "- tune"
-    assert len(steps) == 7
+    assert len(steps) == 8
     assert "--dtype float16 bfloat16" in (kit.parent / "record" / "tune.txt").read_text()
 
 

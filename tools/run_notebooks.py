@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs notebooks, all in one kernel, and writes them with their outputs.
 
-Usage: run_notebooks.py FOLDER NOTEBOOK.ipynb [NOTEBOOK.ipynb …]
+Usage: run_notebooks.py [--missing] FOLDER NOTEBOOK.ipynb [NOTEBOOK.ipynb …]
 
+With --missing those alone that the folder does not have, cell by cell, with outputs.
 Each begins with an empty namespace; what was imported stays loaded. Ends with 1 at the first cell
 that raises or writes to stderr, and says which.
 """
@@ -60,6 +61,26 @@ def _complaint(notebook: nbformat.NotebookNode) -> str:
     return ""
 
 
+def is_run(path: Path, executed: Path) -> bool:
+    """Say whether a file holds a notebook's cells, and was run to its end."""
+    if not executed.is_file():
+        return False
+    wanted, found = nbformat.read(path, 4).cells, nbformat.read(executed, 4).cells
+    code = [cell for cell in found if cell.cell_type == "code"]
+    return [cell.source for cell in wanted] == [cell.source for cell in found] and all(
+        cell.execution_count for cell in code
+    )
+
+
+def main(words: list[str]) -> str:
+    """Run what the command line says; return what went wrong, or an empty text."""
+    missing = words[0] == "--missing"
+    output, *paths = (Path(word) for word in words[missing:])
+    if missing:
+        paths = [path for path in paths if not is_run(path, output / path.name)]
+    return asyncio.run(run(output, paths)) if paths else ""
+
+
 if __name__ == "__main__":
-    if problem := asyncio.run(run(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])):
+    if problem := main(sys.argv[1:]):
         sys.exit(problem)

@@ -32,7 +32,7 @@ void attention_column_mean_cpu(const AttentionColumnMeanParams& params);
 
 // The same where all data but `rows` lies on the current CUDA device, for at least one head, query
 // and key; `stream` is a cudaStream_t, `scratch` so many bytes on the device. Returns before the
-// work is done. Throws where a launch fails, and for a head size over 160.
+// work is done. Throws where a launch fails, for a head size over 160, float32 or grouped heads.
 size_t attention_column_mean_cuda_scratch(const AttentionColumnMeanParams& params);
 void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* scratch,
                                 void* stream);

@@ -31,4 +31,9 @@ struct BiasedAttentionParams : AttentionParams {
 
 void biased_attention_cpu(const BiasedAttentionParams& params);
 
+// The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
+// before the work is done. Throws where a launch fails, for a head size over 160, float32 or
+// grouped heads.
+void biased_attention_cuda(const BiasedAttentionParams& params, void* stream);
+
 }  // namespace attnpatch::kernels

@@ -38,8 +38,8 @@ struct BranchAttentionParams : AttentionParams {
 void branch_attention_cpu(const BranchAttentionParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
-// before the work is done. Throws where a launch fails, and for more than 16 branches or head size
-// 160. A row that k and v do not have makes that row of the result not a number.
+// before the work is done. Throws where a launch fails, and for more than 16 branches, a head size
+// over 160, float32 or grouped heads. A row that k and v do not have makes its result not a number.
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream);
 
 }  // namespace attnpatch::kernels

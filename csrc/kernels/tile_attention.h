@@ -30,7 +30,8 @@ struct TileAttentionParams : AttentionParams {
 void tile_attention_cpu(const TileAttentionParams& params);
 
 // The same where all data lies on the current CUDA device; `stream` is a cudaStream_t. Returns
-// before the work is done. Throws where a launch fails, and for a head size over 160.
+// before the work is done. Throws where a launch fails, for a head size over 160, float32 or
+// grouped heads.
 void tile_attention_cuda(const TileAttentionParams& params, void* stream);
 
 }  // namespace attnpatch::kernels

@@ -1,11 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// There is no kernel for CUDA: the operator in plain torch serves there, and _cuda has none of
-// this.
-
-#ifndef ATTNPATCH_OPS_ON_CUDA
-
 #include "kernels/biased_attention.h"
 
 #include <torch/csrc/stable/library.h>
@@ -15,6 +10,7 @@
 #include <optional>
 
 #include "ops/arguments.h"
+#include "ops/backend.h"
 
 namespace attnpatch::ops {
 namespace {
@@ -66,13 +62,19 @@ Tensor biased_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   }
   Tensor out = allocate_attention(q);
   fill(params, q, k, v, out, scale);
-  kernels::biased_attention_cpu(params);
+  if constexpr (kOnCuda) {
+    const OnDevice device(q);
+    kernels::biased_attention_cuda(params, device.stream());
+  } else {
+    kernels::biased_attention_cpu(params);
+  }
   return out;
 }
 
 }  // namespace
 }  // namespace attnpatch::ops
 
+#ifndef ATTNPATCH_OPS_ON_CUDA
 STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
   m.def(
       "biased_attention(Tensor q, Tensor k, Tensor v, Tensor? query_bias=None, Tensor? "
@@ -85,9 +87,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(attnpatch, m) {
 STABLE_TORCH_LIBRARY_IMPL(attnpatch, CompositeExplicitAutograd, m) {
   m.impl("_check_biased_attention", TORCH_BOX(&attnpatch::ops::check_biased_attention));
 }
+#endif
 
-STABLE_TORCH_LIBRARY_IMPL(attnpatch, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(attnpatch, ATTNPATCH_DISPATCH_KEY, m) {
   m.impl("biased_attention", TORCH_BOX(&attnpatch::ops::biased_attention));
 }
-
-#endif  // ATTNPATCH_OPS_ON_CUDA

@@ -25,11 +25,19 @@ extensions = [
     "sphinx_copybutton",
     "navigation",
     "public_names",
+    "notebooks",
     "local_only",
 ]
 
 root_doc = "README"
-include_patterns = ["*.md", "comfyui/README.md", "notebooks/README.md", "docs/*.md", "docs/**/*.md"]
+include_patterns = [
+    "*.md",
+    "comfyui/README.md",
+    "notebooks/README.md",
+    "notebooks/*.ipynb",
+    "docs/*.md",
+    "docs/**/*.md",
+]
 exclude_patterns = [
     path.name
     for path in ROOT.iterdir()
@@ -37,6 +45,8 @@ exclude_patterns = [
 ] + ["docs/site"]
 
 myst_heading_anchors = 4
+# Examples leave out what a reader has: "f(…)".
+suppress_warnings = ["misc.highlighting_failure"]
 
 default_role = "name"
 napoleon_google_docstring = False

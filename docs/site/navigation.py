@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 PAGES = {
-    "Start": ["docs/install", "docs/demo", "docs/notebooks", "notebooks/README"],
+    "Start": ["docs/install", "docs/gallery", "docs/playground", "docs/demo", "docs/notebooks"],
+    "Tutorials": [
+        "notebooks/README",
+        "notebooks/01_image_prompts",
+        "notebooks/02_identities_and_regions",
+        "notebooks/03_guidance",
+        "notebooks/04_fewer_tokens",
+        "notebooks/05_stacks",
+        "notebooks/06_your_own_patch",
+        "notebooks/07_operators",
+        "notebooks/08_three_hosts",
+    ],
     "Hosts": [
         "docs/hosts/README",
         "docs/hosts/diffusers",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``attnpatch demo``, ``face``, ``inspect``, ``convert`` and others."""
+"""The command line: ``attnpatch demo``, ``face``, ``play``, ``inspect``, ``convert`` and others."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     from attnpatch.demo import cli as demo
     from attnpatch.demo import face_cli as face
     from attnpatch.ops.admission import tune
+    from attnpatch.playground import cli as play
     from attnpatch.studies import cli as sweep
     from attnpatch_command import doctor
 
@@ -70,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("face", help="show what is found in a photograph, and an identity")
     face.add_arguments(verb)
     verb.set_defaults(run=face.run)
+
+    verb = verbs.add_parser("play", help="open a page that shows pictures without and with patches")
+    play.add_arguments(verb)
+    verb.set_defaults(run=play.run)
 
     verb = verbs.add_parser("sweep", help="make all pictures of a study, in batches")
     sweep.add_arguments(verb)

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
 #include "attention_column_mean_problem.h"
@@ -36,26 +35,15 @@ void run(const AttentionColumnMeanParams& params) {
   std::vector<float> scratch(device::column_mean_scratch(params) / sizeof(float), NAN);
   const auto a = device::arguments_of(params, scratch.data());
   const auto heads = static_cast<unsigned>(a.heads), batch = static_cast<unsigned>(a.batch);
-  if constexpr (std::is_same_v<T, float>) {
-    const size_t shared = device::any_shared_bytes(a.head_size);
-    device::launch({parts(a.queries, device::kAnyQueries), heads, batch}, device::kThreads, shared,
-                   [&] { device::column_mean_attention_any<T>(a); });
+  device::with_size(a.head_size, [&](auto size) {
+    using Core = device::Flash<T, size()>;
+    device::launch({parts(a.queries, Core::kQueries), heads, batch}, device::kThreads,
+                   Core::shared_bytes(), [&] { device::column_mean_attention_half<T, size()>(a); });
     for_recorded(params, scratch.data(), [&](const auto& some, unsigned recorded) {
-      device::launch({parts(a.keys, device::kAnyQueries), heads, recorded}, device::kThreads,
-                     shared, [&] { device::column_sums_any<T>(some); });
+      device::launch({parts(a.keys, Core::kKeys), heads, recorded}, device::kThreads,
+                     Core::column_bytes(), [&] { device::column_sums_half<T, size()>(some); });
     });
-  } else {
-    device::with_size(a.head_size, [&](auto size) {
-      using Core = device::Flash<T, size()>;
-      device::launch({parts(a.queries, device::kTileQueries), heads, batch}, device::kThreads,
-                     Core::shared_bytes(),
-                     [&] { device::column_mean_attention_half<T, size()>(a); });
-      for_recorded(params, scratch.data(), [&](const auto& some, unsigned recorded) {
-        device::launch({parts(a.keys, Core::kKeys), heads, recorded}, device::kThreads,
-                       Core::column_bytes(), [&] { device::column_sums_half<T, size()>(some); });
-      });
-    });
-  }
+  });
   for_recorded(params, scratch.data(), [&](const auto& some, unsigned recorded) {
     device::launch({parts(a.keys, device::kThreads), recorded, 1}, device::kThreads, 0,
                    [&] { device::mean_over_heads(some); });
@@ -76,7 +64,6 @@ class ColumnMeanDevice : public testing::TestWithParam<ColumnMeanShape> {
 
 TEST_P(ColumnMeanDevice, Float16EqualsTheFormula) { expect_formula<__half>(); }
 TEST_P(ColumnMeanDevice, BFloat16EqualsTheFormula) { expect_formula<__nv_bfloat16>(); }
-TEST_P(ColumnMeanDevice, Float32EqualsTheFormula) { expect_formula<float>(); }
 
 TEST(ColumnMeanScratch, IsForRecordedRowsAlone) {
   ColumnMeanProblem<__half, HostMemory> nothing({"", 1, 1, 17, 200, 40, {}});

@@ -25,7 +25,6 @@ class ColumnMeanCuda : public OnGpu<ColumnMeanShape> {
 
 TEST_P(ColumnMeanCuda, Float16EqualsTheFormula) { expect_formula<__half>(); }
 TEST_P(ColumnMeanCuda, BFloat16EqualsTheFormula) { expect_formula<__nv_bfloat16>(); }
-TEST_P(ColumnMeanCuda, Float32EqualsTheFormula) { expect_formula<float>(); }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ColumnMeanCuda, testing::ValuesIn(kColumnMeanShapes));
 

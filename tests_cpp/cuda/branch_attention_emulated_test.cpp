@@ -11,7 +11,6 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 
 #include "converted_problem.h"
@@ -26,17 +25,10 @@ void run(const device::BranchAttentionPlan& plan) {
   const device::BranchAttentionArguments& a = plan.arguments;
   const device::Index grid{static_cast<unsigned>(plan.grid), static_cast<unsigned>(a.heads),
                            static_cast<unsigned>(a.batch)};
-  if constexpr (!std::is_same_v<T, float>) {
-    if (plan.tensor_cores) {
-      device::with_size(a.head_size, [&](auto size) {
-        device::launch(grid, device::kThreads, plan.shared_bytes,
-                       [&] { device::branch_attention_half<T, size()>(a); });
-      });
-      return;
-    }
-  }
-  device::launch(grid, device::kThreads, plan.shared_bytes,
-                 [&] { device::branch_attention_any<T>(a); });
+  device::with_size(a.head_size, [&](auto size) {
+    device::launch(grid, device::kThreads, plan.shared_bytes,
+                   [&] { device::branch_attention_half<T, size()>(a); });
+  });
 }
 
 struct Machine {
@@ -84,10 +76,6 @@ TEST_P(BranchAttentionDevice, BFloat16EqualsTheFormula) {
   expect_formula<__nv_bfloat16>(GetParam(), Dtype::kBFloat16, kMachines[0], 3e-2);
 }
 
-TEST_P(BranchAttentionDevice, Float32EqualsTheFormula) {
-  expect_formula<float>(GetParam(), Dtype::kFloat32, kMachines[0], 4e-6);
-}
-
 INSTANTIATE_TEST_SUITE_P(Shapes, BranchAttentionDevice, testing::ValuesIn(kCases));
 
 std::string name_of(const testing::TestParamInfo<Parameter>& info) {
@@ -114,10 +102,10 @@ TEST(BranchAttentionMissingRow, MakesTheResultNotANumber) {
 TEST(BranchAttentionMissingRow, OfABranchWithoutAny) {
   Problem problem({"a branch", 2, 1, 5, 8, 3, {4}});
   problem.rows[0] = {0, -1};
-  Converted<float, HostMemory> converted(problem, Dtype::kFloat32);
+  Converted<__half, HostMemory> converted(problem, Dtype::kFloat16);
   BranchAttentionParams params = converted.params();
   params.branches[0].row_count = 0;
-  run<float>(plan_for(params, kMachines[2]));
+  run<__half>(plan_for(params, kMachines[2]));
   converted.finish();
   for (size_t i = 0; i < problem.out.size(); ++i) {
     EXPECT_EQ(std::isnan(problem.out[i]), i < problem.out.size() / 2);
@@ -148,10 +136,6 @@ TEST_P(MaskedBranchAttentionDevice, Float16) {
   expect_nothing_where_masked<__half>(GetParam(), Dtype::kFloat16, 4e-2);
 }
 
-TEST_P(MaskedBranchAttentionDevice, Float32) {
-  expect_nothing_where_masked<float>(GetParam(), Dtype::kFloat32, 1e-4);
-}
-
 template <typename T>
 void expect_formula_of_turned_masks(const Case& shape, Dtype dtype, double bound) {
   Problem problem(shape);
@@ -166,7 +150,6 @@ void expect_formula_of_turned_masks(const Case& shape, Dtype dtype, double bound
 
 TEST_P(MaskedBranchAttentionDevice, AShareOfASoftmaxBelowZeroGivesNoNumber) {
   expect_formula_of_turned_masks<__half>(GetParam(), Dtype::kFloat16, 4e-3);
-  expect_formula_of_turned_masks<float>(GetParam(), Dtype::kFloat32, 4e-6);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MaskedBranchAttentionDevice, testing::ValuesIn(kMaskedCases));
@@ -182,7 +165,6 @@ TEST(BranchAttentionPlan, KeepsKeysWhereTheyFit) {
   };
   const device::DeviceLimits large{162 << 10, 160 << 10, 108};
   const auto plan = device::plan_branch_attention(params, large, blocks);
-  EXPECT_TRUE(plan.tensor_cores);
   EXPECT_TRUE(plan.arguments.vectorized);
   EXPECT_EQ(plan.arguments.resident_rows, 96);
   EXPECT_EQ(plan.arguments.stages, 2);
@@ -223,10 +205,24 @@ TEST(BranchAttentionPlan, NeedsNoPlaceForANextTileWhereThereIsNone) {
 }
 
 TEST(BranchAttentionPlan, SaysWhatItCannotDo) {
-  Problem problem({"a wide head", 1, 1, 1, 192, 1, {}});
-  EXPECT_THROW(plan_for(problem.params(), kMachines[0]), std::invalid_argument);
-  Problem grouped(kGroupedCases[0]);
-  EXPECT_THROW(plan_for(grouped.params(), kMachines[0]), std::invalid_argument);
+  const auto message = [](const Case& shape, Dtype dtype) {
+    Problem problem(shape);
+    BranchAttentionParams params = problem.params();
+    params.dtype = dtype;
+    try {
+      plan_for(params, kMachines[0]);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_EQ(message({"a wide head", 1, 1, 1, 192, 1, {}}, Dtype::kFloat16),
+            "branch_attention on CUDA: got head size 192, expected at most 160");
+  EXPECT_EQ(message({"one key", 1, 1, 1, 8, 1, {}}, Dtype::kFloat32),
+            "branch_attention on CUDA: got float32, expected float16 or bfloat16");
+  EXPECT_NE(message(kGroupedCases[0], Dtype::kFloat16).find("heads of keys, expected"),
+            std::string::npos);
+  EXPECT_EQ(message({"one key", 1, 1, 1, 8, 1, {}}, Dtype::kBFloat16), "none");
 }
 
 }  // namespace

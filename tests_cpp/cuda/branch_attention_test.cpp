@@ -36,7 +36,6 @@ class BranchAttentionCuda : public OnGpu<Case> {
 
 TEST_P(BranchAttentionCuda, Float16EqualsTheFormula) { expect_formula<__half>(); }
 TEST_P(BranchAttentionCuda, BFloat16EqualsTheFormula) { expect_formula<__nv_bfloat16>(); }
-TEST_P(BranchAttentionCuda, Float32EqualsTheFormula) { expect_formula<float>(); }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BranchAttentionCuda, testing::ValuesIn(kCases));
 

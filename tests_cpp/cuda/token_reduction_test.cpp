@@ -32,7 +32,6 @@ class TokenReductionCuda : public OnGpu<TilingShape> {
 
 TEST_P(TokenReductionCuda, AttentionInFloat16) { expect_same_attention<__half>(); }
 TEST_P(TokenReductionCuda, AttentionInBFloat16) { expect_same_attention<__nv_bfloat16>(); }
-TEST_P(TokenReductionCuda, AttentionInFloat32) { expect_same_attention<float>(); }
 TEST_P(TokenReductionCuda, MeansInFloat16) { expect_same_pooling<__half>(false); }
 TEST_P(TokenReductionCuda, MeansInBFloat16) { expect_same_pooling<__nv_bfloat16>(false); }
 TEST_P(TokenReductionCuda, LargestInFloat32) { expect_same_pooling<float>(true); }

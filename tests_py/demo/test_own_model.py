@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`attnpatch demo --model`: a tiny Stable Diffusion pipeline with random weights, on disk."""
+"""`attnpatch demo --model`, on a tiny pipeline with random weights."""
 
 import argparse
 
@@ -11,17 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from attnpatch.demo import cli
-from small_pipeline import CONTEXT, make_adapter, make_encoder, make_pipeline
+from small_pipeline import CONTEXT, make_own
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
-    unet = make_pipeline(folder)
-    make_adapter(folder / "adapter.safetensors", unet, make_encoder(folder / "encoder"))
-    for name, colour in (("red", (255, 0, 0)), ("sea", (0, 90, 160))):
-        Image.new("RGB", (50, 40), colour).save(folder / f"{name}.png")
-    return folder
+    return make_own(tmp_path_factory.mktemp("own"))
 
 
 def demo(folder, *arguments):

@@ -20,6 +20,7 @@ SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 NAMES = [path.stem for path in SOURCES]
 sys.path.insert(0, str(ROOT / "tools"))
 from pair_notebooks import paired  # noqa: E402
+from run_notebooks import is_run  # noqa: E402
 
 
 def test_there_is_a_notebook_for_each_subject():
@@ -49,15 +50,16 @@ def test_every_page_that_a_notebook_names_is_there(name):
 
 
 @pytest.mark.slow
-def test_notebooks_run_and_show_pictures(tmp_path):
-    """In a process of their own: about a minute of one core."""
-    tool = [sys.executable, ROOT / "tools" / "run_notebooks.py", tmp_path]
+def test_notebooks_run_and_show_pictures():
+    """In a process of their own: about a minute of one core. The site shows what they give."""
+    folder = ROOT / "build" / "notebooks"
+    tool = [sys.executable, ROOT / "tools" / "run_notebooks.py", folder]
     notebooks = [path.with_suffix(".ipynb") for path in SOURCES]
     done = subprocess.run([*tool, *notebooks], capture_output=True, text=True, env=_one_thread())
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [path.name for path in notebooks]
     for name in NAMES:
-        read = nbformat.read(tmp_path / f"{name}.ipynb", 4)
+        read = nbformat.read(folder / f"{name}.ipynb", 4)
         code = [cell for cell in read.cells if cell.cell_type == "code"]
         shown = sum("text/html" in out.get("data", ()) for cell in code for out in cell.outputs)
         assert shown >= 2 or name == "07_operators", name
@@ -73,6 +75,20 @@ def test_a_notebook_that_fails_is_named(tmp_path):
         assert done.returncode == 1
         assert "wrong.ipynb: " in done.stderr
         assert said in done.stderr
+
+
+def test_a_notebook_is_run_again_where_a_cell_or_an_output_is_missing(tmp_path):
+    def write(name, *sources, count=1):
+        cells = [nbformat.v4.new_code_cell(source, execution_count=count) for source in sources]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name)
+        return tmp_path / name
+
+    source = write("a.ipynb", "x = 1", count=None)
+    assert not is_run(source, tmp_path / "none.ipynb")
+    assert is_run(source, write("same.ipynb", "x = 1"))
+    assert not is_run(source, write("stopped.ipynb", "x = 1", count=None))
+    assert not is_run(source, write("other.ipynb", "x = 2"))
+    assert not is_run(source, write("longer.ipynb", "x = 1", "x"))
 
 
 def _one_thread():

@@ -9,6 +9,7 @@ from moving import kernel_devices
 from attnpatch.ops import (
     Tiling,
     attention_column_mean,
+    biased_attention,
     blur_and_blend,
     pool_tokens,
     tile_attention,
@@ -38,8 +39,11 @@ def case_of(name, dtype):
     saliency = torch.rand(2, 3, 3, device="cuda") * 2
     x0 = torch.randn(2, 4, 32, 32, device="cuda").to(dtype)
     tokens = q.transpose(1, 2).flatten(2)
+    biases = torch.rand(1, 120, 2, device="cuda"), torch.randn(2, 77, 2, device="cuda")
+    biases[1][:, 0, 0] = -torch.inf
     return {
         "attention_column_mean": (lambda t: attention_column_mean(t, k, k, [1]), q),
+        "biased_attention": (lambda t: biased_attention(t, k, k, *biases), q),
         "blur_and_blend": (lambda t: blur_and_blend(t, saliency, 2.0), x0),
         "branch_attention": (
             lambda t: branch_attention_flat(t, k, k, [k], [k], [rows], weights),
@@ -55,6 +59,7 @@ def case_of(name, dtype):
 
 NAMES = (
     "attention_column_mean",
+    "biased_attention",
     "blur_and_blend",
     "branch_attention",
     "pool_tokens",

@@ -72,6 +72,7 @@ class count_operators(TorchDispatchMode):
 
 OPERATORS = (
     "attention_column_mean",
+    "biased_attention",
     "blur_and_blend",
     "branch_attention",
     "pool_tokens",
@@ -133,13 +134,14 @@ def test_plain_torch_serves_what_is_beyond_a_kernel(monkeypatch, size, branches,
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["branch", "column_mean", "tile"])
+@pytest.mark.parametrize("name", ["biased", "branch", "column_mean", "tile"])
 @pytest.mark.parametrize(("kv_heads", "beyond"), [(4, False), (2, True), (1, True)])
 def test_heads_in_groups_are_beyond_a_kernel(monkeypatch, name, kv_heads, beyond):
     monkeypatch.setattr(library, "_LIMITS", {"cpu": LIMITS})
     q, k = random(1, 4, 20, 8).half(), random(1, kv_heads, 20, 8).half()
-    rows, weights = torch.zeros(1, dtype=torch.int64), torch.ones(1, 1)
+    rows, weights, bias = torch.zeros(1, dtype=torch.int64), torch.ones(1, 1), random(1, 20, 2)
     calls = {
+        "biased": lambda: biased_attention(q, k, k, bias, bias),
         "branch": lambda: branch_attention_flat(q, k, k, [k], [k], [rows], weights),
         "column_mean": lambda: attention_column_mean(q, k, k, [0]),
         "tile": lambda: tile_attention(q, k, k, Tiling((4, 5), (2, 5))),

@@ -124,3 +124,13 @@ def test_the_code_for_plain_tensors_runs(capsys):
     for block in blocks:
         exec(block, names)
     assert "layers patched" in capsys.readouterr().out
+
+
+def test_the_gallery_says_what_the_tool_writes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    gallery = importlib.import_module("gallery")
+    monkeypatch.delitem(sys.modules, "gallery")
+    page = (ROOT / "docs/gallery.md").read_text(encoding="utf-8")
+    assert page == gallery.write(gallery.SmallModel()), "run tools/gallery.py"
+    pictures = {path.name for path in (ROOT / "docs/gallery").iterdir()}
+    assert pictures == {f"{entry.name}.png" for entry in gallery.ENTRIES}

@@ -65,3 +65,25 @@ def test_a_module_of_torch_itself_is_found_out(symbols, wheel):
 def test_a_wheel_without_the_engine_is_found_out(symbols, wheel):
     with pytest.raises(ValueError, match="no module _core"):
         symbols.check(wheel())
+
+
+def test_what_is_bundled_is_named_by_where_its_sources_are_from(symbols, monkeypatch, tmp_path):
+    """A wheel may be built on another system, such as macOS, than its sources were fetched on."""
+    from wheels import libraries, sbom, sources
+
+    monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "distribution").write_text("raspbian\n")
+    digest = "0123456789abcdef" * 4
+    for library in libraries.LIBRARIES:
+        text = f"Version: 1:2.3-4\nChecksums-Sha256:\n {digest} 56 {library.package}.orig.tar.xz\n"
+        (tmp_path / "sources" / f"{library.package}_2.3-4.dsc").write_text(text)
+    document = sbom.document([{"name": "another", "bom-ref": "pkg:pypi/another@1"}])
+    components = document["components"]
+    assert [component["name"] for component in components] == [
+        *(library.name for library in libraries.LIBRARIES),
+        "another",
+    ]
+    assert document["dependencies"][0]["dependsOn"][-1] == "pkg:pypi/another@1"
+    assert components[0]["purl"] == "pkg:deb/raspbian/zlib@1:2.3-4?arch=source"
+    assert components[0]["hashes"] == [{"alg": "SHA-256", "content": digest}]

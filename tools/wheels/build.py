@@ -31,10 +31,11 @@ def build_all(versions: Sequence[str]) -> list[Path]:
     DIST.mkdir(exist_ok=True)
     built = [build_sdist()]
     static_libraries.build()
-    sbom.write()
-    compiler = cuda.compiler(next(iter(interpreters.values()))) if cuda.is_wanted() else {}
+    torch = _torch()
+    compiler = cuda.compiler() if cuda.is_wanted() else {}
+    sbom.write([cuda.component()] if compiler else [])
     for version, interpreter in interpreters.items():
-        built.append(build_wheel(version, interpreter, compiler))
+        built.append(build_wheel(version, interpreter, torch, compiler))
         symbols.check(built[-1], cuda=bool(compiler))
     _run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built))
     for path in built:
@@ -53,26 +54,31 @@ def build_sdist() -> Path:
         shutil.rmtree(static_libraries.HIGHWAY_IN_SDIST.parent)
 
 
-def build_wheel(version: str, interpreter: Path, compiler: Mapping[str, str]) -> Path:
+def build_wheel(version: str, interpreter: Path, torch: Path, compiler: Mapping[str, str]) -> Path:
     """Build a wheel and put what it links into it; torch stays outside.
 
     Parameters
     ----------
+    torch
+        Folder of the torch to build against; it may be one of another Python.
     compiler
         Variables that name the CUDA compiler; without them the CUDA kernels are left out.
     """
     print(f"building the wheel for Python {version}", file=sys.stderr)
     python = make_environment(f"build-{version}", interpreter, *NEEDED)
-    uv("pip", "install", "--quiet", "--python", str(python), "--no-deps", "torch>=2.10")
-    shutil.rmtree(RAW, ignore_errors=True)
+    # Nothing of an earlier build: it may name a compiler that is elsewhere now.
+    folder = ROOT / "build" / f"wheel-{version}"
+    for old in (RAW, folder):
+        shutil.rmtree(old, ignore_errors=True)
     environment = os.environ | {"CMAKE_GENERATOR": "Ninja", **compiler}
     if shutil.which("ccache"):
         environment |= {f"CMAKE_{lang}_COMPILER_LAUNCHER": "ccache" for lang in ("CXX", "CUDA")}
     program = Path(sys.executable).with_name("uv")
     command = [str(program), "build", "--wheel", "--no-build-isolation"]
     options = (
-        "build-dir=build/wheel-{wheel_tag}",
+        f"build-dir={folder}",
         f"cmake.define.ATTNPATCH_BUNDLED={FOLDER}",
+        f"cmake.define.ATTNPATCH_TORCH={torch}",
         f"cmake.define.ATTNPATCH_CUDA={'ON' if compiler else 'OFF'}",
     )
     for option in options:
@@ -87,6 +93,14 @@ def build_wheel(version: str, interpreter: Path, compiler: Mapping[str, str]) ->
     environment = os.environ | {"PATH": path}
     subprocess.run([*repair, "--wheel-dir", str(DIST), str(raw)], check=True, env=environment)
     return _new("*.whl", before)
+
+
+def _torch() -> Path:
+    """Install torch into an environment of its own; one serves the wheels of all Pythons."""
+    python = make_environment("torch", Path(sys.executable))
+    uv("pip", "install", "--quiet", "--python", str(python), "--no-deps", "torch>=2.10")
+    (folder,) = python.parents[1].glob("lib/python3.*/site-packages/torch")
+    return folder
 
 
 def _modified(pattern: str) -> dict[Path, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,24 @@ else:
 PATH = FOLDER / "sboms" / "attnpatch.cdx.json"
 
 
-def write() -> Path:
-    """Write the document where CMake installs it from."""
+def write(more: Sequence[dict[str, Any]] = ()) -> Path:
+    """Write the document where CMake installs it from.
+
+    Parameters
+    ----------
+    more
+        Components beside the libraries that are built here.
+    """
     PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(json.dumps(document(), indent=1) + "\n", encoding="utf-8")
+    PATH.write_text(json.dumps(document(more), indent=1) + "\n", encoding="utf-8")
     return PATH
 
 
-def document() -> dict[str, Any]:
+def document(more: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Return the document: the package, and the libraries that it is linked to."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     purl = f"pkg:pypi/{project['name']}@{project['version']}"
-    components = [_component(library) for library in LIBRARIES]
+    components = [*map(_component, LIBRARIES), *more]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from wheels.libraries import FOLDER, LIBRARIES, ROOT, Library
 
-_DISTRIBUTION = FOLDER / "sources" / "distribution"
-
 
 def unpack(library: Library) -> Path:
     """Return the folder of a library's sources, with the distribution's patches."""
@@ -22,7 +20,7 @@ def unpack(library: Library) -> Path:
     if sources.is_dir():
         return sources
     folder.mkdir(parents=True, exist_ok=True)
-    _DISTRIBUTION.write_text(platform.freedesktop_os_release()["ID"] + "\n")
+    (folder / "distribution").write_text(platform.freedesktop_os_release()["ID"] + "\n")
     environment = os.environ | {"APT_CONFIG": str(_source_lists(folder))}
     quiet(["apt-get", "source", "--download-only", library.package], environment, folder)
     extract = ["dpkg-source", "--extract", str(description(library)), str(sources)]
@@ -52,7 +50,7 @@ def description(library: Library) -> Path:
 
 def distribution() -> str:
     """Return whose packages the sources are ("debian"): wheels may be built on another system."""
-    return _DISTRIBUTION.read_text().strip()
+    return (FOLDER / "sources" / "distribution").read_text().strip()
 
 
 def _source_lists(folder: Path) -> Path:

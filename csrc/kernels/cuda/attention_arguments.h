@@ -21,16 +21,20 @@ struct AttentionArguments {
   bool vectorized;  // channels lie side by side, rows start at multiples of 16 bytes
 };
 
-// Whether a kernel for 16-bit types can copy rows by pieces of 16 bytes.
+// Whether a kernel can copy rows by pieces of 16 bytes.
 inline bool is_vectorized(const AttentionParams& params) {
-  return params.dtype != Dtype::kFloat32 && params.head_size % 8 == 0 &&
-         rows_are_aligned(params.q) && rows_are_aligned(params.k) && rows_are_aligned(params.v) &&
-         rows_are_aligned(params.out);
+  return params.head_size % 8 == 0 && rows_are_aligned(params.q) && rows_are_aligned(params.k) &&
+         rows_are_aligned(params.v) && rows_are_aligned(params.out);
 }
 
-// Throws where `kernel` cannot take such heads. Each head of q has one of k and v: finding the one
-// that it shares with others takes registers that the kernels do not have.
+// Throws where `kernel` cannot take such heads. In float32 torch's own attention is faster than one
+// without tensor cores. Each head of q has one of k and v: finding the one that it shares with
+// others takes registers that the kernels do not have.
 inline void fill(AttentionArguments& a, const AttentionParams& params, const char* kernel) {
+  if (params.dtype == Dtype::kFloat32) {
+    throw std::invalid_argument(std::string(kernel) +
+                                " on CUDA: got float32, expected float16 or bfloat16");
+  }
   if (params.head_size > kMostSize) {
     throw std::invalid_argument(std::string(kernel) + " on CUDA: got head size " +
                                 std::to_string(params.head_size) + ", expected at most " +

@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include <type_traits>
-
 #include "kernels/cuda/attention_column_mean.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -17,7 +15,7 @@ dim3 grid_of(int64_t items, int64_t each, int64_t heads, int64_t batch) {
           static_cast<unsigned>(batch)};
 }
 
-// The kernels that serve a type: attention, and the sums of some recorded rows.
+// The kernels that serve a type and head size: attention, and the sums of some recorded rows.
 struct Kernels {
   void (*attention)(ColumnMeanArguments);
   void (*sums)(ColumnMeanArguments);
@@ -28,25 +26,15 @@ struct Kernels {
 template <typename T>
 Kernels kernels_for(int64_t head_size) {
   Kernels kernels{};
-  if constexpr (std::is_same_v<T, float>) {
-    const size_t shared = device::any_shared_bytes(head_size);
-    kernels = {&device::column_mean_attention_any<T>,
-               &device::column_sums_any<T>,
-               device::kAnyQueries,
-               device::kAnyQueries,
-               shared,
-               shared};
-  } else {
-    device::with_size(head_size, [&](auto size) {
-      using Core = device::Flash<T, size()>;
-      kernels = {&device::column_mean_attention_half<T, size()>,
-                 &device::column_sums_half<T, size()>,
-                 device::kTileQueries,
-                 Core::kKeys,
-                 Core::shared_bytes(),
-                 Core::column_bytes()};
-    });
-  }
+  device::with_size(head_size, [&](auto size) {
+    using Core = device::Flash<T, size()>;
+    kernels = {&device::column_mean_attention_half<T, size()>,
+               &device::column_sums_half<T, size()>,
+               Core::kQueries,
+               Core::kKeys,
+               Core::shared_bytes(),
+               Core::column_bytes()};
+  });
   return kernels;
 }
 
@@ -60,8 +48,8 @@ void attention_column_mean_cuda(const AttentionColumnMeanParams& params, void* s
                                 void* stream_handle) {
   if (params.batch * params.heads == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  const Kernels kernels =
-      device::with_dtype(params.dtype, [&]<class T>() { return kernels_for<T>(params.head_size); });
+  const Kernels kernels = device::with_half_dtype(
+      params.dtype, [&]<class T>() { return kernels_for<T>(params.head_size); });
   const ColumnMeanArguments all = device::arguments_of(params, scratch);
   device::launch(kName, kernels.attention,
                  grid_of(all.queries, kernels.queries, all.heads, all.batch), device::kThreads,

@@ -19,38 +19,28 @@ namespace attnpatch::kernels::device {
 ATTNPATCH_DEVICE float log_of_sum(float m, float sum) { return m + log2_of(sum); }
 
 template <typename T, int kSize>
-__global__ void __launch_bounds__(kThreads, kSize <= 64 ? 4 : 1)
+__global__ void __launch_bounds__(kThreads, kFlashBlocks<kSize>)
     column_mean_attention_half(ColumnMeanArguments p) {
   using Core = Flash<T, kSize>;
-  using Math = typename Core::Math;
-  const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   const int64_t b = blockIdx.z, h = blockIdx.y;
-  const int size = static_cast<int>(p.head_size);
-  T* shared = reinterpret_cast<T*>(shared_memory());
-  T* stage = shared + (4 * Core::kKeys + warp * 16) * Core::kStride;
-  const int64_t first = int64_t{blockIdx.x} * kTileQueries + warp * 16;
-  const int count = static_cast<int>(max(int64_t{0}, min(int64_t{16}, p.queries - first)));
-  const Team team{lane, kWarpSize};
-  load_rows<kSize>(stage, rows_of<T>(p.q, b, h), first, count, 16, size, p.vectorized, team);
-  wait_for_copies();
-  sync_warp();
-  typename Math::Queries q;
-  Math::load_queries(q, stage, lane);
   const KeysValues<T> own{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
   const KeyParts<T> keys{own, {own.k, own.v, 0}};
-  typename Core::Result r = Core{keys, shared, size, p.vectorized}.attend(q, p.scale, lane);
+  const Core core{keys, reinterpret_cast<T*>(shared_memory()), static_cast<int>(p.head_size),
+                  p.vectorized};
+  const auto mine = Core::mine(int64_t{blockIdx.x} * Core::kQueries, p.queries);
+  auto result = core.attend(rows_of<T>(p.q, b, h), mine, p.scale);
 
+  const int lane = threadIdx.x % kWarpSize;
   if (p.logs != nullptr && lane % 4 == 0) {
     float* logs = p.logs + (b * p.heads + h) * p.queries;
-    const int64_t query = first + lane / 4;
-    if (query < p.queries) logs[query] = log_of_sum(r.m.low, r.sum.low);
-    if (query + 8 < p.queries) logs[query + 8] = log_of_sum(r.m.high, r.sum.high);
+#pragma unroll
+    for (int g = 0; g < Core::kGroups; ++g) {
+      const int64_t query = mine.first + g * 16 + lane / 4;
+      if (query < p.queries) logs[query] = log_of_sum(result.m[g].low, result.sum[g].low);
+      if (query + 8 < p.queries) logs[query + 8] = log_of_sum(result.m[g].high, result.sum[g].high);
+    }
   }
-  Math::multiply(r.out, {1.0f / r.sum.low, 1.0f / r.sum.high});
-  sync_warp();
-  Math::store(r.out, stage, lane);
-  sync_warp();
-  store_rows<kSize>(rows_of<T>(p.out, b, h), stage, first, count, size, p.vectorized, team);
+  core.store(result, rows_of<T>(p.out, b, h), mine);
 }
 
 template <typename T, int kSize>
@@ -89,10 +79,10 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
       wait_for_copies();
     }
     sync_block();
-    typename Math::Queries q;
-    Math::load_queries(q, stages + (tile % 2 * kTileQueries + warp * 16) * kStride, lane);
-    Scores<kKeys> scores;
-    if (p.scale < 0.0f) Math::negate(q);
+    typename Math::Queries q[1];
+    Math::load_queries(q[0], stages + (tile % 2 * kTileQueries + warp * 16) * kStride, lane);
+    Scores<kKeys> scores[1];
+    if (p.scale < 0.0f) Math::negate(q[0]);
     if (key_count == kKeys) {
       Math::template products<Fill::kWhole>(scores, q, keys, key_count, lane);
     } else {
@@ -101,11 +91,11 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
     const int64_t query = tile * kTileQueries + warp * 16 + lane / 4;
     const bool low = query < p.queries, high = query + 8 < p.queries;
     const RowPair log{low ? logs[query] : 0.0f, high ? logs[query + 8] : 0.0f};
-    Math::exponentials(scores, log, positive(p.scale));
+    Math::exponentials(scores[0], log, positive(p.scale));
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j) {
       for (int i = 0; i < 2; ++i) {
-        sums[j][i] += (low ? scores.s[j][i] : 0.0f) + (high ? scores.s[j][i + 2] : 0.0f);
+        sums[j][i] += (low ? scores[0].s[j][i] : 0.0f) + (high ? scores[0].s[j][i + 2] : 0.0f);
       }
     }
     sync_block();
@@ -124,58 +114,6 @@ __global__ void __launch_bounds__(kThreads) column_sums_half(ColumnMeanArguments
     for (int w = 0; w < kWarps; ++w) sum += warps[w][key];
     p.sums[(record * p.heads + h) * p.keys + first_key + key] = sum;
   }
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads) column_mean_attention_any(ColumnMeanArguments p) {
-  const int64_t b = blockIdx.z, h = blockIdx.y;
-  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
-  const int64_t query = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
-  const bool inside = query < p.queries;
-  AnyQuery online = {};
-  online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
-              part);
-  const KeysValues<T> keys{rows_of<T>(p.k, b, h), rows_of<T>(p.v, b, h), static_cast<int>(p.keys)};
-  online.attend(keys, 1.0f, reinterpret_cast<float*>(shared_memory()), size, part);
-  if (!inside) return;
-  if (p.logs != nullptr && part == 0) {
-    p.logs[(b * p.heads + h) * p.queries + query] = log_of_sum(online.m, online.sum);
-  }
-  T* out = const_cast<T*>(rows_of<T>(p.out, b, h).row(query));
-  Quarter::each(size, part, [&](int i, int channel) {
-    out[channel * p.out.channel_stride] = from_float<T>(online.sums.c[i] / online.sum);
-  });
-}
-
-// Four lanes a key.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) column_sums_any(ColumnMeanArguments p) {
-  const int64_t record = blockIdx.z, h = blockIdx.y, b = p.rows[record];
-  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
-  const int64_t key = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
-  const bool inside = key < p.keys;
-  auto* queries = reinterpret_cast<float*>(shared_memory());
-  AnyQuery mine = {};  // a key takes the place of a query
-  mine.load(rows_of<T>(p.k, b, h).row(inside ? key : 0), p.k.channel_stride, p.scale, size, part);
-  const Rows<T> q_rows = rows_of<T>(p.q, b, h);
-  const float* logs = p.logs + (b * p.heads + h) * p.queries;
-  float sum = 0.0f;
-  for (int64_t start = 0; start < p.queries; start += kAnyKeys) {
-    const int count = static_cast<int>(min(int64_t{kAnyKeys}, p.queries - start));
-    sync_block();
-    load_floats(queries, q_rows, start, count, size);
-    sync_block();
-    float block = 0.0f;
-    for (int i = 0; i < count; ++i) {
-      float score = 0.0f;
-      Quarter::each(size, part, [&](int c, int channel) {
-        score += mine.q.c[c] * queries[i * size + channel];
-      });
-      block += exp2_of(sum_over_quad(score) - logs[start + i]);
-    }
-    sum += block;
-  }
-  if (inside && part == 0) p.sums[(record * p.heads + h) * p.keys + key] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads) mean_over_heads(ColumnMeanArguments p) {

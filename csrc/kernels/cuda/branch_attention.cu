@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include <type_traits>
-
 #include "kernels/cuda/branch_attention.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -20,12 +18,8 @@ dim3 grid_of(const device::BranchAttentionPlan& plan) {
 template <typename T>
 void launch(const BranchAttentionParams& params, cudaStream_t stream) {
   void (*kernel)(device::BranchAttentionArguments) = nullptr;
-  if constexpr (std::is_same_v<T, float>) {
-    kernel = &device::branch_attention_any<T>;
-  } else {
-    device::with_size(params.head_size,
-                      [&](auto size) { kernel = &device::branch_attention_half<T, size()>; });
-  }
+  device::with_size(params.head_size,
+                    [&](auto size) { kernel = &device::branch_attention_half<T, size()>; });
   const auto plan = device::plan_branch_attention(
       params, device::current_limits(kName), [&](size_t shared_bytes) {
         return device::blocks_at_once(reinterpret_cast<const void*>(kernel), device::kThreads,
@@ -40,7 +34,7 @@ void launch(const BranchAttentionParams& params, cudaStream_t stream) {
 void branch_attention_cuda(const BranchAttentionParams& params, void* stream_handle) {
   if (params.batch * params.heads * params.queries * params.head_size == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
-  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(params, stream); });
+  device::with_half_dtype(params.dtype, [&]<class T>() { launch<T>(params, stream); });
 }
 
 }  // namespace attnpatch::kernels

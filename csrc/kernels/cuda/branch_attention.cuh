@@ -9,20 +9,15 @@
 // and the output is written once. Those of more keys than a block holds are gone through twice: for
 // maximum and sum, then for values.
 //
-// branch_attention_half (16-bit types, tensor cores): four warps, 16 queries each. Keys and values
-// of all segments stay in shared memory where two blocks of threads have room for theirs; else they
-// pass through it, a block of keys loaded while the one before is in use. Queries of the next tile
-// are loaded during a tile, where there is room for them. Registers a thread at head size 64: 16
-// for queries, 40 for the scores of 80 keys, 32 for the accumulator; at 160: 40, 16 of 32 keys, 80.
-// Shared memory: two rows a key and 64 or 128 for queries, of head size + 8 values; 8 keep matrix
-// loads free of conflicts.
-//
-// branch_attention_any (any type, any strides, fp32 products): four lanes a query, each with every
-// fourth channel; keys pass through shared memory 32 at a time, with an online softmax.
+// Four warps, 16 queries each. Keys and values of all segments stay in shared memory where two
+// blocks of threads have room for theirs; else they pass through it, a block of keys loaded while
+// the one before is in use. Queries of the next tile are loaded during a tile, where there is room
+// for them. Registers a thread at head size 64: 16 for queries, 40 for the scores of 80 keys, 32
+// for the accumulator; at 160: 40, 16 of 32 keys, 80. Shared memory: two rows a key and 64 or 128
+// for queries, of head size + 8 values; 8 keep matrix loads free of conflicts.
 
 #pragma once
 
-#include "kernels/cuda/any_query.cuh"
 #include "kernels/cuda/branch_attention_plan.h"
 #include "kernels/cuda/branch_segments.cuh"
 #include "kernels/cuda/device.cuh"
@@ -34,8 +29,8 @@ namespace attnpatch::kernels::device {
 // Two queries of a lane, g and g + 8 of a warp's: what they ask, and what they get.
 template <int kSize>
 struct BranchQueries {
-  WarpQueries<kSize> q;
-  WarpOutput<kSize> out;
+  WarpQueries<kSize> q[1];
+  WarpOutput<kSize> out[1];
   int64_t batch, query;
   int lane;
   float scale;     // above 0
@@ -67,15 +62,15 @@ ATTNPATCH_DEVICE void take_block(const BranchAttentionArguments& p, const KeyBlo
   const RowPair f{factor_of(p, s, x.batch, x.query), factor_of(p, s, x.batch, x.query + 8)};
   const bool low = f.low != 0.0f, high = f.high != 0.0f;
   // In the first softmax a factor adds its logarithm to the scores.
-  RowPair bias{0.0f, 0.0f}, factor{1.0f, 1.0f};
+  RowPair bias{0.0f, 0.0f}, factor[1] = {{1.0f, 1.0f}};
   if (block.first && s.branch >= 0) bias = {log2_of(f.low), log2_of(f.high)};
 
-  Scores<kKeys> scores;
+  Scores<kKeys> scores[1];
   Math::template products<fill>(scores, x.q, block.keys, block.count, x.lane);
   RowPair now = x.m;
   if (!block.again) {
     // A key whose factor is 0 is not there: neither in the maximum nor, as a NaN, in the sum.
-    const RowPair top = Math::maximum(scores);
+    const RowPair top = Math::maximum(scores[0]);
     if (low) now.low = fmaxf(now.low, fmaf(top.low, x.scale, bias.low));
     if (high) now.high = fmaxf(now.high, fmaf(top.high, x.scale, bias.high));
   }
@@ -83,24 +78,25 @@ ATTNPATCH_DEVICE void take_block(const BranchAttentionArguments& p, const KeyBlo
   const RowPair shift{now.low == -INFINITY ? 0.0f : now.low,
                       now.high == -INFINITY ? 0.0f : now.high};
   const RowPair part =
-      Math::exponentials(scores, {shift.low - bias.low, shift.high - bias.high}, x.scale);
+      Math::exponentials(scores[0], {shift.low - bias.low, shift.high - bias.high}, x.scale);
   if (!block.again) {
     const RowPair shrink{exp2_of(x.m.low - shift.low), exp2_of(x.m.high - shift.high)};
     x.sum = {x.sum.low * shrink.low + (low ? part.low : 0.0f),
              x.sum.high * shrink.high + (high ? part.high : 0.0f)};
     x.m = now;
     if (block.comes_again) return;
-    if (block.first) Math::multiply(x.out, shrink);
+    if (block.first) Math::multiply(x.out[0], shrink);
   }
   if (block.first) {
     x.low = x.low || low;
     x.high = x.high || high;
   } else {
     const RowPair sum = sum_over_row(x.sum);
-    factor = {f.low / sum.low, f.high / sum.high};
+    factor[0] = {f.low / sum.low, f.high / sum.high};
   }
   if (is_masked(p, s)) {
-    Math::template add_values_where<fill>(x.out, scores, factor, low, high, block.values, x.lane);
+    Math::template add_values_where<fill>(x.out[0], scores, factor, low, high, block.values,
+                                          x.lane);
   } else {
     Math::template add_values<fill>(x.out, scores, factor, block.values, x.lane);
   }
@@ -133,7 +129,7 @@ ATTNPATCH_DEVICE void attend_all(Shelf<T, kSize>& shelf, BranchQueries<kSize>& x
     if (block.first) {
       const RowPair sum = sum_over_row(x.sum);
       WarpTile<T, kSize, kKeys>::multiply(
-          x.out, {x.low ? 1.0f / sum.low : 0.0f, x.high ? 1.0f / sum.high : 0.0f});
+          x.out[0], {x.low ? 1.0f / sum.low : 0.0f, x.high ? 1.0f / sum.high : 0.0f});
     }
     x.begin_softmax();
   }
@@ -188,62 +184,17 @@ __global__ void __launch_bounds__(kThreads, kSize <= 64 ? 3 : 2)
     x.query = first + lane / 4;
     x.lane = lane;
     x.scale = positive(p.scale);
-    Math::load_queries(x.q, stage, lane);
-    if (p.scale < 0.0f) Math::negate(x.q);
+    Math::load_queries(x.q[0], stage, lane);
+    if (p.scale < 0.0f) Math::negate(x.q[0]);
     sync_warp();
     attend_all(shelf, x);
-    if (segments.missing) Math::multiply(x.out, {NAN, NAN});  // to be seen: nobody can stop here
-    Math::store(x.out, stage, lane);
+    if (segments.missing) Math::multiply(x.out[0], {NAN, NAN});  // to be seen: nobody can stop here
+    Math::store(x.out[0], stage, lane);
     sync_warp();
     store_rows<kSize>(out_rows, stage, first, count_from(first), size, p.vectorized, team);
     sync_warp();
   }
   wait_for_copies();  // a block of keys that nobody uses
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kThreads) branch_attention_any(BranchAttentionArguments p) {
-  __shared__ Segments segments;
-  const int64_t b = blockIdx.z, h = blockIdx.y;
-  if (threadIdx.x == 0) collect_segments(p, b, segments);
-  sync_block();
-
-  const int size = static_cast<int>(p.head_size), part = threadIdx.x % 4;
-  const int64_t query = int64_t{blockIdx.x} * kAnyQueries + threadIdx.x / 4;
-  const bool inside = query < p.queries;
-  auto* shared = reinterpret_cast<float*>(shared_memory());
-  AnyQuery online = {};
-  online.load(rows_of<T>(p.q, b, h).row(inside ? query : 0), p.q.channel_stride, p.scale, size,
-              part);
-  Quarter out = {};
-  for (int begin = 0; begin < segments.count;) {
-    const bool shared_softmax = begin < segments.grouped;
-    const int end = shared_softmax ? segments.grouped : begin + 1;
-    float factor = 1.0f;
-    online.begin();
-    for (int i = begin; i < end; ++i) {
-      const Segment& s = segments.list[i];
-      const AttentionView& k = s.branch < 0 ? p.k : p.branches[s.branch].k;
-      const AttentionView& v = s.branch < 0 ? p.v : p.branches[s.branch].v;
-      factor = factor_of(p, s, b, query);
-      online.attend(KeysValues<T>{rows_of<T>(k, s.row, h), rows_of<T>(v, s.row, h), s.tokens},
-                    shared_softmax || factor == 0.0f ? factor : 1.0f, shared, size, part);
-    }
-    if (!shared_softmax && factor == 0.0f) {
-      begin = end;
-      continue;
-    }
-    const float scale = (shared_softmax ? 1.0f : factor) / online.sum;
-#pragma unroll
-    for (int i = 0; i < Quarter::kMine; ++i) out.c[i] += online.sums.c[i] * scale;
-    begin = end;
-  }
-  if (!inside) return;
-  T* out_row = const_cast<T*>(rows_of<T>(p.out, b, h).row(query));
-  Quarter::each(size, part, [&](int i, int channel) {
-    // A missing row is to be seen: nobody can stop here.
-    out_row[channel * p.out.channel_stride] = from_float<T>(segments.missing ? NAN : out.c[i]);
-  });
 }
 
 }  // namespace attnpatch::kernels::device

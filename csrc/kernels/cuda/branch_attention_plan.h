@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Which CUDA kernel serves a branch attention, and with what grid and shared memory.
+// With what grid and shared memory a CUDA kernel serves a branch attention.
 
 #pragma once
 
@@ -39,8 +39,7 @@ struct BranchAttentionArguments : AttentionArguments {
 
 struct BranchAttentionPlan {
   BranchAttentionArguments arguments;
-  bool tensor_cores = false;  // else the kernel for any type
-  int64_t grid = 0;           // of query tiles; the others are heads and batch
+  int64_t grid = 0;  // of query tiles; the others are heads and batch
   size_t shared_bytes = 0;
 };
 
@@ -71,18 +70,12 @@ inline int64_t resident_rows_of(const BranchAttentionParams& params) {
 }
 
 // `blocks_for`: how many blocks of threads with so many bytes of shared memory a multiprocessor
-// takes; of the kernel for 16-bit types.
+// takes.
 template <typename BlocksFor>
 BranchAttentionPlan plan_branch_attention(const BranchAttentionParams& params,
                                           const DeviceLimits& limits, const BlocksFor& blocks_for) {
   BranchAttentionPlan plan;
   BranchAttentionArguments& a = plan.arguments = arguments_of(params);
-  if (params.dtype == Dtype::kFloat32) {
-    plan.grid = (params.queries + kAnyQueries - 1) / kAnyQueries;
-    plan.shared_bytes = any_shared_bytes(params.head_size);
-    return plan;
-  }
-  plan.tensor_cores = true;
   int size = 0, block_rows = 0;
   with_size(params.head_size, [&](auto constant) {
     size = constant();

@@ -35,6 +35,9 @@ ATTNPATCH_DEVICE float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// Whether it is so for a lane of this warp; all lanes come here.
+ATTNPATCH_DEVICE bool any_of_warp(bool value) { return __any_sync(0xffffffffu, value) != 0; }
+
 // Right to 2^-22, in one instruction; results below 2^-126 are 0.
 ATTNPATCH_DEVICE float exp2_of(float value) {
   float result;
@@ -49,7 +52,8 @@ ATTNPATCH_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address));
+               : "r"(address)
+               : "memory");
 }
 
 // The same of transposed matrices: register i gets rows (2t, 2t + 1) of column g.
@@ -57,7 +61,8 @@ ATTNPATCH_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address));
+               : "r"(address)
+               : "memory");
 }
 
 // 16 bytes from global to shared memory, or zeros; they are there after wait_for_copies, for others
@@ -66,6 +71,16 @@ ATTNPATCH_DEVICE void copy_async(void* to, const void* from, bool there) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   const int bytes = there ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(address), "l"(from), "r"(bytes)
+               : "memory");
+}
+
+// 4 bytes likewise.
+ATTNPATCH_DEVICE void copy_word_async(void* to, const void* from, bool there) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = there ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
                :
                : "r"(address), "l"(from), "r"(bytes)
                : "memory");

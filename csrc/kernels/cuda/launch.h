@@ -97,6 +97,13 @@ auto with_dtype(Dtype dtype, const Body& body) {
   return body.template operator()<float>();
 }
 
+// The same for kernels of 16-bit types.
+template <class Body>
+auto with_half_dtype(Dtype dtype, const Body& body) {
+  return dtype == Dtype::kFloat16 ? body.template operator()<__half>()
+                                  : body.template operator()<__nv_bfloat16>();
+}
+
 // Launches a kernel with dynamic shared memory of any size that the device allows.
 template <typename Arguments>
 void launch(const char* name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared,

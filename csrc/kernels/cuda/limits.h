@@ -20,8 +20,6 @@ constexpr int kTileQueries = 16 * kWarps;
 constexpr int kPad = 8;             // values after each row in shared memory: no conflicts
 constexpr int kMostSize = 160;      // of a head
 constexpr int kMostBlocks = 65535;  // of a grid along its second and third dimension
-constexpr int kAnyKeys = 32;        // in shared memory at a time
-constexpr int kAnyQueries = kThreads / 4;
 
 struct DeviceLimits {
   size_t shared_bytes;         // that a block of threads can have, beside a kernel's own
@@ -40,14 +38,16 @@ void with_size(int64_t head_size, const Body& body) {
   return body(std::integral_constant<int, kMostSize>());
 }
 
+// Queries of one block of threads in attention to many keys. Larger heads have no registers for
+// more.
+constexpr int flash_queries(int64_t head_size) {
+  return head_size <= 64 ? 2 * kTileQueries : kTileQueries;
+}
+
 // Whether rows of 16-bit values can be copied by pieces of 16 bytes.
 inline bool rows_are_aligned(const AttentionView& view) {
   return view.channel_stride == 1 && view.batch_stride % 8 == 0 && view.head_stride % 8 == 0 &&
          view.token_stride % 8 == 0 && reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-}
-
-inline size_t any_shared_bytes(int64_t head_size) {
-  return 2 * kAnyKeys * static_cast<size_t>(head_size) * sizeof(float);
 }
 
 }  // namespace attnpatch::kernels::device

@@ -31,12 +31,11 @@ struct PoolWindow {
 };
 
 ATTNPATCH_DEVICE PoolWindow find_window(const PoolTokensArguments& p, int index) {
-  const Pooled pooled{p.tiles, p.stride};
-  const int tile = p.tiles.count == 1 ? 0 : pooled.tile_of(index);
+  const int tile = p.tiles.count == 1 ? 0 : tile_of_pooled(p.tiles, p.pooled, index);
   PoolWindow w{};
   w.box = box_of(p.tiles, tile);
   w.along_tokens = p.stride.along_tokens;
-  const int place = tile == 0 ? index : index - pooled.before(tile);
+  const int place = tile == 0 ? index : index - pooled_tile(p.tiles, p.pooled, tile).start;
   if (w.along_tokens) {
     w.left = place * p.stride.across;
     w.rows = 1;

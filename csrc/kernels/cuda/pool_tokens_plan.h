@@ -24,6 +24,7 @@ struct PoolTokensArguments {
   int64_t batch_stride, token_stride, channel_stride;
   Tiles tiles;
   Stride stride;
+  Pooled pooled;
   int window_down, window_across;  // along tokens: `window_across` alone counts
   bool largest;
   int blend_count;
@@ -49,6 +50,7 @@ inline PoolTokensArguments arguments_of(const PoolTokensParams& params, size_t f
   a.tiles = tiles_of(params.tiling);
   a.pooled_tokens = pooled_starts(params.tiling, params.stride).back();
   a.stride = stride_of(params.stride);
+  a.pooled = pooled_of(params.tiling, params.stride);
   a.window_down = static_cast<int>(params.window_down);
   a.window_across = static_cast<int>(params.window_across);
   a.largest = params.largest;

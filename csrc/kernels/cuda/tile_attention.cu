@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-#include <type_traits>
-
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_attention.cuh"
 
@@ -19,15 +17,10 @@ dim3 grid_of(const TileAttentionArguments& a) {
 
 template <typename T>
 void launch(const TileAttentionArguments& a, cudaStream_t stream) {
-  if constexpr (std::is_same_v<T, float>) {
-    device::launch(kName, &device::tile_attention_any<T>, grid_of(a), device::kThreads,
-                   device::any_shared_bytes(a.head_size), stream, a);
-  } else {
-    device::with_size(a.head_size, [&](auto size) {
-      device::launch(kName, &device::tile_attention_half<T, size()>, grid_of(a), device::kThreads,
-                     device::Flash<T, size()>::shared_bytes(), stream, a);
-    });
-  }
+  device::with_size(a.head_size, [&](auto size) {
+    device::launch(kName, &device::tile_attention_half<T, size()>, grid_of(a), device::kThreads,
+                   device::Flash<T, size()>::shared_bytes(), stream, a);
+  });
 }
 
 }  // namespace
@@ -36,7 +29,7 @@ void tile_attention_cuda(const TileAttentionParams& params, void* stream_handle)
   if (params.batch * params.heads * params.head_size == 0) return;
   auto* stream = static_cast<cudaStream_t>(stream_handle);
   const TileAttentionArguments a = device::arguments_of(params);
-  device::with_dtype(params.dtype, [&]<class T>() { launch<T>(a, stream); });
+  device::with_half_dtype(params.dtype, [&]<class T>() { launch<T>(a, stream); });
 }
 
 }  // namespace attnpatch::kernels

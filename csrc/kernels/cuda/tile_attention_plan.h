@@ -17,8 +17,8 @@ namespace attnpatch::kernels::device {
 
 struct TileAttentionArguments : AttentionArguments {
   Tiles tiles;
-  bool pooled;  // own keys lie tile after tile; else on the grid
-  Stride stride;
+  bool is_pooled;  // own keys lie tile after tile, `pooled` of each; else on the grid
+  Pooled pooled;
   int shared_tokens;
   AttentionView shared_k, shared_v;
   int blocks_per_tile;  // of threads
@@ -28,12 +28,12 @@ inline TileAttentionArguments arguments_of(const TileAttentionParams& params) {
   TileAttentionArguments a{};
   fill(a, params, "tile_attention");
   a.tiles = tiles_of(params.tiling);
-  a.pooled = !params.starts.empty();
-  a.stride = stride_of(params.stride);
+  a.is_pooled = !params.starts.empty();
+  if (a.is_pooled) a.pooled = pooled_of(params.tiling, params.stride);
   a.shared_tokens = static_cast<int>(params.shared_tokens);
   a.shared_k = params.shared_k;
   a.shared_v = params.shared_v;
-  const int queries = params.dtype == Dtype::kFloat32 ? kAnyQueries : kTileQueries;
+  const int queries = flash_queries(params.head_size);
   const Tiling& t = params.tiling;
   const int64_t most = std::min(t.tile_height, t.height) * std::min(t.tile_width, t.width);
   a.blocks_per_tile = static_cast<int>((most + queries - 1) / queries);

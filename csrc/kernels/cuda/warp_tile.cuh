@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Attention of one warp on tensor cores, with 16-bit types: scores, their exponentials, values.
+// Attention of one warp on tensor cores, with 16-bit types: scores, their exponentials, values. A
+// warp has one or more groups of 16 queries: what it loads of keys and values serves all of them.
 
 #pragma once
 
@@ -10,7 +11,7 @@
 
 namespace attnpatch::kernels::device {
 
-// Scores of a warp's 16 queries with up to kKeys keys, of which so many count.
+// Scores of 16 queries with up to kKeys keys, of which so many count.
 template <int kKeys>
 struct Scores {
   float s[kKeys / 8][4];
@@ -41,7 +42,7 @@ ATTNPATCH_DEVICE RowPair sum_over_row(RowPair m) {
   return m;
 }
 
-// A warp's 16 queries, and what they get; whatever the block of keys.
+// 16 queries, and what they get; whatever the block of keys.
 template <int kSize>
 struct WarpQueries {
   uint32_t a[kSize / 16][4];
@@ -56,7 +57,7 @@ struct WarpOutput {
 // smallest number instead: -inf times it is still no key.
 ATTNPATCH_DEVICE float positive(float scale) { return fmaxf(fabsf(scale), 1.17549435e-38f); }
 
-// The steps of attention for 16 queries of head size kSize and a block of keys, by one warp.
+// The steps of attention for queries of head size kSize and a block of keys, by one warp.
 template <typename T, int kSize, int kKeys>
 struct WarpTile {
   static constexpr int kStride = kSize + kPad;
@@ -72,7 +73,7 @@ struct WarpTile {
     }
   }
 
-  // From the warp's rows in shared memory.
+  // From 16 rows in shared memory.
   static ATTNPATCH_DEVICE void load_queries(Queries& q, const T* rows, int lane) {
 #pragma unroll
     for (int k = 0; k < kSize / 16; ++k) {
@@ -81,30 +82,38 @@ struct WarpTile {
   }
 
   // Scores that are not yet scaled; -inf of keys beyond `count`.
-  template <Fill fill>
-  static ATTNPATCH_DEVICE void products(Scores<kKeys>& scores, const Queries& q, const T* keys,
-                                        int count, int lane) {
-    scores.keys = count;
+  template <Fill fill, int kGroups>
+  static ATTNPATCH_DEVICE void products(Scores<kKeys> (&scores)[kGroups],
+                                        const Queries (&q)[kGroups], const T* keys, int count,
+                                        int lane) {
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      scores[group].keys = count;
+      for (float(&s)[4] : scores[group].s) s[0] = s[1] = s[2] = s[3] = 0.0f;
+    }
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      float(&left)[4] = scores.s[2 * j];
-      float(&right)[4] = scores.s[2 * j + 1];
-      for (int i = 0; i < 4; ++i) left[i] = right[i] = 0.0f;
       if (fill == Fill::kAny && j * 16 >= count) continue;
       const T* row = keys + (j * 16 + lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
 #pragma unroll
       for (int k = 0; k < kSize / 16; ++k) {
         uint32_t b[4];
         load_matrices(b, row + k * 16);
-        multiply_add<T>(left, q.a[k], b[0], b[1]);
-        multiply_add<T>(right, q.a[k], b[2], b[3]);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+          multiply_add<T>(scores[group].s[2 * j], q[group].a[k], b[0], b[1]);
+          multiply_add<T>(scores[group].s[2 * j + 1], q[group].a[k], b[2], b[3]);
+        }
       }
     }
     constexpr int kFirst = fill == Fill::kWhole ? kKeys : fill == Fill::kLastCut ? kKeys - 16 : 0;
 #pragma unroll
-    for (int j = kFirst / 8; j < kKeys / 8; ++j) {
-      for (int i = 0; i < 4; ++i) {
-        if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores.s[j][i] = -INFINITY;
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int j = kFirst / 8; j < kKeys / 8; ++j) {
+        for (int i = 0; i < 4; ++i) {
+          if (j * 8 + lane % 4 * 2 + i % 2 >= count) scores[group].s[j][i] = -INFINITY;
+        }
       }
     }
   }
@@ -133,12 +142,14 @@ struct WarpTile {
     return max_over_row(m);
   }
 
-  template <Fill fill>
-  static ATTNPATCH_DEVICE void add_values(Output& out, const Scores<kKeys>& p, RowPair factor,
-                                          const T* values, int lane) {
-    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
-      multiply_add<T>(out.o[2 * c], a, b[0], b[1]);
-      multiply_add<T>(out.o[2 * c + 1], a, b[2], b[3]);
+  // Adds the values, each times its score and its query's factor.
+  template <Fill fill, int kGroups>
+  static ATTNPATCH_DEVICE void add_values(Output (&out)[kGroups], const Scores<kKeys> (&p)[kGroups],
+                                          const RowPair (&factor)[kGroups], const T* values,
+                                          int lane) {
+    const auto add = [&](int group, int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+      multiply_add<T>(out[group].o[2 * c], a, b[0], b[1]);
+      multiply_add<T>(out[group].o[2 * c + 1], a, b[2], b[3]);
     };
     each_product<fill>(p, factor, values, lane, add);
   }
@@ -146,9 +157,10 @@ struct WarpTile {
   // The same for those of a lane's two queries that are on: an off one gets nothing, not even the
   // product of 0 with a NaN.
   template <Fill fill>
-  static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys>& p, RowPair factor,
-                                                bool low, bool high, const T* values, int lane) {
-    const auto add = [&](int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
+  static ATTNPATCH_DEVICE void add_values_where(Output& out, const Scores<kKeys> (&p)[1],
+                                                const RowPair (&factor)[1], bool low, bool high,
+                                                const T* values, int lane) {
+    const auto add = [&](int, int c, const uint32_t(&a)[4], const uint32_t(&b)[4]) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float d[4] = {};
@@ -161,28 +173,33 @@ struct WarpTile {
     each_product<fill>(p, factor, values, lane, add);
   }
 
-  // Calls body(c, a, b) for pieces of the product of scores and values: 16 keys by channels
+  // Calls body(group, c, a, b) for pieces of the product of scores and values: 16 keys by channels
   // [16 c, 16 c + 16).
-  template <Fill fill, typename Body>
-  static ATTNPATCH_DEVICE void each_product(const Scores<kKeys>& p, RowPair factor, const T* values,
+  template <Fill fill, int kGroups, typename Body>
+  static ATTNPATCH_DEVICE void each_product(const Scores<kKeys> (&p)[kGroups],
+                                            const RowPair (&factor)[kGroups], const T* values,
                                             int lane, const Body& body) {
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
-      if (fill == Fill::kAny && j * 16 >= p.keys) continue;
-      const float(&left)[4] = p.s[2 * j];
-      const float(&right)[4] = p.s[2 * j + 1];
-      const uint32_t a[4] = {
-          pack<T>(left[0] * factor.low, left[1] * factor.low),
-          pack<T>(left[2] * factor.high, left[3] * factor.high),
-          pack<T>(right[0] * factor.low, right[1] * factor.low),
-          pack<T>(right[2] * factor.high, right[3] * factor.high),
-      };
+      if (fill == Fill::kAny && j * 16 >= p[0].keys) continue;
+      uint32_t a[kGroups][4];
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const float(&left)[4] = p[group].s[2 * j];
+        const float(&right)[4] = p[group].s[2 * j + 1];
+        const RowPair f = factor[group];
+        a[group][0] = pack<T>(left[0] * f.low, left[1] * f.low);
+        a[group][1] = pack<T>(left[2] * f.high, left[3] * f.high);
+        a[group][2] = pack<T>(right[0] * f.low, right[1] * f.low);
+        a[group][3] = pack<T>(right[2] * f.high, right[3] * f.high);
+      }
       const T* row = values + (j * 16 + lane / 8 % 2 * 8 + lane % 8) * kStride + lane / 16 * 8;
 #pragma unroll
       for (int c = 0; c < kSize / 16; ++c) {
         uint32_t b[4];
         load_matrices_transposed(b, row + c * 16);
-        body(c, a, b);
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) body(group, c, a[group], b);
       }
     }
   }
@@ -197,7 +214,7 @@ struct WarpTile {
     }
   }
 
-  // To the warp's rows in shared memory.
+  // To 16 rows in shared memory.
   static ATTNPATCH_DEVICE void store(const Output& out, T* rows, int lane) {
     const int g = lane / 4, t = lane % 4;
 #pragma unroll

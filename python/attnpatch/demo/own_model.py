@@ -105,16 +105,13 @@ class OwnModel:
 
 def load_pipeline(options: OwnOptions) -> Any:
     """Load a text-to-image pipeline from a single file, a folder or a model's ID."""
-    import diffusers
     from diffusers import (
         AutoPipelineForText2Image,
         StableDiffusionPipeline,
         StableDiffusionXLPipeline,
     )
 
-    # Newer versions warn about the old name, older ones do not know the new one.
-    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
-    dtype = {"dtype" if release >= (0, 42) else "torch_dtype": options.dtype}
+    dtype = {dtype_keyword(): options.dtype}
     if Path(options.model).is_file():
         adapter = ap.load_image_adapter(options.adapter)
         pipeline_class = (
@@ -124,6 +121,14 @@ def load_pipeline(options: OwnOptions) -> Any:
     else:
         pipeline = AutoPipelineForText2Image.from_pretrained(options.model, **dtype)
     return pipeline.to(options.device)
+
+
+def dtype_keyword() -> str:
+    """Name the argument of diffusers for a dtype: newer versions warn about the old name."""
+    import diffusers
+
+    release = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
+    return "dtype" if release >= (0, 42) else "torch_dtype"
 
 
 def load_encoder(adapter: Any, options: OwnOptions) -> Any:
@@ -136,25 +141,35 @@ def load_encoder(adapter: Any, options: OwnOptions) -> Any:
     """
     from transformers import CLIPVisionModelWithProjection
 
+    source, where = encoder_source(adapter, options.image_encoder)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
+    return encoder.to(options.device, options.dtype).eval()
+
+
+def encoder_source(adapter: Any, image_encoder: str | None) -> tuple[str, dict[str, str]]:
+    """Say where the CLIP vision model of an adapter is, as arguments of `from_pretrained`.
+
+    Raises
+    ------
+    ValueError
+        As for `load_encoder`.
+    """
     takes = adapter.takes[0]
     if len(adapter.takes) != 1 or takes.form not in ("pooled", "hidden"):
         raise ValueError(
             f"--adapter: {adapter.kind} takes {' and '.join(map(str, adapter.takes))}; "
             "the demo runs adapters that take CLIP features"
         )
-    if options.image_encoder is not None:
-        source, where = options.image_encoder, {}
-    elif len(takes.encoders) == 1:
+    if image_encoder is not None:
+        return image_encoder, {}
+    if len(takes.encoders) == 1:
         (known,) = takes.encoders
-        source, where = known.repository, {"subfolder": known.subfolder}
-    else:
-        names = " or ".join(encoder.repository for encoder in takes.encoders)
-        raise ValueError(
-            f"--image-encoder: expected {names or 'the encoder of the adapter'}, which gives "
-            f"{takes}, got none"
-        )
-    encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
-    return encoder.to(options.device, options.dtype).eval()
+        return known.repository, {"subfolder": known.subfolder}
+    names = " or ".join(encoder.repository for encoder in takes.encoders)
+    raise ValueError(
+        f"--image-encoder: expected {names or 'the encoder of the adapter'}, which gives "
+        f"{takes}, got none"
+    )
 
 
 def read_references(paths: Sequence[str]) -> list[Image.Image]:

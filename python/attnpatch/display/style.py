@@ -55,12 +55,14 @@ _SAYS_LIGHT = (
     ".vscode-light",
     '[data-md-color-scheme="default"]',
     'html[theme="light"]',
+    'body[data-theme="light"]',
 )
 _SAYS_DARK = (
     '[data-jp-theme-light="false"]',
     ".vscode-dark",
     '[data-md-color-scheme="slate"]',
     'html[theme="dark"]',
+    'body[data-theme="dark"]',
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from attnpatch.ops import plain
 from attnpatch.ops.attention import repeat_heads
 from attnpatch.ops.checks import check_are_tensors, checked
-from attnpatch.ops.library import call, register, with_autocast
+from attnpatch.ops.library import call, heads_are_beyond, register, with_autocast
 
 _CAST = (0, 1, 2)
 """Autocast casts q, k and v, never the biases."""
@@ -164,5 +164,5 @@ register(
     plain.biased_attention,
     _fake,
     cast=_CAST,
-    beyond=lambda *_: True,  # CUDA has no kernel for it
+    beyond=lambda limits, q, k, *_: heads_are_beyond(limits, q, k),
 )

@@ -31,7 +31,8 @@ struct Warp {
 struct Copy {
   void* to;
   const void* from;  // none: zeros
-  int group;         // 0: not ended yet; else how many groups have ended since, this one among them
+  size_t bytes;
+  int group;  // 0: not ended yet; else how many groups have ended since, this one among them
 };
 
 constexpr size_t kStackBytes = 256 << 10;
@@ -117,18 +118,19 @@ void make_copies(int age) {
     if (copy.group < age) {
       later.push_back(copy);
     } else if (copy.from != nullptr) {
-      std::memcpy(copy.to, copy.from, 16);
+      std::memcpy(copy.to, copy.from, copy.bytes);
     } else {
-      std::memset(copy.to, 0, 16);
+      std::memset(copy.to, 0, copy.bytes);
     }
   }
   copies = later;
 }
 
-void check_start(const void* address) {
-  if (reinterpret_cast<uintptr_t>(address) % 16) {
-    throw std::logic_error("a copy does not start at a multiple of 16 bytes");
+void copy_later(void* to, const void* from, bool there, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) {
+    throw std::logic_error("a copy does not start at a multiple of its size");
   }
+  block.threads[block.current].copies.push_back({to, there ? from : nullptr, bytes, 0});
 }
 
 uint16_t element(const void* row, int column) {
@@ -169,11 +171,8 @@ unsigned char* shared_memory() { return reinterpret_cast<unsigned char*>(block.s
 void sync_block() { meet(block.meeting, static_cast<int>(block.threads.size())); }
 void sync_warp() { meet(block.warps[threadIdx.x / kWarpSize].meeting, kWarpSize); }
 
-void copy_async(void* to, const void* from, bool there) {
-  check_start(to);
-  if (there) check_start(from);
-  block.threads[block.current].copies.push_back({to, there ? from : nullptr, 0});
-}
+void copy_async(void* to, const void* from, bool there) { copy_later(to, from, there, 16); }
+void copy_word_async(void* to, const void* from, bool there) { copy_later(to, from, there, 4); }
 
 void commit_copies() {
   for (Copy& copy : block.threads[block.current].copies) ++copy.group;

@@ -147,3 +147,16 @@ def test_a_child_tries_every_class_of_an_operator(monkeypatch, capsys):
 
 
 all_problems = child.problems
+
+
+@pytest.mark.slow
+def test_a_cpu_is_not_asked_for_what_takes_minutes(monkeypatch):
+    monkeypatch.setattr(child.library, "is_beyond", lambda *_: False)
+    cpu, gpu = (
+        set(child.by_class("biased_attention", torch.float16, torch.device(kind)))
+        for kind in ("cpu", "cuda")
+    )
+    assert cpu < gpu
+    assert {call.partition(", keys")[0] for call in gpu - cpu} == {
+        "heads <=128, rows, queries >4096"
+    }

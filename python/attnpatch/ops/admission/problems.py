@@ -15,6 +15,8 @@ BATCH = 2
 TEXT, IMAGE = 77, 16
 _LAYERS = ((64, 8, 40), (32, 8, 80), (16, 8, 160), (64, 10, 64), (32, 20, 64), (16, 20, 64))
 """Side of the grid, heads, head size."""
+_TRANSFORMERS = ((1, 1536, 24, 128), (1, 4608, 24, 128))
+"""Rows, tokens of text and image, heads, head size: of Flux at 512 and at 1024 pixels."""
 _HEAD_SIZES = (32, 40, 64, 80, 128, 160)
 _QUERIES = (1, 15, 16, 17, 63, 64, 65)
 _KEYS = (1, 4, 16, 77, 80, 81, 154, 257)
@@ -98,10 +100,10 @@ def _attention_column_mean(draw: _Draw) -> Iterator[Problem]:
         yield Problem([*packed, [0] * 70, None], False)
 
 
-def _biases(queries: int, keys: int, terms: int) -> list[Tensor]:
+def _biases(rows: int, queries: int, keys: int, terms: int) -> list[Tensor]:
     """Logarithms of gains on the first half of the keys; the first key leaves every other query."""
     query_bias = torch.rand(1, queries, terms)
-    key_bias = torch.linspace(-2, 2, terms).repeat(BATCH, keys, 1)
+    key_bias = torch.linspace(-2, 2, terms).repeat(rows, keys, 1)
     key_bias[:, keys // 2 :] = 0
     query_bias[:, ::2, 0] = 0
     if keys > 1:
@@ -110,14 +112,15 @@ def _biases(queries: int, keys: int, terms: int) -> list[Tensor]:
 
 
 def _biased_attention(draw: _Draw) -> Iterator[Problem]:
-    for side, heads, size in _LAYERS:
-        q, k, v = (draw.heads(BATCH, side**2, heads, size) for _ in "qkv")
+    layers = [(BATCH, side**2, heads, size) for side, heads, size in _LAYERS]
+    for rows, tokens, heads, size in (*layers, *_TRANSFORMERS):
+        q, k, v = (draw.heads(rows, tokens, heads, size) for _ in "qkv")
         for terms in (1, 4):
-            yield Problem([q, k, v, *_biases(side**2, side**2, terms), None], True)
+            yield Problem([q, k, v, *_biases(rows, tokens, tokens, terms), None], True)
     for size in _HEAD_SIZES:
         for queries, keys in zip(_QUERIES, _KEYS, strict=False):
             q, k, v = (draw.heads(BATCH, n, 2, size) for n in (queries, keys, keys))
-            yield Problem([q, k, v, *_biases(queries, keys, 1 + keys % 5), None], False)
+            yield Problem([q, k, v, *_biases(BATCH, queries, keys, 1 + keys % 5), None], False)
 
 
 def _tile_attention(draw: _Draw) -> Iterator[Problem]:

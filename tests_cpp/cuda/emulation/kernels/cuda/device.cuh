@@ -63,11 +63,21 @@ inline float shuffle_xor(float value, int mask) {
   return value;
 }
 
+inline bool any_of_warp(bool value) {
+  const uint32_t* values = gather(value ? 1 : 0);
+  bool any = false;
+  for (int i = 0; i < kWarpSize; ++i) any = any || values[i] != 0;
+  sync_warp();
+  return any;
+}
+
+using std::isnan;
 inline float exp2_of(float value) { return std::exp2(value); }
 inline float log2_of(float value) { return std::log2(value); }
 
 // Copies are made no earlier than they are waited for.
 void copy_async(void* to, const void* from, bool there);
+void copy_word_async(void* to, const void* from, bool there);
 void commit_copies();
 void wait_for_copies();
 void wait_for_earlier_copies();

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The page: fields on the left, what they give on the right. It computes nothing itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from attnpatch.engine import weight_presets
+from attnpatch.engine.weights import Weight
+from attnpatch.playground.compare import Made, Playground, Result, enlarged
+from attnpatch.playground.fields import read_fields
+from attnpatch.playground.patches import PlayModel
+
+__all__ = ["PROMPTS", "make_page"]
+
+PROMPTS = 3
+_PROMPT_FIELDS = ("picture", "weight", "layers", "start", "end", "mask")
+_ALL_TOKENS = "all tokens"
+_INTRODUCTION = """# attnpatch
+Pictures of {title}, without and with patches.
+Give a reference picture or two, turn something, and generate."""
+_CANVAS = (256, 256)
+
+
+def _path_of(payload: Any) -> str | None:
+    """Hand the path of an upload on as it is: `read_upload` alone opens the file."""
+    return None if payload is None else payload.path
+
+
+def make_page(playground: Playground, folder: Path) -> gr.Blocks:
+    """Make the page of a playground.
+
+    Parameters
+    ----------
+    playground : Playground
+    folder : Path
+        Where results are written for download; somewhere below the folder of temporary files.
+    """
+    model = playground.model
+    examples = _save_examples(model, folder)
+    with gr.Blocks(
+        title="attnpatch playground", analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as page:
+        gr.Markdown(_INTRODUCTION.format(title=model.title))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                prompts = _prompt_fields(model, examples)
+                rest = _other_fields(model)
+            with gr.Column(scale=3, min_width=320):
+                button = gr.Button("Generate", variant="primary", elem_id="generate")
+                outputs = _outputs()
+        fields = [field for prompt in prompts for field in prompt] + list(rest.values())
+
+        def run(*values: Any, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
+            groups = [
+                dict(zip(_PROMPT_FIELDS, values[at : at + len(_PROMPT_FIELDS)], strict=True))
+                for at in range(0, PROMPTS * len(_PROMPT_FIELDS), len(_PROMPT_FIELDS))
+            ]
+            others = dict(zip(rest, values[PROMPTS * len(_PROMPT_FIELDS) :], strict=True))
+            if others["reduction"] == _ALL_TOKENS:
+                others["reduction"] = ""
+            try:
+                settings = read_fields(groups, others)
+                for result in playground.run(settings, lambda share, what: progress(share, what)):
+                    yield _shown(result, folder)
+            except (TypeError, ValueError) as error:
+                raise gr.Error(str(error), print_exception=False) from None
+
+        button.click(
+            run,
+            fields,
+            outputs,
+            concurrency_limit=1,
+            concurrency_id="model",
+            api_visibility="private",
+            show_progress_on=outputs[:2],
+        )
+    return page.queue(max_size=32, api_open=False)
+
+
+def _save_examples(model: PlayModel, folder: Path) -> list[str]:
+    paths = []
+    for place, picture in enumerate(model.examples()):
+        paths.append(str(folder / f"example-{place + 1}.png"))
+        enlarged(picture).save(paths[-1])
+    return paths
+
+
+def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Any]]:
+    """Make the fields of all image prompts, in the order of `_PROMPT_FIELDS`."""
+    prompts = []
+    with gr.Tabs():
+        for place in range(PROMPTS):
+            with gr.Tab(f"Reference {place + 1}"):
+                picture = gr.Image(
+                    value=examples[0] if examples and place == 0 else None,
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=220,
+                    elem_id=f"picture-{place + 1}",
+                )
+                picture.preprocess = _path_of
+                if examples:
+                    _example_row(picture, examples)
+                weight = gr.Slider(-2, 3, 0.8, step=0.05, label="Weight")
+                layers = gr.Dropdown(_presets(model), value="linear", label="Over the layers")
+                with gr.Row():
+                    start = gr.Slider(0, 1, 0, step=0.05, label="Start", min_width=120)
+                    end = gr.Slider(0, 1, 1, step=0.05, label="End", min_width=120)
+                with gr.Accordion("Where it acts: paint a mask", open=False):
+                    mask = gr.ImageEditor(
+                        type="pil",
+                        show_label=False,
+                        sources=(),
+                        transforms=(),
+                        layers=False,
+                        brush=gr.Brush(colors=["#ff9500"], color_mode="fixed", default_size=40),
+                        canvas_size=_CANVAS,
+                        fixed_canvas=True,
+                        format="png",
+                        elem_id=f"mask-{place + 1}",
+                    )
+                prompts.append([picture, weight, layers, start, end, mask])
+    return prompts
+
+
+def _example_row(picture: gr.Image, examples: list[str]) -> None:
+    gallery = gr.Gallery(
+        examples,
+        label="Or one of these",
+        columns=len(examples),
+        height=110,
+        allow_preview=False,
+        object_fit="contain",
+        buttons=[],
+        interactive=False,
+    )
+
+    def choose(event: gr.SelectData) -> str:
+        return examples[event.index]
+
+    gallery.select(choose, None, picture, queue=False, api_visibility="private")
+
+
+def _presets(model: PlayModel) -> list[str]:
+    """List the presets of weights that find a layer in the model."""
+    found = []
+    for name in weight_presets():
+        try:
+            weights = Weight(1.0, name).for_layers(model.table)
+        except ValueError:
+            continue
+        if any(weights):
+            found.append(name)
+    return found
+
+
+def _other_fields(model: PlayModel) -> dict[str, Any]:
+    """Make the fields of `Settings` beside image prompts, by name."""
+    given = model.defaults
+    fields: dict[str, Any] = {}
+    with gr.Accordion("Prompt and sampling", open=True):
+        if model.texts:
+            fields["text"] = gr.Dropdown(list(model.texts), value=given.text, label="What")
+        else:
+            fields["text"] = gr.Textbox(given.text, label="Prompt", max_length=2000)
+            fields["negative"] = gr.Textbox(label="Negative prompt", max_length=2000)
+            fields["size"] = gr.Number(given.size, label="Edge in pixels", precision=0)
+        fields["guidance"] = gr.Slider(0, 15, given.guidance, step=0.1, label="Guidance")
+        fields["steps"] = gr.Slider(2, 100, given.steps, step=1, label="Steps")
+        fields["seed"] = gr.Number(given.seed, label="Seed", precision=0)
+    with gr.Accordion("Guidance by attention, fewer tokens", open=True):
+        fields["sag"] = gr.Slider(
+            0, 5, 0, step=0.1, label="Self-attention guidance (shows where the model looks)"
+        )
+        fields["pag"] = gr.Slider(0, 10, 0, step=0.1, label="Perturbed-attention guidance")
+        fields["reduction"] = gr.Dropdown(
+            [_ALL_TOKENS, *model.reductions], value=_ALL_TOKENS, label="Tokens of self-attention"
+        )
+    return fields
+
+
+def _outputs() -> list[Any]:
+    """Make what `_shown` fills, in that order."""
+    with gr.Row():
+        plain = _picture("Without patches", "plain")
+        patched = _picture("With patches", "patched")
+    times = gr.Markdown(elem_id="times")
+    seen = _picture("Where the model looked in the last step", "seen", visible=False)
+    files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
+    with gr.Accordion("The Python that makes it", open=False):
+        script = gr.Code(language="python", interactive=False, show_label=False, buttons=["copy"])
+    with gr.Accordion("What is patched", open=False):
+        report = gr.Textbox(show_label=False, interactive=False, lines=4)
+    return [plain, patched, times, seen, files, script, report]
+
+
+def _picture(label: str, name: str, visible: bool = True) -> gr.Image:
+    return gr.Image(
+        label=label,
+        format="png",
+        interactive=False,
+        visible=visible,
+        buttons=["fullscreen"],
+        elem_id=name,
+    )
+
+
+def _shown(result: Result, folder: Path) -> list[Any]:
+    patched = result.patched
+    times = f"Without patches: **{_milliseconds(result.plain)}** a step."
+    files: list[str] | None = None
+    if patched is not None:
+        times += f" With patches: **{_milliseconds(patched)}** a step."
+        place = Path(tempfile.mkdtemp(prefix="result-", dir=folder))
+        wanted = {"picture.png", "stack.safetensors", "make_picture.py", "playground.zip"}
+        files = [str(path) for path in result.save(place) if path.name in wanted]
+    return [
+        enlarged(result.plain.picture),
+        None if patched is None else enlarged(patched.picture),
+        times,
+        gr.Image(result.attention, visible=result.attention is not None),
+        files,
+        result.script,
+        result.report,
+    ]
+
+
+def _milliseconds(made: Made) -> str:
+    return f"{1000 * made.seconds_per_step:.3g} ms"
