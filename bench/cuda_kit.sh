@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # Builds, on a machine without a GPU, all that bench/record_cuda.sh runs on one: a folder that needs
-# nothing there but a Python with torch for CUDA (pytest and hypothesis for the tests in Python).
+# nothing there but a Python with numpy and torch for CUDA (pytest and hypothesis for its tests).
 #
 #   bench/cuda_kit.sh [REVISION]     to out/cuda-kit; the kernels of REVISION are measured beside
 #
@@ -42,6 +42,9 @@ cp "$build/now/tests_cpp/cuda_tests" "$kit/"
 # Highway's library beside what needs it; modules are found without it where it is installed.
 library=$(ldd "$build"/now/_core.*.so | awk '/libhwy/ { print $3 }')
 if [[ -n $library ]]; then cp -L "$library" "$kit/python/attnpatch/"; fi
+# It is imported, and no torch brings it; its module is for every Python.
+cp -r "$(.venv/bin/python -c 'import importlib.util as u
+print(u.find_spec("safetensors").submodule_search_locations[0])')" "$kit/python/"
 mkdir -p "$kit/python/attnpatch-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: attnpatch\nVersion: 0\n' \
   >"$kit/python/attnpatch-0.dist-info/METADATA"

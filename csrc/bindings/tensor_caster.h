@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "ops/torch_errors.h"
+
 namespace attnpatch::bindings {
 
 struct TensorBridge {
@@ -50,7 +52,7 @@ struct type_caster<torch::stable::Tensor> {
 
   static handle cast(const torch::stable::Tensor& tensor, return_value_policy, handle) {
     AtenTensorHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
+    ATTNPATCH_CHECK_TORCH(aoti_torch_new_tensor_handle(tensor.get(), &handle));
     return attnpatch::bindings::tensor_bridge()
         .from_handle(reinterpret_cast<int64_t>(handle))
         .release();

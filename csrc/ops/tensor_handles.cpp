@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "ops/torch_errors.h"
+
 namespace attnpatch::ops {
 namespace {
 
@@ -19,7 +21,7 @@ using torch::stable::Tensor;
 
 int64_t tensor_to_handle(const Tensor& tensor) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(tensor.get(), &handle));
+  ATTNPATCH_CHECK_TORCH(aoti_torch_new_tensor_handle(tensor.get(), &handle));
   return reinterpret_cast<int64_t>(handle);
 }
 

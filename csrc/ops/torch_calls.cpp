@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "ops/torch_errors.h"
+
 namespace attnpatch::ops {
 namespace {
 
@@ -20,7 +22,7 @@ using torch::stable::detail::to;
 template <class... Arguments>
 Tensor call(const char* name, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+  ATTNPATCH_CHECK_TORCH(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
   return to<Tensor>(stack[0]);
 }
 

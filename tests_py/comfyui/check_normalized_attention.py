@@ -79,7 +79,7 @@ def test_equals_the_authors_formula(family, options):
 def test_beside_other_guidance_and_fewer_tokens():
     model = make_model("sd1")
     guide = ap.NormalizedAttentionGuidance(negative(model), scale=8.0, alpha=0.9)
-    for others in ([ap.PerturbedAttentionGuidance(3.0)], [ap.HyperTile()]):
+    for others in ([ap.PerturbedAttentionGuidance(3.0)], [ap.HyperTile(tile_size=128)]):
         options = {"size": (32, 24)}
         both = sample(ap.patch_model(model, [*others, guide]), **options)
         assert both.isfinite().all()

@@ -68,6 +68,9 @@ class MarkWrapper:
         self.needs_all_tokens = patch.whole
         self.needs_grid = False
 
+    def prepare(self, site, dtype, device):
+        TRACE.append((self.name, "prepared", site.layer.index))
+
     def reduce(self, site, k_input, v_input):
         return k_input[:, ::2], v_input[:, ::2]
 

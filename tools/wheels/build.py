@@ -66,14 +66,17 @@ def build_wheel(version: str, interpreter: Path, torch: Path, compiler: Mapping[
     """
     print(f"building the wheel for Python {version}", file=sys.stderr)
     python = make_environment(f"build-{version}", interpreter, *NEEDED)
-    shutil.rmtree(RAW, ignore_errors=True)
+    # Nothing of an earlier build: it may name a compiler that is elsewhere now.
+    folder = ROOT / "build" / f"wheel-{version}"
+    for old in (RAW, folder):
+        shutil.rmtree(old, ignore_errors=True)
     environment = os.environ | {"CMAKE_GENERATOR": "Ninja", **compiler}
     if shutil.which("ccache"):
         environment |= {f"CMAKE_{lang}_COMPILER_LAUNCHER": "ccache" for lang in ("CXX", "CUDA")}
     program = Path(sys.executable).with_name("uv")
     command = [str(program), "build", "--wheel", "--no-build-isolation"]
     options = (
-        "build-dir=build/wheel-{wheel_tag}",
+        f"build-dir={folder}",
         f"cmake.define.ATTNPATCH_BUNDLED={FOLDER}",
         f"cmake.define.ATTNPATCH_TORCH={torch}",
         f"cmake.define.ATTNPATCH_CUDA={'ON' if compiler else 'OFF'}",

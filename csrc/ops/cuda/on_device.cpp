@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "ops/backend.h"
+#include "ops/torch_errors.h"
 
 // torch's headers declare it for those alone that compile against CUDA's.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -14,7 +15,7 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_inde
 namespace attnpatch::ops {
 
 OnDevice::OnDevice(const Tensor& t) : guard_(t.get_device_index()) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
+  ATTNPATCH_CHECK_TORCH(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
 }
 
 }  // namespace attnpatch::ops

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model of attention that patches act on: layers, sites, edits, and stacks at work."""
 
-from attnpatch.engine.bound_stack import BoundStack, Plan
+from attnpatch.engine.bound_stack import BoundStack
 from attnpatch.engine.branches import Branches
 from attnpatch.engine.edits import AttentionWrapper, Branch, Edits, Inner
 from attnpatch.engine.joint_layers import JointLayer, JointTable
@@ -16,6 +16,7 @@ from attnpatch.engine.layers import (
 )
 from attnpatch.engine.masks import resize_mask
 from attnpatch.engine.patch import BoundPatch, NegativeText, Patch
+from attnpatch.engine.plan import Plan
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.site import COND, UNCOND, Call, Crop, SamplingPoint, Site
 from attnpatch.engine.site_attention import SiteAttention

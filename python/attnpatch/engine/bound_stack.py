@@ -14,11 +14,12 @@ from torch import Tensor
 
 from attnpatch._core import Layer
 from attnpatch.engine.branch_plan import BranchPlan
-from attnpatch.engine.cache import Cache, where
+from attnpatch.engine.cache import Cache
 from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointLayer, JointTable, Table
 from attnpatch.engine.patch import BoundPatch, NegativeText, Patch, nbytes_of
+from attnpatch.engine.plan import Plan
 from attnpatch.engine.report import Report, Skip
 from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
@@ -26,7 +27,7 @@ from attnpatch.engine.site_attention import SiteAttention, WrapperChain
 from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
 from attnpatch.engine.tokens import IMAGE, TEXT, Tokens
 
-__all__ = ["BoundStack", "Plan"]
+__all__ = ["BoundStack"]
 
 
 class BoundStack:
@@ -83,7 +84,9 @@ class BoundStack:
             latest = self._latest[keys] = call, self._plan(call, keys)
         return latest[1]
 
-    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
+    def prepare(
+        self, call: Call, dtype: torch.dtype, device: torch.device, text: int | None = None
+    ) -> None:
         """Bring what the layers will read in this call to a device, before the model runs.
 
         So nothing that outlives a forward pass is allocated inside it, where hosts may record what
@@ -95,10 +98,15 @@ class BoundStack:
             The call that is about to run.
         dtype, device
             Of the queries to come.
+        text : int or None
+            How many tokens the text of a UNet has; None: not known, then what depends on that is
+            made at the layers.
         """
-        plan = self.plan(call, (TEXT,))
-        if plan is not None:
-            plan.prepare(call, dtype, device)
+        sequences = dict.fromkeys(keys.names for _, keys in call.attentions)
+        for names in sequences or ((TEXT,), (IMAGE,)):
+            plan = self.plan(call, names)
+            if plan is not None:
+                plan.prepare(call, dtype, device, text)
 
     def negative_text(self, call: Call) -> NegativeText | None:
         """Return the text that rows of a call with joint attention are to have beside their own.
@@ -275,7 +283,7 @@ class BoundStack:
         if not acting:
             return None
         key = (call.layout, call.degraded, tuple(acting))
-        return self._plans[keys].get(key, lambda: self._make_plan(call, acting))
+        return self._plans[keys].get(key, lambda: self._make_plan(call, keys, acting))
 
     def check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
         """Raise ValueError where a patch that is active asks for tokens that a call has not.
@@ -294,7 +302,9 @@ class BoundStack:
                     f"{self.table.family}, got {', '.join(keys)}"
                 )
 
-    def _make_plan(self, call: Call, acting: Sequence[tuple[int, Hashable]]) -> Plan:
+    def _make_plan(
+        self, call: Call, keys: tuple[str, ...], acting: Sequence[tuple[int, Hashable]]
+    ) -> Plan:
         edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}
         branching = tuple(e for e in edits.values() if e.branches)
         branches = None
@@ -331,7 +341,7 @@ class BoundStack:
             guides.append(
                 same.setdefault(acting_guides, TextGuides(acting_guides)) if acting_guides else None
             )
-        return Plan(branches, tuple(chains), biases, tuple(guides))
+        return Plan(self.table, keys, branches, tuple(chains), biases, tuple(guides))
 
     def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
         key = (call.layout, call.degraded, time_key)
@@ -348,52 +358,6 @@ class BoundStack:
 
     def __repr__(self) -> str:
         return f"<BoundStack of {self.stack!r} in {self.table!r}>"
-
-
-class Plan:
-    """What the patches do in calls of one layout and time, over all layers."""
-
-    __slots__ = ("_biases", "_branches", "_chains", "_guides", "_prepared")
-
-    def __init__(
-        self,
-        branches: BranchPlan | None,
-        chains: tuple[WrapperChain | None, ...],
-        biases: BiasPlan | None = None,
-        guides: tuple[TextGuides | None, ...] = (),
-    ) -> None:
-        self._branches = branches
-        self._chains = chains
-        self._biases = biases
-        self._guides = guides or (None,) * len(chains)
-        self._prepared: tuple[Any, ...] | None = None
-
-    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
-        """See ``BoundStack.prepare``."""
-        key = dtype, where(device), call.latent, call.crops
-        if self._prepared == key:
-            return
-        if self._branches is not None:
-            self._branches.prepare(call, dtype, device)
-        for guides in dict.fromkeys(self._guides):
-            if guides is not None and not guides.requires_grad:
-                guides.context(dtype, device)
-        self._prepared = key
-
-    def at(self, site: Site) -> SiteAttention | None:
-        """Return what the patches do at a site of such a call; None: nothing."""
-        index = site.layer.index
-        branches = self._branches
-        if branches is not None and not branches.acts(index):
-            branches = None
-        biases = self._biases
-        if biases is not None and not biases.acts(index):
-            biases = None
-        chain = self._chains[index]
-        guides = self._guides[index]
-        if branches is None and chain is None and biases is None and guides is None:
-            return None
-        return SiteAttention(site, branches, chain, biases, guides)
 
 
 def _check_joint(stack: Sequence[Patch], table: JointTable) -> None:

@@ -14,7 +14,6 @@ from attnpatch.engine.branches import Branches
 from attnpatch.engine.cache import Cache, upload, where
 from attnpatch.engine.edits import Branch
 from attnpatch.engine.joint_layers import Table
-from attnpatch.engine.layers import Layer
 from attnpatch.engine.site import Call, Crop, Site
 
 __all__ = ["BranchPlan"]
@@ -84,13 +83,10 @@ class BranchPlan:
         key = (index, dtype, where(device), grid, parts)
         return self._sites.get(key, lambda: self._make(site, dtype, device))
 
-    def prepare(self, call: Call, dtype: torch.dtype, device: torch.device) -> None:
-        """Make what ``at`` gives at all sites of a call, but for what requires a gradient."""
-        for index, (active, trained) in enumerate(zip(self._active, self._trained, strict=True)):
-            layer = self._table[index]
-            # Image branches act over text alone: in joint attention there are none.
-            if active and not trained and isinstance(layer, Layer):
-                self.at(Site.over_text(layer, call), dtype, device)
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """Make what ``at`` gives at a site, but for what requires a gradient."""
+        if not self._trained[site.layer.index]:
+            self.at(site, dtype, device)
 
     def _make(self, site: Site, dtype: torch.dtype, device: torch.device) -> Branches:
         index = site.layer.index

@@ -87,6 +87,9 @@ class AttentionWrapper(Protocol):
     needs_grid: bool
     """Whether it asks for the site's grid, and trusts that the tokens fill it."""
 
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """Make what it will keep of a site for such queries, before the model runs."""
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Give what keys and values are projected from.
 

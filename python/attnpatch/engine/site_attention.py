@@ -286,10 +286,18 @@ class SiteAttention:
             self._latest = dtype, branches
         return branches
 
-    def prepare(self, keys: int | None, device: torch.device) -> None:
-        """Make what changes the scores of so many keys on a device, before the model runs."""
+    def prepare(self, keys: int | None, dtype: torch.dtype, device: torch.device) -> None:
+        """Make what is kept for such queries and so many keys, before the model runs.
+
+        Not what requires a gradient; without a count of keys (None) not what changes the scores.
+        """
+        if self._branches is not None:
+            self._branches.prepare(self.site, dtype, device)
         if self._biases is not None and keys is not None:
             self._biases.at(self.site, keys, device)
+        if self._chain is not None:
+            for wrapper in self._chain.wrappers:
+                wrapper.prepare(self.site, dtype, device)
 
     @property
     def has_branches(self) -> bool:

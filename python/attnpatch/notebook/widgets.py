@@ -23,7 +23,7 @@ __all__ = ["Explorer"]
 
 _SHOWN = 6  # parameters of a patch that are in sight; the rest folds
 _HEIGHT = 220
-_WIDE = widgets.Layout(width="100%")
+_NAMES = {"description_width": "6.5rem"}
 _GIVEN, _EVERYWHERE, _BOX = "as given", "everywhere", "a box"
 
 
@@ -50,11 +50,11 @@ class Explorer:
         self.pictures: list[Any] = []
         self.error: Exception | None = None
         self.controls = [Controls(patch, index, self._changed) for index, patch in enumerate(stack)]
-        self._steps = widgets.IntSlider(steps, 1, max(30, steps), description="steps")
+        self._steps = widgets.IntSlider(steps, 1, max(30, steps), description="steps", style=_NAMES)
         self._steps.observe(self._changed, "value")
         self._status = widgets.HTML()
-        self._view = widgets.HTML(layout=_WIDE)
-        self._code = widgets.Textarea(layout=widgets.Layout(width="100%", height="14rem"))
+        self._view = widgets.HTML(layout=widgets.Layout(width="auto"))
+        self._code = widgets.Textarea(layout=widgets.Layout(width="auto", height="14rem"))
         code = widgets.Accordion([self._code], titles=("copy as code",))
         side = widgets.VBox(
             [self._steps, *(control.widget for control in self.controls)],
@@ -145,7 +145,12 @@ class Controls:
         self.window: Any = None
         if hasattr(patch, "start") and hasattr(patch, "end"):
             self.window = widgets.FloatRangeSlider(
-                value=(patch.start, patch.end), min=0, max=1, step=0.01, description="active"
+                value=(patch.start, patch.end),
+                min=0,
+                max=1,
+                step=0.01,
+                description="active",
+                style=_NAMES,
             )
         self.mask = MaskControls() if has_mask(patch) else None
         shown = list(self.parameters.values())
@@ -184,9 +189,9 @@ class MaskControls:
 
     def __init__(self) -> None:
         self.choice = widgets.Dropdown(
-            options=(_GIVEN, _EVERYWHERE, _BOX), value=_GIVEN, description="mask"
+            options=(_GIVEN, _EVERYWHERE, _BOX), value=_GIVEN, description="mask", style=_NAMES
         )
-        sides = {"min": 0, "max": 1, "step": 0.01}
+        sides = {"min": 0, "max": 1, "step": 0.01, "style": _NAMES}
         self.across = widgets.FloatRangeSlider(value=(0.0, 0.5), description="across", **sides)
         self.down = widgets.FloatRangeSlider(value=(0.0, 1.0), description="down", **sides)
         self.soft = widgets.FloatSlider(0.0, description="soft", **sides)
@@ -224,5 +229,5 @@ def _widget(parameter: Parameter) -> Any:
         max=parameter.high,
         step=parameter.step,
         description=name,
-        style={"description_width": "7rem"},
+        style=_NAMES,
     )

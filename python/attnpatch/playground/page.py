@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ _INTRODUCTION = """# attnpatch
 Pictures of {title}, without and with patches.
 Give a reference picture or two, turn something, and generate."""
 _CANVAS = (256, 256)
+_KEPT = 4
 
 
 def _path_of(payload: Any) -> str | None:
@@ -220,6 +222,7 @@ def _shown(result: Result, folder: Path) -> list[Any]:
     files: list[str] | None = None
     if patched is not None:
         times += f" With patches: **{_milliseconds(patched)}** a step."
+        _forget_old(folder)
         place = Path(tempfile.mkdtemp(prefix="result-", dir=folder))
         wanted = {"picture.png", "stack.safetensors", "make_picture.py", "playground.zip"}
         files = [str(path) for path in result.save(place) if path.name in wanted]
@@ -232,6 +235,13 @@ def _shown(result: Result, folder: Path) -> list[Any]:
         result.script,
         result.report,
     ]
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete all results but the latest; Gradio has copies of what it gives out."""
+    results = sorted(folder.glob("result-*"), key=lambda path: path.stat().st_mtime)
+    for old in results[:-_KEPT]:
+        shutil.rmtree(old)
 
 
 def _milliseconds(made: Made) -> str:

@@ -97,20 +97,23 @@ class PatchedModel:
             latest = self._latest = (key, call)
         return latest[1]
 
-    def prepare(self, x: Tensor, options: ExtraOptions) -> None:
+    def prepare(self, x: Tensor, text: Tensor | None, options: ExtraOptions) -> None:
         """Bring what the layers will read in a call to the device, before the UNet runs.
 
         Parameters
         ----------
         x
             What the UNet is given.
+        text
+            The text that it is given, (batch, tokens, channels); None: none.
         options
             The host's ``transformer_options`` of the call.
         """
         if not self.schedule.early:
             return  # what it would tell is of the call before
         call = self.call(len(x), {**options, "original_shape": x.shape})
-        self.run.prepare(call, x.dtype, x.device)
+        tokens = None if text is None else text.shape[1]
+        self.run.prepare(call, x.dtype, x.device, tokens)
 
     def running(self, options: ExtraOptions) -> Running:
         """Return the UNet call that is running, with what its layers share."""

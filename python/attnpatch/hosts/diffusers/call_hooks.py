@@ -98,7 +98,9 @@ class CallHooks:
             running.folded = folded
         running.call = describe_call(run, host_call, rows, points, places)
         if run is not None:
-            run.prepare(running.call, _queries_dtype(host_call.sample), host_call.sample.device)
+            sample, text = host_call.sample, host_call.encoder_hidden_states
+            tokens = text.shape[1] if isinstance(text, Tensor) else None
+            run.prepare(running.call, _queries_dtype(sample), sample.device, tokens)
         if guides and not degraded:
             check_caches(unet)
             running.perturbed = self._model.take_over_perturbed()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
@@ -35,6 +36,7 @@ TimeKey = bool | tuple[bool, ...]
 """Whether it is active now, or for each row of the batch."""
 
 
+@dataclass(frozen=True, match_args=False)  # its members are read alone
 class NormalizedAttention(Protocol):
     """The patch, as far as its bound form asks; see ``NormalizedAttentionGuidance``."""
 

@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -220,7 +220,8 @@ class BoundGuidance(BoundPatch):
         return Edits(wrappers={layer.index: wrapper for layer in self.layers})
 
 
-class DegradedPass(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DegradedPass:
     """One run of the UNet that a guidance asks for."""
 
     index: int
@@ -252,8 +253,7 @@ def degraded_passes(
         How far sampling is, or for each latent how far it is; may be None where nothing has a
         start, an end or a curve.
     """
-    several = isinstance(progress, Sequence)
-    times = tuple(progress) if several else (progress,)
+    times = tuple(progress) if isinstance(progress, Sequence) else (progress,)
     passes = []
     for index, patch in enumerate(stack):
         if not isinstance(patch, Guidance):
@@ -262,7 +262,11 @@ def degraded_passes(
         if any(acts):
             pairs = zip(acts, times, strict=True)
             strengths = tuple(patch.strength(now) if on else 0.0 for on, now in pairs)
-            passes.append(DegradedPass(index, patch, strengths if several else strengths[0]))
+            passes.append(
+                DegradedPass(
+                    index, patch, strengths if isinstance(progress, Sequence) else strengths[0]
+                )
+            )
     return tuple(passes)
 
 

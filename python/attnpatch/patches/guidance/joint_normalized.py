@@ -136,6 +136,9 @@ class JointNormalized:
     def __init__(self, patch: NormalizedAttention) -> None:
         self._patch = patch
 
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """Keep nothing."""
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Leave keys and values as they are."""
         return k_input, v_input

@@ -148,7 +148,7 @@ class NormalizedAttentionGuidance(Patch):
         cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]
     ) -> NormalizedAttentionGuidance:
         """Make it again; see ``Patch.from_state``."""
-        return cls(**tensors, **values)
+        return cls(tensors["negative"], attention_mask=tensors.get("attention_mask"), **values)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NormalizedAttentionGuidance):

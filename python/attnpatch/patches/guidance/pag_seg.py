@@ -170,6 +170,9 @@ class _Degrading(ABC):
     def __init__(self, rows: tuple[bool, ...]) -> None:
         self._rows = rows
 
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:  # noqa: B027
+        """Keep nothing."""
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Change nothing."""
         return k_input, v_input
@@ -206,6 +209,11 @@ class SmoothedWrapper(_Degrading):
         self._sigma = sigma
         self.needs_grid = sigma != math.inf  # the mean of all asks for none
 
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """Make the blur's matrices."""
+        if self._sigma not in (0, math.inf):
+            _blurs(site.grid, self._sigma, dtype, device)
+
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
         blurred = blur_tokens(join_heads(q), site.grid, self._sigma)
@@ -237,20 +245,26 @@ def blur_tokens(tokens: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
         return tokens.mean(1, keepdim=True).expand_as(tokens)
     if sigma == 0:
         return tokens
-    height, width = grid
-    where_, dtype = where(tokens.device), tokens.dtype
-    rows, columns = (
-        _matrices.get(
-            (side, sigma, dtype, where_),
-            lambda side=side: upload(_blur_matrix(side, sigma), tokens.device).to(dtype),
-        )
-        for side in (height, width)
-    )
+    rows, columns = _blurs(grid, sigma, tokens.dtype, tokens.device)
     # A blur along one side is a product with a small matrix, borders and all.
     maps = tokens.unflatten(1, grid)
     maps = torch.matmul(columns, maps)
-    maps = torch.matmul(rows, maps.flatten(2)).unflatten(2, (width, tokens.shape[2]))
+    maps = torch.matmul(rows, maps.flatten(2)).unflatten(2, (grid[1], tokens.shape[2]))
     return maps.flatten(1, 2)
+
+
+def _blurs(
+    grid: tuple[int, int], sigma: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Give the matrices that blur rows and columns of a grid, kept on the device."""
+
+    def of_side(side: int) -> Tensor:
+        return _matrices.get(
+            (side, sigma, dtype, where(device)),
+            lambda: upload(_blur_matrix(side, sigma), device).to(dtype),
+        )
+
+    return of_side(grid[0]), of_side(grid[1])
 
 
 @functools.lru_cache(maxsize=64)

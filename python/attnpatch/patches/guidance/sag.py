@@ -124,6 +124,9 @@ class RecordWrapper:
     def __init__(self, rows: Sequence[int]) -> None:
         self._rows = list(rows)
 
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """Keep nothing."""
+
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """Change nothing."""
         return k_input, v_input

@@ -14,7 +14,7 @@ from attnpatch.engine.cache import upload
 from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.site import Call
 from attnpatch.engine.weights import Weight, number
-from attnpatch.ops import blur_and_blend
+from attnpatch.ops.blur_and_blend import blur_and_blend
 
 __all__ = ["RESCALE_MODES", "Scale", "read_scale", "rescaled", "scales_of"]
 

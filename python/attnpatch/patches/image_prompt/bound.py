@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -29,6 +30,7 @@ TimeKey = float | tuple[float | None, ...]
 """The factor of a weight's curve, or for each row of the batch its own; None: not active."""
 
 
+@dataclass(frozen=True, match_args=False)  # its members are read alone
 class Prompt(Protocol):
     """An image prompt, as far as its bound form asks; see ``ImagePrompt``."""
 
@@ -73,10 +75,10 @@ class BoundImagePrompt(BoundPatch):
             raise ValueError(
                 f"weight: {prompt.weight!r} names no layer of this UNet ({table.family})"
             )
+        self.mask: MaskPyramid | None = None
         mask = prompt.mask if prompt.trained_mask is None else prompt.trained_mask
         if mask is not None:
-            mask = MaskPyramid(mask, prompt.mask_resize, shared_softmax=prompt.shared_softmax)
-        self.mask = mask
+            self.mask = MaskPyramid(mask, prompt.mask_resize, shared_softmax=prompt.shared_softmax)
         self.sources = tuple(PartTensors(part) for part in prompt.keys_values.parts)
         # Keys and values with a weight folded in: cond and uncond may come in calls of their own.
         self.folded = Cache(size=4 * len(table) * len(self.sources))
@@ -132,14 +134,15 @@ class BoundImagePrompt(BoundPatch):
         if by_sample:
             samples = sample_rows(call, len(by_sample), "weight", repeat_last=hold)
             factors = [by_sample[sample] for sample in samples]
-        factor_now = time_key
+        factor_now = 1.0
         if isinstance(time_key, tuple):  # rows at times of their own
             rows = [-1 if now is None else row for row, now in zip(rows, time_key, strict=True)]
             pairs = zip(factors, time_key, strict=True)
             factors = [0.0 if now is None else factor * now for factor, now in pairs]
-            factor_now = 1.0
+        else:
+            factor_now = time_key
         mask_rows = [0] * call.batch
-        if self.mask is not None:
+        if self.prompt.mask is not None:
             mask_rows = sample_rows(call, len(self.prompt.mask), "mask", repeat_last=hold)
         branches = [
             ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows))
@@ -203,7 +206,7 @@ class ImageBranch:
 
     def _effective(self, layer: int) -> float:
         """Give the weight as it acts on a layer, but for the samples' own."""
-        weight = self._bound.layer_weights[layer] * self._factor_now
+        weight = (self._bound.layer_weights[layer] or 0.0) * self._factor_now
         return self._bound.scaling.effective(weight, self._bound.channels[layer])
 
     def weights(self, layer: int) -> tuple[float, ...] | None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard, cast
 
 from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.identity import IdentityModel, as_identity_adapter, get_identity_embeds
@@ -62,12 +62,16 @@ class Identity(ImagePrompt):
         **options: Any,
     ) -> None:
         adapter = as_identity_adapter(adapter)
-        tokens = isinstance(face, ImageEmbeds) or (
-            hasattr(face, "cond") and hasattr(face, "uncond")
-        )
-        if not tokens:
+        if not _is_tokens(face):
             compat = options.get("compat")
-            face = get_identity_embeds(adapter, face, noise=noise, combine=combine, compat=compat)
+            face = get_identity_embeds(
+                adapter, cast("Faces", face), noise=noise, combine=combine, compat=compat
+            )
         elif noise != 0.0 or combine != "average":
             raise ValueError("noise, combine: ready tokens have theirs already")
         super().__init__(adapter, face, weight, **options)
+
+
+def _is_tokens(face: Faces | ImageTokens) -> TypeGuard[ImageTokens]:
+    """Whether it is image tokens already, no face or picture."""
+    return isinstance(face, ImageEmbeds) or (hasattr(face, "cond") and hasattr(face, "uncond"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from attnpatch.patches.image_prompt.parts import (
     own_copies,
 )
 
-__all__ = ["SCALINGS", "KeysValues", "Scaling", "family_of", "move"]
+__all__ = ["SCALINGS", "KeysValues", "Scaling", "family_of", "is_described", "move"]
 
 
 class SiteProjections(Protocol):
@@ -32,6 +32,30 @@ class SiteProjections(Protocol):
     def project_sites(self, tokens: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
         """Return keys and values (R, M, channels) of every layer for tokens (R, M, context)."""
         ...
+
+
+class Described(SiteProjections, Protocol):
+    """Projections that say of what checkpoint they are."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of adapter."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """The family of models."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """A digest of all weights, in hex."""
+        ...
+
+
+def is_described(adapter: SiteProjections) -> TypeGuard[Described]:
+    """Whether the projections say of what checkpoint they are."""
+    return hasattr(adapter, "digest")
 
 
 class ImageTokens(Protocol):
@@ -118,10 +142,11 @@ class KeysValues:
         Once for all steps; at each call where tokens or weights require a gradient.
         """
         cond, uncond = _tokens(embeds)
-        made_by = getattr(embeds, "metadata", {}).get("digest")
-        if made_by and made_by != getattr(adapter, "digest", made_by):
+        metadata = getattr(embeds, "metadata", {})
+        made_by = metadata.get("digest")
+        if made_by and is_described(adapter) and made_by != adapter.digest:
             raise ValueError(
-                f"embeds: made by another adapter ({embeds.metadata.get('kind')}, {made_by[:12]}) "
+                f"embeds: made by another adapter ({metadata.get('kind')}, {made_by[:12]}) "
                 f"than the one given ({adapter.kind}, {adapter.digest[:12]})"
             )
         own = getattr(adapter, "tokens", 0)
@@ -129,15 +154,11 @@ class KeysValues:
             own = 0
         with torch.inference_mode(False), torch.enable_grad():
             # What is not to be trained stays as it is, whatever becomes of the caller's tensor.
-            cond, uncond = (
-                t if t is None or t.requires_grad else t.clone() for t in (cond, uncond)
-            )
+            cond = _own(cond)
+            uncond = None if uncond is None else _own(uncond)
             if uncond is None or cond.shape[1] != uncond.shape[1]:
-                rows = [
-                    None if t is None else _Rows(adapter.project_sites(t), _projecting(adapter, t))
-                    for t in (cond, uncond)
-                ]
-                return replace(cls._of(*rows), own_tokens=own)
+                negative = None if uncond is None else _project(adapter, uncond)
+                return replace(cls._of(_project(adapter, cond), negative), own_tokens=own)
             projected = adapter.project_sites(torch.cat([cond, uncond]))
         make_layer = _projecting(adapter, cond, uncond) if _trainable(projected) else None
         layers = own_copies("adapter", projected)
@@ -148,8 +169,8 @@ class KeysValues:
     @classmethod
     def from_lists(cls, cond: Sequence[Any], uncond: Sequence[Any] | None) -> KeysValues:
         """Take ready keys and values: for each layer a pair of (rows, tokens, channels)."""
-        rows = [None if pairs is None else _Rows(pairs, _taking(pairs)) for pairs in (cond, uncond)]
-        return cls._of(*rows)
+        negative = None if uncond is None else _Rows(uncond, _taking(uncond))
+        return cls._of(_Rows(cond, _taking(cond)), negative)
 
     @classmethod
     def _of(cls, cond: _Rows, uncond: _Rows | None) -> KeysValues:
@@ -264,7 +285,17 @@ def move(layers: LayerTensors, dtype: torch.dtype, device: torch.device) -> Laye
     )
 
 
+def _own(tokens: Tensor) -> Tensor:
+    return tokens if tokens.requires_grad else tokens.clone()
+
+
+def _project(adapter: SiteProjections, tokens: Tensor) -> _Rows:
+    return _Rows(adapter.project_sites(tokens), _projecting(adapter, tokens))
+
+
 def _tokens(embeds: Embeds) -> tuple[Tensor, Tensor | None]:
+    cond: Any
+    uncond: Any
     if isinstance(embeds, tuple | list) and len(embeds) == 2:
         cond, uncond = embeds
     elif hasattr(embeds, "cond") and hasattr(embeds, "uncond"):

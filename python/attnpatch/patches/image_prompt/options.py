@@ -14,7 +14,7 @@ from attnpatch.adapters.compat import Compat, check_compat, is_node_pack
 from attnpatch.engine.masks import as_batch, to_mask
 from attnpatch.engine.rows import ROLE_NAMES
 from attnpatch.engine.weights import Weight
-from attnpatch.patches.image_prompt.keys_values import SiteProjections
+from attnpatch.patches.image_prompt.keys_values import SiteProjections, is_described
 
 __all__ = [
     "checked_compat",
@@ -30,7 +30,7 @@ __all__ = [
 
 def source_of(adapter: SiteProjections) -> str:
     """Say in short which adapter it was."""
-    if not hasattr(adapter, "digest"):
+    if not is_described(adapter):
         return str(adapter)
     return f"{adapter.kind} {adapter.family} {adapter.digest[:12]}"
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,7 +20,7 @@ from attnpatch.engine.rows import sample_rows
 from attnpatch.engine.score_bias import BiasTerm
 from attnpatch.engine.site import COND, Call, Site
 from attnpatch.engine.tokens import IMAGE, REFERENCE
-from attnpatch.engine.weights import Weight
+from attnpatch.engine.weights import Weight, WeightLike
 from attnpatch.engine.window import is_active
 from attnpatch.patches.key_gain.keys import Keys
 
@@ -29,6 +30,7 @@ TimeKey = float | tuple[float | None, ...]
 """The factor of the weight's curve, or for each row of the batch its own; None: not active."""
 
 
+@dataclass(frozen=True, match_args=False)  # its members are read alone
 class Gain(Protocol):
     """A key gain, as far as its bound form asks; see ``KeyGain``."""
 
@@ -38,10 +40,10 @@ class Gain(Protocol):
     outside: float
     rows: str
     mask: Tensor | None
-    weight: Weight
+    weight: WeightLike
     start: float
     end: float
-    uncond: bool
+    uncond: bool | None
     mask_resize: str
 
 
@@ -57,10 +59,11 @@ class BoundKeyGain(BoundPatch):
                 f"({table.family}), where {gain.keys!r} are none"
             )
         self.window = Window(gain.start, gain.end)
-        self.time_dependent = not self.window.full or bool(gain.weight.curve)
-        self.layer_weights = gain.weight.for_layers(table)
+        self.weight = Weight.of(gain.weight)
+        self.time_dependent = not self.window.full or bool(self.weight.curve)
+        self.layer_weights = self.weight.for_layers(table)
         if all(weight is None for weight in self.layer_weights):
-            raise ValueError(f"weight: {gain.weight!r} names no layer of this {table.family}")
+            raise ValueError(f"weight: {self.weight!r} names no layer of this {table.family}")
         self._skipped = tuple(self._reason(weight) for weight in self.layer_weights)
         acts = any(reason is None for reason in self._skipped)
         self.tells_roles_apart = acts and not gain.uncond
@@ -70,7 +73,7 @@ class BoundKeyGain(BoundPatch):
         gain = self.patch
         if weight is None:
             return "the weight gives this layer nothing"
-        if weight == 0 or (gain.weight.samples and not any(gain.weight.samples)):
+        if weight == 0 or (self.weight.samples and not any(self.weight.samples)):
             return "weight 0"
         if gain.gain == gain.outside == gain.value_gain == 1:
             return "all gains are 1"
@@ -95,13 +98,13 @@ class BoundKeyGain(BoundPatch):
     def _factor(self, progress: float | None) -> float | None:
         if not is_active(self.window, progress):
             return None
-        return self.patch.weight.factor(progress)
+        return self.weight.factor(progress)
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:
         """One bias, for the rows that have it."""
         many = time_key if isinstance(time_key, tuple) else (time_key,) * call.batch
         weights = [factor or 0.0 for factor in many]
-        by_sample = self.patch.weight.samples
+        by_sample = self.weight.samples
         if by_sample:
             samples = sample_rows(call, len(by_sample), "weight")
             weights = [w * by_sample[sample] for w, sample in zip(weights, samples, strict=True)]

@@ -141,6 +141,14 @@ class MergePlan:
     cells: Cells
     count: int
 
+    def prepare(self, device: torch.device) -> None:
+        """See ``KeepingPlan.prepare``."""
+        self._split(device)
+
+    def _split(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):
+            return _split(self.cells, device)
+
     def reduce(self, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Plan.reduce``: nothing yet."""
         return k_input, v_input
@@ -162,8 +170,7 @@ class MergePlan:
         k
             Keys (batch, N, channels).
         """
-        with torch.inference_mode(False):
-            sources, destinations = _split(self.cells, k.device)
+        sources, destinations = self._split(k.device)
         best, into = _most_similar(F.normalize(k, dim=-1), sources, destinations)
         order = best.argsort(dim=-1, descending=True)
         merged, kept = order[:, : self.count], order[:, self.count :]

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
+import torch
 from torch import Tensor
 
 from attnpatch.engine.edits import Inner
@@ -30,6 +31,18 @@ class Plan(Protocol):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend from q (batch, heads, N, size); others may have changed what the plan expects."""
         ...
+
+
+class KeepingPlan(Plan, Protocol):
+    """A plan that keeps tensors on a device."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Make them."""
+        ...
+
+
+def _keeps(plan: Plan | None) -> TypeGuard[KeepingPlan]:
+    return hasattr(plan, "prepare")
 
 
 class ReductionWrapper:
@@ -72,6 +85,12 @@ class ReductionWrapper:
             return True
         self._warn(site, tokens)
         return False
+
+    def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
+        """See ``AttentionWrapper.prepare``."""
+        plan = self._at(site.grid)
+        if _keeps(plan):
+            plan.prepare(device)
 
     def reduce(self, site: Site, k_input: Tensor, v_input: Tensor) -> tuple[Tensor, Tensor]:
         """See ``AttentionWrapper.reduce``; tokens that do not fill the grid stay."""

@@ -102,7 +102,7 @@ class TransformerWrapper:
         for layer in self._group.run.table:
             acting = self._group.run.at(Site(layer, call, sequence.queries, sequence.keys))
             if acting is not None:
-                acting.prepare(sequence.keys.count, x.device)
+                acting.prepare(sequence.keys.count, x.dtype, x.device)
                 guides = guides or acting.guides
         if guides is not None:
             # In cross-attention the layers project negative texts after the text of the call.

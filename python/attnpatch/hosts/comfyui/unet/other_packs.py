@@ -15,7 +15,7 @@ from attnpatch.hosts.comfyui.options import OTHERS, Others
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.unet.attn_replace import Attn1Patch, Attn2Patch, AttnReplace
 
-_OPTIONS_PLACE = 5  # among the arguments of the host's UNet
+_TEXT_PLACE, _OPTIONS_PLACE = 2, 5  # among the arguments of the host's UNet
 
 
 def find_others(
@@ -76,7 +76,8 @@ class DiffusionModelWrapper:
             else:
                 kwargs["transformer_options"] = told
             if args:
-                self._group.prepare(args[0], told)
+                text = args[_TEXT_PLACE] if len(args) > _TEXT_PLACE else kwargs.get("context")
+                self._group.prepare(args[0], text, told)
         return execute(*args, **kwargs)
 
     def _told(self, options: dict[str, Any]) -> dict[str, Any]:

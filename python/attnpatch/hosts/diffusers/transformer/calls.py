@@ -97,6 +97,10 @@ class TransformerCalls:
         if run is not None:
             names = {name for _, keys in sequence.attentions for name in keys.names}
             run.check_spans(running.call, tuple(sorted(names)))
+            states = arguments.get("hidden_states", arguments.get("x"))
+            states = states[0] if isinstance(states, list | tuple) else states
+            if isinstance(states, torch.Tensor):
+                run.prepare(running.call, states.dtype, states.device)
         running.checkpointing = Checkpointing(model, self._model)
         return None if more is None else ((), more)
 
