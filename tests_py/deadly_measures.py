@@ -4,6 +4,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -28,3 +29,17 @@ class KilledAlways:
 class Wrong:
     def __call__(self, picture, cell):
         raise ValueError("picture: expected a better one")
+
+
+class Held:
+    """A measure that waits at the first picture of a seed, until somebody lets it go."""
+
+    def __init__(self, folder, seed):
+        self.folder, self.seed = Path(folder), seed
+
+    def __call__(self, picture, cell):
+        if cell.argument("seed") == self.seed:
+            (self.folder / "held").touch()
+            while not (self.folder / "let_go").exists():
+                time.sleep(0.1)
+        return 0.0

@@ -6,17 +6,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
 from attnpatch.studies.engines.job import ATTEMPTS, Job, Unit, Worker, WorkerLost, left_of, logger
+from attnpatch.studies.engines.ray_head import Head
 from attnpatch.studies.results.records import Record, done
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.table import Table
 
 __all__ = ["Ray"]
+
+_CORES = 4  # of an actor, in a cluster without GPUs
+_SECONDS_A_TURN = 2.0
+_SECONDS_OF_SILENCE = 60
 
 
 class Ray:
@@ -48,92 +54,175 @@ class Ray:
                 'ray: not installed; pip install "attnpatch[ray]" brings it'
             ) from error
         self._workers, self._address = workers, address
-        self.actors: list[Any] = []
-        """Those that work."""
 
     def run(
         self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
     ) -> Iterator[list[Record]]:
-        """Yield the records of each piece that is done; a piece's come together."""
+        """Yield the records of each batch that is done, as they come.
+
+        Raises
+        ------
+        ConnectionError
+            Where there is no cluster, or its head is lost.
+        ValueError
+            Where this process is connected to another cluster than `address`.
+        WorkerLost
+            Where actors do not start, or are lost in the same cells again and again.
+        """
         if not isinstance(job.model, Table):
             raise ValueError("model: expected a study's own, which each actor loads")
-        ray = self._ray
-        if not ray.is_initialized():
-            ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)
-        pool = _Pool(ray, job, self._count(), self.actors)
+        head = Head(self._connect())
+        pool = _Pool(self._ray, head, job, self._workers)
         try:
             yield from pool.run(units, on_step)
         finally:
-            pool.end()
+            if head.lost:
+                self._ray.shutdown()  # else Ray ends this process
+            else:
+                pool.end()
 
-    def _count(self) -> int:
-        resources = self._ray.cluster_resources()
-        found = resources.get("GPU") or resources.get("CPU", 1) // 4
-        return self._workers or max(1, int(found))
+    def _connect(self) -> str:
+        """Return the address of the head."""
+        ray = self._ray
+        known = ray.is_initialized()
+        if not known:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.WARNING)
+        found = str(ray.get_runtime_context().gcs_address)
+        if known and self._address not in (None, "auto", found):
+            raise ValueError(
+                f"address: expected none or {found}, which this process is connected to, "
+                f"got {self._address}"
+            )
+        return found
 
 
 class _Pool:
-    def __init__(self, ray: Any, job: Job, count: int, actors: list[Any]) -> None:
-        gpu = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        spread = {"scheduling_strategy": "SPREAD", "max_restarts": 0}
-        self._actor = ray.remote(**gpu, **spread)(_Actor)
+    """Actors, and what each is at."""
+
+    def __init__(self, ray: Any, head: Head, job: Job, workers: int | None) -> None:
+        self._ray, self._head, self._job = ray, head, job
+        self._count, needs = _share(ray, workers)
+        self._actor = ray.remote(**needs, scheduling_strategy="SPREAD", max_restarts=0)(_Actor)
         self._encoded = ray.remote(num_cpus=0, max_restarts=-1)(_Encoded).remote()
-        self._ray, self._job, self._count, self._actors = ray, job, count, actors
+        self._starting: dict[Any, Any] = {}  # actors by what they give once they have started
+        self._working: dict[Any, tuple[Any, Unit, int]] = {}  # by the stream of their records
+        self._idle: list[Any] = []
+        self._failed = 0
+        self._done: set[str] = set()
+        losses = ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
+        self._losses: tuple[type[Exception], ...] = losses
 
     def run(self, units: Sequence[Unit], on_step: Callable[[int], None]) -> Iterator[list[Record]]:
-        """Hand out pieces, one to each actor at a time."""
-        todo = deque((unit, 1) for unit in units)
-        working: dict[Any, tuple[Any, Unit, int]] = {}  # by what an actor will give
-        idle: list[Any] = []
-        while todo or working:
-            while todo and len(working) < self._count:
-                actor = idle.pop() if idle else self._new()
-                unit, attempt = todo.popleft()
-                working[actor.run.remote(unit)] = actor, unit, attempt
-            ready, _ = self._ray.wait(list(working), num_returns=1)
-            for reference in ready:
-                actor, unit, attempt = working.pop(reference)
-                try:
-                    records = self._ray.get(reference)
-                except self._ray.exceptions.RayActorError as error:
-                    self._lose(actor)
-                    again, records = self._left(unit, attempt, error)
-                    if again:
-                        todo.appendleft((again, attempt + 1))
-                except self._ray.exceptions.RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
-                else:
-                    idle.append(actor)
-                for record in records:
-                    on_step(int(record["steps"]))
-                if records:
+        """Hand out pieces, one at a time to each actor that has started."""
+        self._todo = deque((unit, 1) for unit in units)
+        silent = _Silence(self._count)
+        while self._todo or self._working:
+            self._begin()
+            waiting = [*self._starting, *self._working]
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=_SECONDS_A_TURN)
+            self._head.require()
+            for one in ready:
+                if one in self._starting:
+                    self._started(one)
+                elif records := self._heard(one):
+                    for record in records:
+                        on_step(int(record["steps"]))
                     yield records
+            silent.say(nobody=not self._working)
 
-    def _left(self, unit: Unit, attempt: int, error: Exception) -> tuple[Unit, list[Record]]:
-        """Return what a lost actor had not finished, and the records of what it had."""
-        finished = done(Store(self._job.location), (cell.id for cell in unit))
-        left = left_of(unit, set(finished))
+    def _begin(self) -> None:
+        """Start the actors that there is work for, and give work to those that have none."""
+        wanted = min(self._count, len(self._todo) + len(self._working))
+        while len(self._starting) + len(self._working) + len(self._idle) < wanted:
+            actor = self._actor.remote(self._job, self._encoded)
+            self._starting[actor.start.remote()] = actor
+        while self._todo and self._idle:
+            self._give(self._idle.pop(), *self._todo.popleft())
+
+    def _give(self, actor: Any, unit: Unit, attempt: int) -> None:
+        stream = actor.run.options(num_returns="streaming").remote(unit)
+        self._working[stream] = actor, unit, attempt
+
+    def _started(self, reference: Any) -> None:
+        actor = self._starting.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._losses as error:
+            self._failed += 1
+            if self._failed >= ATTEMPTS:
+                raise WorkerLost(f"ray: {ATTEMPTS} actors did not start: {error}") from error
+        else:
+            self._failed = 0
+            self._idle.append(actor)
+
+    def _heard(self, stream: Any) -> list[Record]:
+        """Take the next records of a stream; none at its end."""
+        actor, unit, attempt = self._working[stream]
+        try:
+            records = self._ray.get(next(stream))
+        except StopIteration:
+            del self._working[stream]
+            self._idle.append(actor)
+            return []
+        except self._losses as error:
+            del self._working[stream]
+            self._ray.kill(actor)
+            records = self._again(unit, attempt, error)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        self._done.update(record["id"] for record in records)
+        return records
+
+    def _again(self, unit: Unit, attempt: int, error: Exception) -> list[Record]:
+        """Put what a lost actor had not finished in front; return what it did not tell of."""
+        untold = left_of(unit, self._done)
+        found = done(Store(self._job.location), (cell.id for cell in untold))
+        left = left_of(untold, set(found))
         if left and attempt >= ATTEMPTS:
             raise WorkerLost(
                 f"ray: {attempt} actors were lost in the same {len(left)} cells, the first of them "
                 f"{left[0].id} ({left[0].place})"
             ) from error
-        logger.warning("ray: an actor was lost; %d of its cells begin again elsewhere", len(left))
-        return left, list(finished.values())
-
-    def _new(self) -> Any:
-        actor = self._actor.remote(self._job, self._encoded)
-        self._actors.append(actor)
-        return actor
-
-    def _lose(self, actor: Any) -> None:
-        self._actors.remove(actor)
+        if left:
+            logger.warning("ray: an actor was lost; its %d cells left begin again", len(left))
+            self._todo.appendleft((left, attempt + 1))
+        return list(found.values())
 
     def end(self) -> None:
         """End all actors."""
-        for actor in [*self._actors, self._encoded]:
+        working = (actor for actor, _, _ in self._working.values())
+        for actor in (*self._starting.values(), *working, *self._idle, self._encoded):
             self._ray.kill(actor)
-        self._actors.clear()
+
+
+class _Silence:
+    """Warns once where no actor works for long: the cluster may have no room."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._since, self._said = count, time.monotonic(), False
+
+    def say(self, nobody: bool) -> None:
+        if not nobody:
+            self._since = time.monotonic()
+        elif not self._said and time.monotonic() - self._since > _SECONDS_OF_SILENCE:
+            logger.warning(
+                "ray: no actor has started for %d s, %d wanted; has the cluster room for one?",
+                _SECONDS_OF_SILENCE,
+                self._count,
+            )
+            self._said = True
+
+
+def _share(ray: Any, workers: int | None) -> tuple[int, dict[str, int]]:
+    """Return how many actors there are to be, and what each needs of its node."""
+    gpus = ray.cluster_resources().get("GPU")
+    if gpus:
+        return workers or max(1, int(gpus)), {"num_gpus": 1}
+    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    cores = [count for count in cores if count] or [1]
+    count = workers or max(1, sum(cores) // _CORES)
+    # Ray gives an actor as many threads as it has cores.
+    return count, {"num_cpus": max(1, min(_CORES, *cores, sum(cores) // count))}
 
 
 class _Actor:
@@ -142,9 +231,12 @@ class _Actor:
     def __init__(self, job: Job, encoded: Any) -> None:
         self._worker = Worker(job, shared=_Shared(import_module("ray"), encoded))
 
-    def run(self, unit: Unit) -> list[Record]:
-        """Make the cells of a piece; return their records."""
-        return [record for records in self._worker.run(unit) for record in records]
+    def start(self) -> None:
+        """Return once the actor has started."""
+
+    def run(self, unit: Unit) -> Iterator[list[Record]]:
+        """Make the cells of a piece; yield the records of each batch."""
+        yield from self._worker.run(unit)
 
 
 class _Encoded:
