@@ -48,8 +48,7 @@ def _prompt(task: Any, index: int, compat: Literal["fooocus"] | None) -> ImagePr
         (conds, unconds), stop, weight = task
     except (TypeError, ValueError):
         raise ValueError(
-            f"tasks[{index}]: expected ((conds, unconds), stop, weight), "
-            f"got {type(task).__name__}"
+            f"tasks[{index}]: expected ((conds, unconds), stop, weight), got {type(task).__name__}"
         ) from None
     for name, tensors in (("conds", conds), ("unconds", unconds)):
         if len(tensors) == 0 or len(tensors) % 2:
