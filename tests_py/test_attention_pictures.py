@@ -33,14 +33,14 @@ def test_map_and_mask_over_a_picture():
 
 def test_column_means_and_batches_stand_side_by_side(tmp_path):
     means = torch.rand(2, 12, generator=torch.Generator().manual_seed(0))
-    shown = show_attention(means, (3, 4), size=64)
+    shown = show_attention(means, grid=(3, 4), size=64)
     assert shown.size == (128, 48)
     whole = show_attention(means.view(2, 3, 4).half(), size=64)
     assert (pixels(whole) - pixels(shown)).abs().max() <= 1
-    first = show_attention(means[0], (3, 4), size=64)
+    first = show_attention(means[0], grid=(3, 4), size=64)
     assert torch.equal(pixels(first), pixels(shown)[:, :64])
     pictures = [Image.new("L", (16, 16)), Image.new("L", (32, 24))]
-    assert show_attention(means, (3, 4), pictures).size == (48, 24)
+    assert show_attention(means, pictures, grid=(3, 4)).size == (48, 24)
     shown.save(tmp_path / "map.png")
     with Image.open(tmp_path / "map.png") as read:
         assert read.size == shown.size

@@ -14,7 +14,7 @@ from attnpatch.adapters import (
     load_embeds,
     load_image_adapter,
 )
-from attnpatch.engine import PatchStack, Weight
+from attnpatch.engine import Call, Patch, PatchStack, Report, Site, Weight
 from attnpatch.hosts import (
     attach,
     attached,
@@ -51,6 +51,7 @@ from attnpatch.patches import (
 __version__ = _version("attnpatch")
 
 __all__ = [
+    "Call",
     "HyperTile",
     "Identity",
     "ImageAdapter",
@@ -60,10 +61,13 @@ __all__ = [
     "NearSightedAttention",
     "NearSightedTile",
     "NormalizedAttentionGuidance",
+    "Patch",
     "PatchStack",
     "PerturbedAttentionGuidance",
     "ReferenceKeys",
+    "Report",
     "SelfAttentionGuidance",
+    "Site",
     "SlothfulAttention",
     "SmoothedEnergyGuidance",
     "TextKeys",

@@ -167,7 +167,7 @@ class TestNegative:
 
     def test_number_of_negatives(self):
         adapter = ADAPTERS["linear"]
-        with pytest.raises(ValueError, match="negative: expected 1 or 3 pictures; given 2"):
+        with pytest.raises(ValueError, match="negative: expected 1 or 3 pictures, got 2"):
             adapter.get_image_embeds(features(adapter, 3), features(adapter, 2))
 
 
@@ -199,19 +199,19 @@ class TestShortcut:
 
 H, G, L = 1280, 1664, 1024
 WRONG = [
-    ("plus", (1, 257, G), r"1280\).*CLIP ViT-H/14; given \(1, 257, 1664\), which looks like hidden "
+    ("plus", (1, 257, G), r"1280\).*CLIP ViT-H/14, got \(1, 257, 1664\), which looks like hidden "
      r"states of CLIP ViT-bigG/14\. Encode with CLIP ViT-H/14, or use an adapter made for CLIP "
      "ViT-bigG/14"),
     ("plus", (1, 257, L), r"hidden states of CLIP ViT-L/14\. Encode with CLIP ViT-H/14"),
     ("plus", (1, 577, L), r"hidden states of CLIP ViT-L/14-336\. Encode with"),
     ("plus", (1, 1024), r"image embeds of CLIP ViT-H/14\. Pass the tower's hidden_states\[-2\]"),
-    ("plus", (1, 257, 7), r"given \(1, 257, 7\)\.$"),
-    ("plus", (0, 257, H), r"given \(0, 257, 1280\)"),
-    ("linear", (1, 1280), r"CLIP ViT-H/14; given \(1, 1280\), "
+    ("plus", (1, 257, 7), r"got \(1, 257, 7\)\.$"),
+    ("plus", (0, 257, H), r"got \(0, 257, 1280\)"),
+    ("linear", (1, 1280), r"CLIP ViT-H/14, got \(1, 1280\), "
      r"which looks like image embeds of CLIP ViT-bigG/14\. Encode with CLIP ViT-H/14"),
     ("linear", (1, 257, H), r"hidden states of CLIP ViT-H/14\. Pass the tower's image_embeds"),
-    ("linear", (1024,), r"given \(1024,\)"),
-    ("faceid", (1, 1024), r"normalised face embeddings \(P, 512\): ArcFace .*; given"),
+    ("linear", (1024,), r"got \(1024,\)"),
+    ("faceid", (1, 1024), r"normalised face embeddings \(P, 512\): ArcFace .*, got"),
     ("instantid", (1, 257, H), r"raw face embeddings \(P, 512\)"),
 ]  # fmt: skip
 
@@ -254,9 +254,9 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("image", "message"),
         [
-            ("a.png", "image: expected an array of CLIP image embeds .*; given str"),
-            ([1.0], "given list"),
-            (torch.ones(2, 4, dtype=torch.uint8), "floating-point values; given torch.uint8"),
+            ("a.png", "image: expected an array of CLIP image embeds .*, got str"),
+            ([1.0], "got list"),
+            (torch.ones(2, 4, dtype=torch.uint8), "floating-point values, got torch.uint8"),
             (numpy.ones((2, 1024), int), "expected floating-point values"),
         ],
     )  # fmt: skip
@@ -325,12 +325,12 @@ def test_the_global_random_generator_is_left_alone(kind, tmp_path):
 def test_tokens_of_another_model():
     row = next(row for row in ROWS if row.name == "ip-adapter_sdxl")
     adapter = load_image_adapter(make_state(row, full=True))
-    message = r"this sdxl adapter takes \(R, M, 2048\) \(SDXL\); given \(1, 4, 768\) \(SD1\.x\)"
+    message = r"this sdxl adapter takes \(R, M, 2048\) \(SDXL\), got \(1, 4, 768\) \(SD1\.x\)"
     with pytest.raises(ValueError, match=message):
         adapter.project_sites(torch.zeros(1, 4, 768))
-    with pytest.raises(ValueError, match=r"given \(2048,\)"):
+    with pytest.raises(ValueError, match=r"got \(2048,\)"):
         adapter.project_sites(torch.zeros(2048))
-    with pytest.raises(TypeError, match="tokens: expected a tensor; given list"):
+    with pytest.raises(TypeError, match="tokens: expected a tensor, got list"):
         adapter.project_sites([1.0])
 
 

@@ -87,10 +87,10 @@ def test_is_a_frozen_value():
 @pytest.mark.parametrize(
     ("cond", "uncond", "message"),
     [
-        ((2, 4, 8), (3, 4, 8), r"uncond: expected \(1 or 2, 4, 8\) .*; given \(3, 4, 8\)"),
-        ((2, 4, 8), (1, 5, 8), r"given \(1, 5, 8\)"),
-        ((2, 4, 8), (1, 4, 9), r"given \(1, 4, 9\)"),
-        ((4, 8), (1, 4, 8), r"cond: expected floating-point tokens .*; given \(4, 8\)"),
+        ((2, 4, 8), (3, 4, 8), r"uncond: expected \(1 or 2, 4, 8\) .*, got \(3, 4, 8\)"),
+        ((2, 4, 8), (1, 5, 8), r"got \(1, 5, 8\)"),
+        ((2, 4, 8), (1, 4, 9), r"got \(1, 4, 9\)"),
+        ((4, 8), (1, 4, 8), r"cond: expected floating-point tokens .*, got \(4, 8\)"),
         ((0, 4, 8), (1, 4, 8), "cond: expected"),
         ((1, 4, 8), (1, 0, 8), "uncond: expected"),
     ],
@@ -101,7 +101,7 @@ def test_shapes_must_go_together(cond, uncond, message):
 
 
 def test_only_floating_tensors():
-    with pytest.raises(TypeError, match="uncond: expected a tensor; given NoneType"):
+    with pytest.raises(TypeError, match="uncond: expected a tensor, got NoneType"):
         ImageEmbeds(torch.zeros(1, 2, 3), None)
     with pytest.raises(ValueError, match="cond: expected floating-point tokens"):
         ImageEmbeds(torch.zeros(1, 2, 3, dtype=int), torch.zeros(1, 2, 3))

@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_said():
         TypeError, match=r"^encoder: expected an output with image_embeds.* of CLIPV"
     ):
         linear.encode(picture(), ENCODER.vision_model)
-    with pytest.raises(ValueError, match=r"^encoder: this linear adapter takes .*given \(1, 24\)"):
+    with pytest.raises(ValueError, match=r"^encoder: this linear adapter takes .*got \(1, 24\)"):
         linear.encode(picture(), make_encoder(pooled=24))
     with pytest.raises(OSError, match=r"absent\.png"):
         linear.encode("absent.png", ENCODER)
@@ -217,7 +217,7 @@ def test_a_prompt_of_pictures(kind):
     expected = ImagePrompt(adapter, adapter.encode(images, ENCODER, **options), 0.5, end=0.7)
     found = ImagePrompt.from_pictures(adapter, images, ENCODER, 0.5, end=0.7, **options)
     assert found == expected
-    assert found.pictures == 2
+    assert found.samples == 2
     with pytest.raises(TypeError, match="has no option strength"):
         ImagePrompt.from_pictures(adapter, images, ENCODER, strength=1)
 

@@ -85,7 +85,7 @@ def test_no_file(read, tmp_path):
 
 
 def test_no_path():
-    with pytest.raises(TypeError, match="source: expected a path or a state dict; given int"):
+    with pytest.raises(TypeError, match="source: expected a path or a state dict, got int"):
         load_image_adapter(3)
 
 

@@ -57,9 +57,9 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--model", "x"], "--adapter, --image: needed with the others"),
-        (["--steps", "1"], "--steps: got 1"),
-        (["--size", "100"], "--size: got 100"),
-        (["--item", "200"], "items: got 200"),
+        (["--steps", "1"], "--steps: expected 2 or more, got 1"),
+        (["--size", "100"], "--size: expected a multiple of 8, got 100"),
+        (["--item", "200"], "items: expected 0 to 199, got 200"),
     ],
 )
 def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):

@@ -217,7 +217,7 @@ def test_random_state_is_left_alone(host, picture, tmp_path):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((225, 224, 3), r"image: expected \(B, 224, 224, 3\), given \(1, 225, 224, 3\)"),
+        ((225, 224, 3), r"image: expected \(B, 224, 224, 3\), got \(1, 225, 224, 3\)"),
         ((224, 224, 4), r"img: expected RGB of shape"),
         ((224, 224), r"img: expected RGB of shape"),
     ],

@@ -348,7 +348,7 @@ def test_errors_name_what_was_given():
     (conds, unconds), stop, weight = make_task(host.SD1, WIDTH)
     with pytest.raises(ValueError, match=r"tasks\[1\].*\(\(conds, unconds\), stop, weight\)"):
         ip_adapter.patch_model(model, [((conds, unconds), stop, weight), 3])
-    with pytest.raises(ValueError, match=r"tasks\[0\].*unconds.*given 31 tensors"):
+    with pytest.raises(ValueError, match=r"tasks\[0\].*unconds.*got 31 tensors"):
         ip_adapter.patch_model(model, [((conds, unconds[1:]), stop, weight)])
     with pytest.raises(ValueError, match=r"70 sites.*has 16"):
         ip_adapter.patch_model(model, [make_task(host.SDXL, WIDTH)])

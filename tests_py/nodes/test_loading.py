@@ -233,7 +233,7 @@ def test_missing_and_wrong_encoder_are_named(model, image, raw_adapter):
         run("IPAdapterAdvanced", **values)
     from fake_encoders import FakeClipVision
 
-    with pytest.raises(ValueError, match=r"image: this plus adapter takes .*40\).*given .*1664\)"):
+    with pytest.raises(ValueError, match=r"image: this plus adapter takes .*40\).*got .*1664\)"):
         run("IPAdapterAdvanced", clip_vision=FakeClipVision(hidden=1664), **values)
 
 

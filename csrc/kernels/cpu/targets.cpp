@@ -35,7 +35,7 @@ void force_cpu_target(const std::string& name) {
     known += (known.empty() ? "" : ", ") + std::string(hwy::TargetName(target));
   }
   if (forced == 0 && !name.empty()) {
-    throw std::invalid_argument("name: got \"" + name + "\", expected one of " + known);
+    throw std::invalid_argument("name: expected one of " + known + ", got \"" + name + "\"");
   }
   hwy::SetSupportedTargetsForTest(forced);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());

@@ -106,7 +106,7 @@ def read_checkpoints(
         location.check_unused("a state dict", "subfolder", "weight_name", "revision")
         return _assemble(source, "")
     if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"source: expected a path or a state dict; given {type(source).__name__}")
+        raise TypeError(f"source: expected a path or a state dict, got {type(source).__name__}")
 
     def check(path: Path) -> None:
         _read_path(path, shapes_only=True)

@@ -48,17 +48,17 @@ class ImageEmbeds(Shown):
         for name in ("cond", "uncond"):
             value = getattr(self, name)
             if not isinstance(value, torch.Tensor):
-                raise TypeError(f"{name}: expected a tensor; given {type(value).__name__}")
+                raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
             if value.dim() != 3 or 0 in value.shape or not value.is_floating_point():
                 raise ValueError(
-                    f"{name}: expected floating-point tokens (P, T, context); "
-                    f"given {tuple(value.shape)} {value.dtype}"
+                    f"{name}: expected floating-point tokens (P, T, context), "
+                    f"got {tuple(value.shape)} {value.dtype}"
                 )
         cond, uncond = self.cond.shape, self.uncond.shape
         if cond[1:] != uncond[1:] or uncond[0] not in (1, cond[0]):
             raise ValueError(
                 f"uncond: expected (1 or {cond[0]}, {cond[1]}, {cond[2]}) to go with cond "
-                f"{tuple(cond)}; given {tuple(uncond)}"
+                f"{tuple(cond)}, got {tuple(uncond)}"
             )
         frozen = MappingProxyType({str(k): str(v) for k, v in dict(self.metadata).items()})
         object.__setattr__(self, "metadata", frozen)
@@ -119,10 +119,10 @@ class ImageEmbeds(Shown):
         if weight.dim() != 2 or weight.shape[1] != self.context_dim:
             raise ValueError(
                 f"weight: expected (context, {self.context_dim}) for tokens of {self.context_dim} "
-                f"values; given {tuple(weight.shape)}"
+                f"values, got {tuple(weight.shape)}"
             )
         if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"bias: expected ({len(weight)},); given {tuple(bias.shape)}")
+            raise ValueError(f"bias: expected ({len(weight)},), got {tuple(bias.shape)}")
 
         def project(tokens: torch.Tensor) -> torch.Tensor:
             dtype = torch.promote_types(tokens.dtype, torch.float32)

@@ -130,7 +130,7 @@ def check_features(name: str, shape: Sequence[int], takes: Features, kind: str) 
         dimensions = {2, 3}
     if len(shape) in dimensions and shape[-1] == takes.size and 0 not in shape:
         return
-    got = f"given {tuple(shape)}"
+    got = f"got {tuple(shape)}"
     guess = name_features(shape)
     if guess:
         got += f", which looks like {guess}"
@@ -143,4 +143,4 @@ def check_features(name: str, shape: Sequence[int], takes: Features, kind: str) 
         advice = (
             f" Encode with {takes.fitting}, or use an adapter made for {guess.split(' of ')[-1]}."
         )
-    raise ValueError(f"{name}: this {kind} adapter takes {takes}; {got}.{advice}")
+    raise ValueError(f"{name}: this {kind} adapter takes {takes}, {got}.{advice}")

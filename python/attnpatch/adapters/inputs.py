@@ -98,10 +98,10 @@ def as_tensor(name: str, value: Image, takes: Features) -> torch.Tensor:
         value = embeds
     if not isinstance(value, torch.Tensor):
         if not hasattr(value, "__array__") or type(value).__module__.startswith("PIL"):
-            raise TypeError(f"{name}: expected an array of {takes}; given {type(value).__name__}")
+            raise TypeError(f"{name}: expected an array of {takes}, got {type(value).__name__}")
         value = torch.tensor(numpy.asarray(value))
     if not value.is_floating_point():
-        raise TypeError(f"{name}: expected floating-point values; given {value.dtype}")
+        raise TypeError(f"{name}: expected floating-point values, got {value.dtype}")
     return value
 
 
@@ -128,7 +128,7 @@ def as_face_embeddings(faces: Faces, takes: Features) -> torch.Tensor:
 def check_tokens(tokens: torch.Tensor, layout: Layout) -> None:
     """Raise unless an adapter of this layout projects such tokens to keys and values."""
     if not isinstance(tokens, torch.Tensor):
-        raise TypeError(f"tokens: expected a tensor; given {type(tokens).__name__}")
+        raise TypeError(f"tokens: expected a tensor, got {type(tokens).__name__}")
     if tokens.dim() == 3 and tokens.shape[2] == layout.context_dim:
         return
     if layout.token_dim != layout.context_dim and tokens.shape[-1:] == (layout.token_dim,):
@@ -139,7 +139,7 @@ def check_tokens(tokens: torch.Tensor, layout: Layout) -> None:
     models = {768: " (SD1.x)", 1024: " (SD2.x)", 2048: " (SDXL)"}
     raise ValueError(
         f"tokens: this {layout.family} adapter takes (R, M, {layout.context_dim})"
-        f"{models.get(layout.context_dim, '')}; given {tuple(tokens.shape)}"
+        f"{models.get(layout.context_dim, '')}, got {tuple(tokens.shape)}"
         f"{models.get(tokens.shape[-1] if tokens.dim() else 0, '')}"
     )
 
@@ -185,7 +185,7 @@ def check_values(name: str, tensor: torch.Tensor, takes: Features) -> None:
 def check_dtype(dtype: torch.dtype | None) -> None:
     """Raise a ValueError for a dtype in which nothing can be computed."""
     if dtype is not None and dtype not in FLOATS:
-        raise ValueError(f"dtype: expected a float16, bfloat16, float32 or float64; given {dtype}")
+        raise ValueError(f"dtype: expected a float16, bfloat16, float32 or float64, got {dtype}")
 
 
 def move_weight(

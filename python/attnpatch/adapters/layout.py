@@ -215,7 +215,7 @@ def _choose_kind(
     if kind is not None and kind not in allowed:
         known = [k for kinds in KINDS.values() for k in kinds]
         if kind not in known:
-            raise ValueError(f"kind: expected one of {', '.join(known)}; given {kind!r}")
+            raise ValueError(f"kind: expected one of {', '.join(known)}, got {kind!r}")
         raise ValueError(
             f"kind: given {kind!r}, but the tensors are those of {' or '.join(allowed)}"
         )

@@ -110,7 +110,7 @@ class TokenProjection:
         else:
             negatives = self._split("negative", negative, zeros)
             if (rows := count_rows("negative", negatives)) not in (1, pictures):
-                raise ValueError(f"negative: expected 1 or {pictures} pictures; given {rows}")
+                raise ValueError(f"negative: expected 1 or {pictures} pictures, got {rows}")
         cond = self._project(inputs, options)
         if is_node_pack(options.compat) and options.combine not in ("concat", "batch"):
             negatives = [tensor[:1] for tensor in negatives]
@@ -135,7 +135,7 @@ class TokenProjection:
             else:
                 raise TypeError(
                     f"{name}: a {kind} adapter takes a pair of {takes_all[0]} and "
-                    f"{takes_all[1]}; given {type(value).__name__}"
+                    f"{takes_all[1]}, got {type(value).__name__}"
                 )
         result = []
         for index, (part, takes) in enumerate(zip(values, takes_all, strict=True)):

@@ -90,9 +90,9 @@ def check(args: argparse.Namespace) -> None:
     if 0 < len(missing) < len(own):
         raise ValueError(f"{', '.join(missing)}: needed with the others of {', '.join(own)}")
     if args.steps < 2:
-        raise ValueError(f"--steps: got {args.steps}, expected 2 or more")
+        raise ValueError(f"--steps: expected 2 or more, got {args.steps}")
     if args.size is not None and (args.size <= 0 or args.size % 8):
-        raise ValueError(f"--size: got {args.size}, expected a multiple of 8")
+        raise ValueError(f"--size: expected a multiple of 8, got {args.size}")
 
 
 def _run_embedded(args: argparse.Namespace) -> list[Outcome]:

@@ -50,7 +50,7 @@ class EmbeddedModel:
         shipped = store.load_references(folder)
         for item in items:
             if not 0 <= item < len(shipped):
-                raise ValueError(f"items: got {item}, expected 0 to {len(shipped) - 1}")
+                raise ValueError(f"items: expected 0 to {len(shipped) - 1}, got {item}")
         chosen = torch.tensor(list(items))
         self.steps = steps
         self.labels = shipped.labels[chosen]

@@ -81,7 +81,7 @@ class FashionPipeline(DiffusionPipeline):
             When classes and noise differ in number.
         """
         if len(classes) != len(noise):
-            raise ValueError(f"noise: got {len(noise)} rows, expected {len(classes)} as of classes")
+            raise ValueError(f"noise: expected {len(classes)} rows as of classes, got {len(noise)}")
         self._guidance_scale = guidance_scale
         text = self.text(torch.cat([torch.full_like(classes, NULL_CLASS), classes]))
 

@@ -18,7 +18,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     for row in rows:
         if len(row) != len(head):
-            raise ValueError(f"rows: got {len(row)} cells in {row!r}, expected {len(head)}")
+            raise ValueError(f"rows: expected {len(head)} cells, got {len(row)} in {row!r}")
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ class Patch(Shown, ABC):
         table : LayerTable or JointTable
             The model's layers; the second only where ``joint`` says so.
         index : int
-            Of the patch in its stack; what ``Call.degraded`` says of a guidance's rows.
+            Place of the patch in its stack; what ``Call.degraded`` says of a guidance's rows.
 
         Raises
         ------

@@ -25,7 +25,7 @@ class TextGuide(Protocol):
     """
 
     name: str
-    """Of the patch, for errors."""
+    """Name of the patch, for errors."""
     tokens: int
     """How many tokens its context has."""
     requires_grad: bool

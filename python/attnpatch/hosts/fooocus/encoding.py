@@ -43,7 +43,7 @@ def clip_preprocess(image: Tensor) -> Tensor:
     """
     if image.ndim != 4 or image.shape[1:] != (_SIDE, _SIDE, 3):
         raise ValueError(
-            f"image: expected (B, {_SIDE}, {_SIDE}, 3), given {tuple(image.shape)}; "
+            f"image: expected (B, {_SIDE}, {_SIDE}, 3), got {tuple(image.shape)}; "
             f"resize pictures to {_SIDE} × {_SIDE} first"
         )
     mean, std = (image.new_tensor(values) for values in (_MEAN, _STD))

@@ -48,14 +48,13 @@ def _prompt(task: Any, index: int, compat: Literal["fooocus"] | None) -> ImagePr
         (conds, unconds), stop, weight = task
     except (TypeError, ValueError):
         raise ValueError(
-            f"tasks[{index}]: expected ((conds, unconds), stop, weight), "
-            f"given {type(task).__name__}"
+            f"tasks[{index}]: expected ((conds, unconds), stop, weight), got {type(task).__name__}"
         ) from None
     for name, tensors in (("conds", conds), ("unconds", unconds)):
         if len(tensors) == 0 or len(tensors) % 2:
             raise ValueError(
                 f"tasks[{index}]: expected k and v of each site in {name}, "
-                f"given {len(tensors)} tensors"
+                f"got {len(tensors)} tensors"
             )
     stop = float(stop)
     return ImagePrompt.from_keys_values(

@@ -32,9 +32,9 @@ _MASK = torch.tensor([1.0, 0.69, 0.23])
 
 def show_attention(
     attention: Tensor,
-    grid: tuple[int, int] | None = None,
     picture: Pictures | None = None,
     *,
+    grid: tuple[int, int] | None = None,
     threshold: float | None = None,
     opacity: float = 0.6,
     size: int = 256,
@@ -48,11 +48,11 @@ def show_attention(
     attention
         Maps (B, h, w), as ``Attachment.attention`` has them, or one (h, w); or column means (B, N)
         or (N,) with the grid. Any floating dtype and device.
-    grid
-        Rows and columns of N tokens.
     picture
         What to draw over, one picture for all or as many as there are maps: files, pictures of
         Pillow, arrays or tensors; see `attnpatch.pictures.read_pictures`. None: only the map.
+    grid
+        Rows and columns of N tokens.
     threshold
         None: a heat map, blue where a token gets none, red where it gets twice its share and more.
         A number: the mask instead, tinted where attention is above it, as guidance blurs there.
