@@ -27,7 +27,7 @@ import torch
 import attnpatch as ap
 from attnpatch.demo.clothes import load_clothes
 from attnpatch.display import SideBySide
-from attnpatch.engine import IMAGE, BoundPatch, Edits, Patch
+from attnpatch.engine import IMAGE, AttentionWrapper, BoundPatch, Edits, Patch
 
 # %% [markdown]
 # ## What surrounds the attention of a layer
@@ -36,18 +36,11 @@ from attnpatch.engine import IMAGE, BoundPatch, Edits, Patch
 
 
 # %%
-class Sharper:
+class Sharper(AttentionWrapper):
     """Multiplies the scores."""
-
-    reduces = False
-    needs_all_tokens = False
-    needs_grid = False
 
     def __init__(self, factor):
         self.factor = factor
-
-    def reduce(self, site, k_input, v_input):
-        return k_input, v_input
 
     def attend(self, site, q, k, v, inner):
         return inner(q * self.factor, k, v)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,14 +78,15 @@ class Inner:
 class AttentionWrapper(Protocol):
     """One patch's part around the attention of one layer, in calls of one layout and time.
 
-    It holds nothing of a running call: what it needs of that comes with the site.
+    It holds nothing of a running call: what it needs of that comes with the site. Who derives from
+    it has to write ``attend`` alone: no tokens are reduced, and nothing is made beforehand.
     """
 
-    reduces: bool
+    reduces: bool = False
     """Whether it changes what keys and values are projected from."""
-    needs_all_tokens: bool
+    needs_all_tokens: bool = False
     """Whether it needs every token's own key and value: nothing is reduced where it acts."""
-    needs_grid: bool
+    needs_grid: bool = False
     """Whether it asks for the site's grid, and trusts that the tokens fill it."""
 
     def prepare(self, site: Site, dtype: torch.dtype, device: torch.device) -> None:
@@ -105,7 +107,9 @@ class AttentionWrapper(Protocol):
         tuple of Tensor
             Two of (batch, M, channels).
         """
+        return k_input, v_input
 
+    @abstractmethod
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """Attend.
 
