@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README's programs run as they stand there, with small models in the place of large ones."""
+"""The first programs of README and docs/patches.md run as they stand there, with small models."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 import attnpatch as ap
 from attnpatch.adapters import load_image_adapter
 
-TEXT = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
 FILES = {
     ("h94/IP-Adapter", "models/image_encoder"): "encoder",
     ("h94/IP-Adapter", "models", "ip-adapter_sd15.safetensors"): "adapter",
@@ -48,11 +48,11 @@ def test_the_programs_run(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.CLIPVisionModelWithProjection.from_pretrained", encoder_of)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30), "teal").save("picture.png")
-    programs = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(programs) == 2
     names = {"pipeline": pipeline}
-    for program in programs:
-        exec(compile(program, "README.md", "exec"), names)
+    for page in ("README.md", "docs/patches.md"):  # the second goes on where the first ends
+        text = (ROOT / page).read_text(encoding="utf-8")
+        program = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+        exec(compile(program, page, "exec"), names)
     assert asked == ["encoder", "adapter"]
     assert not names["prompt"].keys_values.requires_grad
     assert names["image"].size == (zoo.SIZE, zoo.SIZE)
