@@ -64,9 +64,12 @@ def make_app(playground: Playground, folder: Path, *, local: bool = True) -> Any
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
     app.add_middleware(_Headers)
+    page = make_page(playground, folder)
+    # Gradio asks whether a file was uploaded only where its own server began; a mounted page's did.
+    page.has_launched = True
     return gr.mount_gradio_app(
         app,
-        make_page(playground, folder),
+        page,
         path="/",
         allowed_paths=[],
         max_file_size=LARGEST_UPLOAD,
