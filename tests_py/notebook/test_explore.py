@@ -122,6 +122,8 @@ def test_errors_are_shown_and_the_next_value_works(stack, explore):
     def generate(pipeline, steps):
         if steps == 3:
             raise MemoryError("<b>too large</b>")
+        if steps == 2:
+            return ["no picture"]
         return pipeline(num_inference_steps=steps).images
 
     cell = explore(stack[:1], generate=generate)
@@ -129,6 +131,8 @@ def test_errors_are_shown_and_the_next_value_works(stack, explore):
     assert cell.wait(LONG)
     assert isinstance(cell.error, MemoryError)
     assert "No preview. MemoryError: <b>too large</b>" in Page(cell._status.value).text
+    cell._steps.value = 2
+    assert cell.wait(LONG) and cell.error is not None
     cell._steps.value = 1
     assert cell.wait(LONG) and cell.error is None
 

@@ -112,17 +112,17 @@ class Explorer:
             self._plain_steps = steps
             begin = time.perf_counter()
         made = self._preview(stack, steps, check)
-        return self._plain, made, time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        captions = ["without"] * len(self._plain) + ["with"] * len(made)
+        both = SideBySide([*self._plain, *made], captions, height=_HEIGHT, title="Preview")
+        return str(show_pictures(both)), made, seconds
 
     def _done(self, request: tuple[PatchStack, int], answer: Any) -> None:
         if isinstance(answer, Exception):
             self._fail(answer)
             return
-        plain, self.pictures, seconds = answer
+        self._view.value, self.pictures, seconds = answer
         self.error = None
-        captions = ["without"] * len(plain) + ["with"] * len(self.pictures)
-        both = SideBySide([*plain, *self.pictures], captions, height=_HEIGHT, title="Preview")
-        self._view.value = str(show_pictures(both))
         self._say(tag("span", f"{request[1]} steps in {seconds:.1f} s"))
 
     def _fail(self, error: Exception) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PORT = 7860
 DTYPES = ("float32", "float16", "bfloat16")
+_OF_OWN = ("image_encoder", "prompt", "steps", "size", "device", "dtype")  # of an own model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--model", help="SD1.5, SD2 or SDXL: a file, a diffusers folder or a model ID")
     own.add_argument("--adapter", help="an IP-Adapter, .safetensors or .bin")
     own.add_argument("--image-encoder", help="CLIP vision model: a folder or a model ID")
-    own.add_argument("--prompt", default="best quality, high quality")
-    own.add_argument("--steps", type=int, default=25)
+    own.add_argument("--prompt", help="default: best quality, high quality")
+    own.add_argument("--steps", type=int, help="default: 25")
     own.add_argument("--size", type=int, help="edge of the pictures, a multiple of 8")
-    own.add_argument("--device", default="cpu")
+    own.add_argument("--device", help="default: cpu")
     own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
 
 
@@ -57,6 +58,13 @@ def run(args: argparse.Namespace) -> int:
         return 1
     if bool(args.model) != bool(args.adapter):
         print("attnpatch play: expected --model and --adapter together", file=sys.stderr)
+        return 2
+    if not args.model and (lonely := [name for name in _OF_OWN if getattr(args, name) is not None]):
+        names = ", ".join("--" + name.replace("_", "-") for name in lonely)
+        print(f"attnpatch play: expected --model and --adapter beside {names}", file=sys.stderr)
+        return 2
+    if not 0 <= args.port <= 65535:
+        print(f"attnpatch play: --port: expected 0 to 65535, got {args.port}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="attnpatch-play-") as folder:
         return _serve(args, Path(folder))
@@ -102,16 +110,17 @@ def _load(args: argparse.Namespace) -> PlayModel:
     from attnpatch.demo.own_model import OwnOptions
     from attnpatch.playground.own_model import OwnModel
 
-    dtype = args.dtype or ("float32" if torch.device(args.device).type == "cpu" else "float16")
+    device = args.device or "cpu"
+    dtype = args.dtype or ("float32" if torch.device(device).type == "cpu" else "float16")
     options = OwnOptions(
         model=args.model,
         adapter=args.adapter,
         images=(),
         image_encoder=args.image_encoder,
-        prompt=args.prompt,
-        steps=args.steps,
+        prompt="best quality, high quality" if args.prompt is None else args.prompt,
+        steps=25 if args.steps is None else args.steps,
         size=args.size,
-        device=args.device,
+        device=device,
         dtype=getattr(torch, dtype),
     )
     return OwnModel(options)
