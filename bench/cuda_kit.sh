@@ -42,9 +42,11 @@ cp "$build/now/tests_cpp/cuda_tests" "$kit/"
 # Highway's library beside what needs it; modules are found without it where it is installed.
 library=$(ldd "$build"/now/_core.*.so | awk '/libhwy/ { print $3 }')
 if [[ -n $library ]]; then cp -L "$library" "$kit/python/attnpatch/"; fi
-# It is imported, and no torch brings it; its module is for every Python.
-cp -r "$(.venv/bin/python -c 'import importlib.util as u
-print(u.find_spec("safetensors").submodule_search_locations[0])')" "$kit/python/"
+# They are imported, and no torch brings them; they are for every Python.
+for package in safetensors tqdm; do
+  cp -r "$(.venv/bin/python -c 'import importlib.util as u, sys
+print(u.find_spec(sys.argv[1]).submodule_search_locations[0])' "$package")" "$kit/python/"
+done
 mkdir -p "$kit/python/attnpatch-0.dist-info"
 printf 'Metadata-Version: 2.1\nName: attnpatch\nVersion: 0\n' \
   >"$kit/python/attnpatch-0.dist-info/METADATA"
