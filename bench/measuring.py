@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from attnpatch import _core
+from attnpatch.ops.admission import timing
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = 0.1  # the share of the processors that others may take of a quiet machine
@@ -61,7 +62,7 @@ def measure(
 
 def ratio(others: Sequence[float], ours: Sequence[float]) -> float:
     """How many times as long others take: the median over the rounds."""
-    return statistics.median(a / b for a, b in zip(others, ours, strict=True))
+    return timing.ratio(others, ours)[0]
 
 
 def milliseconds(times: Sequence[float]) -> float:

@@ -80,6 +80,17 @@ def make_pipeline(folder):
     return unet
 
 
+def site_projections(unet):
+    """An adapter's keys and values of each cross-attention of the UNet."""
+    state = {}
+    names = [name for name in unet.attn_processors if ".attn2." in name]
+    for i, name in enumerate(names):
+        channels = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
+        for part in ("to_k_ip", "to_v_ip"):
+            state[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(channels, CONTEXT)
+    return state
+
+
 def make_adapter(path, unet, embed_dim):
     state = {
         "image_proj.proj.weight": torch.randn(4 * CONTEXT, embed_dim),
@@ -87,11 +98,7 @@ def make_adapter(path, unet, embed_dim):
         "image_proj.norm.weight": torch.ones(CONTEXT),
         "image_proj.norm.bias": torch.zeros(CONTEXT),
     }
-    names = [name for name in unet.attn_processors if ".attn2." in name]
-    for i, name in enumerate(names):
-        channels = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
-        for part in ("to_k_ip", "to_v_ip"):
-            state[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(channels, CONTEXT)
+    state |= site_projections(unet)
     save_file(state, path)
 
 

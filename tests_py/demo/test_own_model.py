@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from attnpatch.demo import cli
-from small_pipeline import CONTEXT, make_own
+from small_pipeline import CONTEXT, make_own, site_projections
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,7 @@ def make_identity_adapter(path, unet):
     sizes |= {"1.1": (64, CONTEXT), "1.3": (CONTEXT, 64)}
     state |= {f"layers.0.{name}.weight": linear(*size) for name, size in sizes.items()}
     state = {f"image_proj.{name}": tensor for name, tensor in state.items()}
-    names = [name for name in unet.attn_processors if ".attn2." in name]
-    for i, name in enumerate(names):
-        channels = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
-        for part in ("to_k_ip", "to_v_ip"):
-            state[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(channels, CONTEXT)
+    state |= site_projections(unet)
     save_file(state, path)
 
 
