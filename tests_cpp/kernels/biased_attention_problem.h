@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/biased_attention.h"
+#include "normal_values.h"
 
 namespace attnpatch::kernels {
 
@@ -37,14 +38,6 @@ inline const BiasedCase kBiasedCases[] = {
     {"one row of keys' factors, no vector divides the head", 3, 2, 1, 19, 23, 7, 3, false, true},
     {"more queries than one run", 1, 1, 1, 701, 5, 160, 4, true, true},
 };
-
-inline std::vector<float> normal_values(int64_t count, std::mt19937& generator,
-                                        double scale = 1.0) {
-  std::normal_distribution<double> normal(0.0, scale);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(normal(generator));
-  return values;
-}
 
 // The inputs of one case: tensors as (batch, tokens, heads, size), factors (rows, tokens, terms).
 struct BiasedProblem {

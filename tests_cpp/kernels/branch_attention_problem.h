@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/branch_attention.h"
+#include "normal_values.h"
 
 namespace attnpatch::kernels {
 
@@ -79,14 +80,6 @@ inline const Case kMaskedCases[] = {
     {"more keys than a block", 2, 1, 70, 32, 77, {100}, 0, true},
     {"more keys of one softmax than a block", 2, 1, 70, 32, 77, {100}, 1, true},
 };
-
-inline std::vector<float> normal_values(int64_t count, std::mt19937& generator,
-                                        double scale = 1.0) {
-  std::normal_distribution<double> normal(0.0, scale);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(normal(generator));
-  return values;
-}
 
 // The inputs of one case, as (batch or rows, tokens, heads, size), and the kernel's view of them.
 struct Problem {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels/targets.h"
+#include "normal_values.h"
 #include "real_threads.h"
 
 namespace attnpatch::kernels {
@@ -68,13 +69,6 @@ const Case kCases[] = {
      130},
     {"more queries than one run", 1, 1, 160, {40, 33, 40, 33, 0, 0}, {true, 1, 50}, false, 1},
 };
-
-std::vector<float> normal_values(int64_t count, std::mt19937& generator, double scale) {
-  std::normal_distribution<double> normal(0.0, scale);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = static_cast<float>(normal(generator));
-  return values;
-}
 
 // The inputs of one case, as (batch, tokens, heads, size), and the kernel's view of them.
 struct Problem {
