@@ -16,10 +16,7 @@ keys and values either: the plain UNet's time over ours, and the pack's over our
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +26,17 @@ import torch
 from compare_token_reduction import row
 from lockstep import SelfAttention, Times, run
 from torch import Tensor, nn
+from wide_models import (
+    CONTEXT,
+    MULTIPLIERS,
+    WIDTH,
+    apply_node,
+    comfyui_model,
+    depths,
+    fill,
+    load_comfyui,
+    load_slothful,
+)
 
 import attnpatch as ap
 from attnpatch import _core
@@ -45,25 +53,6 @@ PATCHES: dict[str, ap.PatchStack] = {
 # The pack takes the strength of input blocks for output blocks, and the other way round.
 PACK_INPUTS = {"SlothfulAttention": {"in_slothful": 4.0, "out_slothful": 6.0}}
 PERCENT = 0.5
-CONTEXT = {"sd1": 768, "sdxl": 2048}
-WIDTHS = {"sd1": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-
-
-def depths(family: str, short: bool) -> list[int]:
-    """Count the transformer blocks of each level; the last level's are in the middle as well."""
-    if family == "sd1":
-        return [1, 1, 1, 0]
-    return [0, 1, 2] if short else [0, 2, 10]
-
-
-def fill(module: torch.nn.Module) -> None:
-    """Give every parameter random values that keep activations of order one."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        bound = (3 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
-        parameter.uniform_(-bound, bound, generator=generator)
-        if parameter.dim() == 1:
-            parameter += 1.0
 
 
 def diffusers_calls(
@@ -74,7 +63,7 @@ def diffusers_calls(
 
     levels = depths(family, short)
     config: dict[str, Any] = {
-        "block_out_channels": WIDTHS[family],
+        "block_out_channels": [WIDTH * n for n in MULTIPLIERS[family]],
         "layers_per_block": 1 if short else 2,
         "cross_attention_dim": CONTEXT[family],
         "transformer_layers_per_block": [max(1, n) for n in levels],
@@ -116,40 +105,8 @@ def comfyui_calls(
     family: str, batch: int, side: int, names: list[str], short: bool, pack: dict[str, type]
 ) -> tuple[Calls, list[nn.Module]]:
     """Make calls of ComfyUI's UNet, plain, with our patches and the pack's nodes; and the UNet."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    levels, blocks = depths(family, short), 1 if short else 2
-    kind = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[family]
-    config = kind(
-        {
-            "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": 320,
-            "channel_mult": [width // 320 for width in WIDTHS[family]],
-            "num_res_blocks": [blocks] * len(levels),
-            "transformer_depth": [n for n in levels for _ in range(blocks)],
-            "transformer_depth_output": [n for n in levels for _ in range(blocks + 1)],
-            "transformer_depth_middle": max(1, levels[-1]),
-            "context_dim": CONTEXT[family],
-            "use_linear_in_transformer": family == "sdxl",
-            "adm_in_channels": 2816 if family == "sdxl" else None,
-            "use_spatial_transformer": True,
-            "use_checkpoint": False,
-            "legacy": False,
-            "use_temporal_attention": False,
-            "use_temporal_resblock": False,
-            "dtype": torch.float32,
-        }
-        | ({"num_classes": "sequential"} if family == "sdxl" else {})
-    )
-    heads = {"num_heads": 8, "num_head_channels": -1} if family == "sd1" else {}
-    config.unet_config |= heads or {"num_heads": -1, "num_head_channels": 64}
-    device = torch.device("cpu")
-    model = config.get_model({}, "", device=device).eval().requires_grad_(False)
-    fill(model.diffusion_model)
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    patcher = comfyui_model(family, short)
+    model = patcher.model
     sigma = torch.tensor(model.model_sampling.percent_to_sigma(PERCENT)).expand(batch)
     x = torch.randn(batch, 4, side, side) * sigma[0]
     context = torch.randn(batch, 77, CONTEXT[family])
@@ -167,35 +124,6 @@ def comfyui_calls(
         if name in pack:
             models[f"pack {name}"] = apply_node(pack[name], patcher, PACK_INPUTS.get(name, {}))
     return {name: lambda m=m: call(m) for name, m in models.items()}, [model.diffusion_model]
-
-
-def apply_node(kind: type, model: Any, given: dict[str, Any]) -> Any:
-    """Run one of the pack's nodes, with its defaults for what is not given."""
-    inputs = kind.INPUT_TYPES()["required"].items()
-    values = {n: e[1]["default"] if len(e) > 1 else e[0][0] for n, e in inputs if n != "model"}
-    return getattr(kind(), kind.FUNCTION)(model=model, **(values | given))[0]
-
-
-def load_comfyui(folder: Path) -> None:
-    """Import ComfyUI for the CPU, with torch's own attention."""
-    given, sys.argv = sys.argv, ["main.py", "--cpu", "--use-pytorch-cross-attention"]
-    sys.argv += ["--base-directory", tempfile.mkdtemp()]
-    sys.path.insert(0, str(folder))
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-
-    sys.argv = given
-
-
-def load_pack(folder: Path) -> dict[str, type]:
-    """Import the public pack; gives its nodes by name."""
-    spec = importlib.util.spec_from_file_location("slothful_pack", folder / "slothful_attention.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.NODE_CLASS_MAPPINGS)
 
 
 def arguments() -> argparse.Namespace:
@@ -282,7 +210,7 @@ def main() -> None:
     args = arguments()
     threads, clock = (1, time.process_time) if args.cpu_time else (args.threads, time.perf_counter)
     torch.set_num_threads(threads)
-    pack = load_pack(args.pack) if args.pack else {}
+    pack = load_slothful(args.pack) if args.pack else {}
     if args.comfyui:
         load_comfyui(args.comfyui)
     print(
