@@ -255,8 +255,13 @@ class BoundStack:
 
     @property
     def asks_repeats(self) -> bool:
-        """Whether any patch asks for ``Call.repeats``; hosts need not find it out for others."""
+        """Whether any patch asks for ``Call.repeats``."""
         return any(bound.asks_repeats for bound in self._bound)
+
+    @property
+    def names_words(self) -> bool:
+        """Whether any patch is for some tokens of the text, and needs ``Call.repeats``."""
+        return any(bound.names_words for bound in self._bound)
 
     def _layers(self, indices: Sequence[int]) -> tuple[Layer | JointLayer, ...]:
         skips = [self._skipped[index] for index in indices]

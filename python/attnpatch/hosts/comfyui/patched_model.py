@@ -198,7 +198,7 @@ class Running:
         text
             As the layers are given it, (batch, tokens, channels).
         """
-        if self.repeats is None:
+        if self.repeats is None and group.run.names_words:
             self.repeats = find_repeats(text)
             if self.repeats:
                 self.call = replace(self.call, repeats=self.repeats)

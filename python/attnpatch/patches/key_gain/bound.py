@@ -67,7 +67,7 @@ class BoundKeyGain(BoundPatch):
         self._skipped = tuple(self._reason(weight) for weight in self.layer_weights)
         acts = any(reason is None for reason in self._skipped)
         self.tells_roles_apart = acts and not gain.uncond
-        self.asks_repeats = acts and gain.keys.some_words
+        self.asks_repeats = self.names_words = acts and gain.keys.some_words
         self.mask = None if gain.mask is None else MaskPyramid(gain.mask, gain.mask_resize)
 
     def _reason(self, weight: float | None) -> str | None:
