@@ -113,7 +113,13 @@ class Sweep:
 
     def start(self):
         (self.folder / "held").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "attnpatch.cli", "sweep", str(self.folder / "study.toml")]
+        command = [
+            sys.executable,
+            "-m",
+            "attnpatch_command",
+            "sweep",
+            str(self.folder / "study.toml"),
+        ]
         command += ["--output", str(self.out), "--engine", "ray", "--address", ADDRESS, "--resume"]
         command += ["--workers", "1", "--rows", "1", "--measure", "held_here:hold", "--quiet"]
         pipe = subprocess.PIPE
