@@ -93,10 +93,12 @@ def run_study(
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
     try:
-        for units in plan:
-            for records in runs.run(job, units, shown.steps) if units else ():
-                finished.update((record["id"], record) for record in records)
-                shown.cells(len(records))
+        if plan.cells:
+            with runs.open(job, shown.steps) as pool:
+                for units in plan:
+                    for records in pool.run(units):
+                        finished.update((record["id"], record) for record in records)
+                        shown.cells(len(records))
     finally:
         shown.close()
         publish(study, cells, list(finished.values()), store)
