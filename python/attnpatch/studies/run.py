@@ -78,7 +78,8 @@ def run_study(
         raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
     cells = all_cells(study)
     store = Store(folder)
-    finished = done(store, (cell.id for cell in cells))
+    ids = [cell.id for cell in cells]
+    finished = done(store, ids)
     if store.has("study.toml") and not resume:
         raise FileExistsError(
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
@@ -86,7 +87,7 @@ def run_study(
         )
     runs = make_engine(engine, **options) if isinstance(engine, str) else engine
     _write_study(study, store)
-    write_order(store, [cell.id for cell in cells])
+    write_order(store, ids)
     plan = make_plan(cells, finished)
     job = Job(model_of(study, model), store.location, rows, dict(measures or {}))
     shown: Progress = Quiet()
@@ -101,7 +102,7 @@ def run_study(
                         shown.cells(len(records))
     finally:
         shown.close()
-        publish(study, cells, list(finished.values()), store)
+        publish(study, ids, list(finished.values()), store)
     return load_study(store.location)
 
 
