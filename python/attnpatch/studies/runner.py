@@ -159,6 +159,7 @@ class Runner:
             stack = writer.to_json(made.stacks[place])
             metadata = {
                 "cell": cell.description,
+                "adapters": self.maker.adapters(cell),
                 "stack": stack,
                 "record": record,
                 "versions": versions(),
