@@ -117,17 +117,10 @@ class Sweep:
 
     def start(self):
         (self.folder / "held").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "attnpatch.cli", "sweep", str(self.folder / "study.toml")]
-        command += [
-            "--output",
-            str(self.out),
-            "--engine",
-            "ray",
-            "--address",
-            self.address,
-            "--resume",
-        ]
-        command += ["--workers", "1", "--rows", "1", "--measure", "held_here:hold", "--quiet"]
+        study, module = str(self.folder / "study.toml"), "attnpatch_command"
+        command = [sys.executable, "-m", module, "sweep", study, "--output", str(self.out)]
+        command += ["--engine", "ray", "--address", self.address, "--resume", "--workers", "1"]
+        command += ["--rows", "1", "--measure", "held_here:hold", "--quiet"]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
