@@ -29,6 +29,7 @@ pytestmark = [
 from ray.cluster_utils import Cluster  # noqa: E402
 
 TESTS = str(Path(__file__).parents[1])
+PLAIN = {"include_dashboard": False}
 
 
 def wait_until_held(folder, runs):
@@ -46,12 +47,13 @@ def path(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", temporary)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by itself 15: on a busy machine that is never
     yield
     shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_a_worker_that_is_killed(here, tmp_path, path, caplog):  # noqa: F811
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **PLAIN})
     cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
@@ -76,7 +78,7 @@ def test_a_worker_that_is_killed(here, tmp_path, path, caplog):  # noqa: F811
 
 def test_a_node_that_is_lost(here, tmp_path, path, caplog):  # noqa: F811
     """Another node, which came later, goes on."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **PLAIN})
     first = cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
@@ -98,7 +100,8 @@ def test_a_node_that_is_lost(here, tmp_path, path, caplog):  # noqa: F811
 
 
 def start_head(port):
-    return Cluster(initialize_head=True, head_node_args={"gcs_server_port": port, "num_cpus": 2})
+    arguments = {"gcs_server_port": port, "num_cpus": 2, **PLAIN}
+    return Cluster(initialize_head=True, head_node_args=arguments)
 
 
 def kill_head(cluster):
