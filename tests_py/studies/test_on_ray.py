@@ -47,6 +47,7 @@ def path(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", temporary)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by itself 15: on a busy machine that is never
     yield
     shutil.rmtree(temporary, ignore_errors=True)
