@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 BACK = re.compile(r'<a class="viewcode-back" href="([^"#]*)#([^"]*)">\[docs\]</a>')
@@ -52,7 +53,13 @@ def mend_page(app: Any, page: str, template: str, context: dict[str, Any], tree:
         context["body"] = mended(context["body"], anchors)
 
 
+def begin_anew(app: Any) -> None:
+    """Delete the pages of an earlier build: their links go by the reference, not their source."""
+    shutil.rmtree(Path(app.outdir) / "_modules", ignore_errors=True)
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect to Sphinx."""
+    app.connect("builder-inited", begin_anew)
     app.connect("html-page-context", mend_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
