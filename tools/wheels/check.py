@@ -42,7 +42,8 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
     versions
         Versions of Python; by default all of the machine's that have a wheel.
     torches
-        Releases of torch, "" for the newest; `TORCHES` by default.
+        Releases of torch to try with each Python, "" for the newest. By default that, and all of
+        `TORCHES` with the last Python: modules of all Pythons take the same names from torch.
     """
     wheels = {_python_of(wheel): wheel for wheel in sorted(DIST.glob("*.whl"))}
     found = {v: path for v, path in find_interpreters(versions).items() if v in wheels}
@@ -50,10 +51,11 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
         raise FileNotFoundError(f"{DIST}: expected wheels, got none; ./run wheels builds them")
     _prepare()
     attempts = Attempts(_FOLDER)
-    for version, interpreter in found.items():
+    last = list(found)[-1]
+    for version, interpreter in reversed(found.items()):
         symbols.check(wheels[version], cuda=cuda.is_wanted())
         name = ""
-        for torch in torches or TORCHES:
+        for torch in torches or (TORCHES if version == last else TORCHES[-1:]):
             remove_environment(name)  # each takes gigabytes
             name = f"check-{version}-torch-{torch or 'newest'}"
             release = f"torch=={torch}.*" if torch else "torch"
@@ -65,7 +67,7 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
             attempts.run(_sdist(interpreter))
             remove_environment("sdist")
         install(python, *_BESIDE)
-        attempts.run(_beside(version, python, all_orders=version == list(found)[-1]))
+        attempts.run(_beside(version, python, all_orders=version == last))
         remove_environment(name)
     print(f"{attempts.done} attempts, {attempts.failed} failed")
     return attempts.failed == 0
