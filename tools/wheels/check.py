@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wheels import cuda, debian_root, symbols
-from wheels.attempts import Attempts, Run
+from wheels.attempts import PYTEST, Attempts, Run
 from wheels.build import DIST, NEEDED
 from wheels.interpreters import (
     find_interpreters,
@@ -30,7 +30,7 @@ NEIGHBOURS = ("cv2", "onnxruntime", "insightface", "attnpatch")
 """Modules with libraries of their own, which one process may import in any order."""
 
 _FOLDER = ROOT / "build" / "check"
-_TESTS = ("pytest>=8", "hypothesis>=6", "expecttest")
+_TESTS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "expecttest")
 _BESIDE = ("opencv-python-headless", "onnxruntime>=1.18", "insightface>=2")
 
 
@@ -64,7 +64,7 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
             attempts.run(_alone(name, f"Python {version}, torch {_torch_of(python)}", python))
         if version == debian_root.PYTHON:
             attempts.run(debian_root.wheel_runs(name, _FOLDER))
-            attempts.run(_sdist(interpreter))
+            attempts.run(_sdist(interpreter), together=False)
             remove_environment("sdist")
         install(python, *_BESIDE)
         attempts.run(_beside(version, python, all_orders=version == last))
@@ -103,11 +103,11 @@ def _alone(name: str, place: str, python: Path) -> Iterable[Run]:
     program = python.with_name("attnpatch")
     page = f"{name}-face.png"
     commands: dict[str, Sequence[str | Path]] = {
+        "operators' tests": (python, "-m", *PYTEST, "ops"),
         "import": (python, "-c", f"import {', '.join(debian_root.MODULES)}"),
         "doctor": (program, "doctor"),
         "demo": (program, "demo", "--output", f"{name}-demo.png"),
         "face": (program, "face", "picture.png", "--models", "networks", "--output", page),
-        "operators' tests": (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops"),
     }
     for what, command in commands.items():
         yield place, what, command, _environment(python)
