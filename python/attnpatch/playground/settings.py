@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attnpatch.engine.weights import number, weight_presets
+from attnpatch.engine.weights import number, weight_presets, whole_number
 from attnpatch.engine.window import check_window
 from attnpatch.pictures import read_picture
 
@@ -105,9 +105,9 @@ class Settings:
         _check_range("guidance", self.guidance, 0, 30)
         _check_range("sag", self.sag, 0, 20)
         _check_range("pag", self.pag, 0, 20)
-        _check_whole("steps", self.steps, 2, 100)
-        _check_whole("seed", self.seed, 0, 2**32 - 1)
-        _check_whole("size", self.size, 32, 2048)
+        whole_number("steps", self.steps, 2, 100)
+        whole_number("seed", self.seed, 0, 2**32 - 1)
+        whole_number("size", self.size, 32, 2048)
         if self.size % 8:
             raise ValueError(f"size: expected a multiple of 8, got {self.size}")
         for name, text in (("text", self.text), ("negative", self.negative)):
@@ -118,12 +118,6 @@ class Settings:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= number(name, value) <= high:
         raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-
-
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    _check_range(name, value, low, high)
 
 
 def read_upload(path: str | os.PathLike[str], name: str) -> Image.Image:
