@@ -17,8 +17,14 @@ Run: TypeAlias = "tuple[str, str, Sequence[str | Path], Mapping[str, str]]"
 
 CORES = os.cpu_count() or 1
 
-PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", "-n", str(CORES), "--dist", "worksteal")
-"""The module that runs tests, and its arguments."""
+OPERATORS = "tests_py/ops"
+"""Where the operators' tests are, in a clone and beside the wheels that are tried."""
+
+OPERATORS_TESTS = (
+    *("pytest", OPERATORS, "-q", "-p", "no:cacheprovider"),
+    *("-n", str(CORES), "--dist", "worksteal"),
+)
+"""The module that runs them, and its arguments."""
 
 _MOST_TOLD = 6000
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wheels import cuda, debian_root, symbols
-from wheels.attempts import PYTEST, Attempts, Run
+from wheels.attempts import OPERATORS, OPERATORS_TESTS, Attempts, Run
 from wheels.build import DIST, NEEDED
 from wheels.interpreters import (
     find_interpreters,
@@ -79,12 +79,14 @@ def _python_of(wheel: Path) -> str:
 
 
 def _prepare() -> None:
-    """Put the operators' tests, generated face networks and a picture where no sources are."""
+    """Put tests, a page that they read, generated networks and a picture where no sources are."""
     shutil.rmtree(_FOLDER, ignore_errors=True)
     (_FOLDER / "networks").mkdir(parents=True)
     # Where a test is of the sources' own tools, there is nothing to test.
     of_tools = shutil.ignore_patterns("test_cuda_resources.py", "__pycache__")
-    shutil.copytree(ROOT / "tests_py" / "ops", _FOLDER / "ops", ignore=of_tools)
+    shutil.copytree(ROOT / OPERATORS, _FOLDER / OPERATORS, ignore=of_tools)
+    (_FOLDER / "docs").mkdir()
+    shutil.copyfile(ROOT / "docs" / "cuda.md", _FOLDER / "docs" / "cuda.md")
     shutil.copyfile(Path(__file__).with_name("neighbours.py"), _FOLDER / "neighbours.py")
     for sdist in DIST.glob("*.tar.gz"):
         shutil.copyfile(sdist, _FOLDER / sdist.name)
@@ -103,7 +105,7 @@ def _alone(name: str, place: str, python: Path) -> Iterable[Run]:
     program = python.with_name("attnpatch")
     page = f"{name}-face.png"
     commands: dict[str, Sequence[str | Path]] = {
-        "operators' tests": (python, "-m", *PYTEST, "ops"),
+        "operators' tests": (python, "-m", *OPERATORS_TESTS),
         "import": (python, "-c", f"import {', '.join(debian_root.MODULES)}"),
         "doctor": (program, "doctor"),
         "demo": (program, "demo", "--output", f"{name}-demo.png"),

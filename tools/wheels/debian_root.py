@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wheels import cuda
-from wheels.attempts import PYTEST, Run
+from wheels.attempts import OPERATORS_TESTS, Run
 from wheels.interpreters import ENVIRONMENTS
 from wheels.libraries import ROOT
 
@@ -45,7 +45,7 @@ def wheel_runs(environment: str, folder: Path) -> Iterable[Run]:
         return
     cli = (*enter, "-m", "attnpatch_command")
     commands: dict[str, Sequence[str]] = {
-        "operators' tests": (*enter, "-m", *PYTEST, "ops"),
+        "operators' tests": (*enter, "-m", *OPERATORS_TESTS),
         "import": (*enter, "-c", f"import {', '.join(MODULES)}"),
         "demo": (*cli, "demo", "--output", "debian.png"),
         "face": (*cli, "face", "picture.png", "--models", "networks", "--output", "face.png"),
@@ -72,7 +72,7 @@ def sdist_runs(environment: str, folder: Path) -> Iterable[Run]:
         "sdist": (*pip, "--break-system-packages", sdist.name),
         "doctor": (*enter, "-m", "attnpatch_command", "doctor"),
         "a word about faces": (*enter, "-c", faces),
-        "operators' tests": (*enter, "-m", *PYTEST, "ops"),
+        "operators' tests": (*enter, "-m", *OPERATORS_TESTS),
     }
     for what, command in commands.items():
         yield f"bare Debian {SUITE} with a compiler", what, command, _ENVIRONMENT
