@@ -17,7 +17,7 @@ ALLOWED = {
     "adapters": {"ops", "pictures", "engine", "faces", "shown", "vision"},
     "patches": {"ops", "engine", "adapters", "faces", "pictures"},
     "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
-    "notebook": {"display", "engine", "hosts", "patches"},
+    "notebook": {"display", "engine", "hosts", "patches", "pictures"},
     "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
     "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo"},
 }

@@ -55,6 +55,7 @@ CORE: dict[str, tuple[Inputs, Outputs]] = {
     ),
     "VAEDecode": ({"samples": "LATENT", "vae": "VAE"}, [("IMAGE", "IMAGE")]),
     "SaveImage": ({"images": "IMAGE", "filename_prefix": "STRING"}, []),
+    "PreviewImage": ({"images": "IMAGE"}, []),
     "LoadImage": (
         {"image": "COMBO", "upload": "CONTROL"},
         [("IMAGE", "IMAGE"), ("MASK", "MASK")],
@@ -111,8 +112,11 @@ BELOW = {
     "CLIPTextEncode": 120,
     "TextEncodeQwenImageEditPlus": 120,
     "AttentionPatchesWordWeights": 120,
+    "AttentionPatchesSweep": 520,
+    "AttentionPatchesSweepResults": 120,
     "LoadImage": 340,
     "SaveImage": 400,
+    "PreviewImage": 400,
     "PreviewAny": 240,
 }
 SPACE_BESIDE, SPACE_BELOW = 80, 40
@@ -188,8 +192,11 @@ class Graph:
         drawn = []
         for node in self.nodes:
             sockets = [(n, k) for n, k in node.inputs.items() if k not in (*WIDGETS, "CONTROL")]
-            inputs = []
-            for slot, (name, kind) in enumerate(sockets):
+            # A widget that takes what another node gives has a socket beside it.
+            widgets = [n for n, k in node.inputs.items() if k in (*WIDGETS, "CONTROL")]
+            fed = [n for n in widgets if isinstance(node.values[n], Link)]
+            inputs: list[dict[str, Any]] = []
+            for slot, (name, kind) in enumerate([*sockets, *((n, node.inputs[n]) for n in fed)]):
                 link = node.values.get(name)
                 number = None
                 if link is not None:
@@ -197,7 +204,8 @@ class Graph:
                     links.append([number, link.node, link.slot, node.id, slot, kind])
                     outgoing.setdefault(link, []).append(number)
                 inputs.append({"name": name, "type": kind, "link": number})
-            widgets = [n for n, k in node.inputs.items() if k in (*WIDGETS, "CONTROL")]
+                if name in fed:
+                    inputs[-1]["widget"] = {"name": name}
             height = ROW * (1 + max(len(inputs), len(node.outputs)) + len(widgets))
             height += BELOW.get(node.type, 0)
             top = rows.get(node.depth, TITLE)
@@ -214,7 +222,9 @@ class Graph:
                     "inputs": inputs,
                     "outputs": [],
                     "properties": {"Node name for S&R": node.type},
-                    "widgets_values": [node.values[name] for name in widgets],
+                    "widgets_values": [
+                        _default_of(node.type, n) if n in fed else node.values[n] for n in widgets
+                    ],
                 }
             )
         for node, shown in zip(self.nodes, drawn, strict=True):
@@ -244,6 +254,10 @@ def _shape(kind: str) -> tuple[Inputs, Outputs]:
     )
 
 
+def _default_of(kind: str, name: str) -> Any:
+    return next(_default(given) for given in OURS[kind].inputs if given.id == name)
+
+
 def _default(given: Any) -> Any:
     return given.options()[0] if given.type == "COMBO" and given.default is None else given.default
 
@@ -252,8 +266,10 @@ def _picture(graph: Graph, name: str) -> Link:
     return graph.add("LoadImage", image=name, upload="image")["IMAGE"]
 
 
-def _sample(graph: Graph, checkpoint: Node, model: Link, text: str, prefix: str) -> None:
-    """Add all from the prompt to the saved picture, and the report."""
+def _sample(
+    graph: Graph, checkpoint: Node, model: Link, text: str, prefix: str, study: str | None = None
+) -> None:
+    """Add all from the prompt to the saved picture or the sweep, and the report."""
     positive = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text=text)
     negative = graph.add("CLIPTextEncode", clip=checkpoint["CLIP"], text="blurry, lowres")
     latent = graph.add("EmptyLatentImage", width=PICTURE, height=PICTURE, batch_size=1)
@@ -261,6 +277,7 @@ def _sample(graph: Graph, checkpoint: Node, model: Link, text: str, prefix: str)
         *(graph, model, positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"]),
         vae=checkpoint["VAE"],
         prefix=prefix,
+        study=study,
         steps=25,
         cfg=6.0,
         sampler="dpmpp_2m",
@@ -277,12 +294,13 @@ def _finish(
     *,
     vae: Link,
     prefix: str,
+    study: str | None = None,
     steps: int,
     cfg: float = 1.0,
     sampler: str = "euler",
     scheduler: str = "simple",
 ) -> None:
-    """Add all from the conditionings to the saved picture, and the report."""
+    """Add all from the conditionings to the saved picture or the sweep, and the report."""
     report = graph.add("AttentionPatchesReport", model=model)
     graph.add("PreviewAny", source=report["report"])
     sampled = graph.add(
@@ -300,7 +318,19 @@ def _finish(
         denoise=1.0,
     )
     decoded = graph.add("VAEDecode", samples=sampled["LATENT"], vae=vae)
-    graph.add("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix)
+    if study is None:
+        graph.add("SaveImage", images=decoded["IMAGE"], filename_prefix=prefix)
+        return
+    swept = graph.add(
+        "AttentionPatchesSweep",
+        images=decoded["IMAGE"],
+        study=study,
+        folder=prefix,
+        model=report["MODEL"],
+    )
+    graph.add("PreviewAny", source=swept["report"])
+    read = graph.add("AttentionPatchesSweepResults", folder=swept["folder"])
+    graph.add("PreviewImage", images=read["sheet"])
 
 
 def _loaders(graph: Graph) -> tuple[Node, Link, Link]:
@@ -556,6 +586,33 @@ def qwen_edit_regions(graph: Graph) -> None:
     )
 
 
+def sweep(graph: Graph) -> None:
+    """Weights and parts of sampling of an image prompt, every one with every seed."""
+    checkpoint, adapter, encoder = _loaders(graph)
+    patched = graph.add(
+        "IPAdapterAdvanced",
+        model=checkpoint["MODEL"],
+        ipadapter=adapter,
+        image=_picture(graph, "reference.png"),
+        clip_vision=encoder,
+    )
+    study = """\
+name = "weights"
+
+[[axes]]
+"IPAdapterAdvanced.weight" = [0.4, 0.7, 1.0]
+
+[[axes]]
+join = "zip"
+"IPAdapterAdvanced.start_at" = [0.0, 0.2]
+"IPAdapterAdvanced.end_at" = [1.0, 0.8]
+
+[[axes]]
+"KSampler.seed" = [1, 2]
+"""
+    _sample(graph, checkpoint, patched["MODEL"], "a portrait, soft light", "sweep", study)
+
+
 EXAMPLES: tuple[Callable[[Graph], None], ...] = (
     image_prompt,
     two_image_prompts,
@@ -566,6 +623,7 @@ EXAMPLES: tuple[Callable[[Graph], None], ...] = (
     flux_words_and_negative,
     klein_reference_strength,
     qwen_edit_regions,
+    sweep,
 )
 
 

@@ -114,10 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
+    except BrokenPipeError:
+        raise  # no fault of the user: attnpatch_command.output
     except (OSError, ValueError) as error:
         print(f"attnpatch {parsed.verb}: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,12 +7,17 @@ from __future__ import annotations
 import sys
 
 from attnpatch_command import doctor
+from attnpatch_command.output import end_quietly
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """Run the program; returns its exit status."""
+    return end_quietly(_run)
+
+
+def _run() -> int:
     if sys.argv[1:2] == ["doctor"]:
         return doctor.main(sys.argv[2:])
     try:

@@ -22,7 +22,11 @@ _OPTIONAL = {
     "diffusers": ("pipelines of diffusers", '"attnpatch[diffusers]"'),
     "transformers": ("image encoders by their ID", '"attnpatch[diffusers]"'),
     "pillow": ("attnpatch demo and face; pictures", '"attnpatch[demo]"'),
-    "tqdm": ("training of the demo's model", '"attnpatch[demo]"'),
+    "tqdm": ("attnpatch demo; bars of progress", '"attnpatch[demo]"'),
+    "gradio": ("attnpatch play", '"attnpatch[play]"'),
+    "ipywidgets": ("explore in notebooks", '"attnpatch[notebook]"'),
+    "pyarrow": ("attnpatch sweep", '"attnpatch[sweep]"'),
+    "ray": ("attnpatch sweep on a cluster", '"attnpatch[ray]"'),
     "scikit-image": ("attnpatch face without a picture of yours", "scikit-image"),
     "facenet-pytorch": ("attnpatch face without models of yours", "--no-deps facenet-pytorch"),
 }

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import json
 import os
 import socket
@@ -16,9 +18,16 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from narrow_adapters import make_state
+from PIL import Image
+from safetensors.torch import save_file
+
 HERE = Path(__file__).parent
 PACK = HERE.parents[1] / "comfyui" / "attnpatch_nodes"
 V3 = "from attnpatch.nodes import comfy_entrypoint\n"
+EXAMPLES = sorted((PACK / "example_workflows" / "api").glob("*.json"))
+STAND_INS = {"CheckpointLoaderSimple": "TinyCheckpoint", "CLIPVisionLoader": "TinyImageEncoder"}
+SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
 START_TIMEOUT, RUN_TIMEOUT = 300, 180  # seconds
 
 
@@ -69,6 +78,40 @@ class Server:
                 return entry
             time.sleep(0.2)
         raise TimeoutError(self.log.read_text()[-3000:])
+
+
+def example(path):
+    """Read an example as the API takes it."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def small(workflow):
+    """Make an example quick: other loaders, a small picture, few steps."""
+    workflow = copy.deepcopy(workflow)
+    for node in workflow.values():
+        node["inputs"] |= SMALL.get(node["class_type"], {})
+        node["class_type"] = STAND_INS.get(node["class_type"], node["class_type"])
+    return workflow
+
+
+def pictures(server, entry):
+    """Return the pictures of an entry of the history."""
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    shown = [image for out in entry["outputs"].values() for image in out.get("images", ())]
+    return [Image.open(io.BytesIO(server.get("/view", **image))) for image in shown]
+
+
+def write_files(base):
+    """Write what the examples for SD1.5 name: a narrow adapter, and pictures."""
+    files = base / "models" / "ipadapter"
+    files.mkdir(parents=True)
+    state = make_state("sd1")
+    flat = {f"{group}.{name}": t for group, part in state.items() for name, t in part.items()}
+    save_file(flat, files / "ip-adapter_sd15.safetensors")
+    (base / "input").mkdir()
+    for number, name in enumerate(("reference.png", "left.png", "right.png")):
+        picture = Image.radial_gradient("L").rotate(40 * number).convert("RGB")
+        picture.save(base / "input" / name)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,17 @@ def test_what_is_optional_and_missing_comes_with_its_command(installed):
     assert found["torch"] == Finding("Versions", "torch", "2.12.1")
 
 
+def test_every_extra_for_users_has_its_command():
+    extras = set(metadata.metadata("attnpatch").get_all("Provides-Extra"))
+    told = {
+        extra
+        for extra in extras
+        for _, brings in packages._OPTIONAL.values()
+        if f"[{extra}]" in brings
+    }
+    assert extras - told == {"test", "docs", "release", "dev"}
+
+
 def test_what_is_too_old_is_a_problem(installed):
     installed(NEEDED | {"torch": "2.9.1+cu128", "diffusers": "0.35.0"})
     found = by_name(packages.examine())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from protocol_unet import CONTEXT_TOKENS, HEAD_SIZE, SD1, SDXL, Structure, UNet, attention
+from sampling_host import joined
 from torch import nn
 
 __all__ = ["HEAD_SIZE", "SD1", "SDXL", "Structure", "UNet", "attention"]
@@ -94,7 +95,7 @@ class Patcher:
         """
         sigmas = torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
         timesteps = self.model.model_sampling.timestep(sigmas).repeat(len(chunks))
-        context = torch.cat([contexts[chunk] for chunk in chunks])
+        context = joined([contexts[chunk] for chunk in chunks])
         options = self.model_options["transformer_options"].copy()
         options |= {"cond_or_uncond": list(chunks), "sigmas": sigmas}
         unet = self.model.diffusion_model

@@ -8,6 +8,7 @@ It plays the modules ``comfy.samplers`` and ``comfy.conds`` for the small host.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -100,7 +101,7 @@ class Sampler:
         names = conds[0][1]["model_conds"]
         assert all(entry["model_conds"].keys() == names.keys() for _, entry in conds)
         c = {
-            name: torch.cat([e["model_conds"][name].at(e.get("area")) for _, e in conds])
+            name: joined([e["model_conds"][name].at(e.get("area")) for _, e in conds])
             for name in names
         }
         c["transformer_options"] = model_options["transformer_options"] | {
@@ -157,6 +158,14 @@ class Sampler:
                 }
             )
         return result
+
+
+def joined(tensors):
+    """Join what chunks have; texts of unlike lengths are repeated until they are equally long."""
+    if tensors[0].dim() != 3:
+        return torch.cat(tensors)
+    tokens = math.lcm(*(tensor.shape[1] for tensor in tensors))
+    return torch.cat([tensor.repeat(1, tokens // tensor.shape[1], 1) for tensor in tensors])
 
 
 def wrapped(function, options, place):

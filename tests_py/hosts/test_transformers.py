@@ -298,8 +298,11 @@ def test_texts_of_other_lengths_in_one_call():
         alone = outputs([short], patch, (0,))[0]
         beside = outputs([short, long], patch, (0, 1))[0]
         torch.testing.assert_close(beside, alone, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="expected texts of one length"):
-        outputs([short, long], KeyGain(TextKeys(), 0.1), (0,))
+    whole = KeyGain(TextKeys(), 0.1)
+    both = outputs([short, long], whole, (0,))
+    for row, text in enumerate((short, long)):
+        alone = outputs([text], whole, (0,))[0]
+        torch.testing.assert_close(both[row], alone, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=f"of a text of {TEXT}, got 20"):
         outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (0,))
     outputs([short, long], KeyGain(TextKeys((20,)), 0.1), (1, 0))

@@ -40,6 +40,7 @@ class Schema:
     inputs: list
     outputs: list
     is_output_node: bool = False
+    hidden: list = field(default_factory=list)
 
 
 @dataclass(init=False)
@@ -52,7 +53,7 @@ class NodeOutput:
 
 
 class ComfyNode:
-    pass
+    hidden = None
 
 
 class ComfyExtension:
@@ -66,7 +67,8 @@ io = SimpleNamespace(
     String=_kind("STRING", "default", "multiline"),
     Boolean=_kind("BOOLEAN", "default"),
     Combo=_kind("COMBO", "default", "options"),
-    Custom=_kind,
+    Custom=lambda name: _kind(name, "lazy"),
+    Hidden=SimpleNamespace(prompt="PROMPT", extra_pnginfo="EXTRA_PNGINFO", unique_id="UNIQUE_ID"),
     Schema=Schema,
     NodeOutput=NodeOutput,
     ComfyNode=ComfyNode,

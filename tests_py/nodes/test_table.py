@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import fake_comfy_api
 import pytest
@@ -66,7 +66,10 @@ def test_every_part_of_a_node_explains_itself(spec):
 @SPECS
 def test_run_takes_every_input(spec):
     signature = inspect.signature(spec.run)
-    signature.bind(**{given.id: None for given in spec.inputs})
+    names = [*(given.id for given in spec.inputs), *spec.hidden]
+    signature.bind(**dict.fromkeys(names))
+    if spec.needs is not None:
+        inspect.signature(spec.needs).bind(**dict.fromkeys(names))
 
 
 def test_defaults_are_those_of_the_python_api():
@@ -98,6 +101,8 @@ def test_v1_class_says_what_the_table_says(spec):
     assert callable(getattr(made(), made.FUNCTION))
     assert hasattr(made, "IS_CHANGED") == (spec.fingerprint is not None)
     assert hasattr(made, "VALIDATE_INPUTS") == (spec.check is not None)
+    assert hasattr(made, "check_lazy_status") == (spec.needs is not None)
+    assert types.get("hidden", {}) == {name: name.upper() for name in spec.hidden}
     assert NODE_DISPLAY_NAME_MAPPINGS[spec.id] == spec.title
 
 
@@ -123,6 +128,8 @@ def test_v3_class_says_what_the_table_says(spec):
     assert outputs == [(o.type, o.name, o.tooltip) for o in spec.outputs]
     assert hasattr(made, "fingerprint_inputs") == (spec.fingerprint is not None)
     assert hasattr(made, "validate_inputs") == (spec.check is not None)
+    assert hasattr(made, "check_lazy_status") == (spec.needs is not None)
+    assert schema.hidden == [name.upper() for name in spec.hidden]
 
 
 def test_entrypoint_gives_all_nodes(monkeypatch):
@@ -174,6 +181,29 @@ def test_fingerprint_and_check_reach_both_kinds():
     assert old.IS_CHANGED(a=4) == new.fingerprint_inputs(a=4) == 8
     assert old.VALIDATE_INPUTS(a=0) == new.validate_inputs(a=0) == "a: expected more than 1"
     assert inspect.getfullargspec(old.VALIDATE_INPUTS).args == ["cls", "a"]
+
+
+def test_what_the_host_tells_reaches_both_kinds():
+    lazy = Input(id="c", type="IMAGE", tooltip="A picture.", lazy=True)
+    values = {"title": "Told", "category": "test", "description": "Tells.", "outputs": ()}
+    spec = NodeSpec(
+        id="Told",
+        inputs=(lazy,),
+        run=lambda *, c, unique_id: (c, unique_id),
+        hidden=("unique_id",),
+        needs=lambda *, c, unique_id: [f"{unique_id}"] if c is None else [],
+        **values,
+    )
+    old, new = make_v1_class(spec), make_v3_class(spec, fake_comfy_api.io)
+    assert old().run(c=1, unique_id="7") == (1, "7")
+    assert old().check_lazy_status(c=None, unique_id="7") == ["7"]
+    new.hidden = SimpleNamespace(unique_id="7")
+    assert new.execute(c=1).args == (1, "7")
+    assert new.check_lazy_status(c=None) == ["7"] and new.check_lazy_status(c=2) == []
+    with pytest.raises(ValueError, match="needs where there are lazy inputs"):
+        NodeSpec(id="Told", inputs=(lazy,), run=spec.run, **values)
+    with pytest.raises(ValueError, match="expected of prompt, extra_pnginfo, unique_id"):
+        NodeSpec(id="Told", inputs=(), run=spec.run, hidden=("token",), **values)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,16 @@
 """An interactive cell on the package's model, its widgets moved as a notebook moves them."""
 
 import importlib.util
+import io
+import sys
 import threading
+from copy import copy
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import attnpatch as ap
 from attnpatch.demo.clothes import load_clothes
@@ -15,6 +20,8 @@ from attnpatch.demo.narrow_sdxl import make_adapter, make_unet
 from html_page import Page
 
 pytest.importorskip("ipywidgets")
+TraitError = pytest.importorskip("traitlets").TraitError
+pytest.importorskip("anywidget")
 
 LONG = 300  # seconds until a test gives up
 
@@ -43,6 +50,22 @@ def explore(clothes):
         cell.close()
 
 
+def run(code, **filled):
+    """What a copied program makes, in a namespace that has what it says it takes, and no more."""
+    lines, names = code.splitlines(), {}
+    for place, line in enumerate(lines):
+        name, ellipsis, _ = line.partition(" = ...  # fill in: ")
+        if ellipsis:
+            names[name] = filled.pop(name)
+            lines[place] = ""
+        elif line.startswith("# As they were where explore was called: "):
+            for name in line.split(": ")[1].split(", "):
+                names[name] = filled.pop(name)
+    assert not filled, "all that is given is asked for"
+    exec("\n".join(lines), names)
+    return names["images"]
+
+
 def same(one, other):
     return np.array_equal(np.asarray(one), np.asarray(other))
 
@@ -62,6 +85,7 @@ def test_a_cell_shows_pictures_without_and_with_and_leaves_the_pipeline_alone(
 
 def test_widgets_change_the_stack_and_the_code_makes_the_picture_again(clothes, stack, explore):
     cell = explore(stack, prompt="bag")
+    assert "num_inference_steps=2" in cell.code
     image, guidance, reduction = cell.controls
     image.parameters["weight"].value = 0.35
     image.window.value = (0.0, 0.8)
@@ -74,23 +98,20 @@ def test_widgets_change_the_stack_and_the_code_makes_the_picture_again(clothes, 
     assert changed.keys_values is stack[0].keys_values, "they are kept"
     assert (changed.weight.scale, changed.end, guided.scale) == (0.35, 0.8, 1.25)
     assert torch.equal(changed.mask[0], ap.notebook.box_mask(0.25, 0, 1, 1))
-    names = {"stack": stack, "pipeline": clothes.pipeline}
-    assert "num_inference_steps" not in cell.code, "a preview's steps are few"
-    exec(cell.code.replace("prompt='bag'", "prompt='bag', num_inference_steps=2"), names)
-    assert names["patches"] == cell.stack
-    assert same(names["images"][0], cell.pictures[0])
+    assert same(run(cell.code, stack=stack, pipeline=clothes.pipeline)[0], cell.pictures[0])
     assert cell._code.value == cell.code
     image.mask.choice.value = "everywhere"
     assert cell.stack[0].mask is None
 
 
-def test_a_new_value_stops_the_preview_at_the_next_call_of_the_model(stack, explore):
+def test_a_new_value_stops_the_preview_at_the_next_call_of_the_model(clothes, stack, explore):
     calls, first, go = [], threading.Event(), threading.Event()
 
     def generate(pipeline, steps):
         made = []
         for step in range(3):
-            made += pipeline(num_inference_steps=1).images
+            noise = torch.Generator().manual_seed(step)
+            made += pipeline(num_inference_steps=1, generator=noise).images
             weights = [patch.weight.scale for patch in ap.attached(pipeline)[:1]]
             calls.append((step, *weights))
             if calls[-1] == (0, 1.0) and not first.is_set():
@@ -107,7 +128,123 @@ def test_a_new_value_stops_the_preview_at_the_next_call_of_the_model(stack, expl
     assert [call for call in calls if call[1:] == (0.25,)] == [(step, 0.25) for step in range(3)]
     assert len(cell.pictures) == 3
     assert cell._previews.stopped == 1
-    assert "generate(pipeline, steps)" in cell.code
+    names = {"generate": generate, "pipeline": clothes.pipeline, "stack": stack[:1]}
+    assert all(map(same, run(cell.code, **names), cell.pictures))
+
+
+def test_a_button_stops_the_preview_and_the_next_value_makes_one(stack, explore):
+    begun, go = threading.Event(), threading.Event()
+
+    def generate(pipeline, steps):
+        begun.set()
+        assert go.wait(LONG)
+        return pipeline(num_inference_steps=steps).images
+
+    cell = explore(stack[:1], generate=generate)
+    assert begun.wait(LONG)
+    assert not cell._stop.disabled
+    cell._stop.click()
+    assert "stopped" in Page(cell._status.value).text and cell._stop.disabled
+    go.set()
+    assert cell.wait(LONG)
+    assert cell.pictures == [] and cell.error is None
+    cell.controls[0].parameters["weight"].value = 0.25
+    assert cell.wait(LONG) and cell.error is None
+    assert len(cell.pictures) == 1 and cell._stop.disabled
+
+
+def moved(generator):
+    torch.rand(3, generator=generator)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("arguments", "filled"),
+    [
+        ({"seed": 5}, ()),
+        ({"num_inference_steps": 2}, ()),
+        ({"generator": torch.Generator().manual_seed(9)}, ()),
+        ({"generator": moved(torch.Generator().manual_seed(9))}, ("generator",)),
+        ({"guidance_scale": torch.tensor(2.5)}, ("guidance_scale",)),
+        ({"prompt": ["bag", 'a"\\'[:0]], "guidance_scale": 3.0}, ()),
+        ({"prompt": ("bag",), "num_images_per_prompt": 2}, ()),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_the_code_has_all_arguments_and_names_what_cannot_be_written(
+    clothes, stack, explore, arguments, filled
+):
+    held = dict(arguments)
+    cell = explore(stack[:2], **arguments)
+    assert cell.wait(LONG) and cell.error is None
+    before = cell.pictures
+    cell.controls[1].parameters["scale"].value = 2.0
+    assert cell.wait(LONG) and cell.error is None
+    assert not same(before[0], cell.pictures[0])
+    given = {name: held[name] for name in filled}
+    for _ in range(2):
+        made = run(cell.code, stack=stack[:2], pipeline=clothes.pipeline, **given)
+        assert len(made) == len(cell.pictures) and all(map(same, made, cell.pictures))
+
+
+def test_the_code_calls_things_as_they_are_called_where_the_cell_was_made(clothes, stack):
+    pipe, portrait, strength = clothes.pipeline, stack[0], torch.tensor(1.5)
+    stronger = [portrait, ap.SelfAttentionGuidance(0.5)]
+    alone = ap.explore(pipe, portrait, steps=1, guidance_scale=strength)
+    several = ap.explore(pipe, stronger, steps=1)
+    unnamed = ap.explore(pipe, [stack[0].replace(weight=0.5)], steps=1)
+    for cell in (alone, several, unnamed):
+        assert cell.wait(LONG) and cell.error is None
+        cell.controls[0].parameters["weight"].value = 0.25
+        assert cell.wait(LONG)
+    assert alone.code == (
+        "import torch\nimport attnpatch as ap\n\n"
+        "# As they were where explore was called: pipe, portrait, strength\n\n"
+        "explored = ap.PatchStack(\n    [\n        portrait.replace(weight=0.25),\n    ]\n)\n"
+        "with ap.attach(pipe, explored):\n"
+        "    images = pipe(guidance_scale=strength, num_inference_steps=1, "
+        "generator=torch.Generator().manual_seed(0)).images"
+    )
+    assert same(
+        run(alone.code, pipe=pipe, portrait=portrait, strength=strength)[0], alone.pictures[0]
+    )
+    assert "        ap.SelfAttentionGuidance(scale=0.5),\n" in several.code, "written in full"
+    assert same(run(several.code, pipe=pipe, portrait=portrait)[0], several.pictures[0])
+    assert "stack = ...  # fill in: the patches that were given to explore" in unnamed.code
+    for cell in (alone, several, unnamed):
+        cell.close()
+
+
+def test_a_drawn_mask_and_a_picture_of_one_are_in_the_stack_and_the_code(clothes, stack, explore):
+    cell = explore(stack[:1], prompt="bag")
+    mask = cell.controls[0].mask
+    assert cell.wait(LONG)
+    mask.choice.value = "drawn"
+    assert cell.wait(LONG) and cell.stack == stack[:1], "nothing is drawn yet"
+    assert mask.canvas.picture.startswith("data:image/png;base64,"), "one draws on the preview"
+    levels = bytes(255 if column < 32 else 0 for row in range(64) for column in range(64))
+    mask.canvas.levels = levels
+    assert cell.wait(LONG) and cell.error is None
+    assert torch.equal(cell.stack[0].mask[0], ap.notebook.box_mask(0, 0, 0.5, 1))
+    assert same(run(cell.code, stack=stack, pipeline=clothes.pipeline)[0], cell.pictures[0])
+
+    picture = io.BytesIO()
+    Image.linear_gradient("L").save(picture, "PNG")
+    file = {
+        "name": "a.png",
+        "type": "image/png",
+        "size": 1,
+        "last_modified": datetime.now(timezone.utc),
+    }
+    mask.upload.value = ({**file, "content": memoryview(picture.getvalue())},)
+    rows = cell.stack[0].mask[0].mean(1)
+    assert rows[0] < 0.02 and rows[-1] > 0.98 and torch.equal(rows, rows.sort().values)
+    before = mask.canvas.levels
+    mask.upload.value = ({**file, "name": "<b>.png", "content": memoryview(b"no picture")},)
+    assert "mask: expected a picture, got <b>.png" in Page(mask._said.value).text
+    assert mask.canvas.levels == before
+    with pytest.raises(TraitError, match="levels: expected 4096 bytes or none, got 3"):
+        mask.canvas.levels = b"abc"
 
 
 def test_patches_that_are_attached_are_taken(clothes, stack, explore):
@@ -115,13 +252,29 @@ def test_patches_that_are_attached_are_taken(clothes, stack, explore):
         cell = explore()
         assert cell.stack == stack[1:]
         assert cell.wait(LONG) and cell.error is None
-        assert ap.attached(clothes.pipeline) == stack[1:]
+        cell.controls[0].parameters["scale"].value = 2.0
+        assert cell.wait(LONG)
+        for _ in range(2):
+            made = run(cell.code, pipeline=clothes.pipeline)
+            assert same(made[0], cell.pictures[0])
+            assert ap.attached(clothes.pipeline) == stack[1:]
+
+
+def test_attached_prompts_are_named_by_their_place(clothes, stack, explore):
+    with ap.attach(clothes.pipeline, stack[:1]):
+        cell = explore(prompt="bag")
+        cell.controls[0].parameters["weight"].value = 0.5
+        assert cell.wait(LONG) and cell.error is None
+        assert "ap.attached(pipeline)[0].replace(weight=0.5)" in cell.code
+        assert same(run(cell.code, pipeline=clothes.pipeline)[0], cell.pictures[0])
 
 
 def test_errors_are_shown_and_the_next_value_works(stack, explore):
     def generate(pipeline, steps):
         if steps == 3:
             raise MemoryError("<b>too large</b>")
+        if steps == 4:
+            sys.exit("out")
         if steps == 2:
             return ["no picture"]
         return pipeline(num_inference_steps=steps).images
@@ -131,18 +284,23 @@ def test_errors_are_shown_and_the_next_value_works(stack, explore):
     assert cell.wait(LONG)
     assert isinstance(cell.error, MemoryError)
     assert "No preview. MemoryError: <b>too large</b>" in Page(cell._status.value).text
+    cell._steps.value = 4
+    assert cell.wait(LONG)
+    assert "No preview. SystemExit: out" in Page(cell._status.value).text
     cell._steps.value = 2
-    assert cell.wait(LONG) and cell.error is not None
+    assert cell.wait(LONG) and "picture" in str(cell.error)
     cell._steps.value = 1
     assert cell.wait(LONG) and cell.error is None
 
 
 def test_values_that_do_not_go_together_are_said():
     pytest.importorskip("ipywidgets")
+    from attnpatch.notebook.code import Origin
     from attnpatch.notebook.widgets import Explorer
 
     gain = ap.KeyGain(ap.ReferenceKeys(0), 1.5, outside=0.5, mask=torch.ones(4, 4))
-    cell = Explorer(_Nothing(), ap.PatchStack(gain), 1)
+    stack = ap.PatchStack(gain)
+    cell = Explorer(_Nothing(), Origin(None, stack, stack, {}), 1)
     assert cell.wait(LONG) and cell.error is None
     cell.controls[0].mask.choice.value = "everywhere"
     assert "outside: expected 1 without a mask, got 0.5" in Page(cell._status.value).text
@@ -150,10 +308,58 @@ def test_values_that_do_not_go_together_are_said():
 
 
 class _Nothing:
-    code = "nothing"
+    final_steps = None
+
+    def code(self, writer, pipeline, steps):
+        return "nothing"
 
     def __call__(self, stack, steps, check):
         return [np.zeros((4, 4, 3), np.uint8)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"steps": "4"}, "steps: expected a whole number, got '4'"),
+        ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
+        ({"steps": True}, "steps: expected a whole number, got True"),
+        ({"steps": None}, "steps: expected a whole number, got None"),
+        ({"seed": "x"}, "seed: expected a whole number, got 'x'"),
+        ({"seed": -1}, "seed: expected 0 to 18446744073709551615, got -1"),
+        ({"seed": 2**64}, "seed: expected 0 to"),
+        ({"num_inference_steps": "9"}, "num_inference_steps: expected a whole number, got '9'"),
+        ({"num_inference_steps": 0}, "num_inference_steps: expected at least 1, got 0"),
+        ({"generator": 7}, "generator: expected a torch.Generator, or a list of them, got 7"),
+        ({"generator": [7]}, r"generator: expected a torch.Generator, .*, got \[7\]"),
+        (
+            {"generator": torch.Generator(), "seed": 3},
+            "seed: expected none beside a generator, got 3",
+        ),
+        ({"generate": 3}, "generate: expected a function or None, got 3"),
+        (
+            {"generate": print, "prompt": "bag", "seed": 1},
+            "generate: expected it alone, as it calls the pipeline; got prompt, seed too",
+        ),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_named(clothes, stack, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ap.explore(clothes.pipeline, stack, **options)
+
+
+def test_a_pipeline_that_gives_no_images_is_said(clothes, stack, explore):
+    class Tuples(type(clothes.pipeline)):
+        def __call__(self, **arguments):
+            return (super().__call__(**arguments).images,)
+
+    odd = copy(clothes.pipeline)
+    odd.__class__ = Tuples
+    cell = ap.explore(odd, stack, steps=1)
+    assert cell.wait(LONG)
+    assert "expected it to give images, got tuple; give generate=" in str(cell.error)
+    cell.close()
 
 
 def test_what_cannot_be_explored(clothes, stack, monkeypatch):
@@ -163,10 +369,6 @@ def test_what_cannot_be_explored(clothes, stack, monkeypatch):
         ap.explore(3, stack)
     with pytest.raises(ValueError, match="patches: expected at least one, got none"):
         ap.explore(clothes.pipeline)
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
-        ap.explore(clothes.pipeline, stack, steps=0)
-    with pytest.raises(TypeError, match="generate: it calls the pipeline itself; got prompt too"):
-        ap.explore(clothes.pipeline, stack, generate=print, prompt="bag")
     wide = ap.Identity(make_adapter(make_unet()), torch.ones(512))
     with pytest.raises(ValueError, match="70 sites"):
         ap.explore(clothes.pipeline, wide)

@@ -24,7 +24,7 @@ class Runs:
         self.begun.release()
         assert self.go.acquire(timeout=LONG)
         check()
-        if isinstance(request, Exception):
+        if isinstance(request, BaseException):
             raise request
         return request * 10
 
@@ -57,14 +57,67 @@ def test_a_newer_request_stops_the_running_one_and_those_between_never_run(runs)
     assert runs.previews.stopped == 1
 
 
-def test_an_error_is_an_answer_and_the_next_request_runs(runs):
-    error = RuntimeError("no memory")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory"), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+def test_an_error_is_an_answer_and_the_next_request_runs(runs, error):
     runs.go.release(2)
     runs.previews.ask(error)
     assert runs.previews.wait(LONG)
     runs.previews.ask(5)
     assert runs.previews.wait(LONG)
     assert runs.answers == [(error, error), (5, 50)]
+
+
+def test_a_cancelled_run_gives_no_answer_and_the_next_request_runs(runs):
+    assert not runs.previews.cancel(), "nothing runs"
+    runs.previews.ask(1)
+    assert runs.begun.acquire(timeout=LONG)
+    assert runs.previews.cancel()
+    runs.go.release(2)
+    assert runs.previews.wait(LONG)
+    assert runs.answers == [] and runs.previews.stopped == 1
+    runs.previews.ask(2)
+    assert runs.previews.wait(LONG)
+    assert runs.answers == [(2, 20)]
+
+
+def test_a_run_that_holds_the_stop_back_gives_no_answer_either():
+    begun, go, answers = threading.Event(), threading.Event(), []
+
+    def run(request, check):
+        begun.set()
+        assert go.wait(LONG)
+        try:
+            check()
+        except BaseException:
+            return "too late"
+
+    previews = Newest(run, lambda *answer: answers.append(answer))
+    previews.ask(1)
+    assert begun.wait(LONG)
+    previews.cancel()
+    go.set()
+    assert previews.wait(LONG)
+    previews.close()
+    assert answers == []
+
+
+def test_an_error_of_who_takes_the_answer_is_printed_and_the_next_request_runs(capsys):
+    answers = []
+
+    def done(request, answer):
+        if request == 1:
+            raise SystemExit("nobody listens")
+        answers.append(answer)
+
+    previews = Newest(lambda request, check: request, done)
+    for request in (1, 2):
+        previews.ask(request)
+        assert previews.wait(LONG)
+    previews.close()
+    assert answers == [2]
+    assert "nobody listens" in capsys.readouterr().err
 
 
 def test_closing_stops_what_runs_and_ends_the_thread(runs):

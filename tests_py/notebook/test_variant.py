@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 import attnpatch as ap
 from attnpatch.engine import layer_table
-from attnpatch.notebook import box_mask
+from attnpatch.notebook import box_mask, drawn_mask
+from attnpatch.notebook.code import Origin, as_code
+from attnpatch.notebook.masks import mask_text
 from attnpatch.notebook.parameters import parameters_of
-from attnpatch.notebook.variant import Box, Change, apply, as_code
+from attnpatch.notebook.variant import Box, Change, Drawn, apply
 
 PARTS = st.integers(0, 100).map(lambda hundredths: hundredths / 100)
 
@@ -72,10 +74,11 @@ def test_soft_edges_fall_in_a_straight_line():
         ((0, 0, 1.5, 1), {}, "right: expected 0 to 1, got 1.5"),
         ((0, 0, 1, 1), {"soft": -1}, "soft: expected 0 to 1, got -1"),
         ((0, 0, 1, 1), {"side": 0}, "side: expected at least 1, got 0"),
+        ((0, 0, 1, 1), {"side": 2.5}, "side: expected a whole number, got 2.5"),
     ],
 )
 def test_what_is_no_box(box, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         box_mask(*box, **options)
 
 
@@ -125,25 +128,51 @@ def changes_of(patch):
     if hasattr(patch, "start"):
         values["end"] = PARTS.map(lambda part: max(part, patch.start))
     if isinstance(patch, ap.ImagePrompt | ap.KeyGain):
-        values["mask"] = st.just(Box(0.25, 0.0, 0.75, 1.0, 0.1)) | st.just(Box()) | st.none()
+        masks = [Box(0.25, 0.0, 0.75, 1.0, 0.1), Box(), Drawn(mask_text(bytes(range(256)) * 16))]
+        values["mask"] = st.sampled_from(masks) | st.none()
     return st.builds(Change, st.fixed_dictionaries({}, optional=values), st.booleans())
 
 
 @given(st.tuples(*map(changes_of, PATCHES)))
 def test_the_code_makes_the_very_stack(changes):
-    seen = {}
+    seen = []
 
-    class Pipeline:
-        def __call__(self, **arguments):
-            seen.update(arguments)
-            self.images = ["a picture"]
+    class Attached:
+        def __enter__(self):
             return self
 
-    code = as_code(STACK, changes, "pipeline(prompt='\"x\"').images")
-    code, run = code.split("with ap.attach(pipeline, patches):\n")
-    names = {"stack": STACK, "pipeline": Pipeline()}
-    exec(code, names)
-    exec(run.strip(), names)
-    assert names["patches"] == apply(STACK, changes)
-    assert names["images"] == ["a picture"]
-    assert seen == {"prompt": '"x"'}
+        def __exit__(self, *_):
+            pass
+
+    class Names:
+        """``ap``, but for what needs a model."""
+
+        def __getattr__(self, name):
+            return getattr(ap, name)
+
+        def attach(self, pipeline, patches):
+            seen.append((pipeline, patches))
+            return Attached()
+
+    origin = Origin("a pipeline", STACK, STACK, {id(STACK): "given"})
+    code = as_code(origin, changes, lambda writer, pipeline: f"[{pipeline}]")
+    assert "pipeline = ...  # fill in: str" in code
+    names = {"given": STACK, "ap": Names()}
+    exec(code.replace("import attnpatch as ap\n", "").replace("= ...", "= 'a pipeline'"), names)
+    assert seen == [("a pipeline", apply(STACK, changes))]
+    assert names["images"] == ["a pipeline"]
+
+
+@given(st.binary(min_size=1, max_size=64).map(lambda some: (some * 64 * 64)[: 64 * 64]))
+def test_a_drawn_mask_is_what_was_drawn(levels):
+    mask = drawn_mask(mask_text(levels))
+    assert mask.shape == (64, 64) and mask.dtype == torch.float32
+    assert torch.equal((255 * mask).round().to(torch.uint8).flatten(), torch.tensor(list(levels)))
+
+
+@pytest.mark.parametrize("text", ["", "!", "abcd", mask_text(bytes(4096))[:-4], 3, "A" * 9999])
+def test_what_is_no_drawn_mask(text):
+    with pytest.raises(ValueError, match="text: expected that of a drawn mask, got"):
+        drawn_mask(text)
+    with pytest.raises(ValueError, match="levels: expected 4096 bytes, got 3"):
+        mask_text(b"abc")

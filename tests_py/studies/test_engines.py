@@ -8,9 +8,11 @@ import pytest
 
 import attnpatch as ap
 from attnpatch.studies.engines import make_engine
+from attnpatch.studies.plan import make_plan
 from attnpatch.studies.results.records import done
 from attnpatch.studies.results.store import Store
-from deadly_measures import KilledAlways, KilledOnce, Wrong
+from attnpatch.studies.run import all_cells
+from deadly_measures import KilledAlways, KilledOnce, Process, Wrong
 from engine_cases import FASHION, STYLE, assert_same, here, make  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -30,6 +32,18 @@ def test_processes_that_are_killed(here, tmp_path, caplog):  # noqa: F811
     assert "one ended with -9" in caplog.text
     assert len({row["process"] for row in results}) >= 2
     assert_same(results, here)
+
+
+def test_workers_start_once(tmp_path):
+    """Also where pictures without patches are shared by several pieces, and so are made before."""
+    axes = {"fewer.ratio": [0.25, 0.5]}
+    patches = {"fewer": {"kind": "TokenMerging"}}
+    study = ap.Study(FASHION, patches, axes, {"steps": 1})
+    plan = make_plan(all_cells(study))
+    assert plan.first and plan.then
+    options = {"engine": "processes", "workers": 1, "progress": False}
+    results = ap.run_study(study, tmp_path, measures={"process": Process()}, **options)
+    assert len(results) == 3 and len({row["process"] for row in results}) == 1
 
 
 def test_cells_that_kill_every_process_end_the_sweep(tmp_path):

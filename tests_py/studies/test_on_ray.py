@@ -4,9 +4,12 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,10 +29,11 @@ pytestmark = [
 from ray.cluster_utils import Cluster  # noqa: E402
 
 TESTS = str(Path(__file__).parents[1])
+PLAIN = {"include_dashboard": False}
 
 
 def wait_until_held(folder, runs):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (folder / "held").exists():
         assert runs() and time.monotonic() < deadline
         time.sleep(0.1)
@@ -37,14 +41,20 @@ def wait_until_held(folder, runs):
 
 @pytest.fixture
 def path(monkeypatch):
-    """Workers find the modules of the tests."""
+    """Workers find the modules of the tests; clusters of others are not seen, nor these by them."""
     monkeypatch.setenv("PYTHONPATH", TESTS)
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # sockets' paths have to be short
+    monkeypatch.setenv("RAY_TMPDIR", temporary)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by itself 15: on a busy machine that is never
+    yield
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_a_worker_that_is_killed(here, tmp_path, path, caplog):  # noqa: F811
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **PLAIN})
     cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
@@ -69,7 +79,7 @@ def test_a_worker_that_is_killed(here, tmp_path, path, caplog):  # noqa: F811
 
 def test_a_node_that_is_lost(here, tmp_path, path, caplog):  # noqa: F811
     """Another node, which came later, goes on."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **PLAIN})
     first = cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
@@ -81,7 +91,7 @@ def test_a_node_that_is_lost(here, tmp_path, path, caplog):  # noqa: F811
             cluster.add_node(num_cpus=1)
             cluster.remove_node(first, allow_graceful=False)
             (tmp_path / "let_go").touch()
-            results = running.result(timeout=200)
+            results = running.result(timeout=600)
     finally:
         (tmp_path / "let_go").touch()
         ray.shutdown()
@@ -90,32 +100,31 @@ def test_a_node_that_is_lost(here, tmp_path, path, caplog):  # noqa: F811
     assert_same(results, here)
 
 
-ADDRESS = "127.0.0.1:6399"
+def start_head(port):
+    arguments = {"gcs_server_port": port, "num_cpus": 2, **PLAIN}
+    return Cluster(initialize_head=True, head_node_args=arguments)
 
 
-def head(*verb):
-    program = [sys.executable, "-m", "ray.scripts.scripts", *verb]
-    subprocess.run(program, check=True, capture_output=True, timeout=120)
-
-
-def start_head():
-    head("start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false")
+def kill_head(cluster):
+    """End the processes of this head alone, none of another cluster."""
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
 
 
 class Sweep:
     """The command on the cluster, which a measure holds at the first picture of seed 1."""
 
-    def __init__(self, folder):
-        self.folder, self.out = folder, folder / "out"
+    def __init__(self, folder, address):
+        self.folder, self.out, self.address = folder, folder / "out", address
         make().save(folder / "study.toml")
         module = f"from deadly_measures import Held\nhold = Held({str(folder)!r}, seed=1)\n"
         (folder / "held_here.py").write_text(module)
 
     def start(self):
         (self.folder / "held").unlink(missing_ok=True)
-        command = [sys.executable, "-m", "attnpatch.cli", "sweep", str(self.folder / "study.toml")]
-        command += ["--output", str(self.out), "--engine", "ray", "--address", ADDRESS, "--resume"]
-        command += ["--workers", "1", "--rows", "1", "--measure", "held_here:hold", "--quiet"]
+        study, module = str(self.folder / "study.toml"), "attnpatch_command"
+        command = [sys.executable, "-m", module, "sweep", study, "--output", str(self.out)]
+        command += ["--engine", "ray", "--address", self.address, "--resume", "--workers", "1"]
+        command += ["--rows", "1", "--measure", "held_here:hold", "--quiet"]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
@@ -133,19 +142,22 @@ class Sweep:
 def test_an_interrupt_and_a_head_that_is_restarted(here, tmp_path, path, monkeypatch):  # noqa: F811
     """What is done is kept, and is not made again."""
     monkeypatch.setenv("PYTHONPATH", f"{TESTS}{os.pathsep}{tmp_path}")
-    sweep = Sweep(tmp_path)
-    start_head()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cluster = start_head(port)
+    sweep = Sweep(tmp_path, cluster.address)
     try:
         running = sweep.start_and_wait_until_held()
         running.send_signal(signal.SIGINT)
-        said, _ = running.communicate(timeout=60)
+        said, _ = running.communicate(timeout=300)
         assert running.returncode == 130 and "interrupted; --resume goes on" in said
         first = sweep.made()
         assert 0 < len(first) < len(here)
 
         running = sweep.start_and_wait_until_held()
-        head("stop", "--force")
-        said, _ = running.communicate(timeout=100)
+        kill_head(cluster)
+        said, _ = running.communicate(timeout=300)
         assert running.returncode == 1
         assert re.search(
             r"attnpatch sweep: ray: the head of the cluster, .*, does not answer", said
@@ -153,12 +165,14 @@ def test_an_interrupt_and_a_head_that_is_restarted(here, tmp_path, path, monkeyp
         second = sweep.made()
         assert second.items() >= first.items() and len(second) < len(here)
 
-        start_head()
+        cluster = start_head(port)
+        assert cluster.address == sweep.address
         (tmp_path / "let_go").touch()
         running = sweep.start()
-        said, _ = running.communicate(timeout=200)
+        said, _ = running.communicate(timeout=600)
         assert running.returncode == 0, said
     finally:
-        head("stop", "--force")
+        (tmp_path / "let_go").touch()
+        cluster.shutdown()
     assert sweep.made().items() >= second.items()
     assert_same(ap.load_study(sweep.out), here)

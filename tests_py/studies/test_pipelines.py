@@ -119,3 +119,39 @@ def test_what_a_pipeline_does_not_take_is_an_error(folder, model):
     model._takes = {name: value for name, value in model._takes.items() if name != "height"}
     with pytest.raises(ValueError, match="height: a StableDiffusionPipeline takes none"):
         model.generate([cell], lambda: None)
+
+
+def test_every_parameter_may_be_an_axis(folder, model):
+    """Drawn at random, all at once: each cell is what it is alone."""
+    make_adapter(folder / "other.safetensors", model.pipeline.unet, 24)
+    Image.linear_gradient("L").resize((16, 16)).save(folder / "mask.png")
+    several = {
+        "prompt": ["a", "b c"],
+        "negative_prompt": ["", "d"],
+        "seed": {"low": 0, "high": 9, "integer": True},
+        "guidance": [2.0, 4.0],
+        "steps": [2, 3],
+        "size": [32, [32, 48]],
+        "style.weight": {"low": 0.1, "high": 2.0, "log": True},
+        "style.preset": ["linear", "ease in"],
+        "style.curve": [[], [[0.3, 0], [0.6, 1]]],
+        "style.window": [[0.0, 1.0], [0.4, 1.0]],
+        "style.mask": [None, "mask.png", [0, 0, 0.5, 1]],
+        "style.adapter": ["adapter.safetensors", "other.safetensors"],
+        "style.picture": ["red.png", "sea.png", ["red.png", "sea.png"]],
+    }
+    axes = ap.Axes.random(several, count=16, seed=3)
+    study = ap.Study(str(folder / "model"), {"style": STYLE}, axes, folder=folder)
+    assert ap.Study.from_toml(study.to_toml(), folder) == study and len(study) == 16
+    drawn = {name: {cell.place[name] for cell in study} for name in several}
+    assert all(len(values) > 1 for values in drawn.values())
+    runner = Runner(model, rows=64)
+    together = []
+    for group in group_cells(study.cells()):
+        for made in runner.run(group):
+            together.append(len(made.cells))
+            for cell, picture in zip(made.cells, made.pictures, strict=True):
+                with attach(model.pipeline, runner.maker.patches(cell)):
+                    alone = model.generate([cell], lambda: None)[0]
+                assert np.abs(picture - alone).max() <= 1e-5
+    assert sum(together) == 16 and max(together) > 1

@@ -77,6 +77,7 @@ def test_a_picture_gives_its_stack_back(results, folder, fashion):
         assert stack == ap.PatchStack(maker.patches(cell))
         metadata = read_metadata(folder / row["file"])
         assert metadata["cell"] == cell.description
+        assert metadata["adapters"] == {"style": maker.adapter(FASHION, cell.folder).digest}
         assert metadata["versions"]["attnpatch"] == ap.__version__
     assert results.stack(0) == ap.stack_from_png(folder / results[0]["file"])
 

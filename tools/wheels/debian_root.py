@@ -46,7 +46,7 @@ def wheel_runs(environment: str, folder: Path) -> Iterable[Run]:
     enter = _enter(f"debian-{SUITE}", ("python3",), environment, folder)
     if enter is None:
         return
-    cli = (*enter, "-m", "attnpatch.cli")
+    cli = (*enter, "-m", "attnpatch_command")
     commands: dict[str, Sequence[str]] = {
         "import": (*enter, "-c", f"import {', '.join(MODULES)}"),
         "demo": (*cli, "demo", "--output", "debian.png"),

@@ -98,12 +98,12 @@ class _Pen:
 
     def picture(self, left: float, top: float, size: int, picture: Image.Image) -> None:
         edge = size * SCALE
-        small = picture.width < edge
+        small = max(picture.size) < edge
         method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-        self.page.paste(
-            picture.convert("RGB").resize((edge, edge), method),
-            (int(left * SCALE), int(top * SCALE)),
-        )
+        part = edge / max(picture.size)
+        width, height = (max(1, round(side * part)) for side in picture.size)
+        corner = int(left * SCALE) + (edge - width) // 2, int(top * SCALE) + (edge - height) // 2
+        self.page.paste(picture.convert("RGB").resize((width, height), method), corner)
 
 
 def _section_height(section: Section, tile: int) -> int:

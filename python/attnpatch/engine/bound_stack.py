@@ -253,6 +253,16 @@ class BoundStack:
         """Whether any patch needs to know which rows are cond and which uncond."""
         return any(bound.tells_roles_apart for bound in self._bound)
 
+    @property
+    def asks_repeats(self) -> bool:
+        """Whether any patch asks for ``Call.repeats``."""
+        return any(bound.asks_repeats for bound in self._bound)
+
+    @property
+    def names_words(self) -> bool:
+        """Whether any patch is for some tokens of the text, and needs ``Call.repeats``."""
+        return any(bound.names_words for bound in self._bound)
+
     def _layers(self, indices: Sequence[int]) -> tuple[Layer | JointLayer, ...]:
         skips = [self._skipped[index] for index in indices]
         return tuple(layer for layer in self.table if any(s[layer.index] is None for s in skips))

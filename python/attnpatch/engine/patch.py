@@ -132,6 +132,11 @@ class BoundPatch(ABC):
     """Whether what it does depends on the call's progress, sigma or timestep."""
     tells_roles_apart: bool = True
     """Whether rows of different roles (cond, uncond) get different things."""
+    asks_repeats: bool = False
+    """Whether it matters to it how often a host has repeated a text, where the host tells."""
+    names_words: bool = False
+    """Whether it is for some tokens of the text: a host that repeats it and does not tell is found
+    out."""
 
     def negative_text(self, call: Call) -> NegativeText | None:
         """Return a text that rows of a call with joint attention are to have beside their own.

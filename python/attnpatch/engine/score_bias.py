@@ -30,9 +30,9 @@ class BiasTerm:
     queries: Tensor
     """float32 (1 or batch, queries)."""
     keys: Tensor
-    """float32 (keys,)."""
+    """float32 (1 or batch, keys)."""
     chosen: Tensor
-    """bool (keys,): those whose values are multiplied."""
+    """bool (1 or batch, keys): those whose values are multiplied."""
     value_gains: Tensor | None = None
     """float32 (1 or batch, queries): by how much, for each query; None: not at all."""
 
@@ -120,11 +120,8 @@ class Biases:
                 f"key gains: expected at most {MOST_TERMS} at one layer that differ in the rows "
                 f"they are for, got {len(merged)}"
             )
-        batch = max(len(queries) for queries, _ in merged)
-        self._query_bias = upload(
-            torch.stack([queries.expand(batch, -1) for queries, _ in merged], dim=-1), device
-        )
-        self._key_bias = upload(torch.stack([keys for _, keys in merged], dim=-1)[None], device)
+        self._query_bias = upload(_side_by_side([queries for queries, _ in merged]), device)
+        self._key_bias = upload(_side_by_side([keys for _, keys in merged]), device)
         # Values multiplied alike for all queries of a row, or (factors, what is added, for whom).
         self._gains = [
             _value_gain(term.value_gains, term.chosen, device)
@@ -200,6 +197,11 @@ def _merge(terms: Sequence[BiasTerm]) -> list[tuple[Tensor, Tensor]]:
     return merged
 
 
+def _side_by_side(factors: Sequence[Tensor]) -> Tensor:
+    """Join factors (1 or batch, tokens) to (1 or batch, tokens, terms)."""
+    return torch.stack(torch.broadcast_tensors(*factors), dim=-1)
+
+
 def _value_gain(
     gains: Tensor, chosen: Tensor, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
@@ -211,5 +213,5 @@ def _value_gain(
     if bool((gains == gains[:, :1]).all()):
         factors = torch.where(chosen, gains[:, :1], 1.0)
         return upload(factors[:, None, :, None].contiguous(), device), None
-    factors = chosen.float()[None, None, :, None]
+    factors = chosen.float()[:, None, :, None].contiguous()
     return upload(factors, device), upload((gains - 1.0)[:, None, :, None].contiguous(), device)

@@ -78,6 +78,9 @@ class Call:
     hidden
         For each row of the batch the keys that it must not attend to and the host shows it, (first,
         last + 1): padding that makes texts equally long. (0, 0): none. Empty: none of any row.
+    repeats
+        For each row of the batch how often its text stands in what the layers are given: hosts
+        repeat texts until all rows have equally many tokens. Empty: once.
     degraded
         For each chunk the place in the stack of the guidance that asked for it, of which it is the
         degraded pass; -1 for an ordinary chunk. Empty: all are ordinary.
@@ -109,6 +112,7 @@ class Call:
     attentions: tuple[tuple[Tokens, Tokens], ...] = ()
     negatives: tuple[int, ...] = ()
     hidden: tuple[tuple[int, int], ...] = ()
+    repeats: tuple[int, ...] = ()
     degraded: tuple[int, ...] = ()
     record: Any = field(default=None, repr=False, compare=False)
     roles: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -121,7 +125,7 @@ class Call:
             raise ValueError(f"latent: expected height and width of at least 1, got {self.latent}")
         self._fix("latent", (height, width))
         self._fix("batch", operator.index(self.batch))
-        for name in ("chunks", "degraded", "negatives", "samples", "slots"):
+        for name in ("chunks", "degraded", "negatives", "repeats", "samples", "slots"):
             value = getattr(self, name)
             if value is not None:
                 self._fix(name, tuple(operator.index(item) for item in value))
@@ -148,7 +152,7 @@ class Call:
                 )
             if min(self.samples) < 0:
                 raise ValueError(f"samples: expected 0 or more, got {min(self.samples)}")
-        for name in ("slots", "crops", "hidden"):
+        for name in ("slots", "crops", "hidden", "repeats"):
             value = getattr(self, name)
             if value and len(value) != self.batch:
                 raise ValueError(
@@ -197,7 +201,7 @@ class Call:
     @property
     def layout(self) -> tuple[Any, ...]:
         """What decides which row gets what, beside times, crops and degraded passes."""
-        rows = (self.samples or (), self.slots or (), self.negatives, self.hidden)
+        rows = (self.samples or (), self.slots or (), self.negatives, self.hidden, self.repeats)
         return (self.chunks, self.batch, *rows)
 
     @property
@@ -255,7 +259,7 @@ class Site:
         ``grid`` is the image's, rows and columns. None: the latent's, halved for each level and
         rounded up, which is right unless the host itself changes sizes inside the model.
         """
-        return cls(layer, call, image_tokens(grid or call.grid(layer)), text_tokens())
+        return cls(layer, call, image_tokens(grid or call.grid(layer)), text_tokens(call.repeats))
 
     @classmethod
     def over_image(cls, layer: Layer, call: Call, grid: tuple[int, int] | None = None) -> Site:

@@ -47,6 +47,9 @@ class Span:
     rows : tuple of int
         For each row of the batch how many of these tokens are its own, from the first, where rows
         differ: the others are padding. Empty: all are.
+    repeats : tuple of int
+        For each row how often its text stands there, one after the other, where a host repeats it.
+        Empty: once.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Span:
     grid: tuple[int, int] | None = None
     index: int = 0
     rows: tuple[int, ...] = ()
+    repeats: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,10 @@ def image_tokens(grid: tuple[int, int]) -> Tokens:
     return Tokens((Span(IMAGE, 0, grid[0] * grid[1], grid),))
 
 
-@lru_cache(maxsize=1)
-def text_tokens() -> Tokens:
-    """Return the tokens of a text alone, of any length."""
-    return Tokens((Span(TEXT),))
+@lru_cache(maxsize=16)
+def text_tokens(repeats: tuple[int, ...] = ()) -> Tokens:
+    """Return the tokens of a text alone, of any length; `repeats` as of ``Span``."""
+    return Tokens((Span(TEXT, repeats=repeats),))
 
 
 def joined(parts: Sequence[Part]) -> Tokens:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from attnpatch._core import Curve, layer_weights, weight_presets
 from attnpatch.engine.joint_layers import JointTable, Table
 
-__all__ = ["LayerWeights", "Weight", "WeightLike", "number", "weight_presets"]
+__all__ = ["LayerWeights", "Weight", "WeightLike", "number", "weight_presets", "whole_number"]
 
 LayerWeights = float | str | Mapping[Any, Any] | Sequence[float]
 
@@ -165,6 +166,20 @@ def number(what: str, value: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{what}: expected a finite number, got {value}")
     return value
+
+
+def whole_number(what: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return a whole number within its limits as an int; errors name `what`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{what}: expected a whole number, got {value!r}")
+    if number < low or (high is not None and number > high):
+        wanted = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ValueError(f"{what}: expected {wanted}, got {number}")
+    return number
 
 
 def _refuse_gradient(what: str, value: Any) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ __all__ = [
     "offload_device",
     "path_of",
     "steps",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -124,3 +126,18 @@ def folder(name: str) -> Path:
     if name == "models":
         return Path(paths.models_dir)
     return Path(paths.get_input_directory() if name == "input" else paths.get_output_directory())
+
+
+def within(name: str, path: str, argument: str) -> Path:
+    """Find a path in the host's "input" or "output" folder.
+
+    Raises
+    ------
+    ValueError
+        Naming `argument`, where it would be elsewhere, or the folder itself.
+    """
+    root = os.path.abspath(folder(name))
+    found = os.path.abspath(os.path.join(root, path.strip()))
+    if found == root or os.path.commonpath((root, found)) != root:
+        raise ValueError(f"{argument}: expected a path in the {name} folder, got {path!r}")
+    return Path(found)

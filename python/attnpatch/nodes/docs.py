@@ -84,6 +84,8 @@ def _values(declared: Input) -> str:
         return f"**{_number(declared.default)}**; {low} to {high}{step}"
     if declared.type == "BOOLEAN":
         return "**yes**" if declared.default else "**no**"
+    if declared.type == "STRING" and declared.multiline and "\n" in (declared.default or ""):
+        return "several lines"
     if declared.type == "STRING":
         return f"**{declared.default}**" if declared.default else "empty"
     return ""

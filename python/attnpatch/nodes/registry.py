@@ -12,6 +12,8 @@ from attnpatch.nodes import (
     prompts,
     reference_strength,
     report,
+    sweep,
+    sweep_results,
     token_reduction,
 )
 from attnpatch.nodes.ipadapter import (
@@ -47,6 +49,8 @@ _MODULES = (
     reference_strength,
     prompts,
     report,
+    sweep,
+    sweep_results,
 )
 
 NODES: tuple[NodeSpec, ...] = tuple(spec for module in _MODULES for spec in module.NODES)

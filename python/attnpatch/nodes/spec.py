@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["WIDGETS", "Input", "NodeSpec", "Output", "Result"]
+__all__ = ["HIDDEN", "WIDGETS", "Input", "NodeSpec", "Output", "Result"]
+
+HIDDEN = ("prompt", "extra_pnginfo", "unique_id")
+"""What the host tells a node beside its inputs, by the host's names in lower case."""
 
 WIDGETS = ("FLOAT", "INT", "STRING", "BOOLEAN", "COMBO")
 """Types that show a widget; any other type is a socket of that name."""
@@ -37,6 +40,8 @@ class Input:
         It may stay unconnected; its widget may be missing from an older workflow.
     multiline
         A STRING of several lines.
+    lazy
+        What leads to it runs only if the node's `needs` asks for it.
     """
 
     id: str
@@ -49,6 +54,7 @@ class Input:
     choices: Choices = ()
     optional: bool = False
     multiline: bool = False
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         if not self.tooltip:
@@ -77,6 +83,7 @@ class Input:
             "max": self.maximum,
             "step": self.step,
             "multiline": self.multiline or None,
+            "lazy": self.lazy or None,
             "tooltip": self.tooltip,
         }
         return {name: value for name, value in known.items() if value is not None}
@@ -123,6 +130,11 @@ class NodeSpec:
     check
         Called as a class method with the inputs that its signature names; returns True or an
         error's text.
+    hidden
+        Of `HIDDEN`: what `run` and `needs` get beside the inputs.
+    needs
+        Called with the inputs by name, lazy ones None as long as they are not there; returns the
+        names of those that must be.
     """
 
     id: str
@@ -136,11 +148,19 @@ class NodeSpec:
     output_node: bool = False
     fingerprint: Callable[..., Any] | None = None
     check: Callable[..., bool | str] | None = None
+    hidden: tuple[str, ...] = ()
+    needs: Callable[..., list[str]] | None = None
 
     def __post_init__(self) -> None:
         names = [declared.id for declared in self.inputs]
         if len(set(names)) != len(names):
             raise ValueError(f"{self.id}: two inputs have one name")
+        if not set(self.hidden) <= set(HIDDEN):
+            raise ValueError(f"{self.id}: expected of {', '.join(HIDDEN)}, got {self.hidden}")
+        if any(declared.lazy for declared in self.inputs) != (self.needs is not None):
+            raise ValueError(
+                f"{self.id}: expected needs where there are lazy inputs, and only there"
+            )
         optional = [declared.optional for declared in self.inputs]
         if sorted(optional) != optional:
             raise ValueError(f"{self.id}: optional inputs come last")

@@ -14,10 +14,12 @@ __all__ = ["make_v1_class"]
 def make_v1_class(spec: NodeSpec) -> type:
     """Make the class of a node for ``NODE_CLASS_MAPPINGS``."""
 
-    def input_types(cls: type) -> dict[str, dict[str, tuple[Any, ...]]]:
-        types: dict[str, dict[str, tuple[Any, ...]]] = {"required": {}, "optional": {}}
+    def input_types(cls: type) -> dict[str, dict[str, Any]]:
+        types: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
         for declared in spec.inputs:
             types["optional" if declared.optional else "required"][declared.id] = _declare(declared)
+        if spec.hidden:
+            types["hidden"] = {name: name.upper() for name in spec.hidden}
         return types
 
     def run(self: object, **values: Any) -> tuple[Any, ...] | dict[str, Any]:
@@ -40,6 +42,8 @@ def make_v1_class(spec: NodeSpec) -> type:
     }
     if (fingerprint := spec.fingerprint) is not None:
         members["IS_CHANGED"] = classmethod(lambda cls, **values: fingerprint(**values))
+    if (needs := spec.needs) is not None:
+        members["check_lazy_status"] = lambda self, **values: needs(**values)
     if spec.check is not None:
         members["VALIDATE_INPUTS"] = classmethod(spec.check)
     return type(spec.id, (), members)

@@ -14,6 +14,10 @@ __all__ = ["make_extension", "make_v3_class"]
 
 def make_v3_class(spec: NodeSpec, io: Any) -> type:
     """Make the class of a node; `io` is ``comfy_api.latest.io``."""
+    hidden = {"hidden": [getattr(io.Hidden, name) for name in spec.hidden]} if spec.hidden else {}
+
+    def told(cls: Any) -> dict[str, Any]:
+        return {name: getattr(cls.hidden, name) for name in spec.hidden}
 
     def define_schema(cls: type) -> Any:
         return io.Schema(
@@ -27,10 +31,11 @@ def make_v3_class(spec: NodeSpec, io: Any) -> type:
                 for output in spec.outputs
             ],
             is_output_node=spec.output_node,
+            **hidden,
         )
 
     def execute(cls: type, **values: Any) -> Any:
-        result = spec.call(values)
+        result = spec.call(values | told(cls))
         return io.NodeOutput(*result.values, ui=None if result.ui is None else dict(result.ui))
 
     members: dict[str, Any] = {
@@ -40,6 +45,10 @@ def make_v3_class(spec: NodeSpec, io: Any) -> type:
     }
     if (fingerprint := spec.fingerprint) is not None:
         members["fingerprint_inputs"] = classmethod(lambda cls, **values: fingerprint(**values))
+    if (needs := spec.needs) is not None:
+        members["check_lazy_status"] = classmethod(
+            lambda cls, **values: needs(**values, **told(cls))
+        )
     if spec.check is not None:
         members["validate_inputs"] = classmethod(spec.check)
     return type(spec.id, (io.ComfyNode,), members)

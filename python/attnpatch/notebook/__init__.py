@@ -3,6 +3,6 @@
 """Interactive cells for notebooks."""
 
 from attnpatch.notebook.explore import explore
-from attnpatch.notebook.masks import box_mask
+from attnpatch.notebook.masks import box_mask, drawn_mask
 
-__all__ = ["box_mask", "explore"]
+__all__ = ["box_mask", "drawn_mask", "explore"]

@@ -1,19 +1,26 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks that a few numbers say."""
+"""Masks that a few numbers say, or a short text."""
 
 from __future__ import annotations
+
+import base64
+import binascii
+import zlib
 
 import torch
 from torch import Tensor
 
-from attnpatch.engine.weights import number
+from attnpatch.engine.weights import number, whole_number
 
-__all__ = ["box_mask"]
+__all__ = ["SIDE", "box_mask", "drawn_mask", "mask_text"]
+
+SIDE = 64
+"""Rows and columns of a drawn mask: as many as a picture of 512 pixels has tokens."""
 
 
 def box_mask(
-    left: float, top: float, right: float, bottom: float, *, soft: float = 0.0, side: int = 64
+    left: float, top: float, right: float, bottom: float, *, soft: float = 0.0, side: int = SIDE
 ) -> Tensor:
     """Make a mask of a box: 1 in it, 0 outside.
 
@@ -50,10 +57,46 @@ def box_mask(
         raise ValueError(
             f"box: expected left <= right and top <= bottom, got {left}, {top}, {right}, {bottom}"
         )
-    if side < 1:
-        raise ValueError(f"side: expected at least 1, got {side}")
+    side = whole_number("side", side, 1)
     across, down = _side(left, right, soft, side), _side(top, bottom, soft, side)
     return down[:, None] * across
+
+
+def drawn_mask(text: str) -> Tensor:
+    """Make the mask that was drawn in a cell of ``explore``, from its text.
+
+    Parameters
+    ----------
+    text : str
+        As the cell's code has it.
+
+    Returns
+    -------
+    Tensor
+        float32 (64, 64), 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        For another text.
+    """
+    try:
+        unpacking = zlib.decompressobj()
+        levels = unpacking.decompress(base64.b64decode(text, validate=True), SIDE * SIDE + 1)
+        whole = unpacking.eof
+    except (zlib.error, binascii.Error, ValueError, TypeError):
+        levels, whole = b"", False
+    if len(levels) != SIDE * SIDE or not whole:
+        shown = f"{text[:40]!r}…" if isinstance(text, str) and len(text) > 40 else repr(text)
+        raise ValueError(f"text: expected that of a drawn mask, got {shown}")
+    return torch.tensor(list(levels), dtype=torch.float32).reshape(SIDE, SIDE) / 255
+
+
+def mask_text(levels: bytes) -> str:
+    """Write a mask of 64 × 64 levels, 0 to 255, row by row, as the text for ``drawn_mask``."""
+    if len(levels) != SIDE * SIDE:
+        raise ValueError(f"levels: expected {SIDE * SIDE} bytes, got {len(levels)}")
+    return base64.b64encode(zlib.compress(levels, 9)).decode("ascii")
 
 
 def _side(start: float, end: float, soft: float, side: int) -> Tensor:

@@ -5,17 +5,24 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 __all__ = ["Newest", "Stopped"]
 
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
-class Stopped(Exception):
-    """A run was stopped, since a newer request has come or nobody waits any more."""
+
+class Stopped(BaseException):
+    """A run was stopped, since a newer request has come or nobody waits any more.
+
+    No ``Exception``: a pipeline that catches those goes no further either.
+    """
 
 
-class Newest:
+class Newest(Generic[Request, Answer]):
     """Answers the newest of many requests.
 
     Parameters
@@ -25,30 +32,41 @@ class Newest:
         where the request is no longer the newest.
     done : callable
         ``done(request, answer)``, in the thread, for each that was not stopped; ``answer`` is the
-        exception where one was raised.
+        exception where one was raised, whichever: the thread outlives ``SystemExit`` too.
     """
 
     def __init__(
-        self, run: Callable[[Any, Callable[[], None]], Any], done: Callable[[Any, Any], None]
+        self,
+        run: Callable[[Request, Callable[[], None]], Answer],
+        done: Callable[[Request, Answer | BaseException], None],
     ) -> None:
         self._run = run
         self._done = done
         self._changed = threading.Condition()
-        self._wanted: list[Any] = []
+        self._wanted: list[Request] = []
         self._busy = False
+        self._cancelled = False
         self._closed = False
         self.stopped = 0
         """How many runs were stopped."""
         self._thread = threading.Thread(target=self._work, name="attnpatch-explore", daemon=True)
         self._thread.start()
 
-    def ask(self, request: Any) -> None:
+    def ask(self, request: Request) -> None:
         """Want an answer to a request, instead of all before."""
         with self._changed:
             if self._closed:
                 raise RuntimeError("explore: this cell was closed; make it anew")
             self._wanted = [request]
             self._changed.notify_all()
+
+    def cancel(self) -> bool:
+        """Stop what runs, and want no answer any more; False where nothing was to be stopped."""
+        with self._changed:
+            something = bool(self._wanted or self._busy)
+            self._wanted, self._cancelled = [], self._busy
+            self._changed.notify_all()
+            return something
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the newest request is answered; False where that took too long."""
@@ -66,7 +84,7 @@ class Newest:
             self._thread.join()
 
     def _check(self) -> None:
-        if self._wanted or self._closed:
+        if self._wanted or self._cancelled or self._closed:
             raise Stopped
 
     def _work(self) -> None:
@@ -76,20 +94,24 @@ class Newest:
                 if self._closed:
                     return
                 request = self._wanted.pop()
-                self._busy = True
+                self._busy, self._cancelled = True, False
             try:
                 self._answer(request)
+            except BaseException:  # of `done`: nobody else would see it, and the next one may work
+                traceback.print_exc()
             finally:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
 
-    def _answer(self, request: Any) -> None:
+    def _answer(self, request: Request) -> None:
+        answer: Answer | BaseException
         try:
             answer = self._run(request, self._check)
+            self._check()
         except Stopped:
             self.stopped += 1
             return
-        except Exception as error:  # whatever a pipeline raises is shown, not lost in a thread
+        except BaseException as error:  # whatever a pipeline raises is shown, not lost in a thread
             answer = error
         self._done(request, answer)

@@ -6,25 +6,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 
 from attnpatch.display.markup import Markup, tag
+from attnpatch.display.png import data_uri, shrink
 from attnpatch.display.side_by_side import SideBySide
 from attnpatch.display.side_by_side import html as show_pictures
-from attnpatch.engine import Patch, PatchStack
+from attnpatch.engine import PatchStack
+from attnpatch.notebook.canvas import CopyButton
+from attnpatch.notebook.code import Origin, as_code
+from attnpatch.notebook.controls import NAMES, Controls
 from attnpatch.notebook.newest import Newest
-from attnpatch.notebook.parameters import Parameter, has_mask, parameters_of
 from attnpatch.notebook.preview import Preview
-from attnpatch.notebook.variant import Box, Change, apply, as_code
+from attnpatch.notebook.variant import Change, apply
+from attnpatch.pictures import read_pictures
 
 __all__ = ["Explorer"]
 
-_SHOWN = 6  # parameters of a patch that are in sight; the rest folds
 _HEIGHT = 220
-_NAMES = {"description_width": "6.5rem"}
-_GIVEN, _EVERYWHERE, _BOX = "as given", "everywhere", "a box"
 
 
 class Explorer:
@@ -38,31 +39,38 @@ class Explorer:
         The Python that makes it.
     pictures : list
         Of the latest preview.
-    error : Exception or None
+    error : BaseException or None
         What the latest preview raised.
     """
 
-    def __init__(self, preview: Preview, stack: PatchStack, steps: int) -> None:
+    def __init__(self, preview: Preview, origin: Origin, steps: int) -> None:
         self._preview = preview
-        self._given = stack
-        self._plain: list[Any] | None = None
+        self._origin = origin
+        self._plain: list[Any] = []
         self._plain_steps = 0
         self.pictures: list[Any] = []
-        self.error: Exception | None = None
-        self.controls = [Controls(patch, index, self._changed) for index, patch in enumerate(stack)]
-        self._steps = widgets.IntSlider(steps, 1, max(30, steps), description="steps", style=_NAMES)
+        self.error: BaseException | None = None
+        self.controls = [
+            Controls(patch, index, self._changed) for index, patch in enumerate(origin.stack)
+        ]
+        most = max(30, steps, preview.final_steps or 0)
+        self._steps = widgets.IntSlider(steps, 1, most, description="steps", style=NAMES)
         self._steps.observe(self._changed, "value")
+        self._stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self._stop.on_click(lambda _: self.cancel())
         self._status = widgets.HTML()
         self._view = widgets.HTML(layout=widgets.Layout(width="auto"))
         self._code = widgets.Textarea(layout=widgets.Layout(width="auto", height="14rem"))
-        code = widgets.Accordion([self._code], titles=("copy as code",))
+        self._copy = CopyButton()
+        widgets.dlink((self._code, "value"), (self._copy, "text"))
+        code = widgets.Accordion([widgets.VBox([self._copy, self._code])], titles=("copy as code",))
         side = widgets.VBox(
             [self._steps, *(control.widget for control in self.controls)],
             layout=widgets.Layout(flex="1 1 20rem", max_width="28rem"),
         )
+        state = widgets.HBox([self._stop, self._status])
         shown = widgets.VBox(
-            [self._view, self._status, code],
-            layout=widgets.Layout(flex="2 1 20rem", min_width="0"),
+            [self._view, state, code], layout=widgets.Layout(flex="2 1 20rem", min_width="0")
         )
         flow = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         self.widget = widgets.Box([side, shown], layout=flow)
@@ -72,12 +80,22 @@ class Explorer:
     @property
     def stack(self) -> PatchStack:
         """What the widgets say now."""
-        return apply(self._given, self._changes())
+        return apply(self._origin.stack, self._changes())
 
     @property
     def code(self) -> str:
-        """The Python that makes the stack of ``stack``, and runs ``pipeline`` with it."""
-        return as_code(self._given, self._changes(), self._preview.code)
+        """The Python that makes the stack, and pictures with it."""
+        steps = self._steps.value
+        return as_code(
+            self._origin,
+            self._changes(),
+            lambda writer, pipeline: self._preview.code(writer, pipeline, steps),
+        )
+
+    def cancel(self) -> None:
+        """Stop the preview that is running; the next value begins a new one."""
+        if self._previews.cancel():
+            self._say(tag("span", "stopped"), busy=False)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the pictures are those of the widgets; False where that took too long."""
@@ -88,7 +106,7 @@ class Explorer:
         self._previews.close()
         self.widget.close()
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
+    def _repr_mimebundle_(self, **options: object) -> dict[str, object]:
         return self.widget._repr_mimebundle_(**options)
 
     def _changes(self) -> list[Change]:
@@ -101,133 +119,47 @@ class Explorer:
             self._fail(error)
             return
         self._code.value = self.code
-        self._say(tag("span", "making a preview …"))
+        self._say(tag("span", "making a preview …"), busy=True)
         self._previews.ask((stack, self._steps.value))
 
-    def _run(self, request: tuple[PatchStack, int], check: Callable[[], None]) -> Any:
+    def _run(self, request: tuple[PatchStack, int], check: Callable[[], None]) -> _Made:
         stack, steps = request
-        begin = time.perf_counter()
-        if self._plain is None or self._plain_steps != steps:
+        if self._plain_steps != steps:
             self._plain = self._preview(PatchStack(), steps, check)
             self._plain_steps = steps
-            begin = time.perf_counter()
+        begin = time.perf_counter()
         made = self._preview(stack, steps, check)
         seconds = time.perf_counter() - begin
         captions = ["without"] * len(self._plain) + ["with"] * len(made)
         both = SideBySide([*self._plain, *made], captions, height=_HEIGHT, title="Preview")
-        return str(show_pictures(both)), made, seconds
+        under = data_uri(shrink(read_pictures(made, "pictures")[0], _HEIGHT)) if made else ""
+        return _Made(str(show_pictures(both)), under, made, seconds)
 
-    def _done(self, request: tuple[PatchStack, int], answer: Any) -> None:
-        if isinstance(answer, Exception):
+    def _done(self, request: tuple[PatchStack, int], answer: _Made | BaseException) -> None:
+        if isinstance(answer, BaseException):
             self._fail(answer)
             return
-        self._view.value, self.pictures, seconds = answer
+        self._view.value, self.pictures = answer.html, answer.pictures
+        for control in self.controls:
+            if control.mask is not None:
+                control.mask.draw_over(answer.under)
         self.error = None
-        self._say(tag("span", f"{request[1]} steps in {seconds:.1f} s"))
+        self._say(tag("span", f"{request[1]} steps in {answer.seconds:.1f} s"), busy=False)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.error = error
         text = f"No preview. {type(error).__name__}: {error}"
-        self._say(tag("strong", text, style="white-space:pre-wrap"))
+        self._say(tag("strong", text, style="white-space:pre-wrap"), busy=False)
 
-    def _say(self, text: Markup) -> None:
+    def _say(self, text: Markup, *, busy: bool) -> None:
         self._status.value = str(text)
+        self._stop.disabled = not busy
 
 
-class Controls:
-    """The widgets of one patch."""
+class _Made(NamedTuple):
+    """A preview: its pictures, side by side with those without patches, and the first alone."""
 
-    def __init__(self, patch: Patch, index: int, changed: Callable[..., None]) -> None:
-        self._patch = patch
-        self.on = widgets.Checkbox(True, description="on", indent=False)
-        self.parameters = {p.name: _widget(p) for p in parameters_of(patch)}
-        self._before = {name: widget.value for name, widget in self.parameters.items()}
-        self.window: Any = None
-        if hasattr(patch, "start") and hasattr(patch, "end"):
-            self.window = widgets.FloatRangeSlider(
-                value=(patch.start, patch.end),
-                min=0,
-                max=1,
-                step=0.01,
-                description="active",
-                style=_NAMES,
-            )
-        self.mask = MaskControls() if has_mask(patch) else None
-        shown = list(self.parameters.values())
-        head = widgets.HTML(str(tag("strong", f"{index} {type(patch).__name__}")))
-        rows = [widgets.HBox([head, self.on]), *shown[:_SHOWN]]
-        rows += [self.window] if self.window is not None else []
-        rows += [self.mask.widget] if self.mask is not None else []
-        if shown[_SHOWN:]:
-            rows.append(widgets.Accordion([widgets.VBox(shown[_SHOWN:])], titles=("more",)))
-        line = "1px solid var(--jp-border-color2, #ccc)"
-        self.widget = widgets.VBox(rows, layout=widgets.Layout(border_top=line, padding="4px 0"))
-        inputs = [self.on, *shown, *([self.window] if self.window is not None else [])]
-        inputs += self.mask.inputs if self.mask is not None else []
-        for given in inputs:
-            given.observe(changed, "value")
-
-    @property
-    def change(self) -> Change:
-        """What the widgets say that is not as it was given."""
-        values = {
-            name: widget.value
-            for name, widget in self.parameters.items()
-            if widget.value != self._before[name]
-        }
-        if self.window is not None:
-            start, end = self.window.value
-            values |= {"start": start} if start != self._patch.start else {}  # type: ignore[attr-defined]
-            values |= {"end": end} if end != self._patch.end else {}  # type: ignore[attr-defined]
-        if self.mask is not None:
-            values |= self.mask.change
-        return Change(values, self.on.value)
-
-
-class MaskControls:
-    """The mask of a patch: as it was given, none, or a box."""
-
-    def __init__(self) -> None:
-        self.choice = widgets.Dropdown(
-            options=(_GIVEN, _EVERYWHERE, _BOX), value=_GIVEN, description="mask", style=_NAMES
-        )
-        sides = {"min": 0, "max": 1, "step": 0.01, "style": _NAMES}
-        self.across = widgets.FloatRangeSlider(value=(0.0, 0.5), description="across", **sides)
-        self.down = widgets.FloatRangeSlider(value=(0.0, 1.0), description="down", **sides)
-        self.soft = widgets.FloatSlider(0.0, description="soft", **sides)
-        self._box = widgets.VBox([self.across, self.down, self.soft])
-        self._box.layout.display = "none"
-        self.choice.observe(self._unfold, "value")
-        self.inputs = [self.choice, self.across, self.down, self.soft]
-        self.widget = widgets.VBox([self.choice, self._box])
-
-    @property
-    def change(self) -> dict[str, Any]:
-        """The new mask; empty where it is as it was given."""
-        if self.choice.value == _GIVEN:
-            return {}
-        if self.choice.value == _EVERYWHERE:
-            return {"mask": None}
-        (left, right), (top, bottom) = self.across.value, self.down.value
-        return {"mask": Box(left, top, right, bottom, self.soft.value)}
-
-    def _unfold(self, _: object) -> None:
-        self._box.layout.display = None if self.choice.value == _BOX else "none"
-
-
-def _widget(parameter: Parameter) -> Any:
-    """Make the widget of one parameter."""
-    name = parameter.name.replace("_", " ")
-    if parameter.options == (False, True):
-        return widgets.Checkbox(parameter.value, description=name, indent=False)
-    if parameter.options:
-        return widgets.Dropdown(options=parameter.options, value=parameter.value, description=name)
-    make = widgets.IntSlider if isinstance(parameter.value, int) else widgets.FloatSlider
-    return make(
-        parameter.value,
-        min=parameter.low,
-        max=parameter.high,
-        step=parameter.step,
-        description=name,
-        style=_NAMES,
-    )
+    html: str
+    under: str
+    pictures: list[Any]
+    seconds: float

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attnpatch.engine.weights import number, weight_presets
+from attnpatch.engine.weights import number, weight_presets, whole_number
 from attnpatch.engine.window import check_window
 from attnpatch.pictures import read_picture
 
@@ -56,7 +56,7 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         _check_range("weight", self.weight, -2, 3)
-        if self.layers not in weight_presets():
+        if not isinstance(self.layers, str) or self.layers not in weight_presets():
             known = ", ".join(weight_presets())
             raise ValueError(f"layers: expected one of {known}, got {self.layers!r}")
         check_window(self.start, self.end)
@@ -105,12 +105,15 @@ class Settings:
         _check_range("guidance", self.guidance, 0, 30)
         _check_range("sag", self.sag, 0, 20)
         _check_range("pag", self.pag, 0, 20)
-        _check_whole("steps", self.steps, 2, 100)
-        _check_whole("seed", self.seed, 0, 2**32 - 1)
-        _check_whole("size", self.size, 32, 2048)
+        whole_number("steps", self.steps, 2, 100)
+        whole_number("seed", self.seed, 0, 2**32 - 1)
+        whole_number("size", self.size, 32, 2048)
         if self.size % 8:
             raise ValueError(f"size: expected a multiple of 8, got {self.size}")
-        for name, text in (("text", self.text), ("negative", self.negative)):
+        for name in ("text", "negative", "reduction"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: expected a text, got {text!r}")
             if len(text) > 2000:
                 raise ValueError(f"{name}: expected up to 2000 characters, got {len(text)}")
 
@@ -118,12 +121,6 @@ class Settings:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= number(name, value) <= high:
         raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-
-
-def _check_whole(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    _check_range(name, value, low, high)
 
 
 def read_upload(path: str | os.PathLike[str], name: str) -> Image.Image:
@@ -145,11 +142,11 @@ def read_upload(path: str | os.PathLike[str], name: str) -> Image.Image:
             f"got {width} × {height}"
         )
     try:
-        picture = Image.fromarray(read_picture(path, name))
+        read = Image.fromarray(read_picture(path, name))
     except OSError:
         raise ValueError(f"{name}: expected a whole picture, got a damaged one") from None
-    picture.thumbnail((LONGEST_EDGE, LONGEST_EDGE), Image.Resampling.LANCZOS)
-    return picture
+    read.thumbnail((LONGEST_EDGE, LONGEST_EDGE), Image.Resampling.LANCZOS)
+    return read
 
 
 def to_mask(picture: Image.Image) -> torch.Tensor:

@@ -54,7 +54,7 @@ class PatchMaker:
         self._model = model
         self._shared = shared
         self._adapters: dict[Hashable, ImageAdapter] = {}
-        self._prompts: dict[Hashable, ImagePrompt] = {}
+        self._prompts: dict[Hashable, tuple[ImagePrompt, str]] = {}  # and the adapter's digest
         self._masks: dict[Hashable, Tensor] = {}
 
     def patches(self, cell: Cell) -> list[Patch]:
@@ -74,9 +74,20 @@ class PatchMaker:
             options["mask"] = self._mask(options["mask"], folder)
         if made is None:
             sources = Table({k: options.pop(k) for k in _SOURCES if k in options})
-            made = self._prompt(kind, sources, folder)
+            made, _ = self._prompt(kind, sources, folder)
         assert isinstance(made, ImagePrompt)
         return made.replace(**_settled(made, options)) if options else made
+
+    def adapters(self, cell: Cell) -> dict[str, str]:
+        """Return by the patch's name the SHA-256 of the tensors of a cell's adapters."""
+        found = {}
+        for name, spec in cell.patches.items():
+            if "adapter" in spec:
+                kind = kind_of(spec, name)
+                options = options_of(kind, spec)
+                sources = Table({k: options[k] for k in _SOURCES if k in options})
+                found[name] = self._prompt(kind, sources, cell.folder)[1]
+        return found
 
     def reference(self, cell: Cell) -> Any:
         """Return the first picture that a cell's patches show; None: there is none."""
@@ -88,7 +99,7 @@ class PatchMaker:
                 )
         return None
 
-    def _prompt(self, kind: type[ImagePrompt], sources: Table, folder: Path) -> ImagePrompt:
+    def _prompt(self, kind: type[Any], sources: Table, folder: Path) -> tuple[ImagePrompt, str]:
         key = (kind, sources, folder)
         if key not in self._prompts and self._shared is not None:
             # Folders may lie elsewhere on another machine.
@@ -102,10 +113,10 @@ class PatchMaker:
             pictures = [self._picture(one, folder) for one in several]
             options = dict(sources.without("adapter", "picture"))
             if issubclass(kind, Identity):
-                self._prompts[key] = _identity(adapter, pictures, options)
+                made = _identity(adapter, pictures, options)
             else:
-                embeds = self._model.encode(adapter, pictures, options)
-                self._prompts[key] = ImagePrompt(adapter, embeds)
+                made = ImagePrompt(adapter, self._model.encode(adapter, pictures, options))
+            self._prompts[key] = made, adapter.digest
             if self._shared is not None:
                 self._shared.put((kind.__name__, sources), self._prompts[key])
         return self._prompts[key]

@@ -9,10 +9,15 @@ from collections.abc import Iterable
 
 __all__ = ["unknown_name"]
 
+_SHOWN = 60
+
 
 def unknown_name(where: str, name: object, known: Iterable[str]) -> ValueError:
-    """Return an error that names the nearest of the known names, and all of them."""
+    """Return an error that names the nearest of the known names, and all of them, or the first."""
     names = sorted(known)
+    shown = ", ".join(names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown += f" and {len(names) - _SHOWN} more"
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     meant = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{where}: expected one of {', '.join(names)}, got {name!r}{meant}")
+    return ValueError(f"{where}: expected one of {shown}, got {name!r}{meant}")

@@ -78,7 +78,8 @@ def run_study(
         raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
     cells = all_cells(study)
     store = Store(folder)
-    finished = done(store, (cell.id for cell in cells))
+    ids = [cell.id for cell in cells]
+    finished = done(store, ids)
     if store.has("study.toml") and not resume:
         raise FileExistsError(
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
@@ -86,20 +87,22 @@ def run_study(
         )
     runs = make_engine(engine, **options) if isinstance(engine, str) else engine
     _write_study(study, store)
-    write_order(store, [cell.id for cell in cells])
+    write_order(store, ids)
     plan = make_plan(cells, finished)
     job = Job(model_of(study, model), store.location, rows, dict(measures or {}))
     shown: Progress = Quiet()
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
     try:
-        for units in plan:
-            for records in runs.run(job, units, shown.steps) if units else ():
-                finished.update((record["id"], record) for record in records)
-                shown.cells(len(records))
+        if plan.cells:
+            with runs.open(job, shown.steps) as pool:
+                for units in plan:
+                    for records in pool.run(units):
+                        finished.update((record["id"], record) for record in records)
+                        shown.cells(len(records))
     finally:
         shown.close()
-        publish(study, cells, list(finished.values()), store)
+        publish(study, ids, list(finished.values()), store)
     return load_study(store.location)
 
 

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +21,14 @@ from attnpatch.studies.cells import Cell
 from attnpatch.studies.measures import Measure, distance, measured
 from attnpatch.studies.memory import RowLimit
 from attnpatch.studies.models import Model
-from attnpatch.studies.results.png import to_levels, to_png
+from attnpatch.studies.results.png import to_levels, to_png, versions
 from attnpatch.studies.results.records import Record, picture_name, write_records
 from attnpatch.studies.results.stacks import StackWriter
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.shared_steps import SharedSteps
 from attnpatch.studies.table import plain
 
-__all__ = ["Made", "Runner", "versions"]
+__all__ = ["Made", "Runner"]
 
 # What the pictures of a batch may begin with of their own.
 _STARTS = ("prompt", "negative_prompt", "seed")
@@ -161,6 +159,7 @@ class Runner:
             stack = writer.to_json(made.stacks[place])
             metadata = {
                 "cell": cell.description,
+                "adapters": self.maker.adapters(cell),
                 "stack": stack,
                 "record": record,
                 "versions": versions(),
@@ -183,14 +182,3 @@ class Runner:
         for place, value in zip(places, values or (), strict=False):
             found[place] = value
         return found
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what makes the pictures."""
-    found = {"python": platform.python_version()}
-    for name in ("attnpatch", "torch", "diffusers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

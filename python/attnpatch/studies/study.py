@@ -110,6 +110,11 @@ class Study:
         return tuple({cell.id: cell for cell in made}.values())
 
     @property
+    def source(self) -> str:
+        """What makes the pictures."""
+        return str(self.model["source"])
+
+    @property
     def axis_names(self) -> tuple[str, ...]:
         """The parameters that are varied, in order."""
         return tuple(dict.fromkeys(name for axes in self.axes for name in axes.names))

@@ -18,7 +18,12 @@ __all__ = ["read_toml", "to_toml"]
 def read_toml(text: str, what: str) -> dict[str, Any]:
     """Read TOML; errors name `what` it is of."""
     # Python 3.10 has none of its own: the extra `sweep` brings it.
-    module = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        module = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ImportError as error:
+        raise ImportError(
+            'tomli: not installed; pip install "attnpatch[sweep]" brings it'
+        ) from error
     try:
         return module.loads(text)
     except module.TOMLDecodeError as error:

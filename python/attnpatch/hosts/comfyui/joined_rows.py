@@ -31,6 +31,7 @@ __all__ = [
     "JoinedRows",
     "areas_of",
     "joined_rows",
+    "texts_of",
 ]
 
 BATCH = "attnpatch_batch"
@@ -65,6 +66,9 @@ class HostBatch:
         Height and width of the whole latent.
     areas
         Where on that each chunk is; None: it is all of it.
+    texts
+        How many tokens the text of each has; the host repeats them until all are equally long.
+        Empty: not known.
     """
 
     input: Tensor
@@ -72,6 +76,7 @@ class HostBatch:
     conditioning: Mapping[str, Any]
     canvas: tuple[int, int]
     areas: tuple[Area | None, ...]
+    texts: tuple[int, ...] = ()
 
     @property
     def each(self) -> int:
@@ -89,12 +94,15 @@ class BatchMarker:
         Height and width of the whole latent.
     areas
         Where on that a conditioning acts, by its ``uuid``.
+    texts
+        How many tokens the text of a conditioning has, by its ``uuid``.
     wrapped
         What would have wrapped the model's function without it.
     """
 
     canvas: tuple[int, int]
     areas: Mapping[Any, Area]
+    texts: Mapping[Any, int]
     wrapped: Callable[..., Tensor] | None
 
     def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
@@ -104,7 +112,9 @@ class BatchMarker:
         roles = tuple(args["cond_or_uncond"])
         sources = options.get("uuids") or (None,) * len(roles)
         areas = tuple(self.areas.get(source) for source in sources)
-        options[BATCH] = HostBatch(args["input"], roles, args["c"], self.canvas, areas)
+        known = all(source in self.texts for source in sources)
+        texts = tuple(self.texts[source] for source in sources) if known else ()
+        options[BATCH] = HostBatch(args["input"], roles, args["c"], self.canvas, areas, texts)
         conditioning["transformer_options"] = options
         if self.wrapped is None:
             return function(args["input"], args["timestep"], **conditioning)
@@ -125,8 +135,9 @@ class CalcCondBatchWrapper:
     ) -> Any:
         """Batch the conditionings as the host would have."""
         canvas = int(x.shape[-2]), int(x.shape[-1])
-        areas = areas_of([entry for entries in conds for entry in entries or ()], canvas)
-        marker = BatchMarker(canvas, areas, options.get("model_function_wrapper"))
+        every = [entry for entries in conds for entry in entries or ()]
+        wrapped = options.get("model_function_wrapper")
+        marker = BatchMarker(canvas, areas_of(every, canvas), texts_of(every), wrapped)
         options = {**options, "model_function_wrapper": marker}
         return execute(model, conds, x, timestep, options)
 
@@ -191,6 +202,16 @@ def areas_of(conds: Sequence[Mapping[str, Any]], latent: tuple[int, int]) -> dic
         height, width = min(height, latent[0] - top), min(width, latent[1] - left)
         areas[entry["uuid"]] = Area(top, left, height, width)
     return areas
+
+
+def texts_of(conds: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
+    """Return how many tokens the text of each conditioning has, for those that have one."""
+    texts = {}
+    for entry in conds:
+        text = getattr(entry.get("model_conds", {}).get("c_crossattn"), "cond", None)
+        if isinstance(text, Tensor) and text.dim() == 3 and entry.get("uuid") is not None:
+            texts[entry["uuid"]] = text.shape[1]
+    return texts
 
 
 def joined_rows(

@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, SamplingPoint, Site
-from attnpatch.hosts.comfyui.joined_rows import ROWS, JoinedRows
+from attnpatch.hosts.comfyui.joined_rows import BATCH, ROWS, JoinedRows
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import DEGRADED, OTHERS, Others
 from attnpatch.hosts.comfyui.records import SigmaRecords
+from attnpatch.hosts.comfyui.repeated_texts import find_repeats, told_repeats
 from attnpatch.hosts.host_call import HostCall
 from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Area, AttentionRecord, CallRecord, Guidance
@@ -82,11 +84,12 @@ class PatchedModel:
         if self._records_any and not degraded and "sigmas" in options:
             record, sources = self.records.of(options["sigmas"]), tuple(options.get("uuids", ()))
         joined: JoinedRows | None = options.get(ROWS)
+        repeats = self.repeats(batch, options) or ()
         chunks = tuple(options.get("cond_or_uncond") or (0,))
         samples = _shown(options, batch // len(chunks)) if joined is None else None
         key = (
             *(chunks, batch, shape[-2], shape[-1], points, samples),
-            *(degraded, record, sources, joined),
+            *(degraded, record, sources, joined, repeats),
         )
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] != key:
@@ -94,8 +97,14 @@ class PatchedModel:
                 call = _call(shape, batch, chunks, samples, points, degraded, record, sources)
             else:
                 call = _joined_call(shape, joined, points, degraded, record, sources)
-            latest = self._latest = (key, call)
+            latest = self._latest = (key, replace(call, repeats=repeats) if repeats else call)
         return latest[1]
+
+    def repeats(self, batch: int, options: ExtraOptions) -> tuple[int, ...] | None:
+        """Return how often the host has repeated each row's text; None: it does not tell."""
+        if not self.run.asks_repeats:
+            return ()
+        return told_repeats(options.get(BATCH), options.get(ROWS), batch)
 
     def prepare(self, x: Tensor, text: Tensor | None, options: ExtraOptions) -> None:
         """Bring what the layers will read in a call to the device, before the UNet runs.
@@ -148,6 +157,7 @@ class Running:
         "chunks",
         "others",
         "plan",
+        "repeats",
         "rows",
         "shape",
         "sigmas",
@@ -160,6 +170,7 @@ class Running:
         self.rows = options.get(ROWS)
         self.call = group.call(self.shape[0], options)
         self.plan = group.run.plan(self.call, (TEXT,))
+        self.repeats = group.repeats(self.shape[0], options)
         self.others: Others | None = options.get(OTHERS)
         self._host_attention = group.host_attention
         self._fuses: bool | None = None
@@ -176,6 +187,22 @@ class Running:
         if self._is_default is None:
             self._is_default = self._host_attention.is_default(options)
         return self._is_default
+
+    def find_repeats(self, group: PatchedModel, text: Tensor) -> None:
+        """Find out how often the host has repeated texts, where it does not tell: once a call.
+
+        Parameters
+        ----------
+        group
+            Of the model's slots.
+        text
+            As the layers are given it, (batch, tokens, channels).
+        """
+        if self.repeats is None and group.run.names_words:
+            self.repeats = find_repeats(text)
+            if self.repeats:
+                self.call = replace(self.call, repeats=self.repeats)
+                self.plan = group.run.plan(self.call, (TEXT,))
 
     def site(
         self,

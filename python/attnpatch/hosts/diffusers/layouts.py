@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND, Crop
@@ -95,22 +97,32 @@ def cond_alone(running: Running, call: HostCall) -> Rows | None:
 
 
 def modular(running: Running, call: HostCall) -> Rows | None:
-    """Each prediction in a call of its own, as the guider asks for it."""
+    """Each prediction in a call of its own, as the guider asks for it; without one all is cond."""
+    state, text = running.local("block_state"), call.encoder_hidden_states
+    cond, uncond = (getattr(state, f"{sign}prompt_embeds", None) for sign in ("", "negative_"))
     name = running.guider_identifier
     if name is None:
-        return None
+        unguided = getattr(running.pipeline, "guider", None) is None and _are_alike(text, cond)
+        return Rows.of_chunks((COND,), call.batch) if unguided else None
     role = UNCOND if name.startswith("pred_uncond") else COND
     # Some guiders give the negative text to what they call cond.
-    state, text = running.local("block_state"), call.encoder_hidden_states
-    if text is None:  # of a ControlNet
-        text = getattr(running.local("guider_state_batch"), "prompt_embeds", None)
-    cond, uncond = (getattr(state, f"{sign}prompt_embeds", None) for sign in ("", "negative_"))
-    if isinstance(text, Tensor) and cond is not uncond:
-        if text is not cond and text is not uncond:
+    given = vars(running.local("guider_state_batch")).values()
+    held = [any(value is own for value in given) for own in (cond, uncond)]
+    if cond is not uncond and any(held):
+        role = COND if held[0] else UNCOND
+        if text is not None and not _are_alike(text, (cond, uncond)[role]):
             return None  # another one's call
-        role = UNCOND if text is uncond else COND
     states = running.local("guider_state") or ()
     return Rows.of_chunks((role,), call.batch, split=len(states) != 1)
+
+
+def _are_alike(text: Any, own: Any) -> bool:
+    """Whether a text is one that a pipeline has, which it may have brought to another dtype."""
+    if isinstance(own, Sequence) and isinstance(text, Sequence):
+        return len(text) == len(own) and all(map(_are_alike, text, own))
+    if text is own or not isinstance(text, Tensor) or not isinstance(own, Tensor):
+        return text is own
+    return text.shape == own.shape and torch.equal(text, own.to(text))
 
 
 def told_by_text(running: Running, call: HostCall) -> Rows | None:

@@ -117,8 +117,8 @@ class HiddenKeys:
         """Return its term at a site."""
         queries = max(span.stop or 0 for span in site.queries.spans)
         rows = [hidden == (self._keys.start, self._keys.stop) for hidden in site.call.hidden]
-        gone = torch.zeros(keys)
-        gone[self._keys] = -torch.inf
+        gone = torch.zeros(1, keys)
+        gone[:, self._keys] = -torch.inf
         return BiasTerm(
             queries=torch.tensor(rows).float()[:, None].expand(-1, queries).contiguous(),
             keys=gone,

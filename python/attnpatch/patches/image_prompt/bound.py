@@ -67,6 +67,8 @@ class BoundImagePrompt(BoundPatch):
         # Fooocus computes it at any weight: its keys take a share of the text's softmax.
         self.zero_counts = prompt.compat == "fooocus"
         self.layer_weights = prompt.weight.for_layers(table)
+        # Fooocus lets a picture weigh less beside a text that it has repeated.
+        self.asks_repeats = prompt.shared_softmax and prompt.compat != "fooocus"
         self._skipped = tuple(
             self._reason(layer.block, weight)
             for layer, weight in zip(table, self.layer_weights, strict=True)
@@ -144,8 +146,9 @@ class BoundImagePrompt(BoundPatch):
         mask_rows = [0] * call.batch
         if self.prompt.mask is not None:
             mask_rows = sample_rows(call, len(self.prompt.mask), "mask", repeat_last=hold)
+        repeats = (call.repeats if self.asks_repeats else ()) or (1,) * call.batch
         branches = [
-            ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows))
+            ImageBranch(self, source, rows, factors, factor_now, tuple(mask_rows), repeats)
             for source in self.sources
         ]
         return Edits(branches=tuple(branch for branch in branches if max(branch.rows) >= 0))
@@ -183,6 +186,7 @@ class ImageBranch:
         factors: Sequence[float],
         factor_now: float,
         mask_rows: tuple[int, ...],
+        repeats: tuple[int, ...],
     ) -> None:
         self.shared_softmax = bound.prompt.shared_softmax
         self.mask = bound.mask
@@ -193,6 +197,7 @@ class ImageBranch:
         self._source = source
         self._factor_now = factor_now
         self._factors = tuple(factors)
+        self._repeats = repeats
         first, end = source.part.first, source.part.first + source.part.rows
         self.rows = tuple(
             row - first if first <= row < end and (factor != 0 or bound.zero_counts) else -1
@@ -213,7 +218,10 @@ class ImageBranch:
         """For each row of the batch the factor of the branch's output; None: not at this layer."""
         if self._bound.skipped[layer] is not None:
             return None
-        if self._bound.scaling.mean or self.shared_softmax:
+        if self.shared_softmax:  # a text that stands there twice weighs twice, and so do we
+            pairs = zip(self.rows, self._repeats, strict=True)
+            return tuple(float(times if row >= 0 else 0) for row, times in pairs)
+        if self._bound.scaling.mean:
             return tuple(float(row >= 0) for row in self.rows)
         weight = self._effective(layer)
         return tuple(

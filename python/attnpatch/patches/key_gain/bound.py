@@ -67,6 +67,7 @@ class BoundKeyGain(BoundPatch):
         self._skipped = tuple(self._reason(weight) for weight in self.layer_weights)
         acts = any(reason is None for reason in self._skipped)
         self.tells_roles_apart = acts and not gain.uncond
+        self.asks_repeats = self.names_words = acts and gain.keys.some_words
         self.mask = None if gain.mask is None else MaskPyramid(gain.mask, gain.mask_resize)
 
     def _reason(self, weight: float | None) -> str | None:
@@ -181,7 +182,7 @@ def _once(rows: Tensor) -> Tensor:
 
 
 def _factored(gains: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log(gains) on the chosen keys as factors of queries (rows, queries) and keys (keys,).
+    """Return log(gains) on the chosen keys as factors of queries and of keys, (rows, either).
 
     Where queries either have one gain or none, the factor is 1 for those who have it: terms that
     are for the same queries then become one.

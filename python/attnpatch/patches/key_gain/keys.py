@@ -41,6 +41,7 @@ class ReferenceKeys:
     mask: Any = None
 
     span: ClassVar[str] = REFERENCE
+    some_words: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         index = self.index
@@ -56,14 +57,14 @@ class ReferenceKeys:
             object.__setattr__(self, "mask", mask)
 
     def choose(self, tokens: Tokens, count: int, rows: Sequence[int] = ()) -> Tensor:
-        """Return which of `count` keys are meant, bool (count,); in all rows the same.
+        """Return which of `count` keys are meant, bool (1, count): in all rows the same.
 
         Raises
         ------
         ValueError
             Where there is no such reference, or a mask meets one whose grid is not known.
         """
-        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen = torch.zeros(1, count, dtype=torch.bool)
         spans = [span for span in tokens.spans if span.name == REFERENCE]
         if self.index is not None:
             spans = [span for span in spans if span.index == self.index]
@@ -73,7 +74,7 @@ class ReferenceKeys:
                 f"reference: expected one of index {self.index}, got a call with {there} references"
             )
         for span in spans:
-            chosen[span.start : span.stop] = True if self.mask is None else self._inside(span)
+            chosen[:, span.start : span.stop] = True if self.mask is None else self._inside(span)
         return chosen
 
     def _inside(self, span: Span) -> Tensor:
@@ -141,45 +142,60 @@ class TextKeys:
         object.__setattr__(self, "tokens", tokens)
 
     def choose(self, tokens: Tokens, count: int, rows: Sequence[int] = ()) -> Tensor:
-        """Return which of `count` keys are meant in these rows of the batch, bool (count,).
+        """Return which of `count` keys are meant, bool (1 or batch, count).
+
+        A text that a host repeats is meant as often as it stands there. `rows` are those of the
+        batch that are asked for; where rows differ, none is meant in the others.
 
         Raises
         ------
         ValueError
-            Where the text has fewer tokens, or as many in some of the rows only.
+            Where the text of a row has fewer tokens.
         """
-        positions = [
-            position
-            for span in tokens.spans
-            if span.name == TEXT
-            for position in range(span.start, _end(span, count, rows, all_of=self.tokens is None))
+        spans = [span for span in tokens.spans if span.name == TEXT]
+        batch = max((len(span.rows or span.repeats) for span in spans), default=0)
+        chosen = torch.zeros(batch or 1, count, dtype=torch.bool)
+        for row in rows if batch else (0,):
+            chosen[row] = self._chosen(spans, count, row)
+        return chosen
+
+    def _chosen(self, spans: Sequence[Span], count: int, row: int) -> Tensor:
+        """Return which of `count` keys are meant in one row, bool (count,)."""
+        # Where each token of the text stands: the first place, behind the last, and the step.
+        places = [
+            slice(first, stop, own)
+            for span in spans
+            for stop, own in (_extent(span, count, row),)
+            for first in range(span.start, span.start + own)
         ]
         if self.tokens is not None:
-            if self.tokens[-1] >= len(positions):
+            if self.tokens[-1] >= len(places):
                 raise ValueError(
-                    f"tokens: expected tokens of a text of {len(positions)}, got {self.tokens[-1]}"
+                    f"tokens: expected tokens of a text of {len(places)}, got {self.tokens[-1]}"
                 )
-            positions = [positions[token] for token in self.tokens]
+            places = [places[token] for token in self.tokens]
         chosen = torch.zeros(count, dtype=torch.bool)
-        chosen[positions] = True
+        for place in places:
+            chosen[place] = True
         return chosen
+
+    @property
+    def some_words(self) -> bool:
+        """Whether they are some tokens of the text, not all."""
+        return self.tokens is not None
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Plain values, and tensors."""
         return {"text": None if self.tokens is None else list(self.tokens)}, {}
 
 
-def _end(span: Span, count: int, rows: Sequence[int], *, all_of: bool) -> int:
-    """Return the token after the last of a text's own in these rows."""
-    if not span.rows:
-        return count if span.stop is None else span.stop
-    own = {span.rows[row] for row in rows} or set(span.rows)
-    if all_of and len(own) > 1:
-        raise ValueError(
-            f"tokens: expected texts of one length in the rows of a call whose whole text is "
-            f"meant, got {sorted(own)} tokens; give the tokens, or one row in a call"
-        )
-    return span.start + min(own)
+def _extent(span: Span, count: int, row: int) -> tuple[int, int]:
+    """Return the token behind the last that a row's text fills, and after how many it repeats."""
+    stop = count if span.stop is None else span.stop
+    if span.repeats:
+        return stop, (stop - span.start) // span.repeats[row]
+    own = span.rows[row] if span.rows else stop - span.start
+    return span.start + own, own
 
 
 Keys = ReferenceKeys | TextKeys

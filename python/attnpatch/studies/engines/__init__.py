@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import Any
 
 from attnpatch.studies.engines.here import Here
-from attnpatch.studies.engines.job import Engine, Job, WorkerLost
+from attnpatch.studies.engines.job import Engine, Job, Pool, WorkerLost
 from attnpatch.studies.names import unknown_name
 
-__all__ = ["ENGINES", "Engine", "Here", "Job", "WorkerLost", "make_engine"]
+__all__ = ["ENGINES", "Engine", "Here", "Job", "Pool", "WorkerLost", "make_engine"]
 
 ENGINES = ("here", "processes", "ray")
 

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from attnpatch.studies.engines.job import Job, Unit, Worker
+from attnpatch.studies.engines.job import Job, Pool, Unit, Worker
 from attnpatch.studies.results.records import Record
 
 __all__ = ["Here"]
@@ -15,14 +16,17 @@ __all__ = ["Here"]
 class Here:
     """Runs piece after piece in this process, on the model's own device."""
 
-    def __init__(self) -> None:
-        self._worker: tuple[Job, Worker] | None = None
+    @contextmanager
+    def open(self, job: Job, on_step: Callable[[int], None]) -> Iterator[Pool]:
+        """Give the one worker."""
+        yield _Pool(Worker(job, on_step=on_step))
 
-    def run(
-        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
-    ) -> Iterator[list[Record]]:
+
+class _Pool:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Yield the records of each batch that is done."""
-        if self._worker is None or self._worker[0] is not job:
-            self._worker = job, Worker(job, on_step=on_step)
         for unit in units:
-            yield from self._worker[1].run(unit)
+            yield from self._worker.run(unit)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from attnpatch.studies.results.store import Store
 from attnpatch.studies.runner import Runner
 from attnpatch.studies.table import Table
 
-__all__ = ["Engine", "Job", "Unit", "Worker", "WorkerLost", "left_of"]
+__all__ = ["Engine", "Job", "Pool", "Unit", "Worker", "WorkerLost", "left_of"]
 
 Unit = tuple[Cell, ...]
 logger = logging.getLogger("attnpatch")
@@ -58,13 +59,27 @@ class Job:
     measures: Mapping[str, Measure] = field(default_factory=dict)
 
 
+class Pool(Protocol):
+    """The workers of one job."""
+
+    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Yield the records of each batch that is done; pieces in any order."""
+        ...
+
+
 class Engine(Protocol):
     """Runs pieces of work somewhere."""
 
-    def run(
-        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
-    ) -> Iterator[list[Record]]:
-        """Yield the records of each batch that is done; pieces in any order."""
+    def open(self, job: Job, on_step: Callable[[int], None]) -> AbstractContextManager[Pool]:
+        """Give the workers of a job, which end with the context.
+
+        Parameters
+        ----------
+        job
+            See there.
+        on_step
+            Called after each step of a batch with the number of its cells.
+        """
         ...
 
 

@@ -9,10 +9,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from attnpatch.studies.engines.job import ATTEMPTS, Job, Unit, Worker, WorkerLost, left_of, logger
+from attnpatch.studies.engines.job import (
+    ATTEMPTS,
+    Job,
+    Pool,
+    Unit,
+    Worker,
+    WorkerLost,
+    left_of,
+    logger,
+)
 from attnpatch.studies.engines.ray_head import Head
 from attnpatch.studies.results.records import Record, done
 from attnpatch.studies.results.store import Store
@@ -55,10 +65,9 @@ class Ray:
             ) from error
         self._workers, self._address = workers, address
 
-    def run(
-        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
-    ) -> Iterator[list[Record]]:
-        """Yield the records of each batch that is done, as they come.
+    @contextmanager
+    def open(self, job: Job, on_step: Callable[[int], None]) -> Iterator[Pool]:
+        """Give a pool, whose actors start when there is work for them.
 
         Raises
         ------
@@ -72,9 +81,9 @@ class Ray:
         if not isinstance(job.model, Table):
             raise ValueError("model: expected a study's own, which each actor loads")
         head = Head(self._connect())
-        pool = _Pool(self._ray, head, job, self._workers)
+        pool = _Pool(self._ray, head, job, self._workers, on_step)
         try:
-            yield from pool.run(units, on_step)
+            yield pool
         finally:
             if head.lost:
                 self._ray.shutdown()  # else Ray ends this process
@@ -99,8 +108,15 @@ class Ray:
 class _Pool:
     """Actors, and what each is at."""
 
-    def __init__(self, ray: Any, head: Head, job: Job, workers: int | None) -> None:
-        self._ray, self._head, self._job = ray, head, job
+    def __init__(
+        self,
+        ray: Any,
+        head: Head,
+        job: Job,
+        workers: int | None,
+        on_step: Callable[[int], None],
+    ) -> None:
+        self._ray, self._head, self._job, self._on_step = ray, head, job, on_step
         self._count, needs = _share(ray, workers)
         self._actor = ray.remote(**needs, scheduling_strategy="SPREAD", max_restarts=0)(_Actor)
         self._encoded = ray.remote(num_cpus=0, max_restarts=-1)(_Encoded).remote()
@@ -112,7 +128,7 @@ class _Pool:
         losses = ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
         self._losses: tuple[type[Exception], ...] = losses
 
-    def run(self, units: Sequence[Unit], on_step: Callable[[int], None]) -> Iterator[list[Record]]:
+    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Hand out pieces, one at a time to each actor that has started."""
         self._todo = deque((unit, 1) for unit in units)
         silent = _Silence(self._count)
@@ -126,7 +142,7 @@ class _Pool:
                     self._started(one)
                 elif records := self._heard(one):
                     for record in records:
-                        on_step(int(record["steps"]))
+                        self._on_step(int(record["steps"]))
                     yield records
             silent.say(nobody=not self._working)
 

@@ -10,12 +10,22 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-from attnpatch.studies.engines.job import ATTEMPTS, Job, Unit, Worker, WorkerLost, left_of, logger
+from attnpatch.studies.engines.job import (
+    ATTEMPTS,
+    Job,
+    Pool,
+    Unit,
+    Worker,
+    WorkerLost,
+    left_of,
+    logger,
+)
 from attnpatch.studies.results.records import Record
 from attnpatch.studies.table import Table
 
@@ -39,30 +49,47 @@ class Processes:
             raise ValueError(f"workers: expected at least 1, got {workers}")
         self._count = workers or torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 4)
 
-    def run(
-        self, job: Job, units: Sequence[Unit], on_step: Callable[[int], None]
-    ) -> Iterator[list[Record]]:
-        """Yield the records of each batch that is done, as they come."""
+    @contextmanager
+    def open(self, job: Job, on_step: Callable[[int], None]) -> Iterator[Pool]:
+        """Give a pool, whose processes start when there is work for them."""
         if not isinstance(job.model, Table):
             raise ValueError("model: expected a study's own, which each process loads")
-        todo = deque((unit, 1) for unit in units)
-        pool = [_Process(job, number, self._count) for number in range(min(self._count, len(todo)))]
-        done: set[str] = set()
+        pool = _Pool(job, self._count, on_step)
         try:
-            while todo or any(one.unit for one in pool):
-                for one in pool:
-                    one.begin_next(todo)
-                for one in _ready(pool):
-                    records = one.receive(on_step)
-                    done.update(record["id"] for record in records or ())
-                    if records:
-                        yield records
-                    if one.lost:
-                        _again(one, todo, done)
-                        one.restart()
+            yield pool
         finally:
-            for one in pool:
-                one.end()
+            pool.end()
+
+
+class _Pool:
+    """Processes that live until the sweep ends."""
+
+    def __init__(self, job: Job, count: int, on_step: Callable[[int], None]) -> None:
+        self._job, self._count, self._on_step = job, count, on_step
+        self._processes: list[_Process] = []
+        self._done: set[str] = set()
+
+    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Yield the records of each batch that is done, as they come."""
+        todo = deque((unit, 1) for unit in units)
+        while len(self._processes) < min(self._count, len(todo)):
+            self._processes.append(_Process(self._job, len(self._processes), self._count))
+        while todo or any(one.unit for one in self._processes):
+            for one in self._processes:
+                one.begin_next(todo)
+            for one in _ready(self._processes):
+                records = one.receive(self._on_step)
+                self._done.update(record["id"] for record in records or ())
+                if records:
+                    yield records
+                if one.lost:
+                    _again(one, todo, self._done)
+                    one.restart()
+
+    def end(self) -> None:
+        """End all processes, in whatever they are."""
+        for one in self._processes:
+            one.end()
 
 
 def _again(lost: _Process, todo: deque[tuple[Unit, int]], done: set[str]) -> None:

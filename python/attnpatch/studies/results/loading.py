@@ -9,7 +9,7 @@ import html
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,11 +17,14 @@ from PIL import Image
 
 from attnpatch.engine import PatchStack
 from attnpatch.studies.results.png import read_metadata
-from attnpatch.studies.results.records import done, read_order
-from attnpatch.studies.results.rows import as_rows
+from attnpatch.studies.results.records import Record, done, read_order
+from attnpatch.studies.results.rows import as_rows, cell_of_table
+from attnpatch.studies.results.sheet import make_sheet
 from attnpatch.studies.results.stacks import stack_from_json
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
+from attnpatch.studies.toml import read_toml
+from attnpatch.studies.workflow.study import WorkflowStudy
 
 __all__ = ["StudyResults", "load_study"]
 
@@ -35,14 +38,17 @@ class StudyResults(Sequence[Mapping[str, Any]]):
 
     Attributes
     ----------
-    study : Study
+    study : Study or WorkflowStudy
     rows : list of dict
         ``id``, ``patched``, the axes' values, arguments, measures, ``seconds_per_step``, ``file``.
     """
 
-    def __init__(self, study: Study, rows: Sequence[Mapping[str, Any]], store: Store) -> None:
+    def __init__(
+        self, study: Study | WorkflowStudy, records: Sequence[Record], store: Store
+    ) -> None:
         self.study = study
-        self.rows = list(rows)
+        self.rows = as_rows(records, study.axis_names)
+        self._records = list(records)
         self._store = store
 
     def __len__(self) -> int:
@@ -54,7 +60,7 @@ class StudyResults(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index: slice) -> StudyResults: ...
     def __getitem__(self, index: int | slice) -> Mapping[str, Any] | StudyResults:
         if isinstance(index, slice):
-            return StudyResults(self.study, self.rows[index], self._store)
+            return self.some(range(len(self))[index])
         return self.rows[index]
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
@@ -62,18 +68,42 @@ class StudyResults(Sequence[Mapping[str, Any]]):
 
     def where(self, **values: Any) -> StudyResults:
         """Return the rows with these values; a dot in an axis' name is written as ``__``."""
-        names = {name.replace("__", "."): value for name, value in values.items()}
+        columns = self.rows[0] if self.rows else {}
+        names = {n if n in columns else n.replace("__", "."): v for n, v in values.items()}
         for name in names:
-            if self.rows and name not in self.rows[0]:
-                raise KeyError(f"{name}: expected one of {', '.join(self.rows[0])}")
-        rows = [row for row in self.rows if all(row[n] == v for n, v in names.items())]
-        return StudyResults(self.study, rows, self._store)
+            if self.rows and name not in columns:
+                raise KeyError(f"{name}: expected one of {', '.join(columns)}")
+        wanted = {name: cell_of_table(value) for name, value in names.items()}
+        return self.some(
+            place
+            for place, row in enumerate(self.rows)
+            if all(row[name] == value for name, value in wanted.items())
+        )
+
+    def some(self, places: Iterable[int]) -> StudyResults:
+        """Return the rows at some places, with the columns of all."""
+        kept = list(places)
+        found = StudyResults(self.study, [self._records[place] for place in kept], self._store)
+        found.rows = [self.rows[place] for place in kept]
+        return found
 
     def picture(self, index: int) -> Image.Image:
         """Return the picture of a row."""
         with Image.open(io.BytesIO(self._store.read(self.rows[index]["file"]))) as image:
             image.load()
             return image.copy()
+
+    def sheet(self) -> Image.Image:
+        """Draw a contact sheet of the rows; of many a part of them.
+
+        Raises
+        ------
+        ValueError
+            Where there is no row.
+        """
+        if not self.rows:
+            raise ValueError(f"{self._store.location}: expected cells that are done, got none")
+        return make_sheet(self.study, self._records, self._store)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return what the picture of a row says of itself: cell, stack, record, versions."""
@@ -126,17 +156,19 @@ def load_study(folder: str | os.PathLike[str]) -> StudyResults:
     study = _read_study(store)
     ids = read_order(store)
     records = done(store, ids)
-    found = [records[cell] for cell in ids if cell in records]
-    return StudyResults(study, as_rows(found, study.axis_names), store)
+    return StudyResults(study, [records[cell] for cell in ids if cell in records], store)
 
 
-def _read_study(store: Store) -> Study:
+def _read_study(store: Store) -> Study | WorkflowStudy:
+    if not store.has("study.toml"):
+        raise FileNotFoundError(f"{store.location}: expected the results of a sweep")
+    values = read_toml(store.read("study.toml").decode(), "study.toml")
+    if "workflow" in values:
+        return WorkflowStudy.read(values, store)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("study.toml", "study.safetensors"):
             if store.has(name):
                 (Path(folder) / name).write_bytes(store.read(name))
-        if not (Path(folder) / "study.toml").exists():
-            raise FileNotFoundError(f"{store.location}: expected the results of a sweep")
         return Study.load(Path(folder) / "study.toml")
 
 

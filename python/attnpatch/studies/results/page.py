@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attnpatch.studies.results.records import Record
+from attnpatch.studies.results.records import Record, Swept
 from attnpatch.studies.results.store import Store
-from attnpatch.studies.study import Study
 
 __all__ = ["write_page"]
 
@@ -19,7 +18,7 @@ _TEMPLATE = Path(__file__).parent / "page.html"
 _CHUNK = 5000  # cells of a script
 
 
-def write_page(study: Study, records: Sequence[Record], cells: int, store: Store) -> None:
+def write_page(study: Swept, records: Sequence[Record], cells: int, store: Store) -> None:
     """Write ``index.html`` and ``page/*.js``.
 
     A page that is opened from the disk may not fetch files, but may run scripts: each calls
@@ -34,7 +33,7 @@ def write_page(study: Study, records: Sequence[Record], cells: int, store: Store
         store.write(f"page/cells-{number:03}.js", f"sweep.add({_script(chunk)});\n".encode())
     head = {
         "name": study.name,
-        "model": study.model["source"],
+        "model": study.source,
         "cells": cells,
         "chunks": len(chunks),
         "axes": [
@@ -47,7 +46,7 @@ def write_page(study: Study, records: Sequence[Record], cells: int, store: Store
     store.write("index.html", page.encode())
 
 
-def _axis_values(study: Study, name: str, records: Sequence[Record]) -> dict[str, int]:
+def _axis_values(study: Swept, name: str, records: Sequence[Record]) -> dict[str, int]:
     """Return an axis' values as texts, numbered: in the study's order, drawn ones by size."""
     found: dict[str, Any] = {}
     drawn = False

@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["KEY", "read_metadata", "to_levels", "to_png"]
+__all__ = ["KEY", "read_metadata", "to_levels", "to_png", "versions"]
 
 KEY = "attnpatch"
 """The text chunk of the PNG."""
@@ -26,10 +28,12 @@ def to_levels(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return levels[..., 0] if levels.shape[-1] == 1 else levels
 
 
-def to_png(levels: npt.NDArray[np.uint8], metadata: dict[str, Any]) -> bytes:
-    """Return a PNG with the metadata as JSON."""
+def to_png(levels: npt.NDArray[np.uint8], metadata: dict[str, Any], **texts: str) -> bytes:
+    """Return a PNG with the metadata as JSON, and other texts by their names."""
     info = PngInfo()
     info.add_itxt(KEY, json.dumps(metadata, allow_nan=False), zip=True)
+    for name, text in texts.items():
+        info.add_text(name, text)
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "png", pnginfo=info)
     return file.getvalue()
@@ -50,3 +54,14 @@ def read_metadata(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:
         name = "the file" if isinstance(file, bytes) else os.fspath(file)
         raise ValueError(f"{name}: expected a PNG of a sweep, with {KEY!r} in its metadata")
     return json.loads(text)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes the pictures."""
+    found = {"python": platform.python_version()}
+    for name in ("attnpatch", "torch", "diffusers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

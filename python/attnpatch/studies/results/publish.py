@@ -7,25 +7,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from attnpatch.studies.cells import Cell
 from attnpatch.studies.results.page import write_page
-from attnpatch.studies.results.records import Record
+from attnpatch.studies.results.records import Record, Swept
 from attnpatch.studies.results.rows import as_rows, write_tables
 from attnpatch.studies.results.sheet import write_sheet
 from attnpatch.studies.results.store import Store
-from attnpatch.studies.study import Study
 
 __all__ = ["publish"]
 
 logger = logging.getLogger("attnpatch")
 
 
-def publish(study: Study, cells: Sequence[Cell], records: Sequence[Record], store: Store) -> None:
-    """Write table, sheet and page of all cells that are done, in the order of the study."""
-    order = {cell.id: place for place, cell in enumerate(cells)}
+def publish(study: Swept, ids: Sequence[str], records: Sequence[Record], store: Store) -> None:
+    """Write table, sheet and page of all cells that are done, in the order of the study's `ids`."""
+    order = {cell: place for place, cell in enumerate(ids)}
     found = sorted(records, key=lambda record: order[record["id"]])
     if not write_tables(as_rows(found, study.axis_names), store):
         logger.warning("table.parquet: not written, since pyarrow is not installed")
     if found:
         write_sheet(study, found, store)
-    write_page(study, found, len(cells), store)
+    write_page(study, found, len(ids), store)

@@ -7,15 +7,49 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from attnpatch.studies.axes import Axes
 from attnpatch.studies.results.store import Store
 
-__all__ = ["Record", "done", "picture_name", "read_order", "write_order", "write_records"]
+__all__ = [
+    "Record",
+    "Swept",
+    "done",
+    "is_done",
+    "picture_name",
+    "read_order",
+    "write_order",
+    "write_records",
+]
 
 Record = dict[str, Any]
 """id, place, pipeline, patched, file, seconds per step, measures: as JSON has them."""
 _FOLDER, _ORDER = "records", "cells.json"
+
+
+class Swept(Protocol):
+    """What results need to know of a study of any kind."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What makes the pictures."""
+        ...
+
+    @property
+    def axes(self) -> tuple[Axes, ...]:
+        """What is varied."""
+        ...
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """The parameters that are varied, in order."""
+        ...
 
 
 def picture_name(cell_id: str) -> str:
@@ -25,9 +59,18 @@ def picture_name(cell_id: str) -> str:
 
 def write_records(store: Store, records: Sequence[Record]) -> None:
     """Write the records of a batch, whose pictures are there; once more changes nothing."""
-    names = "".join(sorted(record["id"] for record in records))
-    name = hashlib.sha256(names.encode()).hexdigest()[:16]
-    store.write(f"{_FOLDER}/{name}.json", json.dumps(list(records), allow_nan=False).encode())
+    name = _name([record["id"] for record in records])
+    store.write(name, json.dumps(list(records), allow_nan=False).encode())
+
+
+def is_done(store: Store, cell_id: str) -> bool:
+    """Whether a cell that is a batch of its own is done."""
+    return store.has(picture_name(cell_id)) and store.has(_name([cell_id]))
+
+
+def _name(ids: Iterable[str]) -> str:
+    digest = hashlib.sha256("".join(sorted(ids)).encode()).hexdigest()
+    return f"{_FOLDER}/{digest[:16]}.json"
 
 
 def write_order(store: Store, ids: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from attnpatch.studies.results.records import Record
 from attnpatch.studies.results.store import Store
 
-__all__ = ["as_rows", "write_tables"]
+__all__ = ["as_csv", "as_rows", "cell_of_table", "write_tables"]
 
 
 def as_rows(records: Iterable[Record], axes: Sequence[str]) -> list[dict[str, Any]]:
@@ -28,8 +28,8 @@ def as_rows(records: Iterable[Record], axes: Sequence[str]) -> list[dict[str, An
     rows = []
     for record in records:
         row: dict[str, Any] = {"id": record["id"], "patched": record["patched"]}
-        row |= {name: _plain(record["place"].get(name)) for name in axes}
-        row |= {name: _plain(record["pipeline"].get(name)) for name in arguments}
+        row |= {name: cell_of_table(record["place"].get(name)) for name in axes}
+        row |= {name: cell_of_table(record["pipeline"].get(name)) for name in arguments}
         row |= {name: record["measures"].get(name) for name in measures}
         row |= {"seconds_per_step": record["seconds_per_step"], "file": record["file"]}
         rows.append(row)
@@ -38,24 +38,35 @@ def as_rows(records: Iterable[Record], axes: Sequence[str]) -> list[dict[str, An
 
 def write_tables(rows: Sequence[Mapping[str, Any]], store: Store) -> bool:
     """Write ``table.csv``, and ``table.parquet`` where pyarrow is installed; whether that was."""
-    names = list(rows[0]) if rows else ["id"]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    store.write("table.csv", text.getvalue().encode())
+    store.write("table.csv", as_csv(rows).encode())
     try:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         return False
-    columns = {name: _column([row.get(name) for row in rows]) for name in names}
+    columns = {name: _column([row.get(name) for row in rows]) for name in _names(rows)}
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), file)
     store.write("table.parquet", file.getvalue())
     return True
 
 
-def _plain(value: Any) -> Any:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, with the names of the columns."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, _names(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(rows[0]) if rows else ["id"]
+
+
+def cell_of_table(value: Any) -> Any:
+    """Return a value as a row has it: lists and tables as JSON."""
+    if isinstance(value, tuple):
+        value = list(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

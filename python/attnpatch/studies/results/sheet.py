@@ -12,19 +12,25 @@ from typing import Any
 from PIL import Image
 
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
-from attnpatch.studies.results.records import Record
+from attnpatch.studies.results.records import Record, Swept
 from attnpatch.studies.results.store import Store
-from attnpatch.studies.study import Study
 
-__all__ = ["write_sheet"]
+__all__ = ["make_sheet", "write_sheet"]
 
 _MOST = 240
 _COLUMNS = 12
 _EDGE = 208  # of a picture on the sheet, in pixels
 
 
-def write_sheet(study: Study, records: Sequence[Record], store: Store) -> None:
-    """Write ``sheet.png``, the last axis from left to right; of many cells a part of them."""
+def write_sheet(study: Swept, records: Sequence[Record], store: Store) -> None:
+    """Write ``sheet.png``."""
+    file = io.BytesIO()
+    make_sheet(study, records, store).save(file, "png")
+    store.write("sheet.png", file.getvalue())
+
+
+def make_sheet(study: Swept, records: Sequence[Record], store: Store) -> Image.Image:
+    """Draw cells, the last axis from left to right; of many cells a part of them."""
     step = max(1, -(-len(records) // _MOST))
     shown = list(records[::step])
     columns = _columns(study, step)
@@ -35,13 +41,10 @@ def write_sheet(study: Study, records: Sequence[Record], store: Store) -> None:
         tuple(tuple(_tile(record, store) for record in row) for row in rows),
     )
     part = "" if step == 1 else f", every {step}th of {len(records)}"
-    sheet = contact_sheet("Sweep", f"{study.model['source']}{part}", (section,))
-    file = io.BytesIO()
-    sheet.save(file, "png")
-    store.write("sheet.png", file.getvalue())
+    return contact_sheet("Sweep", f"{study.source}{part}", (section,))
 
 
-def _columns(study: Study, step: int) -> int:
+def _columns(study: Swept, step: int) -> int:
     """Return how many pictures are in a row: as many as the last axes have values together."""
     axes = study.axes[-1] if study.axes else None
     if step > 1 or axes is None or axes.join != "grid" or not axes.values:

@@ -267,8 +267,9 @@ class Attn1Replace(AttnReplace):
 class Attn2Patch:
     """The callable that appends the patches' own texts to what keys and values come from.
 
-    The host projects them with the text, whatever its weights are and wherever they lie, and the
-    layer's slot takes the two apart. It stands once in a model's list of ``attn2_patch``.
+    It also sees which texts the host has repeated, where nobody tells. The host projects them with
+    the text, whatever its weights are and wherever they lie, and the layer's slot takes the two
+    apart. It stands once in a model's list of ``attn2_patch``.
     """
 
     __slots__ = ("_layers", "group")
@@ -285,6 +286,7 @@ class Attn2Patch:
         if layer is None:
             return n, context, value
         running = self.group.running(extra_options)
+        running.find_repeats(self.group, context)
         key = ("attn2", layer.index)
         if running.plan is None or (running.others or {}).get(key, running) is None:
             return n, context, value  # nothing acts now, or another pack has taken our slot

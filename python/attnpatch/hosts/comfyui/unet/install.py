@@ -76,7 +76,7 @@ def install(
                 made.append(slot)
     if group.run.reduces:
         _set_input_patch(clone, Attn1Patch(group, [s for s in made if isinstance(s, Attn1Replace)]))
-    if group.run.guides_text:
+    if group.run.guides_text or group.run.names_words:
         _set_input_patch(clone, Attn2Patch(group, [s for s in made if isinstance(s, Attn2Replace)]))
     if not made:
         return clone

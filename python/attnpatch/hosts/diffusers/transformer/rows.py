@@ -28,6 +28,8 @@ def rows_of_text(running: Running | None, sequence: Sequenced) -> Rows | None:
     if running is None:
         return None
     batch, text = sequence.batch, sequence.text
+    if any(kind.__name__ == "ModularPipeline" for kind in type(running.pipeline).__mro__):
+        return modular(running, _host_call(batch, text))
     if isinstance(text, Sequence):
         roles = [_role(running, row, beside=text) for row in text]
         if any(role is None for role in roles):
@@ -36,8 +38,6 @@ def rows_of_text(running: Running | None, sequence: Sequenced) -> Rows | None:
             return None
         return told_rows([role for role in roles if role is not None], _host_call(batch, None))
     call = _host_call(batch, text)
-    if any(k.__name__ == "ModularPipeline" for k in type(running.pipeline).__mro__):
-        return modular(running, call)
     if _is_both(running, text):
         return None
     role = _role(running, text)

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""The program in front of ``| head``: it ends without a word, as other programs do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from attnpatch_command.output import end_quietly
+
+
+def run(code, *arguments):
+    """Run code whose standard output nobody reads; return the exit status and the error output."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        )
+    finally:
+        os.close(write)
+    return done.returncode, done.stderr
+
+
+DOCTOR = """
+import sys, attnpatch_command
+from attnpatch_command import doctor
+from attnpatch_command.findings import Finding
+doctor.examine = lambda hosts: [Finding("Versions", "name", "value")] * 1000
+sys.exit(attnpatch_command.main())
+"""
+VERB = """
+import sys, attnpatch.cli, attnpatch_command
+attnpatch.cli._inspect = lambda arguments: print("a line\\n" * 9000) or 0
+sys.exit(attnpatch_command.main())
+"""
+UNBUFFERED = "import sys; sys.stdout.reconfigure(write_through=True)\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        pytest.param(DOCTOR, ["doctor"], id="the doctor, which does not import the package"),
+        pytest.param(UNBUFFERED + DOCTOR, ["doctor"], id="nothing is left to be flushed"),
+        pytest.param(VERB, ["inspect", "file"], id="an error of the system, which verbs report"),
+        pytest.param(DOCTOR, ["doctor", "--help"], id="argparse, which ends the program itself"),
+    ],
+)
+def test_output_that_nobody_reads_ends_it_quietly(code, arguments):
+    assert run(code, *arguments) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_an_error():
+    def main():
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        end_quietly(main)
+
+
+def test_the_exit_status_stays():
+    assert end_quietly(lambda: 3) == 3
+    with pytest.raises(SystemExit, match="4"):
+        end_quietly(lambda: sys.exit(4))
