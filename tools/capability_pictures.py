@@ -24,6 +24,7 @@ from attnpatch.patches import KeyGain, TextKeys
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SEED, COUNT, COLOURS = 3, 3, 32
+PAIRS = ("trousers", "bag"), ("pullover", "ankle boot"), ("dress", "sneaker")
 
 
 class Painter:
@@ -32,6 +33,7 @@ class Painter:
     def __init__(self) -> None:
         self.pipeline = FashionPipeline.shipped()
         self.noise = make_noise(COUNT, SEED)
+        self.wide = torch.cat([make_noise(2, 21), make_noise(2, 31)], dim=3)
 
     def text(self, *names: str) -> torch.Tensor:
         """Return the texts of kinds of clothes joined, (1, tokens, channels)."""
@@ -43,18 +45,30 @@ class Painter:
         self, text: torch.Tensor, patches: Sequence[ap.Patch], caption: str, note: str = ""
     ) -> list[Tile]:
         """Return the pictures of a text with patches, one for each noise."""
-        unet = self.pipeline.unet
+        pictures = to_pictures(self._sample(self.noise, text, patches))
+        return [Tile(picture, caption, note) for picture in pictures]
+
+    def paint_wide(self, text: torch.Tensor, patches: Sequence[ap.Patch], caption: str) -> Tile:
+        """Return two pictures twice as wide, one above the other."""
+        pixels = self._sample(self.wide, text, patches)
+        (picture,) = to_pictures(torch.cat(list(pixels), dim=1)[None])
+        return Tile(picture, caption)
+
+    def _sample(
+        self, noise: torch.Tensor, text: torch.Tensor, patches: Sequence[ap.Patch]
+    ) -> torch.Tensor:
+        unet, count = self.pipeline.unet, len(noise)
         with torch.no_grad():
             nothing = self.pipeline.text(torch.tensor([NULL_CLASS]))
         rest = nothing.repeat(1, text.shape[1] // TEXT_TOKENS, 1)
-        both = torch.cat([rest.expand(COUNT, -1, -1), text.expand(COUNT, -1, -1)])
+        both = torch.cat([rest.expand(count, -1, -1), text.expand(count, -1, -1)])
         with ap.attach(unet, patches, cond_or_uncond=(1, 0)):
             latents = sample(
                 lambda noisy, timestep: unet(noisy, timestep, both, return_dict=False)[0],
-                self.noise,
+                noise,
                 CLASS_GUIDANCE,
             )
-        return [Tile(picture, caption, note) for picture in to_pictures(decode_latents(latents))]
+        return decode_latents(latents)
 
 
 def _rows(columns: Sequence[list[Tile]]) -> tuple[tuple[Tile, ...], ...]:
@@ -62,7 +76,7 @@ def _rows(columns: Sequence[list[Tile]]) -> tuple[tuple[Tile, ...], ...]:
 
 
 def key_gains(painter: Painter) -> tuple[Section, ...]:
-    """Words with weights. The model draws one thing alone: prompts of regions can not be shown."""
+    """Words with weights, and prompts of regions."""
     one, other = "trousers", "bag"
     text = painter.text(one, other)
     second = TextKeys(range(TEXT_TOKENS, 2 * TEXT_TOKENS))
@@ -76,6 +90,31 @@ def key_gains(painter: Painter) -> tuple[Section, ...]:
             f"The prompt is “{one} {other}”; attention to the second word is multiplied.",
             _rows(weights),
         ),
+        Section(
+            "Prompts of regions",
+            "Two texts, each seen in its own half alone, and pictures twice as wide as the model "
+            "was trained for.",
+            tuple(_halves(painter, one, other) for one, other in PAIRS),
+        ),
+    )
+
+
+def _halves(painter: Painter, one: str, other: str) -> tuple[Tile, ...]:
+    """Two kinds of clothes everywhere, side by side, the other way round, and for a while."""
+    left = torch.zeros(1, 2)
+    left[:, 0] = 1
+    texts = painter.text(one), painter.text(other)
+
+    def joined(*masks: torch.Tensor, **options: float) -> tuple[torch.Tensor, Sequence[ap.Patch]]:
+        return ap.regional_prompts(list(zip(texts, masks, strict=True)), **options)
+
+    text, patches = joined(left, 1 - left)
+    return (
+        painter.paint_wide(text, (), "no regions"),
+        painter.paint_wide(text, patches, f"{one} | {other}"),
+        painter.paint_wide(*joined(1 - left, left), f"{other} | {one}"),
+        painter.paint_wide(*joined(left, 1 - left, end=0.3), "until 30 %"),
+        painter.paint_wide(*joined(left, 1 - left, end=0.1), "until 10 %"),
     )
 
 

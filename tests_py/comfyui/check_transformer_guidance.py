@@ -216,6 +216,26 @@ def test_references_before_the_image():
     assert relative(found, plain) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("grid", "tokens", "references", "told"),
+    [
+        (GRID, 40, (), "the padding of an image"),
+        (WHOLE, 40, ((4, 8),), "reference pictures"),
+        (WHOLE, 40, (), None),
+        (GRID, 3, ((4, 8),), None),
+    ],
+)
+def test_what_a_longer_negative_moves_is_told_once(grid, tokens, references, told, caplog):
+    if not hasattr(comfy.supported_models, "ZImage"):
+        pytest.skip("this ComfyUI has no ZImage")
+    case = CASES["z_image"]
+    model = ap.patch_model(make_transformer(case), patch(negative_of(case, tokens)))
+    sample_transformer(model, case, grid=grid, references=references)
+    found = [r.getMessage() for r in caplog.records if r.name == "attnpatch"]
+    assert len(found) == (told is not None)
+    assert all(told in message for message in found)
+
+
 def test_negatives_of_other_models_are_refused(case, model):
     wrong = patch(noise(1, 4, case.context + 1, seed=3))
     with pytest.raises(ValueError, match=f"negative: expected text embeddings of {case.context} c"):
