@@ -1,17 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the pictures of docs/key-gains.md and docs/normalized-attention-guidance.md.
+"""Draw the pictures of what acts on words, regions, references and negative prompts.
 
-Usage: ``python tools/capability_pictures.py``. The model is the one in the package, whose "text" is
-four learned tokens for a kind of clothes; texts of two kinds are joined.
+Usage: ``python tools/capability_pictures.py [NAME …]``. The model is the one in the package, whose
+"text" is four learned tokens for a kind of clothes; texts of two kinds are joined. References need
+another one, which ``reference_model.py`` trains and keeps in ``build``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import reference_model
 import torch
+from PIL import Image
 
 import attnpatch as ap
 from attnpatch.demo.embedded import to_pictures
@@ -20,11 +24,11 @@ from attnpatch.demo.model import NULL_CLASS, TEXT_TOKENS, decode_latents
 from attnpatch.demo.pipeline import FashionPipeline
 from attnpatch.demo.sample import CLASS_GUIDANCE, make_noise, sample
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
-from attnpatch.patches import KeyGain, TextKeys
+from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-SEED, COUNT, COLOURS = 3, 3, 32
-PAIRS = ("trousers", "bag"), ("pullover", "ankle boot"), ("dress", "sneaker")
+ROOT = Path(__file__).resolve().parent.parent
+SEED, COUNT, COLOURS = 3, 3, 48
+PAIRS = ("trousers", "bag"), ("pullover", "sneaker"), ("coat", "ankle boot")
 
 
 class Painter:
@@ -75,8 +79,9 @@ def _rows(columns: Sequence[list[Tile]]) -> tuple[tuple[Tile, ...], ...]:
     return tuple(zip(*columns, strict=True))
 
 
-def key_gains(painter: Painter) -> tuple[Section, ...]:
-    """Words with weights, and prompts of regions."""
+def word_weights() -> tuple[Section, ...]:
+    """One of two words, by its weight."""
+    painter = Painter()
     one, other = "trousers", "bag"
     text = painter.text(one, other)
     second = TextKeys(range(TEXT_TOKENS, 2 * TEXT_TOKENS))
@@ -84,19 +89,15 @@ def key_gains(painter: Painter) -> tuple[Section, ...]:
         painter.paint(text, [KeyGain(second, gain)], f"{other}: {gain:g}")
         for gain in (0.0, 0.3, 1.0, 3.0, 10.0)
     ]
-    return (
-        Section(
-            "Words with weights",
-            f"The prompt is “{one} {other}”; attention to the second word is multiplied.",
-            _rows(weights),
-        ),
-        Section(
-            "Prompts of regions",
-            "Two texts, each seen in its own half alone, and pictures twice as wide as the model "
-            "was trained for.",
-            tuple(_halves(painter, one, other) for one, other in PAIRS),
-        ),
-    )
+    told = f"The prompt is “{one} {other}”; attention to the second word is multiplied."
+    return (Section("Words with weights", told, _rows(weights)),)
+
+
+def regions() -> tuple[Section, ...]:
+    """Two texts, everywhere and in their halves."""
+    painter = Painter()
+    told = "Two texts, each seen in its own half alone; twice as wide as the model was trained for."
+    return (Section("Prompts of regions", told, tuple(_halves(painter, *pair) for pair in PAIRS)),)
 
 
 def _halves(painter: Painter, one: str, other: str) -> tuple[Tile, ...]:
@@ -118,8 +119,54 @@ def _halves(painter: Painter, one: str, other: str) -> tuple[Tile, ...]:
     )
 
 
-def normalized_attention(painter: Painter) -> tuple[Section, ...]:
+def references() -> tuple[Section, ...]:
+    """Two references, by how much the model looks at the second, and at each in a half."""
+    model = reference_model.trained(ROOT / "build" / "reference_model.pt")
+    generator = torch.Generator().manual_seed(7)
+    shapes = torch.tensor(
+        [reference_model.SHAPES.index(name) for name in ("disc", "cross", "square")]
+    )
+    noise = torch.randn(len(reference_model.SHAPES), 3, 16, 16, generator=generator)[shapes]
+    colours = torch.tensor([[1.0, -0.6, -0.6], [-0.6, -0.3, 1.0]])
+    given = [
+        reference_model.draw(torch.tensor([kind] * 3), colour.expand(3, -1), generator)
+        for kind, colour in zip((1, 0), colours, strict=True)
+    ]
+
+    def painted(patches: Sequence[ap.Patch], caption: str) -> list[Tile]:
+        with ap.attach(model.transformer, patches, cond_or_uncond=(0,)):
+            pictures = reference_model.sample(model, noise, shapes, given)
+        return [Tile(_coloured(picture), caption) for picture in pictures]
+
+    right = torch.tensor([[0.0, 1.0]])
+    halves = [
+        KeyGain(ReferenceKeys(index), outside=0.0, mask=mask)
+        for index, mask in enumerate((1 - right, right))
+    ]
+    columns = [
+        [Tile(_coloured(picture), f"reference {index}", "", True) for picture in pictures]
+        for index, pictures in enumerate(given)
+    ]
+    columns += [
+        painted([ap.reference_strength(strength, 1)], f"strength {strength:g}")
+        for strength in (0.0, 0.3, 1.0, 3.0, 10.0)
+    ]
+    columns.append(painted(halves, "half each"))
+    told = (
+        "The text says the shape, the references its colour; the strength is that of the second. "
+        "A small transformer of Flux's architecture."
+    )
+    return (Section("Strength of references", told, _rows(columns)),)
+
+
+def _coloured(picture: torch.Tensor) -> Image.Image:
+    values = ((picture + 1) * 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def normalized_attention() -> tuple[Section, ...]:
     """Away from one of two words, by NAG's scale."""
+    painter = Painter()
     one, other = "pullover", "bag"
     text, negative = painter.text(one, other), painter.text(other)
     columns = [
@@ -139,19 +186,25 @@ def normalized_attention(painter: Painter) -> tuple[Section, ...]:
     )
 
 
-def main() -> None:
-    """Write both pictures."""
-    painter = Painter()
-    subtitle = "attnpatch, with the small model in the package; each row starts from one noise"
-    for name, title, sections in (
-        ("key-gains", "Gains on keys", key_gains(painter)),
-        ("normalized-attention", "Normalized attention guidance", normalized_attention(painter)),
-    ):
-        sheet = contact_sheet(title, subtitle, sections).quantize(COLOURS)
-        path = DOCS / f"{name}.png"
+SHEETS = {
+    "word-weights": ("Gains on words", word_weights),
+    "regions": ("Gains on texts of regions", regions),
+    "references": ("Gains on references", references),
+    "normalized-attention": ("Normalized attention guidance", normalized_attention),
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Write the pictures of these names, or all."""
+    for name in names or SHEETS:
+        title, make = SHEETS[name]
+        model = "a small model" if name == "references" else "the small model in the package"
+        subtitle = f"attnpatch, with {model}; each row starts from one noise"
+        sheet = contact_sheet(title, subtitle, make()).quantize(COLOURS)
+        path = ROOT / "docs" / f"{name}.png"
         sheet.save(path, optimize=True)
         print(f"{path}: {path.stat().st_size // 1024} KiB")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

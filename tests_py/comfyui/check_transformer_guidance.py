@@ -62,6 +62,8 @@ def doubled(case, given, batch, rows, negative):
             value = torch.cat([value, value[rows]])
         elif isinstance(value, list):
             value = [torch.cat([v, v[rows]]) if len(v) == batch else v for v in value]
+        elif name == "control" and value:
+            value = {k: [torch.cat([v, v[rows]]) for v in many] for k, many in value.items()}
         made[name] = value
     text = given["c_crossattn"]
     of_rows = negative.expand(len(text) // batch * len(rows), -1, -1)
