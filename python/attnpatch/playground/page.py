@@ -181,11 +181,12 @@ def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Component
 
 
 def _example_row(picture: gr.Image, examples: list[str]) -> None:
+    gr.Markdown("Or one of these:")
     gallery = gr.Gallery(
         examples,
-        label="Or one of these",
+        show_label=False,
         columns=len(examples),
-        height=110,
+        height="auto",
         allow_preview=False,
         object_fit="contain",
         buttons=[],
