@@ -17,7 +17,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from compare_unets import fill
+from wide_models import fill
 
 import attnpatch as ap
 

@@ -7,31 +7,37 @@ at which Slothful and Near-sighted attention are strongest but a little; their p
 defaults. With a checkout of ComfyUI the UNets are ComfyUI's; with one of the public pack
 comfyui_slothful_attention as well, that runs in the same process, reducing as much as ours does.
 All calls take turns block by block. A UNet's time is that of its own self-attention, without the
-projections of queries and output, and of all the rest, the median of all calls. A speed is the
-median over the rounds of the plain UNet's time over the patched one's, less 1: above 0 we are
-faster than the plain UNet. The second table is of self-attention alone, without the projections of
-keys and values either: the plain UNet's time over ours, and the pack's over ours.
+projections of queries and output, and of all the rest, the median of all calls. Ratios are medians
+over the rounds: "/plain" is the plain UNet's time over ours, "/pack" the pack's over ours. The
+second table is of self-attention alone, without the projections of keys and values either.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_token_reduction import row
 from lockstep import SelfAttention, Times, run
+from measuring import Measuring, Table, add_arguments, milliseconds, ratio
 from torch import Tensor, nn
+from wide_models import (
+    CONTEXT,
+    MULTIPLIERS,
+    WIDTH,
+    apply_node,
+    comfyui_model,
+    depths,
+    fill,
+    load_comfyui,
+    load_slothful,
+)
 
 import attnpatch as ap
-from attnpatch import _core
 
 Calls = dict[str, Callable[[], Tensor]]
 
@@ -45,25 +51,6 @@ PATCHES: dict[str, ap.PatchStack] = {
 # The pack takes the strength of input blocks for output blocks, and the other way round.
 PACK_INPUTS = {"SlothfulAttention": {"in_slothful": 4.0, "out_slothful": 6.0}}
 PERCENT = 0.5
-CONTEXT = {"sd1": 768, "sdxl": 2048}
-WIDTHS = {"sd1": (320, 640, 1280, 1280), "sdxl": (320, 640, 1280)}
-
-
-def depths(family: str, short: bool) -> list[int]:
-    """Count the transformer blocks of each level; the last level's are in the middle as well."""
-    if family == "sd1":
-        return [1, 1, 1, 0]
-    return [0, 1, 2] if short else [0, 2, 10]
-
-
-def fill(module: torch.nn.Module) -> None:
-    """Give every parameter random values that keep activations of order one."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        bound = (3 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
-        parameter.uniform_(-bound, bound, generator=generator)
-        if parameter.dim() == 1:
-            parameter += 1.0
 
 
 def diffusers_calls(
@@ -74,7 +61,7 @@ def diffusers_calls(
 
     levels = depths(family, short)
     config: dict[str, Any] = {
-        "block_out_channels": WIDTHS[family],
+        "block_out_channels": [WIDTH * n for n in MULTIPLIERS[family]],
         "layers_per_block": 1 if short else 2,
         "cross_attention_dim": CONTEXT[family],
         "transformer_layers_per_block": [max(1, n) for n in levels],
@@ -116,40 +103,8 @@ def comfyui_calls(
     family: str, batch: int, side: int, names: list[str], short: bool, pack: dict[str, type]
 ) -> tuple[Calls, list[nn.Module]]:
     """Make calls of ComfyUI's UNet, plain, with our patches and the pack's nodes; and the UNet."""
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    levels, blocks = depths(family, short), 1 if short else 2
-    kind = {"sd1": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[family]
-    config = kind(
-        {
-            "image_size": 32,
-            "in_channels": 4,
-            "out_channels": 4,
-            "model_channels": 320,
-            "channel_mult": [width // 320 for width in WIDTHS[family]],
-            "num_res_blocks": [blocks] * len(levels),
-            "transformer_depth": [n for n in levels for _ in range(blocks)],
-            "transformer_depth_output": [n for n in levels for _ in range(blocks + 1)],
-            "transformer_depth_middle": max(1, levels[-1]),
-            "context_dim": CONTEXT[family],
-            "use_linear_in_transformer": family == "sdxl",
-            "adm_in_channels": 2816 if family == "sdxl" else None,
-            "use_spatial_transformer": True,
-            "use_checkpoint": False,
-            "legacy": False,
-            "use_temporal_attention": False,
-            "use_temporal_resblock": False,
-            "dtype": torch.float32,
-        }
-        | ({"num_classes": "sequential"} if family == "sdxl" else {})
-    )
-    heads = {"num_heads": 8, "num_head_channels": -1} if family == "sd1" else {}
-    config.unet_config |= heads or {"num_heads": -1, "num_head_channels": 64}
-    device = torch.device("cpu")
-    model = config.get_model({}, "", device=device).eval().requires_grad_(False)
-    fill(model.diffusion_model)
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+    patcher = comfyui_model(family, short)
+    model = patcher.model
     sigma = torch.tensor(model.model_sampling.percent_to_sigma(PERCENT)).expand(batch)
     x = torch.randn(batch, 4, side, side) * sigma[0]
     context = torch.randn(batch, 77, CONTEXT[family])
@@ -169,44 +124,14 @@ def comfyui_calls(
     return {name: lambda m=m: call(m) for name, m in models.items()}, [model.diffusion_model]
 
 
-def apply_node(kind: type, model: Any, given: dict[str, Any]) -> Any:
-    """Run one of the pack's nodes, with its defaults for what is not given."""
-    inputs = kind.INPUT_TYPES()["required"].items()
-    values = {n: e[1]["default"] if len(e) > 1 else e[0][0] for n, e in inputs if n != "model"}
-    return getattr(kind(), kind.FUNCTION)(model=model, **(values | given))[0]
-
-
-def load_comfyui(folder: Path) -> None:
-    """Import ComfyUI for the CPU, with torch's own attention."""
-    given, sys.argv = sys.argv, ["main.py", "--cpu", "--use-pytorch-cross-attention"]
-    sys.argv += ["--base-directory", tempfile.mkdtemp()]
-    sys.path.insert(0, str(folder))
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-
-    sys.argv = given
-
-
-def load_pack(folder: Path) -> dict[str, type]:
-    """Import the public pack; gives its nodes by name."""
-    spec = importlib.util.spec_from_file_location("slothful_pack", folder / "slothful_attention.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.NODE_CLASS_MAPPINGS)
-
-
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, rounds=3)
     parser.add_argument("--model", nargs="+", choices=list(CONTEXT), default=list(CONTEXT))
     parser.add_argument("--latent", type=int, nargs="+", default=[64, 96, 128], help="its side")
     parser.add_argument("--patch", nargs="+", choices=list(PATCHES), default=list(PATCHES)[:3])
     parser.add_argument("--batch", type=int, default=2, help="2: cond and uncond together")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--short", action="store_true", help="one residual block a level, a fifth of SDXL's depth"
     )
@@ -215,7 +140,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--comfyui", type=Path, help="a checkout of ComfyUI")
     parser.add_argument("--pack", type=Path, help="one of comfyui_slothful_attention, beside it")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.dtype != "float32":
+        parser.error(f"--dtype: expected float32, got {args.dtype}")
+    if args.cpu_time:
+        args.threads = 1
+    return args
 
 
 def side_of(block: str) -> str:
@@ -234,31 +164,34 @@ def seconds(times: list[Times], kind: tuple[str, int, int, int]) -> list[float]:
     return [sum(s.seconds - s.projections for s in t.sites if kind_of(s) == kind) for t in times]
 
 
-def over(these: list[float], those: list[float]) -> float:
-    """Median of the ratios in the same round."""
-    return statistics.median(a / b for a, b in zip(these, those, strict=True))
+def others_of(rounds: dict[str, list[Times]], name: str) -> dict[str, str]:
+    """Give the calls that ours is compared with, by the names of the ratios."""
+    calls = {"/plain": "plain", "/pack": f"pack {name}"}
+    return {figure: call for figure, call in calls.items() if call in rounds}
 
 
-def site_rows(family: str, side: int, names: list[str], rounds: dict[str, list[Times]]) -> None:
-    """Print self-attention alone, for each kind of site."""
-    plain = rounds["plain"]
-    for kind in dict.fromkeys(map(kind_of, plain[0].sites)):
+def add_sites(table: Table, where: tuple[str, str], rounds: dict[str, list[Times]]) -> None:
+    """Add self-attention alone, for each kind of site."""
+    sites = rounds["plain"][0].sites
+    for kind in dict.fromkeys(map(kind_of, sites)):
         block, tokens, heads, size = kind
-        usual = seconds(plain, kind)
-        count = sum(kind_of(site) == kind for site in plain[0].sites)
-        cells = []
-        for name in names:
+        count = sum(kind_of(site) == kind for site in sites)
+        each = milliseconds(seconds(rounds["plain"], kind)) / count
+        for name in names_of(rounds):
             ours = seconds(rounds[f"ours {name}"], kind)
-            cells.append(f"{over(usual, ours):.2f}")
-            if f"pack {name}" in rounds:
-                cells[-1] += f", {over(seconds(rounds[f'pack {name}'], kind), ours):.2f}"
-        each = f"{1e3 * statistics.median(usual) / count:.0f}"
-        where = family, f"{side} x {side}", f"{count} {block}", tokens, f"{heads} x {size}"
-        print(row(*where, each, *cells), flush=True)
+            calls = others_of(rounds, name).values()
+            ratios = [ratio(seconds(rounds[call], kind), ours) for call in calls]
+            keys = *where, name, f"{count} {block}", tokens, f"{heads} x {size}"
+            table.add(keys, (each, *ratios))
 
 
-def speed_rows(family: str, side: int, names: list[str], rounds: dict[str, list[Times]]) -> None:
-    """Print whole UNets."""
+def names_of(rounds: dict[str, list[Times]]) -> list[str]:
+    """Give the names of the patches."""
+    return [call.removeprefix("ours ") for call in rounds if call.startswith("ours ")]
+
+
+def add_unets(table: Table, where: tuple[str, str], rounds: dict[str, list[Times]]) -> None:
+    """Add whole UNets."""
     # The rest of the UNet is the same in all calls, and so is its time, but for disturbances.
     rest = [
         statistics.median(t.seconds - t.attention for t in times)
@@ -268,44 +201,40 @@ def speed_rows(family: str, side: int, names: list[str], rounds: dict[str, list[
         name: [r + t.attention for r, t in zip(rest, times, strict=True)]
         for name, times in rounds.items()
     }
-    plain = whole["plain"]
-    for name in names:
-        found = [whole[f"{who} {name}"] for who in ("ours", "pack") if f"{who} {name}" in whole]
-        cells = [f"{100 * (over(plain, times) - 1):+.0f} %" for times in found]
-        where = family, f"{side} x {side}", f"{statistics.median(plain):.1f}", name
-        print(row(*where, *cells), flush=True)
+    plain = statistics.median(whole["plain"])
+    for name in names_of(rounds):
+        calls = others_of(rounds, name).values()
+        ratios = [ratio(whole[call], whole[f"ours {name}"]) for call in calls]
+        table.add((*where, name), (plain, *ratios))
 
 
 @torch.inference_mode()
 def main() -> None:
     """Print the tables."""
     args = arguments()
-    threads, clock = (1, time.process_time) if args.cpu_time else (args.threads, time.perf_counter)
-    torch.set_num_threads(threads)
-    pack = load_pack(args.pack) if args.pack else {}
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    torch.set_num_threads(args.threads)
+    pack = load_slothful(args.pack) if args.pack else {}
     if args.comfyui:
         load_comfyui(args.comfyui)
-    print(
-        f"float32, {threads} threads, {_core.cpu_targets()[0]}, torch {torch.__version__}, "
-        f"batch {args.batch}, {'ComfyUI' if args.comfyui else 'diffusers'}"
-        f"{', one residual block a level' if args.short else ''}"
-        f"{', CPU time' if args.cpu_time else ''}\n"
-    )
-    others = ["the pack"] if pack else []
-    print(row("model", "latent", "plain, s", "patch", "ours", *others))
-    print(row(*["---"] * (5 + len(others))), flush=True)
+    notes = [f"batch {args.batch}", "ComfyUI" if args.comfyui else "diffusers"]
+    notes += ["one residual block a level"] * args.short + ["CPU time"] * args.cpu_time
+    ratios = ["/plain"] + ["/pack"] * bool(pack)
     found = {}
-    for family in args.model:
-        for side in args.latent:
-            shape = family, args.batch, side, args.patch, args.short
-            made = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
-            results = [run(*made, clock) for _ in range(args.rounds)]
-            found[family, side] = {name: [r[name] for r in results] for name in made[0]}
-            speed_rows(family, side, args.patch, found[family, side])
-    heads = "model", "latent", "sites", "tokens", "heads x size", "plain, ms", *args.patch
-    print("\n" + row(*heads) + "\n" + row(*["---"] * len(heads)))
-    for (family, side), rounds in found.items():
-        site_rows(family, side, args.patch, rounds)
+    with Measuring(args, *notes).running() as measuring:
+        table = measuring.table("UNets", ("model", "latent", "patch"), ("plain, s", *ratios))
+        for family in args.model:
+            for side in args.latent:
+                shape = family, args.batch, side, args.patch, args.short
+                made = comfyui_calls(*shape, pack) if args.comfyui else diffusers_calls(*shape)
+                results = [run(*made, clock) for _ in range(args.rounds)]
+                where = family, f"{side} x {side}"
+                found[where] = {name: [r[name] for r in results] for name in made[0]}
+                add_unets(table, where, found[where])
+        keys = "model", "latent", "patch", "sites", "tokens", "heads x size"
+        table = measuring.table("self-attention alone", keys, ("plain, ms", *ratios))
+        for where, rounds in found.items():
+            add_sites(table, where, rounds)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,20 @@ def options(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser.parse_args(words)
+
+
+BENCH = Path(measuring.__file__).parent
+
+
+@pytest.mark.slow
+def test_every_benchmark_can_be_imported():
+    """Most need minutes, or hosts that no test has; what they import from each other is there."""
+    names = sorted(file.stem for file in BENCH.glob("*.py") if file.stem != "describe_cuda")
+    assert "compare_unets" in names
+    code = f"import importlib\nfor name in {names}: importlib.import_module(name)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=BENCH, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_measure_alternates_and_counts_every_round():

@@ -27,6 +27,8 @@ extensions = [
     "public_names",
     "notebooks",
     "local_only",
+    "sources",
+    "dead_links",
 ]
 
 root_doc = "README"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 
 import pytest
 from PIL import Image
 from real_server import HERE, PACK, running
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+from real_browser import browsing, needs_chromium
+
+pytestmark = needs_chromium
 
 EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
 PICTURES = HERE.parents[1] / "out" / "workflows"
@@ -94,10 +93,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with browsing() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

@@ -17,6 +17,10 @@ from PIL import Image
 from running import run
 
 import attnpatch as ap
+from attnpatch.studies.results.png import to_png
+from attnpatch.studies.results.records import picture_name, write_order, write_records
+from attnpatch.studies.results.store import Store
+from attnpatch.studies.table import plain
 
 STUDY = """
 name = "colours"
@@ -258,7 +262,7 @@ def test_nothing_stays_queued_where_the_server_refuses_a_cell(server, out):
     (error,) = server.errors
     assert "the server does not take the cell {'Paint.red': 255, 'Paint.part': 0.0}" in str(error)
     assert "node 1: Value not in list: red" in str(error)
-    assert server.prompts == []
+    assert server.prompts == [] and not out.exists()
 
 
 @pytest.mark.parametrize("folder", ["../x", "/tmp/x", "", ".", "a/../../x"])
@@ -316,6 +320,30 @@ def test_the_reader_runs_again_when_more_is_done(server):
         seen.add(state(folder="out/colours", cells="", at_most=64))
         server.run_queue(1)
     assert len(seen) == 3
+
+
+def test_the_reader_takes_results_of_the_command(server, folders):
+    windows = ([0.0, 0.5], [0.5, 1.0])
+    axes = {"style.window": windows, "seed": [0, 1]}
+    keys = [(torch.ones(1, 1, 8), torch.ones(1, 1, 8))]
+    style = ap.ImagePrompt.from_keys_values(keys)
+    study = ap.Study("a model", {"style": style}, axes, {"size": [4, 6]})
+    store = Store(folders.root / "output/theirs")
+    cells = study.cells()
+    for number, cell in enumerate(cells):
+        record = {"id": cell.id, "place": plain(cell.place), "pipeline": {}, "patched": True}
+        record |= {"file": picture_name(cell.id), "seconds_per_step": 1.0, "measures": {}}
+        side = 4 + 2 * (number % 2)
+        store.write(record["file"], to_png(np.full((side, 6, 3), 255, np.uint8), {}))
+        write_records(store, [record])
+    study.save(store.folder / "study.toml")
+    write_order(store, [cell.id for cell in cells])
+    images, _, _, count = run("AttentionPatchesSweepResults", folder="theirs")["result"]
+    assert count == 4 and images.shape == (4, 6, 6, 3)
+    assert images[0, 0].max() == 0 and images[0, 1:5].min() == 1  # in the middle of black
+    chosen = '"style.window" = [0.5, 1.0]\nseed = [1]'
+    *_, table, count = run("AttentionPatchesSweepResults", folder="theirs", cells=chosen)["result"]
+    assert count == 1 and "[0.5, 1.0]" in table
 
 
 def test_outside_of_a_server_it_says_so(folders):

@@ -99,6 +99,8 @@ def test_widgets_change_the_stack_and_the_code_makes_the_picture_again(clothes, 
     assert (changed.weight.scale, changed.end, guided.scale) == (0.35, 0.8, 1.25)
     assert torch.equal(changed.mask[0], ap.notebook.box_mask(0.25, 0, 1, 1))
     assert same(run(cell.code, stack=stack, pipeline=clothes.pipeline)[0], cell.pictures[0])
+    guidance.parameters["scale"].value = 0.1 + 0.2  # as a slider's steps add up
+    assert "scale=0.3)" in cell.code
     assert cell._code.value == cell.code
     image.mask.choice.value = "everywhere"
     assert cell.stack[0].mask is None

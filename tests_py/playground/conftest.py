@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
+import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,29 +40,43 @@ class Served:
     calls: Path
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory):
-    pytest.importorskip("gradio", reason="gradio is not installed")
-    calls = tmp_path_factory.mktemp("played") / "calls.txt"
-    calls.touch()
-    words = [calls, "play", "--no-browser", "--port", "0"]
+@contextmanager
+def playing(calls, until="Playground: ", **variables):
+    """Start a playground; give the process and the line that begins as awaited."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
+        [sys.executable, "-c", PROGRAM, calls, "play", "--no-browser", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, **variables},
     )
     try:
         lines = []
         for line in process.stdout:
             lines.append(line)
-            if line.startswith("Playground: "):
+            if line.startswith(until):
                 break
-        assert lines and lines[-1].startswith("Playground: "), "".join(lines)
-        yield Served(lines[-1].split()[1], calls)
+        assert lines and lines[-1].startswith(until), "".join(lines)
+        yield process, lines[-1]
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    calls = tmp_path_factory.mktemp("played") / "calls.txt"
+    calls.touch()
+    with playing(calls) as (_, line):
+        yield Served(line.split()[1], calls)
+
+
+@pytest.fixture
+def play():
+    """Starts a playground of one's own."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    return playing
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real browser: the main road, a bad upload, two tabs at once."""
+"""The page in a real browser: the main road, bad uploads and numbers, two tabs, stopping."""
 
 import io
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,21 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="there is no chromium"),
-]
-PATIENCE = 120_000  # milliseconds, for machines that are busy
+from real_browser import PATIENCE, browsing, needs_chromium
+
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with browsing() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
@@ -149,3 +142,36 @@ def test_two_tabs_at_once_get_their_own_pictures(new_page, model, references):
     for seed, page in enumerate(pages):
         wanted, _ = model.run([prompt], seed=seed, steps=30)
         assert (pixels(download(page, "picture.png")) == np.asarray(wanted, np.int16)).all()
+
+
+def test_a_number_out_of_range_is_said_in_our_words(new_page):
+    page = new_page()
+    field(page, "Seed", -1)
+    page.click("#generate")
+    page.get_by_text("seed: expected 0 to 4294967295, got -1").wait_for()
+    field(page, "Seed", "")
+    field(page, "Steps", 3)
+    generate(page)
+
+
+def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page):
+    stopped, waiting, served = (new_page() for _ in range(3))
+    field(stopped, "Steps", 100)
+    field(stopped, "Seed", 77)
+    for guidance in ("Self-attention guidance", "Perturbed-attention guidance"):  # slow steps
+        field(stopped, guidance, 1)
+    for page in (waiting, served):
+        field(page, "Steps", 3)
+    stopped.click("#generate")
+    stopped.locator("#plain", has_text="step ").wait_for()  # it is being made
+    waiting.click("#generate")
+    waiting.locator("#plain", has_text="queue").wait_for()
+    served.click("#generate")
+    waiting.click("#stop")
+    stopped.click("#stop")
+    stopped.locator("#times", has_text="Stopped.").wait_for()
+    served.locator("#times", has_text="With patches").wait_for()
+    assert waiting.locator("#times", has_text="With patches").count() == 0, "it left the queue"
+    for page in (stopped, waiting):
+        field(page, "Steps", 3)
+        generate(page)

@@ -4,6 +4,7 @@
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,24 @@ def test_nobody_else_is_called(client, served):
     client.get("/")
     called = served.calls.read_text().splitlines()
     assert [line for line in called if not line.startswith(("127.0.0.1", "('127.0.0.1'"))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize(
+    ("until", "kind"),
+    [("Loading the model", "SIGHUP"), ("Playground: ", "SIGTERM"), ("Playground: ", "SIGINT")],
+)
+def test_a_signal_that_ends_it_leaves_no_files(play, tmp_path, until, kind):
+    there = tmp_path / "temporary"
+    there.mkdir()
+    with play(tmp_path / "calls.txt", until, TMPDIR=str(there)) as (process, _):
+        assert [found.name.startswith("attnpatch-play-") for found in there.iterdir()] == [True]
+        process.send_signal(getattr(signal, kind))
+        said, _ = process.communicate(timeout=120)
+    assert list(there.iterdir()) == []
+    assert process.returncode == (0 if kind == "SIGINT" else 128 + getattr(signal, kind))
+    assert "Traceback" not in said, said
 
 
 def test_gradio_is_told_to_be_silent(tmp_path, monkeypatch):

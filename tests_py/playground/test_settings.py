@@ -44,7 +44,19 @@ def test_what_is_out_of_range_is_named(field, value, said):
         Settings(**{field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), [("steps", 2.5), ("seed", True), ("sag", "1")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 2.5),
+        ("seed", True),
+        ("sag", "1"),
+        ("guidance", "abc"),
+        ("guidance", [1]),
+        ("text", 3),
+        ("negative", None),
+        ("reduction", ["a"]),
+    ],
+)
 def test_what_is_no_number_is_named(field, value):
     with pytest.raises(TypeError, match=f"{field}: expected a"):
         Settings(**{field: value})
@@ -54,12 +66,15 @@ def test_what_is_no_number_is_named(field, value):
     ("options", "said"),
     [
         ({"weight": 9}, "weight: expected -2 to 3, got 9"),
+        ({"layers": ["loud"]}, r"layers: expected one of linear, .*, got \['loud'\]"),
+        ({"weight": "much"}, "weight: expected a number, got 'much'"),
+        ({"start": "now"}, "start: expected a number, got 'now'"),
         ({"layers": "loud"}, "layers: expected one of linear, .*, got 'loud'"),
         ({"start": 0.6, "end": 0.5}, "start: expected at most the end"),
     ],
 )
 def test_prompts_are_checked(options, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         PromptSettings(PICTURE, **options)
 
 
@@ -150,6 +165,8 @@ def test_an_error_says_which_reference(tmp_path):
     fields = {"picture": str(tmp_path / "a.png"), "mask": None}
     with pytest.raises(ValueError, match=r"^reference 2: weight: expected"):
         read_fields([fields, {**fields, "weight": 5}], {})
+    with pytest.raises(TypeError, match=r"^reference 1: weight: expected a number, got 'x'"):
+        read_fields([{**fields, "weight": "x"}, fields], {})
 
 
 @pytest.mark.parametrize(

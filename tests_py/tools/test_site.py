@@ -116,6 +116,31 @@ def test_links_and_local_files_are_no_loads(site, tmp_path):
     assert site("local_only").remote_loads(tmp_path) == []
 
 
+def test_dead_links_are_found(site, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a b.html").write_text('<p id="here"><a href="#here">x</a><a name="old"></a>')
+    (tmp_path / "sub/index.html").write_text(
+        '<a href="../a%20b.html#here">x</a> <a href="../a%20b.html#old">x</a> <a href="">x</a>'
+        '<a href="../a%20b.html#gone">x</a> <img src="gone.png"> <a href="../sub/">x</a>'
+        '<a href="https://example.org/x#y">x</a> <a href="mailto:a@example.org">x</a>'
+    )
+    assert site("dead_links").dead_links(tmp_path) == [
+        "sub/index.html: ../a%20b.html#gone",
+        "sub/index.html: gone.png",
+    ]
+
+
+def test_links_from_sources_lead_to_the_names_in_the_reference(site):
+    back = '<a class="viewcode-back" href="../ref/engine.html#{}">[docs]</a>'
+    anchors = {"attnpatch.engine.Skip": "ref/engine", "attnpatch.Report": "ref/engine"}
+    for given, wanted in (
+        ("attnpatch.Skip", back.format("attnpatch.engine.Skip")),
+        ("attnpatch.Report", back.format("attnpatch.Report")),
+        ("attnpatch.Gone", ""),
+    ):
+        assert site("sources").mended(back.format(given), anchors) == wanted
+
+
 def test_the_code_for_plain_tensors_runs(capsys):
     text = (ROOT / "docs/hosts/tensors.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
+from attnpatch.display import stack
 from attnpatch.display.attention import figures
 from attnpatch.display.card import card, part
 from attnpatch.display.markup import Markup, tag
-from attnpatch.display.patch import describe
 from attnpatch.display.report import parts
 from attnpatch.hosts.diffusers import Attachment
 
@@ -19,7 +19,7 @@ def html(attachment: Attachment) -> Markup:
     state = "attached" if attachment.attached else "detached"
     if attachment.attached and not attachment.in_use:
         state = "not in use: the pipeline has another model now"
-    found = [describe(patch, index) for index, patch in enumerate(attachment.stack)]
+    found = stack.parts(attachment.stack)
     found.append(part(tag("div", *parts(attachment.report), class_="ap-text")))
     if attachment.attention is not None:
         found += figures(attachment.attention, None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from attnpatch.display.card import card, count, part, picture
+from attnpatch.display.card import card, count, more, part, picture
 from attnpatch.display.markup import Markup, tag
 from attnpatch.display.png import shrink
 from attnpatch.patches import show_attention
@@ -22,6 +22,7 @@ __all__ = ["AttentionOver", "figures"]
 _SIDE = 384
 _SHOWN = 200  # pixels on the page
 _PICTURES = 8
+_LARGEST = 1e6  # infinite attention is drawn as this
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class AttentionOver(Shown):
     Raises
     ------
     ValueError
-        For numbers that do not fit, when it is shown.
+        For numbers that do not fit, or what is no map, when it is shown.
     """
 
     attention: Tensor
@@ -52,7 +53,12 @@ class AttentionOver(Shown):
 
 def html(shown: AttentionOver) -> Markup:
     """Show attention over pictures."""
-    maps = shown.attention if shown.attention.dim() == 3 else shown.attention[None]
+    maps = shown.attention.detach().float().cpu()
+    maps = maps if maps.dim() == 3 else maps[None]
+    if maps.dim() != 3 or not maps.numel():
+        raise ValueError(
+            f"attention: expected (pictures, h, w), got {tuple(shown.attention.shape)}"
+        )
     title = f"{count(len(maps), 'picture')}, {maps.shape[-2]} × {maps.shape[-1]} tokens"
     parts = figures(maps, shown.pictures, shown.threshold)
     return card("Recorded attention", title, *parts, plain=repr(shown))
@@ -68,8 +74,8 @@ def figures(maps: Tensor, pictures: Pictures | None, threshold: float = 1.0) -> 
         enlarged = None if under is None else _large(under)
         heat = np.asarray(show_attention(one, picture=enlarged, size=_SIDE))
         mask = np.asarray(show_attention(one, picture=enlarged, size=_SIDE, threshold=threshold))
-        most = int(one.argmax())
-        row, column = divmod(most, one.shape[-1])
+        one = one.nan_to_num(0.0, _LARGEST, 0.0)
+        row, column = divmod(int(one.argmax()), one.shape[-1])
         text = f"{float(one.max()):.1f} times its share in row {row}, column {column}"
         share = f"{float((one > threshold).float().mean()):.0%} above {threshold:g}"
         row_of = [
@@ -81,7 +87,7 @@ def figures(maps: Tensor, pictures: Pictures | None, threshold: float = 1.0) -> 
         name = tag("div", f"picture {index}", class_="ap-soft") if len(maps) > 1 else None
         found.append(part(tag("div", name, tag("div", *row_of, class_="ap-row"))))
     if len(maps) > _PICTURES:
-        found.append(part(tag("span", f"and {len(maps) - _PICTURES} more", class_="ap-soft")))
+        found.append(part(more(len(maps) - _PICTURES)))
     return [*found, _scale()]
 
 

@@ -13,7 +13,9 @@ from attnpatch.display.markup import Markup, join, tag
 from attnpatch.display.png import data_uri
 from attnpatch.display.style import STYLE, colour
 
-__all__ = ["badge", "card", "count", "facts", "folded", "part", "picture", "size"]
+__all__ = ["badge", "card", "count", "facts", "folded", "more", "part", "picture", "short", "size"]
+
+_TEXT = 20_000  # characters of a plain text
 
 
 def card(name: str, summary: object, *parts: object, plain: str) -> Markup:
@@ -37,7 +39,7 @@ def card(name: str, summary: object, *parts: object, plain: str) -> Markup:
     return tag(
         "div",
         STYLE,
-        tag("pre", plain, class_="attnpatch-plain"),
+        tag("pre", short(plain, _TEXT), class_="attnpatch-plain"),
         tag("div", head, *parts, class_="attnpatch", style="display:none"),
     )
 
@@ -60,7 +62,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Markup | None:
 
 def folded(title: str, text: str) -> Markup:
     """Give a text that opens on a click, without a script."""
-    return tag("details", tag("summary", title), tag("pre", text))
+    return tag("details", tag("summary", title), tag("pre", short(text, _TEXT)))
 
 
 def picture(
@@ -78,6 +80,16 @@ def picture(
         class_="ap-pixels" if scale > 1 else None,
     )
     return tag("figure", image, None if caption is None else tag("figcaption", caption))
+
+
+def more(number: int) -> Markup:
+    """Say that there are others, which are not shown."""
+    return tag("span", f"and {number} more", class_="ap-soft")
+
+
+def short(text: str, longest: int = 120) -> str:
+    """Cut a text off where it is too long, with a sign of that."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def size(nbytes: int) -> str:

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 from attnpatch.adapters import ImageEmbeds
-from attnpatch.display.card import card, count, facts, part, size
+from attnpatch.display.card import card, count, facts, part, short, size
 from attnpatch.display.markup import Markup, tag
 from attnpatch.display.style import colour
 from attnpatch.display.svg import bars
@@ -18,6 +19,7 @@ from attnpatch.display.svg import bars
 __all__ = ["html"]
 
 _PICTURES = 4
+_METADATA = 24
 
 
 def html(embeds: ImageEmbeds) -> Markup:
@@ -25,7 +27,7 @@ def html(embeds: ImageEmbeds) -> Markup:
     shape = f"{count(embeds.pictures, 'picture')}, {embeds.tokens} tokens of {embeds.context_dim}"
     nbytes = embeds.cond.nbytes + embeds.uncond.nbytes
     rest = [
-        ("of", embeds.metadata.get("kind", "an unknown adapter")),
+        ("of", short(embeds.metadata.get("kind", "an unknown adapter"))),
         (
             "dtype, device",
             f"{str(embeds.cond.dtype).removeprefix('torch.')} on {embeds.cond.device}",
@@ -34,8 +36,8 @@ def html(embeds: ImageEmbeds) -> Markup:
     ]
     shown = {"kind", "tokens", "pictures", "context_dim", "uncond"}
     rest += [
-        (key.replace("_", " "), value if len(value) <= 60 else f"{value[:12]}…")
-        for key, value in embeds.metadata.items()
+        (short(key.replace("_", " "), 40), value if len(value) <= 60 else f"{value[:12]}…")
+        for key, value in [*embeds.metadata.items()][:_METADATA]
         if key not in shown
     ]
     body = part(
@@ -53,7 +55,7 @@ def _norms(embeds: ImageEmbeds) -> Iterator[Markup]:
 
 
 def _bars(tokens: torch.Tensor, text: str, paint: str) -> Markup:
-    lengths = tokens.detach().float().norm(dim=-1).nan_to_num(0.0, 0.0, 0.0).tolist()
+    lengths = tokens.detach().float().norm(dim=-1).tolist()
     return tag("figure", bars(lengths, paint, text), tag("figcaption", text))
 
 
@@ -64,6 +66,8 @@ def _alike(cond: torch.Tensor) -> Markup | None:
     flat = F.normalize(cond[:_PICTURES].detach().float().flatten(1), dim=1)
     alike = (flat @ flat.T).tolist()
     pairs = [
-        f"{a} and {b}: {alike[a][b]:.2f}" for a in range(len(flat)) for b in range(a + 1, len(flat))
+        f"{a} and {b}: {alike[a][b]:.2f}" if math.isfinite(alike[a][b]) else f"{a} and {b}: none"
+        for a in range(len(flat))
+        for b in range(a + 1, len(flat))
     ]
     return tag("span", f"cosines of pictures: {', '.join(pairs)}", class_="ap-soft")

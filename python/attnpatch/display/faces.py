@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnpatch.display.card import badge, card, count, facts, part, picture
+from attnpatch.display.card import badge, card, count, facts, more, part, picture
 from attnpatch.display.markup import Markup, join, tag
 from attnpatch.display.png import data_uri, shrink
 from attnpatch.display.style import colour
@@ -20,6 +20,8 @@ from attnpatch.shown import Shown
 __all__ = ["FacesIn", "html"]
 
 _SIDE = 512
+_FACES = 12
+_LARGEST = 1e6  # a drawing has no larger coordinates
 _POINTS = ("eye, left", "eye, right", "nose", "mouth, left", "mouth, right")
 
 
@@ -62,12 +64,15 @@ def html(shown: FacesIn | Face) -> Markup:
         return card("Face", f"score {shown.score:.2f}", drawn, plain=repr(shown))
     pixels = read_picture(shown.picture, "picture")
     parts = [part(_whole(pixels, shown.faces))]
-    for index, face in enumerate(shown.faces):
-        crop = picture(
-            align_face(pixels, face), f"face {index}, aligned", height=112, caption="aligned"
-        )
+    for index, face in enumerate(shown.faces[:_FACES]):
         head = tag("div", badge(index), tag("span", f"face {index}", class_="ap-name"))
-        parts.append(part(crop, tag("div", head, facts(_facts(face)), class_="ap-text")))
+        parts.append(
+            part(
+                _crop(pixels, face, index), tag("div", head, facts(_facts(face)), class_="ap-text")
+            )
+        )
+    if len(shown.faces) > _FACES:
+        parts.append(part(more(len(shown.faces) - _FACES)))
     title = f"{count(len(shown.faces), 'face')} in {pixels.shape[1]} × {pixels.shape[0]} pixels"
     return card("Faces", title, *parts, plain=repr(shown))
 
@@ -75,31 +80,52 @@ def html(shown: FacesIn | Face) -> Markup:
 def _facts(face: Face) -> Iterator[tuple[str, object]]:
     left, top, right, bottom = face.box.tolist()
     yield "score", f"{face.score:.3f}"
-    yield "box", f"{right - left:.0f} × {bottom - top:.0f} pixels at {left:.0f}, {top:.0f}"
+    size = f"{right - left:.6g} × {bottom - top:.6g} pixels at {left:.6g}, {top:.6g}"
+    yield "box", size if _drawable(face) else f"not finite: {face.box.tolist()}"
     yield "found at", f"size {face.size}, padding {face.padding:g}"
     if face.embedding is None:
         yield "embedding", "none"
     else:
-        yield "embedding", f"{face.embedding.size} values, length {face.embedding_norm:.1f}"
+        length = np.linalg.norm(face.embedding.astype(np.float64))
+        told = f"length {length:.6g}" if np.isfinite(length) else "not finite"
+        yield "embedding", f"{face.embedding.size} values, {told}"
 
 
 def _whole(pixels: np.ndarray, faces: Sequence[Face]) -> Markup:
     height, width = pixels.shape[:2]
     small = shrink(pixels, _SIDE)
     unit = max(height, width) / _SIDE
-    drawn = [_marks(face, index, unit) for index, face in enumerate(faces)]
+    drawn = [_marks(face, i, unit) for i, face in enumerate(faces[:_FACES]) if _drawable(face)]
     under = tag("image", href=data_uri(small), width=width, height=height)
     text = f"the picture, with {count(len(faces), 'face')}"
     return _drawing((0, 0, width, height), small.shape[1], text, under, *drawn)
 
 
-def _alone(face: Face) -> Markup:
+def _crop(pixels: np.ndarray, face: Face, index: int) -> Markup | None:
+    """Show a face as recognisers get it; nothing where its keypoints say of no place."""
+    try:
+        aligned = align_face(pixels, face)
+    except ValueError:
+        return None
+    return picture(aligned, f"face {index}, aligned", height=112, caption="aligned")
+
+
+def _alone(face: Face) -> Markup | None:
     """Draw box and keypoints where the picture is not known."""
+    if not _drawable(face):
+        return None
     left, top, right, bottom = face.box.tolist()
     side = max(right - left, bottom - top, 1.0)
     margin = 0.12 * side
-    view = (left - margin, top - margin, right - left + 2 * margin, bottom - top + 2 * margin)
+    wide, tall = max(0, right - left), max(0, bottom - top)
+    view = (left - margin, top - margin, wide + 2 * margin, tall + 2 * margin)
     return _drawing(view, 150, "box and keypoints", _marks(face, 0, side / 150))
+
+
+def _drawable(face: Face) -> bool:
+    """Whether box and keypoints are numbers that a drawing can have."""
+    numbers = np.concatenate([np.ravel(face.box), np.ravel(face.keypoints)])
+    return bool((np.abs(numbers) < _LARGEST).all())
 
 
 def _drawing(
@@ -119,7 +145,7 @@ def _marks(face: Face, index: int, unit: float) -> Markup:
     """Draw a face's box with its number, and its keypoints with their names."""
     left, top, right, bottom = face.box.tolist()
     paint = f"fill:none;stroke:{colour(index)}"
-    shape = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    shape = {"x": left, "y": top, "width": max(0, right - left), "height": max(0, bottom - top)}
     box = join(
         tag("rect", **shape, style="fill:none;stroke:#fff", stroke_width=4 * unit),
         tag("rect", **shape, style=paint, stroke_width=2.2 * unit),

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 __all__ = ["Markup", "join", "tag"]
 
 _VOID = frozenset({"br", "hr", "img"})
+# What neither HTML nor XML can hold, and halves of pairs, which no encoding can.
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class Markup(str):
@@ -36,7 +39,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
         others become hyphens: ``class_``, ``aria_label``.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -48,4 +51,8 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 def _piece(child: object) -> str:
     if child is None:
         return ""
-    return child if isinstance(child, Markup) else escape(str(child))
+    return child if isinstance(child, Markup) else _escaped(child)
+
+
+def _escaped(value: object) -> str:
+    return escape(_UNFIT.sub("\ufffd", str(value)))

@@ -5,13 +5,25 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from attnpatch.display.card import badge, card, count, facts, folded, part, picture, size
+from attnpatch.display.card import (
+    badge,
+    card,
+    count,
+    facts,
+    folded,
+    more,
+    part,
+    picture,
+    short,
+    size,
+)
 from attnpatch.display.markup import Markup, tag
 from attnpatch.display.png import shrink
 from attnpatch.display.strength import strength_of
@@ -60,17 +72,18 @@ def _figure(drawing: Markup, caption: str) -> Markup:
 def _facts(patch: Patch) -> Iterator[tuple[str, object]]:
     if isinstance(patch, ImagePrompt):
         kept = patch.keys_values
-        yield "from", patch.source or "keys and values"
+        yield "from", short(patch.source or "keys and values")
         pictures = count(kept.pictures, "picture")
         yield "tokens", f"{kept.tokens} for each of {pictures}, {kept.negatives} for uncond"
         yield "layers", f"{len(kept.channels)}, {str(kept.dtype).removeprefix('torch.')}"
     for name, value in _options(patch):
         if name in ("start", "end"):
             continue
-        yield name.replace("_", " "), _weight(value) if isinstance(value, Weight) else _short(value)
-    if hasattr(patch, "start") and hasattr(patch, "end"):
-        whole = (patch.start, patch.end) == (0.0, 1.0)
-        yield "active", "throughout" if whole else f"from {patch.start:.0%} to {patch.end:.0%}"
+        yield name.replace("_", " "), _weight(value) if isinstance(value, Weight) else _said(value)
+    start, end = getattr(patch, "start", None), getattr(patch, "end", None)
+    if isinstance(start, int | float) and isinstance(end, int | float):
+        whole = (start, end) == (0.0, 1.0)
+        yield "active", "throughout" if whole else f"from {start:.0%} to {end:.0%}"
 
 
 def _options(patch: Patch) -> Iterator[tuple[str, Any]]:
@@ -84,8 +97,16 @@ def _options(patch: Patch) -> Iterator[tuple[str, Any]]:
             default = default_scaling(patch.shared_softmax)
         if isinstance(value, torch.Tensor):
             yield name, f"{tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
-        elif name in ("weight", "scale", "gain") or value != default:
+        elif name in ("weight", "scale", "gain") or not _same(value, default):
             yield name, value
+
+
+def _same(value: object, default: object) -> bool:
+    """Whether an option is as it is by default; arrays do not tell, and are shown."""
+    try:
+        return bool(value == default)
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _weight(weight: Weight) -> str:
@@ -97,12 +118,11 @@ def _weight(weight: Weight) -> str:
         told.append("of its own at each layer")
     told += [f"a curve of {len(weight.curve)} points"] if weight.curve else []
     told += [f"times {', '.join(f'{p:g}' for p in weight.samples)}"] if weight.samples else []
-    return _short(", ".join(told))
+    return short(", ".join(told))
 
 
-def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 120 else f"{text[:119]}…"
+def _said(value: object) -> str:
+    return short(f"{value:g}" if isinstance(value, float) else str(value))
 
 
 def _layer_bars(patch: Patch, paint: str) -> Markup | None:
@@ -128,7 +148,8 @@ def _masks(patch: Patch) -> Iterator[Markup]:
         shown = (one.nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         size = " × ".join(map(str, one.shape))
         label = f"mask {size}" if len(values) == 1 else f"mask {index + 1} of {len(values)}, {size}"
-        share = f"{label}: {float(one.mean()):.0%} on average"
+        mean = float(one.double().mean())
+        share = f"{label}: {mean:.0%} on average" if math.isfinite(mean) else f"{label}: not finite"
         yield picture(shrink(np.ascontiguousarray(shown), 128), share, height=62, caption=label)
     if len(values) > _MASKS:
-        yield tag("span", f"and {len(values) - _MASKS} more", class_="ap-soft")
+        yield more(len(values) - _MASKS)

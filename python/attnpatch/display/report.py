@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from attnpatch.display.card import badge, card, count, size
+from attnpatch.display.card import badge, card, count, short, size
 from attnpatch.display.markup import Markup, join, tag
 from attnpatch.display.style import colour
 from attnpatch.engine import Layer, Report
 from attnpatch.engine.joint_layers import JointLayer
 
 __all__ = ["html", "parts"]
+
+_NAMES = 40
 
 
 def html(report: Report) -> Markup:
@@ -38,10 +40,15 @@ def parts(report: Report) -> list[Markup]:
     ]
     if any(not acts[layer.index] for layer in layers):
         legend.append(tag("li", tag("span", "–", class_="ap-badge ap-none"), "nothing acts here"))
-    notes = [f"Its tokens: {', '.join(report.spans)}"] if report.spans else []
-    notes += [f"Not patched: {', '.join(report.unpatched)}"] if report.unpatched else []
+    notes = [f"Its tokens: {_listed(report.spans)}"] if report.spans else []
+    notes += [f"Not patched: {_listed(report.unpatched)}"] if report.unpatched else []
     legend += [tag("li", note, class_="ap-soft") for note in notes]
     return [drawn, tag("ul", *legend, class_="ap-legend")]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(short(name) for name in names[:_NAMES])
+    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES} more"
 
 
 class _Found(NamedTuple):

@@ -7,13 +7,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attnpatch.display.card import card, count, picture
+from attnpatch.display.card import card, count, more, picture
 from attnpatch.display.markup import Markup, tag
 from attnpatch.display.png import shrink
+from attnpatch.engine.weights import whole_number
 from attnpatch.pictures import Pictures, read_pictures
 from attnpatch.shown import Shown
 
 __all__ = ["SideBySide", "html"]
+
+_PICTURES = 64
+_SIDE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +31,14 @@ class SideBySide(Shown):
     captions : sequence of str
         One for each; none: no captions.
     height : int
-        Of each on the page, in pixels. Small pictures are enlarged without smoothing.
+        Of each on the page, in pixels. Small pictures are enlarged without smoothing, large ones
+        are made smaller.
     title : str
         Of all.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         Where captions and pictures differ in number, or the height is no number of pixels.
     """
 
@@ -45,8 +50,7 @@ class SideBySide(Shown):
     _shown_by = "side_by_side"
 
     def __post_init__(self) -> None:
-        if self.height < 1:
-            raise ValueError(f"height: expected at least 1, got {self.height}")
+        object.__setattr__(self, "height", whole_number("height", self.height, 1))
         pictures = tuple(read_pictures(self.pictures, "pictures"))
         if self.captions and len(self.captions) != len(pictures):
             raise ValueError(
@@ -64,14 +68,17 @@ def html(shown: SideBySide) -> Markup:
     """Show pictures side by side."""
     pictures = read_pictures(shown.pictures, "pictures")
     captions = shown.captions or [""] * len(pictures)
+    # Twice as sharp as they are tall, for screens with small pixels; and never a whole photograph.
     figures = [
         picture(
-            shrink(pixels, 2 * shown.height * max(pixels.shape[:2]) // pixels.shape[0]),
+            shrink(pixels, min(_SIDE, 2 * shown.height * max(pixels.shape[:2]) // pixels.shape[0])),
             caption or f"picture {index}",
             height=shown.height,
             caption=caption or None,
         )
-        for index, (pixels, caption) in enumerate(zip(pictures, captions, strict=True))
+        for index, (pixels, caption) in enumerate(zip(pictures[:_PICTURES], captions, strict=False))
     ]
+    if len(pictures) > _PICTURES:
+        figures.append(more(len(pictures) - _PICTURES))
     row = tag("div", *figures, class_="ap-row", style="margin-top:.6rem")
-    return card(shown.title, count(len(figures), "picture"), row, plain=repr(shown))
+    return card(shown.title, count(len(pictures), "picture"), row, plain=repr(shown))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from attnpatch.display.markup import Markup, tag
@@ -14,6 +15,9 @@ __all__ = ["bars", "curve"]
 _WIDTH, _HEIGHT = 190, 62
 _LEFT, _RIGHT, _TOP, _BOTTOM = 26, 184, 8, 46
 _SAMPLES = 64
+_POINTS = 256
+_BARS = 72
+_LARGEST = 1e300  # what is larger is drawn as this
 
 
 def curve(strength: Strength, colour: str) -> Markup:
@@ -22,11 +26,10 @@ def curve(strength: Strength, colour: str) -> Markup:
     inner = [p for p in strength.points if start < p < end]
     if strength.smooth:
         inner = [start + (end - start) * i / _SAMPLES for i in range(1, _SAMPLES)]
+    inner = inner[:: 1 + len(inner) // _POINTS]
     places = [start, *inner, end]
-    values = [strength.at(place) for place in places]
-    low, high = min(0.0, *values), max(0.0, *values)
-    if low == high:
-        high = 1.0
+    values = [_drawable(strength.at(place)) for place in places]
+    low, high = _range(values)
 
     def x(progress: float) -> float:
         return round(_LEFT + progress * (_RIGHT - _LEFT), 1)
@@ -62,16 +65,43 @@ def curve(strength: Strength, colour: str) -> Markup:
     )
 
 
+def _drawable(value: float) -> float:
+    return 0.0 if math.isnan(value) else min(max(value, -_LARGEST), _LARGEST)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Give the least and the largest value, with 0 between them."""
+    low, high = min([0.0, *values]), max([0.0, *values])
+    return (low, high) if low < high else (0.0, 1.0)
+
+
+def _few(values: Sequence[float | None]) -> list[float | None]:
+    """Join neighbours to their mean where there are many; what is no finite number is a gap."""
+    each = -(-len(values) // _BARS) or 1
+    found: list[float | None] = []
+    for at in range(0, len(values), each):
+        group = [v for v in values[at : at + each] if v is not None and math.isfinite(v)]
+        group = [_drawable(value) for value in group]
+        found.append(sum(value / len(group) for value in group) if group else None)
+    return found
+
+
+def _told(values: Sequence[float | None], text: str) -> str:
+    """Add to a text what the bars do not show."""
+    each = -(-len(values) // _BARS)
+    odd = sum(value is not None and not math.isfinite(value) for value in values)
+    text += f", a bar the mean of {each}" if each > 1 else ""
+    return text + (f", {odd} not finite" if odd else "")
+
+
 def _label(value: float) -> str:
     return f"{round(value, 2):.4g}"
 
 
 def bars(values: Sequence[float | None], colour: str, text: str) -> Markup:
     """Draw a bar for each value, from a line at 0; a gap where there is none."""
-    numbers = [value for value in values if value is not None]
-    low, high = min([0.0, *numbers]), max([0.0, *numbers])
-    if low == high:
-        high = 1.0
+    values, text = _few(values), _told(values, text)
+    low, high = _range([value for value in values if value is not None])
     step = max(2.5, min(9.0, 180 / max(1, len(values))))
     width, height, top, bottom = _LEFT + round(step * len(values)) + 2, 46, 6, 40
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,9 @@ def _needs(*, images: Any = None, **values: Any) -> list[str]:
     cell = id_of(run.description())
     if is_done(run.store, cell):
         return []
-    _began.setdefault(cell, time.perf_counter())
     wanted = ["images"] if images is None else []
+    if wanted:
+        _began[cell] = time.perf_counter()
     linked = "model" in run.prompt[run.node]["inputs"] and values.get("model") is None
     return [*wanted, "model"] if linked else wanted
 
@@ -140,14 +141,14 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     ids = [cell.id for cell in cells]
     finished = done(run.store, ids)
     there = len(run.store.names("pictures"))
-    study.write(run.store)
-    write_order(run.store, ids)
     if len(finished) == len(ids):
+        _write(run, study, ids)
         return _show(run)
     told = [(one.get("extra_pnginfo") or {}).get(_TOLD) or {} for one in server.waiting()]
     waiting = {one.get("id") for one in told if one.get("folder") == run.folder}
     left = [cell for cell in cells if cell.id not in finished and cell.id not in waiting]
-    _queue_all(server, run, study, left)
+    _queue_all(server, run, left)
+    _write(run, study, ids)  # no cell begins before this node ends
     text = f"{run.folder}: {len(ids)} cells, {len(finished)} done, {len(left)} queued"
     waits = len(ids) - len(finished) - len(left)
     text += f", {waits} in the queue already" if waits else ""
@@ -156,33 +157,34 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     return Result((_blocked(), text), {"text": (text,)})
 
 
-def _queue_all(
-    server: OwnServer, run: _Run, study: WorkflowStudy, cells: Iterable[WorkflowCell]
-) -> None:
+def _write(run: _Run, study: WorkflowStudy, ids: Sequence[str]) -> None:
+    study.write(run.store)
+    write_order(run.store, ids)
+
+
+def _queue_all(server: OwnServer, run: _Run, cells: Iterable[WorkflowCell]) -> None:
     """Queue cells, and last what shows all; or nothing, where the server does not take one."""
     told = {"folder": run.folder}
     own = run.prompt[run.node]
+    leading = leading_to(run.node, run.prompt)  # to the model as well
+    base = {node: one for node, one in run.prompt.items() if node in leading}
     queued: list[str] = []
-    place: Mapping[str, Any] = {}
+    what = ""
     try:
         for cell in cells:
-            place = cell.place
-            # What leads to the model as well, with the values of the cell where both go through.
-            model = leading_to(run.node, run.prompt)
-            prompt = {node: one for node, one in run.prompt.items() if node in model}
-            prompt |= {**cell.prompt, run.node: own}
-            about = {_TOLD: {**told, "id": cell.id, "place": dict(place)}}
+            what = f"the cell {dict(cell.place)}"
+            prompt = {**base, **cell.prompt, run.node: own}
+            about = {_TOLD: {**told, "id": cell.id, "place": dict(cell.place)}}
             queued.append(server.queue(prompt, about, [run.node]))
         after = reached_from(run.node, run.prompt)
         if any(run.prompt[one]["class_type"] == _ID for one in after - {run.node}):
             after = {run.node}
+        what = "what follows the last cell"
         server.queue(run.prompt, {_TOLD: told}, after)
     except BaseException as error:
         server.drop(queued)
         if isinstance(error, Refused):
-            raise ValueError(
-                f"study: the server does not take the cell {dict(place)}: {error}"
-            ) from None
+            raise ValueError(f"study: the server does not take {what}: {error}") from None
         raise
 
 

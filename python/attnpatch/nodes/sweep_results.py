@@ -18,7 +18,7 @@ from attnpatch.nodes.spec import Input, NodeSpec, Output, Result
 from attnpatch.nodes.sweep import FOLDER
 from attnpatch.studies.names import unknown_name
 from attnpatch.studies.results.loading import StudyResults
-from attnpatch.studies.results.rows import as_csv
+from attnpatch.studies.results.rows import as_csv, cell_of_table
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.toml import read_toml
 
@@ -45,16 +45,11 @@ def _choose(results: StudyResults, text: str) -> StudyResults:
             break
         if name not in results[0]:
             raise unknown_name("cells", name, results[0])
-        values = wanted if isinstance(wanted, list) else [wanted]
-        # A window is a list itself: it may be asked for as it is.
-        several = {id for value in (*values, wanted) for id in _ids(results, name, value)}
-        places = [place for place, row in enumerate(results) if row["id"] in several]
-        results = results.some(places)
+        # A window is a list itself: it may be asked for as it is, or among several.
+        several = [wanted, *wanted] if isinstance(wanted, list) else [wanted]
+        values = [cell_of_table(value) for value in several]
+        results = results.some(i for i, row in enumerate(results) if row[name] in values)
     return results
-
-
-def _ids(results: StudyResults, name: str, value: Any) -> list[str]:
-    return [row["id"] for row in results.where(**{name: value})]
 
 
 def _batch(pictures: list[Image.Image]) -> Tensor:

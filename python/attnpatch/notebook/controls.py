@@ -21,6 +21,7 @@ from attnpatch.notebook.variant import Box, Change, Drawn, Value
 __all__ = ["NAMES", "Controls", "MaskControls"]
 
 NAMES = {"description_width": "6.5rem"}
+_DIGITS = 9
 _SHOWN = 6  # parameters of a patch that are in sight; the rest folds
 _GIVEN, _EVERYWHERE, _BOX, _DRAWN = "as given", "everywhere", "a box", "drawn"
 _MOST_PIXELS = 50_000_000  # of an uploaded picture
@@ -64,12 +65,12 @@ class Controls:
     def change(self) -> Change:
         """What the widgets say that is not as it was given."""
         values: dict[str, Value] = {
-            name: widget.value
+            name: _rounded(widget.value)
             for name, widget in self.parameters.items()
             if widget.value != self._before[name]
         }
         if self.window is not None:
-            start, end = self.window.value
+            start, end = (round(one, _DIGITS) for one in self.window.value)
             values |= {"start": start} if start != self._start else {}
             values |= {"end": end} if end != self._end else {}
         if self.mask is not None:
@@ -116,8 +117,9 @@ class MaskControls:
         if self.choice.value == _EVERYWHERE:
             return {"mask": None}
         if self.choice.value == _BOX:
-            (left, right), (top, bottom) = self.across.value, self.down.value
-            return {"mask": Box(left, top, right, bottom, self.soft.value)}
+            sides = (*self.across.value, *self.down.value, self.soft.value)
+            left, right, top, bottom, soft = (round(one, _DIGITS) for one in sides)
+            return {"mask": Box(left, top, right, bottom, soft)}
         if self.choice.value == _DRAWN and any(self.canvas.levels):
             return {"mask": Drawn(mask_text(self.canvas.levels))}
         return {}
@@ -158,6 +160,11 @@ def _levels_of(content: bytes, name: str) -> bytes:
     except (OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"mask: expected a picture, got {name}") from None
     return grey.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+
+
+def _rounded(value: bool | float | str) -> Value:
+    """Give 0.4 where a slider's steps add up to 0.4000000000000001."""
+    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _widget(parameter: Parameter) -> widgets.ValueWidget:

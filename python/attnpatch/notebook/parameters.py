@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import Field, dataclass, fields
 
 from attnpatch.engine import Patch, Weight
 from attnpatch.patches import (
@@ -37,11 +36,11 @@ class Parameter:
     """
 
     name: str
-    value: Any
+    value: bool | float | str
     low: float = 0.0
     high: float = 1.0
     step: float = 0.01
-    options: tuple[Any, ...] = ()
+    options: tuple[bool | str, ...] = ()
 
 
 # Low, high, step of what patches take without a limit: what is of use.
@@ -79,7 +78,7 @@ def has_mask(patch: Patch) -> bool:
     return isinstance(patch, ImagePrompt | KeyGain)
 
 
-def _number_of(value: Any) -> float:
+def _number_of(value: Weight | float) -> float:
     return value.scale if isinstance(value, Weight) else float(value)
 
 
@@ -92,7 +91,7 @@ def _widened(
     return min(low, value), max(high, value), step
 
 
-def _declared(patch: TokenReduction, declared: Any) -> Parameter | None:
+def _declared(patch: TokenReduction, declared: Field[object]) -> Parameter | None:
     """Read what a reduction's field says of itself."""
     metadata, value = declared.metadata, getattr(patch, declared.name)
     if declared.name == "compat" or "type" not in metadata:

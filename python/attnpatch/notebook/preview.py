@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,7 +13,7 @@ from attnpatch.engine import PatchStack
 from attnpatch.hosts import attach, patch_model
 from attnpatch.hosts.recognition import diffusers_denoiser
 from attnpatch.notebook.writing import Writer
-from attnpatch.pictures import Pictures
+from attnpatch.pictures import Picture, Pictures
 
 __all__ = ["Generate", "Preview"]
 
@@ -59,7 +59,7 @@ class Preview:
         if hasattr(self.twin, "set_progress_bar_config"):
             self.twin.set_progress_bar_config(disable=True)
 
-    def __call__(self, stack: PatchStack, steps: int, check: Callable[[], None]) -> list[Any]:
+    def __call__(self, stack: PatchStack, steps: int, check: Callable[[], None]) -> list[Picture]:
         """Make pictures; ``check`` is called before each call of the model, and may raise."""
         attach(self.twin, stack, replace=True)
         denoiser = diffusers_denoiser(self.twin)
@@ -68,7 +68,7 @@ class Preview:
             made = (self._generate or self._call)(self.twin, steps)
         finally:
             hook.remove()
-        return list(made) if isinstance(made, list | tuple) else [made]
+        return list(made) if isinstance(made, list | tuple) else [cast(Picture, made)]
 
     def code(self, writer: Writer, pipeline: str, steps: int) -> str:
         """Write the call that makes the picture with the pipeline of a name."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ipywidgets as widgets
 
@@ -21,7 +21,7 @@ from attnpatch.notebook.controls import NAMES, Controls
 from attnpatch.notebook.newest import Newest
 from attnpatch.notebook.preview import Preview
 from attnpatch.notebook.variant import Change, apply
-from attnpatch.pictures import read_pictures
+from attnpatch.pictures import Picture, read_pictures
 
 __all__ = ["Explorer"]
 
@@ -46,9 +46,9 @@ class Explorer:
     def __init__(self, preview: Preview, origin: Origin, steps: int) -> None:
         self._preview = preview
         self._origin = origin
-        self._plain: list[Any] = []
+        self._plain: list[Picture] = []
         self._plain_steps = 0
-        self.pictures: list[Any] = []
+        self.pictures: list[Picture] = []
         self.error: BaseException | None = None
         self.controls = [
             Controls(patch, index, self._changed) for index, patch in enumerate(origin.stack)
@@ -161,5 +161,5 @@ class _Made(NamedTuple):
 
     html: str
     under: str
-    pictures: list[Any]
+    pictures: list[Picture]
     seconds: float

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +69,30 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         print(f"attnpatch play: --port: expected 0 to 65535, got {args.port}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="attnpatch-play-") as folder:
+    with (
+        ended_by_signals(),
+        tempfile.TemporaryDirectory(prefix="attnpatch-play-") as folder,
+    ):
         return _serve(args, Path(folder))
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """While this runs, signals that end a program raise SystemExit, so that files are deleted."""
+
+    def end(number: int, _: object) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)  # deleting is not to be interrupted
+        raise SystemExit(128 + number)
+
+    kinds = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    heeded = [kind for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN]  # nohup
+    before = {kind: signal.signal(kind, end) for kind in heeded}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _serve(args: argparse.Namespace, folder: Path) -> int:

@@ -38,9 +38,9 @@ def read_fields(prompts: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]) -
         options["mask"] = painted(fields["mask"])
         try:
             read.append(PromptSettings(**_given(options)))
-        except ValueError as error:
-            raise ValueError(f"reference {place + 1}: {error}") from None
-    numbers = {
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"reference {place + 1}: {error}") from None
+    numbers: dict[str, Any] = {
         name: int(value) if isinstance(value, float) and value.is_integer() else value
         for name, value in _given(rest).items()
     }

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from attnpatch.demo.own_model import (
     load_pipeline,
 )
 from attnpatch.demo.variants import LARGE_REDUCTIONS
-from attnpatch.engine import LayerTable
+from attnpatch.engine import LayerTable, Patch
 from attnpatch.hosts.diffusers import read_layer_table
 from attnpatch.pictures import Picture
 from attnpatch.playground.script import call, quoted
@@ -79,11 +79,13 @@ class OwnModel:
         return ap.ImagePrompt.from_pictures(self._adapter, picture, self._encoder, **options)
 
     def generate(
-        self, patches: Any, settings: Settings, on_step: Callable[[int, int], None]
+        self, patches: Sequence[Patch], settings: Settings, on_step: Callable[[int, int], None]
     ) -> tuple[Image.Image, torch.Tensor | None]:
         """Generate a picture as settings have it."""
 
-        def after_step(pipeline: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict:
+        def after_step(
+            pipeline: Any, step: int, timestep: Any, values: dict[str, Any]
+        ) -> dict[str, Any]:
             on_step(step, settings.steps)
             return values
 

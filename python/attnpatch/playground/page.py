@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
+from gradio.data_classes import FileData
 
 from attnpatch.engine import weight_presets
 from attnpatch.engine.weights import Weight
 from attnpatch.playground.compare import Made, Playground, Result, enlarged
 from attnpatch.playground.fields import read_fields
 from attnpatch.playground.patches import PlayModel
+from attnpatch.playground.stopping import Stopped, Stops
 
 __all__ = ["PROMPTS", "make_page"]
 
@@ -30,9 +33,19 @@ _CANVAS = (256, 256)
 _KEPT = 4
 
 
-def _path_of(payload: Any) -> str | None:
+def _read_by(field: Any, read: Callable[[Any], object]) -> None:
+    """Have a field hand on what a function makes of its value."""
+    field.preprocess = read
+
+
+def _path_of(payload: FileData | None) -> str | None:
     """Hand the path of an upload on as it is: `read_upload` alone opens the file."""
     return None if payload is None else payload.path
+
+
+def _as_it_is(payload: object) -> object:
+    """Hand on what a field holds: `Settings` says what it expected, in its own words."""
+    return payload
 
 
 def make_page(playground: Playground, folder: Path) -> gr.Blocks:
@@ -55,26 +68,40 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
                 prompts = _prompt_fields(model, examples)
                 rest = _other_fields(model)
             with gr.Column(scale=3, min_width=320):
-                button = gr.Button("Generate", variant="primary", elem_id="generate")
+                with gr.Row():
+                    button = gr.Button("Generate", variant="primary", elem_id="generate", scale=4)
+                    stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 outputs = _outputs()
         fields = [field for prompt in prompts for field in prompt] + list(rest.values())
+        for field in fields:
+            if not isinstance(field, gr.Image | gr.ImageEditor):
+                _read_by(field, _as_it_is)
+        stops = Stops()
 
-        def run(*values: Any, progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008
-            groups = [
-                dict(zip(_PROMPT_FIELDS, values[at : at + len(_PROMPT_FIELDS)], strict=True))
-                for at in range(0, PROMPTS * len(_PROMPT_FIELDS), len(_PROMPT_FIELDS))
-            ]
-            others = dict(zip(rest, values[PROMPTS * len(_PROMPT_FIELDS) :], strict=True))
-            if others["reduction"] == _ALL_TOKENS:
-                others["reduction"] = ""
-            try:
-                settings = read_fields(groups, others)
-                for result in playground.run(settings, lambda share, what: progress(share, what)):
-                    yield _shown(result, folder)
-            except (TypeError, ValueError) as error:
-                raise gr.Error(str(error), print_exception=False) from None
+        def run(
+            request: gr.Request,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008
+            *values: object,
+        ) -> Iterator[list[object]]:
+            with stops.serving(request.session_hash) as check:
 
-        button.click(
+                def tell(share: float, what: str) -> None:
+                    check()
+                    progress(share, what)
+
+                try:
+                    settings = read_fields(*_grouped(values, list(rest)))
+                    for result in playground.run(settings, tell):
+                        yield _shown(result, folder)
+                except Stopped:
+                    return
+                except (TypeError, ValueError) as error:
+                    raise gr.Error(str(error), print_exception=False) from None
+
+        def stop_running(request: gr.Request) -> object:
+            return "Stopped." if stops.stop(request.session_hash) else gr.skip()
+
+        running = button.click(
             run,
             fields,
             outputs,
@@ -83,7 +110,26 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
             api_visibility="private",
             show_progress_on=outputs[:2],
         )
+        # First what runs is told; who still waits in the queue is taken out of it then.
+        stop.click(stop_running, None, outputs[2], queue=False, api_visibility="private").then(
+            None, cancels=[running]
+        )
     return page.queue(max_size=32, api_open=False)
+
+
+def _grouped(
+    values: Sequence[object], rest: Sequence[str]
+) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """Give what fields hold by name: of each image prompt, and the others."""
+    each = len(_PROMPT_FIELDS)
+    groups = [
+        dict(zip(_PROMPT_FIELDS, values[at : at + each], strict=True))
+        for at in range(0, PROMPTS * each, each)
+    ]
+    others = dict(zip(rest, values[PROMPTS * each :], strict=True))
+    if others["reduction"] == _ALL_TOKENS:
+        others["reduction"] = ""
+    return groups, others
 
 
 def _save_examples(model: PlayModel, folder: Path) -> list[str]:
@@ -94,7 +140,7 @@ def _save_examples(model: PlayModel, folder: Path) -> list[str]:
     return paths
 
 
-def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Any]]:
+def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Component]]:
     """Make the fields of all image prompts, in the order of `_PROMPT_FIELDS`."""
     prompts = []
     with gr.Tabs():
@@ -109,7 +155,7 @@ def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Any]]:
                     height=220,
                     elem_id=f"picture-{place + 1}",
                 )
-                picture.preprocess = _path_of
+                _read_by(picture, _path_of)
                 if examples:
                     _example_row(picture, examples)
                 weight = gr.Slider(-2, 3, 0.8, step=0.05, label="Weight")
@@ -135,11 +181,12 @@ def _prompt_fields(model: PlayModel, examples: list[str]) -> list[list[Any]]:
 
 
 def _example_row(picture: gr.Image, examples: list[str]) -> None:
+    gr.Markdown("Or one of these:")
     gallery = gr.Gallery(
         examples,
-        label="Or one of these",
+        show_label=False,
         columns=len(examples),
-        height=110,
+        height="auto",
         allow_preview=False,
         object_fit="contain",
         buttons=[],
@@ -165,10 +212,10 @@ def _presets(model: PlayModel) -> list[str]:
     return found
 
 
-def _other_fields(model: PlayModel) -> dict[str, Any]:
+def _other_fields(model: PlayModel) -> dict[str, Component]:
     """Make the fields of `Settings` beside image prompts, by name."""
     given = model.defaults
-    fields: dict[str, Any] = {}
+    fields: dict[str, Component] = {}
     with gr.Accordion("Prompt and sampling", open=True):
         if model.texts:
             fields["text"] = gr.Dropdown(list(model.texts), value=given.text, label="What")
@@ -190,7 +237,7 @@ def _other_fields(model: PlayModel) -> dict[str, Any]:
     return fields
 
 
-def _outputs() -> list[Any]:
+def _outputs() -> list[Component]:
     """Make what `_shown` fills, in that order."""
     with gr.Row():
         plain = _picture("Without patches", "plain")
@@ -216,7 +263,7 @@ def _picture(label: str, name: str, visible: bool = True) -> gr.Image:
     )
 
 
-def _shown(result: Result, folder: Path) -> list[Any]:
+def _shown(result: Result, folder: Path) -> list[object]:
     patched = result.patched
     times = f"Without patches: **{_milliseconds(result.plain)}** a step."
     files: list[str] | None = None

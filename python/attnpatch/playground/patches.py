@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from PIL import Image
@@ -23,11 +23,22 @@ class PlayModel(Protocol):
     """A model that the playground runs: the one in the package, or a user's own."""
 
     title: str
-    texts: tuple[str, ...]
-    """What the prompt may be; empty: any text."""
     defaults: Settings
-    reductions: Mapping[str, Patch]
-    table: LayerTable
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the prompt may be; empty: any text."""
+        ...
+
+    @property
+    def reductions(self) -> Mapping[str, Patch]:
+        """Ways to fewer tokens, by name."""
+        ...
+
+    @property
+    def table(self) -> LayerTable:
+        """The UNet's layers."""
+        ...
 
     def examples(self) -> list[Image.Image]:
         """Give pictures to begin with."""
@@ -38,7 +49,7 @@ class PlayModel(Protocol):
         ...
 
     def generate(
-        self, patches: Any, settings: Settings, on_step: Callable[..., None]
+        self, patches: Sequence[Patch], settings: Settings, on_step: Callable[[int, int], None]
     ) -> tuple[Image.Image, Tensor | None]:
         """Generate a picture; and what guidance recorded in the last step, (1, h, w)."""
         ...

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from attnpatch.playground.compare import Playground
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["listen", "make_app", "private"]
 
@@ -38,7 +42,7 @@ def private(folder: Path) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
 
 
-def make_app(playground: Playground, folder: Path, *, local: bool = True) -> Any:
+def make_app(playground: Playground, folder: Path, *, local: bool = True) -> FastAPI:
     """Make the application.
 
     Parameters
@@ -79,18 +83,24 @@ def make_app(playground: Playground, folder: Path, *, local: bool = True) -> Any
         footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None},
         show_error=True,
-        theme=gr.themes.Base(primary_hue="orange", font=["system-ui", "sans-serif"]),
+        theme=gr.themes.Base(primary_hue="orange", font=["system-ui", "sans-serif"]).set(
+            # White on it is read at a contrast of 5 to 1.
+            button_primary_background_fill="*primary_700",
+            button_primary_background_fill_hover="*primary_800",
+            button_primary_background_fill_dark="*primary_700",
+            button_primary_background_fill_hover_dark="*primary_800",
+        ),
     )
 
 
 class _Headers:
     """Adds the policy to every answer."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_policy(message: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 added = [
                     (b"content-security-policy", _POLICY.encode()),

@@ -56,7 +56,7 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         _check_range("weight", self.weight, -2, 3)
-        if self.layers not in weight_presets():
+        if not isinstance(self.layers, str) or self.layers not in weight_presets():
             known = ", ".join(weight_presets())
             raise ValueError(f"layers: expected one of {known}, got {self.layers!r}")
         check_window(self.start, self.end)
@@ -110,7 +110,10 @@ class Settings:
         whole_number("size", self.size, 32, 2048)
         if self.size % 8:
             raise ValueError(f"size: expected a multiple of 8, got {self.size}")
-        for name, text in (("text", self.text), ("negative", self.negative)):
+        for name in ("text", "negative", "reduction"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: expected a text, got {text!r}")
             if len(text) > 2000:
                 raise ValueError(f"{name}: expected up to 2000 characters, got {len(text)}")
 
@@ -139,11 +142,11 @@ def read_upload(path: str | os.PathLike[str], name: str) -> Image.Image:
             f"got {width} × {height}"
         )
     try:
-        picture = Image.fromarray(read_picture(path, name))
+        read = Image.fromarray(read_picture(path, name))
     except OSError:
         raise ValueError(f"{name}: expected a whole picture, got a damaged one") from None
-    picture.thumbnail((LONGEST_EDGE, LONGEST_EDGE), Image.Resampling.LANCZOS)
-    return picture
+    read.thumbnail((LONGEST_EDGE, LONGEST_EDGE), Image.Resampling.LANCZOS)
+    return read
 
 
 def to_mask(picture: Image.Image) -> torch.Tensor:

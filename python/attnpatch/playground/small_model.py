@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,9 @@ from attnpatch.demo.own_model import square
 from attnpatch.demo.pipeline import FashionPipeline
 from attnpatch.demo.sample import IMAGE_GUIDANCE, STEPS, make_noise
 from attnpatch.demo.variants import SMALL_REDUCTIONS
-from attnpatch.engine import LayerTable
+from attnpatch.engine import LayerTable, Patch
 from attnpatch.hosts.diffusers import read_layer_table
+from attnpatch.hosts.recognition import diffusers_denoiser
 from attnpatch.pictures import Picture, read_picture
 from attnpatch.playground.script import call, quoted
 from attnpatch.playground.settings import Settings
@@ -58,7 +59,7 @@ class SmallModel:
     @cached_property
     def table(self) -> LayerTable:
         """The UNet's layers."""
-        return read_layer_table(self.pipeline.unet)
+        return read_layer_table(diffusers_denoiser(self.pipeline))
 
     def examples(self) -> list[Image.Image]:
         """Give test items to begin with, which the model never saw."""
@@ -87,7 +88,7 @@ class SmallModel:
 
     def run(
         self,
-        patches: Any,
+        patches: Sequence[Patch],
         text: str = ANYTHING,
         *,
         guidance: float = IMAGE_GUIDANCE,
@@ -131,7 +132,7 @@ class SmallModel:
         return pictures[0], attached.attention
 
     def generate(
-        self, patches: Any, settings: Settings, on_step: Callable[..., None]
+        self, patches: Sequence[Patch], settings: Settings, on_step: Callable[[int, int], None]
     ) -> tuple[Image.Image, torch.Tensor | None]:
         """Generate a picture as settings have it."""
         return self.run(
