@@ -11,6 +11,7 @@
 #include <string>
 #include <tuple>
 
+#include "bfloat16_tensors.h"
 #include "biased_attention_problem.h"
 #include "kernels/targets.h"
 #include "real_threads.h"
@@ -31,6 +32,27 @@ TEST_P(BiasedAttention, EqualsTheFormula) {
   const BiasedProblem problem(shape());
   biased_attention_cpu(problem.params());
   EXPECT_LT(problem.largest_error(), 5e-6);
+}
+
+void run_in_bfloat16(BiasedProblem& problem) {
+  BiasedAttentionParams p = problem.params();
+  BFloat16Tensors tensors;
+  p.dtype = Dtype::kBFloat16;
+  tensors.round(problem.q, p.q);
+  tensors.round(problem.k, p.k);
+  tensors.round(problem.v, p.v);
+  tensors.round(problem.out, p.out);
+  biased_attention_cpu(p);
+  BFloat16Tensors::read(p.out, problem.out);
+}
+
+// Results of up to about four are rounded to steps of 2^-6, and so may their weights be before.
+TEST_P(BiasedAttention, InBFloat16EqualsTheFormula) {
+  for (const double size : {1.0, 4.0}) {
+    BiasedProblem problem(shape(), size);
+    run_in_bfloat16(problem);
+    EXPECT_LT(problem.largest_error(), 1.6e-2);
+  }
 }
 
 TEST_P(BiasedAttention, KeepsItsAccuracyForLargeScores) {
@@ -75,6 +97,13 @@ TEST_P(BiasedAttentionEdges, InfinitiesAreThoseOfTheFormula) {
   for_all_infinities([](BiasedProblem& problem) {
     biased_attention_cpu(problem.params());
     EXPECT_LT(problem.largest_error(), 3e-6);
+  });
+}
+
+TEST_P(BiasedAttentionEdges, InBFloat16InfinitiesAreThoseOfTheFormula) {
+  for_all_infinities([](BiasedProblem& problem) {
+    run_in_bfloat16(problem);
+    EXPECT_LT(problem.largest_error(), 1.6e-2);
   });
 }
 

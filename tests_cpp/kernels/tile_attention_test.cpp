@@ -18,6 +18,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bfloat16_tensors.h"
 #include "kernels/targets.h"
 #include "normal_values.h"
 #include "real_threads.h"
@@ -182,6 +183,25 @@ TEST_P(TileAttention, EqualsTheFormula) {
   const Problem problem(shape());
   tile_attention_cpu(problem.params());
   EXPECT_LT(problem.largest_error(), 3e-6);
+}
+
+// Results of up to about four are rounded to steps of 2^-6, and so may their weights be before.
+TEST_P(TileAttention, InBFloat16EqualsTheFormula) {
+  for (const double scale : {1.0, 4.0}) {
+    Problem problem(shape(), scale);
+    TileAttentionParams p = problem.params();
+    BFloat16Tensors tensors;
+    p.dtype = Dtype::kBFloat16;
+    tensors.round(problem.q, p.q);
+    tensors.round(problem.k, p.k);
+    tensors.round(problem.v, p.v);
+    tensors.round(problem.shared_k, p.shared_k);
+    tensors.round(problem.shared_v, p.shared_v);
+    tensors.round(problem.out, p.out);
+    tile_attention_cpu(p);
+    BFloat16Tensors::read(p.out, problem.out);
+    EXPECT_LT(problem.largest_error(), 1.6e-2);
+  }
 }
 
 TEST_P(TileAttention, KeepsItsAccuracyForLargeScores) {

@@ -46,6 +46,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int64_t kDepth = 40;  // of a sum of scores
 constexpr int64_t kKeyBlock = 64;
 
+using Head = PackedHead<FloatProducts>;
+
 // Every tile's width divides it.
 constexpr int64_t kQueryUnit = 64;
 
@@ -107,7 +109,7 @@ HWY_INLINE void add_columns(int64_t keys, const float* e, const FloatVec share[V
 
 // One tile, of which `count` queries are real; its columns are added to `column`, if there is one.
 template <int V>
-void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scratch& scratch,
+void tile(const Head& head, int64_t keys, int64_t size, int64_t count, Scratch& scratch,
           float* column) {
   const FloatTag d;
   constexpr int64_t n = kLanes;
@@ -121,8 +123,9 @@ void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scr
     std::memset(scratch.out, 0, sizeof(float) * static_cast<size_t>(round_up(size, 4) * width));
     return;
   }
+  const auto lanes = ScoreLanes::of<FloatProducts>(size);
   for (int64_t key = 0; key < keys; key += 4) {
-    score_panel<V, kDepth>(head.keys + key * size, scratch.queries, size,
+    score_panel<V, kDepth>(head.keys_from(key), scratch.queries, lanes, 1.0f,
                            scratch.scores + key * width, top);
   }
   for (int64_t key = 0; key < keys; key += kKeyBlock) {
@@ -130,8 +133,7 @@ void tile(const PackedHead& head, int64_t keys, int64_t size, int64_t count, Scr
     float* e = scratch.scores + key * width;
     sum_weights<V>(some, top, e, sum);
     for (int64_t c = 0; c < size; c += 4) {
-      outer_product_block<V>(head.values + c * head.panel + 4 * key, e, some, key > 0,
-                             scratch.out + c * width);
+      outer_product_block<V>(head.values_from(key, c), e, some, key > 0, scratch.out + c * width);
     }
   }
   FloatVec share[V];
@@ -198,7 +200,7 @@ void reduce(const AttentionColumnMeanParams& p, const ColumnParts& parts, int64_
 }
 
 template <typename Format>
-void pack_head(const AttentionColumnMeanParams& p, int64_t b, int64_t h, const PackedHead& head) {
+void pack_head(const AttentionColumnMeanParams& p, int64_t b, int64_t h, const Head& head) {
   Segments segments;
   segments.add({&p.k, &p.v, b, p.keys, 1.0f, nullptr});
   pack<Format>(segments, h, p.head_size, head);
@@ -210,7 +212,7 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, ColumnP
                TaskLots::Worker& worker) {
   Arena::Scope memory(thread_arena());
   const int64_t keys = round_up(p.keys, 4);
-  const PackedHead head(memory.take(PackedHead::floats(keys, p.head_size)), keys, p.head_size);
+  const Head head(memory.take(Head::floats(keys, p.head_size)), keys, p.head_size);
   Scratch scratch(memory, p.keys, p.head_size);
   int64_t packed = -1;
   for (int64_t task; (task = worker.take()) >= 0;) {

@@ -121,14 +121,15 @@ struct BiasedQueries {
     const T* tokens[width] = {};
     for (int64_t n = 0; n < some; ++n) tokens[n] = q + (i + n) * p->q.token_stride;
     const TileRows rows{&p->q, some, size, width, state.rows, state.row_size};
-    load_rows<Format>(rows, tokens, p->scale * kLog2E, to.queries);
+    load_rows<Format>(rows, tokens, state.sizes.factor, to.queries);
+    float* behind = to.queries + lanes_of<typename Format::Products>(size) * width;
     for (int64_t base = 0; base < width; base += kLanes) {
       const float* channels[kLanes];
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         const int64_t n = HWY_MIN(base + lane, some - 1);
         channels[lane] = bias->of_query(task.b, task.begin + i + n);
       }
-      columns_from_rows(channels, bias->width, 1.0f, width, to.queries + size * width + base);
+      columns_from_rows<FloatProducts>(channels, bias->width, 1.0f, width, behind + base);
     }
   }
 
@@ -174,22 +175,25 @@ void run(const BiasedAttentionParams& p, const BiasChannels& bias) {
   const std::vector<BiasedTask> tasks = cut_tasks(p);
   const int64_t queries = tasks.front().end;
   const int64_t work = 2 * p.batch * p.heads * p.queries * p.keys * p.head_size;
+  using Products = typename Format::Products;
+  const HeadSizes sizes{p.head_size, ScoreLanes::of<Products>(p.head_size, bias.count),
+                        p.scale * kLog2E};
   TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
   run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
-    const State state(memory, queries, p.keys, {p.head_size, p.head_size + bias.count});
+    const State state(memory, queries, p.keys, sizes);
     int64_t before = -1;
     for (int64_t i; (i = worker.take()) >= 0; before = i) {
       const BiasedTask& task = tasks[i];
       const bool packed = before >= 0 && task.has_keys_of(tasks[before]);
-      attend(BiasedKeys<Format>(p, bias, task.b, task.kv_head),
-             BiasedQueries<Format>(p, bias, task), packed, state);
+      attend<Products>(BiasedKeys<Format>(p, bias, task.b, task.kv_head),
+                       BiasedQueries<Format>(p, bias, task), packed, state);
     }
   });
 }
 
 void biased_attention(const BiasedAttentionParams& params, const BiasChannels& bias) {
-  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params, bias); });
+  with_products(params.dtype, [&]<class Format>() { run<Format>(params, bias); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -120,20 +120,17 @@ struct Softmax {
   }
 };
 
-// Scores become weights times the factors, whose sum is added to the softmax's.
-template <int V>
-HWY_INLINE void sum_shares(int64_t count, const Factors<V>& factors, float* scores,
-                           Softmax<V>& softmax) {
-  const FloatTag d;
-  for (int64_t key = 0; key < count; ++key) {
-    for (int v = 0; v < V; ++v, scores += kLanes) {
-      FloatVec weight = exp2_nonpositive(hn::Sub(hn::Load(d, scores), softmax.top[v]));
-      weight = hn::IfThenZeroElse(factors.off[v], hn::Mul(weight, factors.value[v]));
-      softmax.sum[v] = hn::Add(softmax.sum[v], weight);
-      hn::Store(weight, d, scores);
-    }
-  }
-}
+// What a tile of queries attends to, and where it works.
+template <typename P>
+struct Site {
+  using Products = P;
+  const Segments* segments;
+  PackedHead<Products> head;
+  int64_t size;
+  float factor;  // of the scores
+  Place place;
+  const Scratch* scratch;
+};
 
 // Keys of a segment in packed panels, `first` being the place of their first.
 struct KeyBlock {
@@ -142,15 +139,18 @@ struct KeyBlock {
 
 // The weights of a block of keys, into scratch.scores. With factors the segment shares its softmax:
 // nothing of its keys counts where they are off, neither as the largest score nor as a NaN.
-template <int V>
-HWY_INLINE void weigh(const PackedHead& head, const KeyBlock& block, int64_t size,
-                      const Factors<V>* factors, const Scratch& scratch, Softmax<V>& softmax) {
+template <int V, typename Site>
+HWY_INLINE void weigh(const Site& site, const KeyBlock& block, const Factors<V>* factors,
+                      Softmax<V>& softmax) {
+  using Products = typename Site::Products;
   const FloatTag d;
+  float* const scores = site.scratch->scores;
+  const auto lanes = ScoreLanes::of<Products>(site.size);
   FloatVec largest[V];
   for (int v = 0; v < V; ++v) largest[v] = hn::Set(d, kNoKey);
   for (int64_t key = 0; key < block.count; key += 4) {
-    score_panel<V, kDepth>(head.keys + (block.first + key) * size, scratch.queries, size,
-                           scratch.scores + key * V * kLanes, largest);
+    score_panel<V, kDepth, Products>(site.head.keys_from(block.first + key), site.scratch->queries,
+                                     lanes, site.factor, scores + key * V * kLanes, largest);
   }
   for (int v = 0; v < V; ++v) {
     if (factors != nullptr) {
@@ -162,9 +162,13 @@ HWY_INLINE void weigh(const PackedHead& head, const KeyBlock& block, int64_t siz
     softmax.sum[v] = hn::Mul(softmax.sum[v], softmax.fade[v]);
   }
   if (factors != nullptr) {
-    sum_shares<V>(block.count, *factors, scratch.scores, softmax);
+    make_weights<V, Products>(
+        block.count, scores, softmax.sum, [&](int v, FloatVec score) HWY_ATTR {
+          const FloatVec weight = Products::exp2(hn::Sub(score, softmax.top[v]));
+          return hn::IfThenZeroElse(factors->off[v], hn::Mul(weight, factors->value[v]));
+        });
   } else {
-    sum_weights<V>(block.count, softmax.top, scratch.scores, softmax.sum);
+    sum_weights<V, Products>(block.count, softmax.top, scores, softmax.sum);
   }
 }
 
@@ -190,47 +194,47 @@ struct Destination {
   const hn::Mask<FloatTag>* cut;  // where nothing of the whole softmax is, or none
 };
 
-template <int V>
-HWY_INLINE void add_values(const PackedHead& head, const KeyBlock& block, int64_t size,
-                           const Destination<V>& to, const Scratch& scratch) {
+template <int V, typename Site>
+HWY_INLINE void add_values(const Site& site, const KeyBlock& block, const Destination<V>& to) {
+  using Products = typename Site::Products;
   const FloatTag d;
   constexpr int64_t width = V * kLanes;
-  for (int64_t c = 0; c < size; c += 4) {
-    outer_product_sums<V>(head.values + c * head.panel + 4 * block.first, scratch.scores,
-                          block.count, [&](int row, const FloatVec* sum) HWY_ATTR {
-                            float* part = scratch.part + (c + row) * width;
-                            float* out = scratch.out + (c + row) * width;
-                            for (int v = 0; v < V; ++v, part += kLanes, out += kLanes) {
-                              FloatVec x = to.off != nullptr ? hn::IfThenZeroElse(to.off[v], sum[v])
-                                                             : sum[v];
-                              if (!to.first) x = hn::MulAdd(hn::Load(d, part), to.fade[v], x);
-                              if (!to.last) {
-                                hn::Store(x, d, part);
-                                continue;
-                              }
-                              x = hn::Mul(x, to.share[v]);
-                              if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
-                              hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
-                            }
-                          });
+  for (int64_t c = 0; c < site.size; c += 4) {
+    outer_product_sums<V, Products>(
+        site.head.values_from(block.first, c), site.scratch->scores,
+        lanes_of<Products>(block.count), [&](int row, const FloatVec* sum) HWY_ATTR {
+          float* part = site.scratch->part + (c + row) * width;
+          float* out = site.scratch->out + (c + row) * width;
+          for (int v = 0; v < V; ++v, part += kLanes, out += kLanes) {
+            FloatVec x = to.off != nullptr ? hn::IfThenZeroElse(to.off[v], sum[v]) : sum[v];
+            if (!to.first) x = hn::MulAdd(hn::Load(d, part), to.fade[v], x);
+            if (!to.last) {
+              hn::Store(x, d, part);
+              continue;
+            }
+            x = hn::Mul(x, to.share[v]);
+            if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
+            hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
+          }
+        });
   }
 }
+
 // One softmax over the keys of segments [begin, end), the first of which stands at `key`.
-template <int V>
-void add_softmax(const Segments& segments, int64_t begin, int64_t end, int64_t key,
-                 const PackedHead& head, int64_t size, const Place& place, const Scratch& scratch) {
-  const bool shared = begin < segments.grouped;
+template <int V, typename Site>
+void add_softmax(const Site& site, int64_t begin, int64_t end, int64_t key) {
+  const bool shared = begin < site.segments->grouped;
   Softmax<V> softmax;
   FloatVec share[V];
   for (int64_t i = begin; i < end; ++i) {
-    const Segment& s = segments.list[i];
-    const Factors<V> factors(s, place, shared);
+    const Segment& s = site.segments->list[i];
+    const Factors<V> factors(s, site.place, shared);
     const bool whole = s.weight == 1.0f && s.mask == nullptr;
     const int64_t length = block_length(s.tokens);
     for (int64_t t = 0; t < s.tokens; t += length) {
       const KeyBlock block{key + t, HWY_MIN(length, s.tokens - t)};
       const bool last = i + 1 == end && t + length >= s.tokens;
-      weigh<V>(head, block, size, shared && !whole ? &factors : nullptr, scratch, softmax);
+      weigh<V>(site, block, shared && !whole ? &factors : nullptr, softmax);
       if (last) finish<V>(softmax, shared ? nullptr : &factors, share);
       const Destination<V> to{i == begin && t == 0,
                               last,
@@ -239,21 +243,21 @@ void add_softmax(const Segments& segments, int64_t begin, int64_t end, int64_t k
                               share,
                               shared && !whole ? factors.off : nullptr,
                               shared || whole ? nullptr : factors.off};
-      add_values<V>(head, block, size, to, scratch);
+      add_values<V>(site, block, to);
     }
     key += round_up(s.tokens, 4);
   }
 }
 
-template <int V>
-void tile(const Segments& segments, const PackedHead& head, int64_t size, const Place& place,
-          const Scratch& scratch) {
+template <int V, typename Site>
+void tile(const Site& site) {
+  const Segments& segments = *site.segments;
   const auto total = static_cast<int64_t>(segments.list.size());
-  if (total == 0) std::fill_n(scratch.out, round_up(size, 4) * V * kLanes, 0.0f);
+  if (total == 0) std::fill_n(site.scratch->out, round_up(site.size, 4) * V * kLanes, 0.0f);
   int64_t key = 0;
   for (int64_t begin = 0; begin < total;) {
     const int64_t end = begin < segments.grouped ? segments.grouped : begin + 1;
-    add_softmax<V>(segments, begin, end, key, head, size, place, scratch);
+    add_softmax<V>(site, begin, end, key);
     for (; begin < end; ++begin) key += round_up(segments.list[begin].tokens, 4);
   }
 }
@@ -267,7 +271,9 @@ struct Cut {
   std::vector<Segments> rows;  // of the batch
   int64_t most_keys = 0, workers, group, groups, blocks;
 
-  explicit Cut(const BranchAttentionParams& p) {
+  // `head_floats(keys)` are those of a packed head.
+  template <typename HeadFloats>
+  Cut(const BranchAttentionParams& p, const HeadFloats& head_floats) {
     int64_t keys = 0;
     for (int64_t b = 0; b < p.batch; ++b) {
       rows.push_back(collect_segments(p, b));
@@ -275,7 +281,7 @@ struct Cut {
       most_keys = HWY_MAX(most_keys, rows.back().keys);
     }
     workers = useful_threads(p, 2 * p.heads * p.queries * p.head_size * keys);
-    const int64_t fitting = kPackedFloats / HWY_MAX(PackedHead::floats(most_keys, p.head_size), 1);
+    const int64_t fitting = kPackedFloats / HWY_MAX(head_floats(most_keys), int64_t{1});
     const int64_t sharing = p.batch * p.kv_heads / workers;
     group = std::clamp(HWY_MIN(fitting, sharing), int64_t{1}, p.kv_heads);
     groups = (p.kv_heads + group - 1) / group;
@@ -287,10 +293,12 @@ struct Cut {
 template <typename Format>
 class LotWork {
  public:
+  using Head = PackedHead<typename Format::Products>;
+
   LotWork(const BranchAttentionParams& p, const Cut& cut, Arena::Scope& memory)
       : p_(p),
         cut_(cut),
-        head_floats_(PackedHead::floats(cut.most_keys, p.head_size)),
+        head_floats_(Head::floats(cut.most_keys, p.head_size)),
         packed_(memory.take(cut.group * head_floats_)),
         scratch_(memory, HWY_MIN(cut.most_keys, kBlockKeys), p.head_size) {}
 
@@ -308,14 +316,18 @@ class LotWork {
     for (int64_t h = first * p_.group(); h < last * p_.group(); ++h) {
       const HeadQueries queries{&p_.q, &p_.out, b, h, begin, end, p_.head_size, p_.scale * kLog2E};
       for_each_tile<Format>(queries, scratch_, [&](auto v, int64_t query, int64_t) {
-        tile<v()>(cut_.rows[b], head(b, p_.kv_head(h)), p_.head_size, {query, p_.queries},
-                  scratch_);
+        tile<v()>(Site<typename Format::Products>{&cut_.rows[b],
+                                                  head(b, p_.kv_head(h)),
+                                                  p_.head_size,
+                                                  queries.factor,
+                                                  {query, p_.queries},
+                                                  &scratch_});
       });
     }
   }
 
  private:
-  PackedHead head(int64_t b, int64_t kv_head) const {
+  Head head(int64_t b, int64_t kv_head) const {
     return {packed_ + kv_head % cut_.group * head_floats_, cut_.rows[b].keys, p_.head_size};
   }
 
@@ -329,7 +341,9 @@ class LotWork {
 
 template <typename Format>
 void run(const BranchAttentionParams& p) {
-  const Cut cut(p);
+  const Cut cut(p, [&](int64_t keys) {
+    return PackedHead<typename Format::Products>::floats(keys, p.head_size);
+  });
   TaskLots lots(p.batch * cut.groups, cut.blocks, cut.workers);
   run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
@@ -339,7 +353,7 @@ void run(const BranchAttentionParams& p) {
 }
 
 void branch_attention(const BranchAttentionParams& params) {
-  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
+  with_products(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

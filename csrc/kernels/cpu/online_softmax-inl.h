@@ -10,7 +10,8 @@
 //
 // Queries carry the factor log2(e), so that the exponentials are powers of two. Of a core's L2 the
 // run's queries and sums take up to 320 KiB, a block of 128 keys of size 64 takes 64 KiB; the
-// scores of W queries stay in L1 (12 KiB with AVX2). Included once per instruction set.
+// scores of W queries stay in L1 (12 KiB with AVX2). Pairs of bf16, of channels and then of keys,
+// take half of the space. Included once per instruction set.
 
 #if defined(ATTNPATCH_ONLINE_SOFTMAX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTNPATCH_ONLINE_SOFTMAX_INL_H_
@@ -75,7 +76,7 @@ class Requests {
   int64_t count_ = 0;
 };
 
-// One block of keys, packed: keys [key / 4][channel][4], values [channel / 4][key][4].
+// One block of keys, packed: keys [key / 4][lane][4], values [channel / 4][key or pair][4].
 struct Block {
   float *keys, *values;
   int64_t begin, count;
@@ -86,27 +87,29 @@ struct OnlineTile {
   float *queries, *scores, *top, *sum, *out;
 };
 
-// What a head's rows hold: channels of values, and those that scores are sums over.
-struct Channels {
-  int64_t values, scores;
+// What a head's rows hold: channels of values, and what scores are sums over.
+struct HeadSizes {
+  int64_t values;
+  ScoreLanes scores;
+  float factor;  // of the scores
 };
 
 // The working memory of one thread.
 struct State {
-  Channels channels;
-  float *queries, *out;  // [tile][channel][W]
+  HeadSizes sizes;
+  float *queries, *out;  // [tile][lane][W], [tile][channel][W]
   float *top, *sum;      // [tile][W]: running maximum of the scores, sum of the weights
   float* scores;         // [key][W]
   float* rows;           // kLanes rows of row_size, eight at least
   float* packed;         // the blocks of one head
-  int64_t row_size, query_size, packed_size;  // of a row; of a query; of a packed key and its value
+  int64_t row_size, query_size, packed_size;  // of a row, a query, a packed key and its value
 
-  // Queries are written four channels at a time, and where they have more than values in two parts.
-  State(Arena::Scope& memory, int64_t queries_count, int64_t keys_count, const Channels& of_head)
-      : channels(of_head),
+  // Queries are written four lanes at a time, and with a bias in two parts.
+  State(Arena::Scope& memory, int64_t queries_count, int64_t keys_count, const HeadSizes& of_head)
+      : sizes(of_head),
         row_size(round_up(of_head.values, HWY_MAX(kLanes, 4))),
-        query_size(round_up(of_head.scores + (of_head.scores > of_head.values ? 3 : 0),
-                            HWY_MAX(kLanes, 4))),
+        query_size(
+            round_up(of_head.scores.all() + (of_head.scores.biased ? 3 : 0), HWY_MAX(kLanes, 4))),
         packed_size(query_size + row_size) {
     const int64_t tiles = (queries_count + kWidth - 1) / kWidth;
     queries = memory.take(tiles * query_size * kWidth);
@@ -139,11 +142,12 @@ struct KeyRow {
 };
 
 // Packs a block of keys; row(i) is the KeyRow of key i, and put(i, panel) adds to a panel, behind
-// the channels of k, what else four keys have, of which i[0..3] are the numbers. What the last
+// the lanes of k, what else four keys have, of which i[0..3] are the numbers. What the last
 // panels lack is the last key once more, which changes no maximum and gets no weight.
 template <typename Format, typename Row, typename Put>
 void pack_block(const Block& block, const State& state, const Row& row, const Put& put) {
-  const int64_t size = state.channels.values, row_size = state.row_size;
+  using Products = typename Format::Products;
+  const int64_t size = state.sizes.values, row_size = state.row_size;
   const float *k[4], *v[4];
   int64_t number[4];
   for (int64_t key = 0; key < block.count; key += 4) {
@@ -151,47 +155,49 @@ void pack_block(const Block& block, const State& state, const Row& row, const Pu
       number[i] = block.begin + HWY_MIN(key + i, block.count - 1);
       const KeyRow<typename Format::T> from = row(number[i]);
       float* copy = state.rows + 2 * i * row_size;
-      k[i] = load_row<Format>(from.k, from.k_stride, size, copy);
-      v[i] = load_row<Format>(from.v, from.v_stride, size, copy + row_size);
+      k[i] = load_lanes<Format>(from.k, from.k_stride, size, copy);
+      v[i] = load_lanes<Format>(from.v, from.v_stride, size, copy + row_size);
     }
-    float* panel = block.keys + key * state.channels.scores;
-    pack_panel(k, size, panel);
-    put(number, panel + 4 * size);
-    pack_values(v, key, round_up(block.count, 4), size, block.values);
+    float* panel = block.keys + key * state.sizes.scores.all();
+    pack_panel(k, lanes_of<Products>(size), panel);
+    put(number, panel + 4 * lanes_of<Products>(size));
+    pack_values(Products(), v, block.count - key, key, round_up(block.count, 4), size,
+                block.values);
   }
 }
 
 // One tile of queries takes in one block of keys.
-template <int V>
-void take_in(const Block& block, const Channels& channels, const OnlineTile& tile,
+template <int V, typename Products>
+void take_in(const Block& block, const HeadSizes& sizes, const OnlineTile& tile,
              const Requests& requests) {
   const FloatTag d;
   float *const scores = tile.scores, *const top = tile.top, *const sum = tile.sum;
-  const int64_t count = block.count, size = channels.values;
+  const int64_t count = block.count, size = sizes.values;
   constexpr int64_t n = kLanes, width = V * kLanes;
   FloatVec new_top[V], factor[V], total[V];
   for (int v = 0; v < V; ++v) new_top[v] = hn::Load(d, top + v * n);
   for (int64_t key = 0; key < count; key += 4) {
     requests.send(key / 4);
-    score_panel<V, kDepth>(block.keys + key * channels.scores, tile.queries, channels.scores,
-                           scores + key * width, new_top);
+    score_panel<V, kDepth, Products>(block.keys + key * sizes.scores.all(), tile.queries,
+                                     sizes.scores, sizes.factor, scores + key * width, new_top);
   }
   for (int v = 0; v < V; ++v) {
     factor[v] = exp2_nonpositive(hn::Sub(hn::Load(d, top + v * n), new_top[v]));
     total[v] = hn::Mul(hn::Load(d, sum + v * n), factor[v]);
     hn::Store(new_top[v], d, top + v * n);
   }
-  sum_weights<V>(count, new_top, scores, total);
+  sum_weights<V, Products>(count, new_top, scores, total);
   for (int v = 0; v < V; ++v) hn::Store(total[v], d, sum + v * n);
   for (int64_t c = 0; c < size; c += 4) {
-    outer_product_sums<V>(block.values + c * round_up(count, 4), scores, count,
-                          [&](int channel, const FloatVec* sums) HWY_ATTR {
-                            float* to = tile.out + (c + channel) * width;
-                            for (int v = 0; v < V; ++v, to += n) {
-                              const FloatVec before = hn::Load(d, to);
-                              hn::Store(hn::MulAdd(before, factor[v], sums[v]), d, to);
-                            }
-                          });
+    outer_product_sums<V, Products>(block.values + c * lanes_of<Products>(round_up(count, 4)),
+                                    scores, lanes_of<Products>(count),
+                                    [&](int channel, const FloatVec* sums) HWY_ATTR {
+                                      float* to = tile.out + (c + channel) * width;
+                                      for (int v = 0; v < V; ++v, to += n) {
+                                        const FloatVec before = hn::Load(d, to);
+                                        hn::Store(hn::MulAdd(before, factor[v], sums[v]), d, to);
+                                      }
+                                    });
   }
 }
 
@@ -213,7 +219,7 @@ void end_tile(const OnlineTile& tile, const State& state) {
     const auto none = hn::Eq(hn::Load(d, tile.top + x), hn::Set(d, kNoKey));
     const FloatVec factor =
         hn::IfThenElse(none, hn::NaN(d), hn::Div(hn::Set(d, 1.0f), hn::Load(d, tile.sum + x)));
-    for (int64_t c = 0; c < state.channels.values; ++c) {
+    for (int64_t c = 0; c < state.sizes.values; ++c) {
       float* at = tile.out + c * width + x;
       hn::Store(hn::Mul(hn::Load(d, at), factor), d, at);
     }
@@ -235,7 +241,7 @@ std::vector<int64_t> lots_of_one_head(const std::vector<Task>& tasks) {
 // pack(block, state) and request(begin, end, requests), which asks for rows; Queries have count(),
 // load<V>(i, tile, state) and store<V>(i, tile, state) of the W queries from i on, and the same
 // requests for their rows: request_queries(i, requests) and request_results(i, requests).
-template <typename Keys, typename Queries>
+template <typename Products, typename Keys, typename Queries>
 void attend(const Keys& keys, const Queries& queries, bool packed, const State& state) {
   const int64_t all = keys.count(), length = block_length(all), count = queries.count();
   const int64_t tiles = (count + kWidth - 1) / kWidth;
@@ -264,7 +270,7 @@ void attend(const Keys& keys, const Queries& queries, bool packed, const State& 
           queries.template load<v()>(i, tile, state);
           begin_tile<v()>(tile, state);
         }
-        take_in<v()>(block, state.channels, tile, requests);
+        take_in<v(), Products>(block, state.sizes, tile, requests);
         if (last) {
           end_tile<v()>(tile, state);
           queries.template store<v()>(i, tile, state);

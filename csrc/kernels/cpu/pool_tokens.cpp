@@ -54,7 +54,7 @@ void collect_window(const PoolTokensParams& p, const Rectangle& tile, int64_t in
 template <typename Format>
 const float* whole_row(const typename Format::T* row, int64_t stride, int64_t size,
                        float* scratch) {
-  if (size % kLanes == 0) return load_row<Format>(row, stride, size, scratch);
+  if (size % kLanes == 0) return load_lanes<Format>(row, stride, size, scratch);
   convert_row<Format>(row, stride, size, scratch);
   return scratch;
 }

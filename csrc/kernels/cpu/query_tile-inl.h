@@ -48,10 +48,17 @@ struct Scratch {
   }
 };
 
-// Can a row be read and written in place, four values at a time?
+// Are whole rows read as they stand, four lanes at a time?
 template <typename Format>
-bool in_place(const AttentionView& view, int64_t size) {
-  return std::is_same_v<Format, Float32> && view.channel_stride == 1 && size % 4 == 0;
+bool read_in_place(const AttentionView& view, int64_t size) {
+  return kRowsAreLanes<Format> && view.channel_stride == 1 &&
+         size % (4 * Format::Products::kTerms) == 0;
+}
+
+// Are they written so? Results are fp32.
+template <typename Format>
+bool written_in_place(const AttentionView& view, int64_t size) {
+  return std::is_same_v<Format, Float32> && read_in_place<Format>(view, size);
 }
 
 // Tokens of a tensor that become a tile, or that a tile is written to.
@@ -63,31 +70,35 @@ struct TileRows {
   int64_t row_size;
 };
 
-// queries[channel][W], times the factor, of the rows; lanes past the last repeat one of them.
+// queries[channel][W], times the factor, of the rows, or their pairs without it, which is then one
+// of the scores; lanes past the last repeat one of them.
 template <typename Format>
 void load_rows(const TileRows& tile, const typename Format::T* const* tokens, float factor,
                float* queries) {
+  using Products = typename Format::Products;
+  const bool direct = read_in_place<Format>(*tile.view, tile.size);
   for (int64_t base = 0; base < tile.width; base += kLanes) {
     const float* rows[kLanes] = {};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       float* copy = tile.copies + lane * tile.row_size;
       if (base + lane >= tile.count) {
         rows[lane] = rows[0];
-      } else if (in_place<Format>(*tile.view, tile.size)) {
+      } else if (direct) {
         rows[lane] = reinterpret_cast<const float*>(tokens[base + lane]);
       } else {
-        convert_row<Format>(tokens[base + lane], tile.view->channel_stride, tile.size, copy);
+        copy_lanes<Format>(tokens[base + lane], tile.view->channel_stride, tile.size, copy);
         rows[lane] = copy;
       }
     }
-    columns_from_rows(rows, round_up(tile.size, 4), factor, tile.width, queries + base);
+    const int64_t lanes = round_up(lanes_of<Products>(tile.size), 4);
+    columns_from_rows<Products>(rows, lanes, factor, tile.width, queries + base);
   }
 }
 
 // The way back: out[channel][W] into the rows.
 template <typename Format>
 void store_rows(const TileRows& tile, const float* out, typename Format::T* const* tokens) {
-  const bool direct = in_place<Format>(*tile.view, tile.size);
+  const bool direct = written_in_place<Format>(*tile.view, tile.size);
   for (int64_t base = 0; base < tile.count; base += kLanes) {
     const int64_t used = HWY_MIN(kLanes, tile.count - base);
     float* rows[kLanes];

@@ -13,10 +13,13 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cpu/bfloat16_pairs.h"
+#include "kernels/cpu/products-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
 
@@ -39,12 +42,14 @@ HWY_INLINE void copy4(const float* from, float* to) { std::memcpy(to, from, 4 * 
 // fp32 and the two half formats, one vector at a time. Rounding is to nearest even.
 struct Float32 {
   using T = float;
+  using Products = FloatProducts;
   static HWY_INLINE FloatVec load(const T* from) { return hn::LoadU(FloatTag(), from); }
   static HWY_INLINE void store(FloatVec x, T* to) { hn::StoreU(x, FloatTag(), to); }
 };
 
 struct Float16 {
   using T = hwy::float16_t;
+  using Products = FloatProducts;
   using Tag = hn::Rebind<T, FloatTag>;
   static HWY_INLINE FloatVec load(const T* from) {
     return hn::PromoteTo(FloatTag(), hn::LoadU(Tag(), from));
@@ -54,6 +59,7 @@ struct Float16 {
 
 struct BFloat16 {
   using T = uint16_t;
+  using Products = FloatProducts;
   using Tag = hn::Rebind<T, FloatTag>;
   using Bits = hn::RebindToUnsigned<FloatTag>;
   static HWY_INLINE FloatVec load(const T* from) {
@@ -71,6 +77,13 @@ struct BFloat16 {
   }
 };
 
+#if ATTNPATCH_BFLOAT16_PAIRS
+// bf16 whose products need no conversion.
+struct BFloat16Pairs : BFloat16 {
+  using Products = BFloat16Products;
+};
+#endif
+
 // Calls body with the format of a dtype as its template argument.
 template <class Body>
 void with_dtype(Dtype dtype, const Body& body) {
@@ -82,6 +95,17 @@ void with_dtype(Dtype dtype, const Body& body) {
     case Dtype::kBFloat16:
       return body.template operator()<BFloat16>();
   }
+}
+
+// The same, with pairs where the machine multiplies them.
+template <class Body>
+void with_products(Dtype dtype, const Body& body) {
+#if ATTNPATCH_BFLOAT16_PAIRS
+  if (dtype == Dtype::kBFloat16 && bfloat16_pairs()) {
+    return body.template operator()<BFloat16Pairs>();
+  }
+#endif
+  with_dtype(dtype, body);
 }
 
 // One row of `size` values as contiguous fp32, the last vector filled up with zeros.
@@ -111,14 +135,41 @@ HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64
   }
 }
 
-// The same, or the row itself where it already is contiguous fp32.
+// A row as it is, contiguous, the last vector of floats filled up with zeros.
+template <typename T>
+HWY_INLINE void copy_row(const T* row, int64_t stride, int64_t size, float* out) {
+  T* to = reinterpret_cast<T*>(out);
+  for (int64_t i = 0; i < size; ++i) to[i] = row[i * stride];
+  constexpr int64_t n = kLanes * static_cast<int64_t>(sizeof(float) / sizeof(T));
+  std::fill(to + size, to + round_up(size, n), T{});
+}
+
+// Are rows, which are contiguous, lanes of the format's products as they stand?
 template <typename Format>
-HWY_INLINE const float* load_row(const typename Format::T* row, int64_t stride, int64_t size,
-                                 float* scratch) {
-  if constexpr (std::is_same_v<Format, Float32>) {
-    if (stride == 1) return row;
+constexpr bool kRowsAreLanes = sizeof(typename Format::T) * Format::Products::kTerms ==
+                               sizeof(float);
+
+// A row as lanes of the format's products, fp32 or pairs, the last vector filled up with zeros.
+template <typename Format>
+HWY_INLINE void copy_lanes(const typename Format::T* row, int64_t stride, int64_t size,
+                           float* out) {
+  if constexpr (kRowsAreLanes<Format>) {
+    copy_row(row, stride, size, out);
+  } else {
+    convert_row<Format>(row, stride, size, out);
   }
-  convert_row<Format>(row, stride, size, scratch);
+}
+
+// The same, or the row itself where it is such lanes.
+template <typename Format>
+HWY_INLINE const float* load_lanes(const typename Format::T* row, int64_t stride, int64_t size,
+                                   float* scratch) {
+  if constexpr (kRowsAreLanes<Format>) {
+    if (stride == 1 && size % Format::Products::kTerms == 0) {
+      return reinterpret_cast<const float*>(row);
+    }
+  }
+  copy_lanes<Format>(row, stride, size, scratch);
   return scratch;
 }
 
@@ -141,6 +192,7 @@ HWY_INLINE void store_row(const float* values, int64_t size, typename Format::T*
 
 #if HWY_TARGET == HWY_SCALAR
 
+template <typename Products>
 HWY_INLINE void columns_from_rows(const float* const rows[1], int64_t size, float factor,
                                   int64_t width, float* out) {
   for (int64_t c = 0; c < size; ++c) out[c * width] = rows[0][c] * factor;
@@ -188,8 +240,9 @@ HWY_INLINE void store_blocks(D d, hn::Vec<D> x, float* const* rows, int64_t colu
   }
 }
 
-// out[channel][lane] = factor * rows[lane][channel]; `size` is a multiple of 4, `width` a row of
-// out.
+// out[channel][lane] = rows[lane][channel], times the factor where queries carry it; `size` is a
+// multiple of 4, `width` a row of out.
+template <typename Products>
 HWY_INLINE void columns_from_rows(const float* const rows[kLanes], int64_t size, float factor,
                                   int64_t width, float* out) {
   const FloatTag d;
@@ -198,7 +251,7 @@ HWY_INLINE void columns_from_rows(const float* const rows[kLanes], int64_t size,
     FloatVec x[4];
     for (int i = 0; i < 4; ++i) x[i] = load_blocks(d, rows + i, c);
     transpose_blocks(x);
-    for (int i = 0; i < 4; ++i) hn::Store(hn::Mul(x[i], f), d, out + (c + i) * width);
+    for (int i = 0; i < 4; ++i) hn::Store(Products::query(x[i], f), d, out + (c + i) * width);
   }
 }
 

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cpu/products-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -36,41 +37,97 @@ constexpr int64_t block_length(int64_t keys) {
 // The running maximum before any key: below all scores but minus infinity, whose keys are none.
 constexpr float kNoKey = std::numeric_limits<float>::lowest();
 
-// Scores of four keys, and their maxima with what stands in top. Sums longer than Depth are made of
-// several: that is more exact, and slower.
-template <int V, int64_t Depth>
-HWY_INLINE void score_panel(const float* panel, const float* queries, int64_t size, float* scores,
-                            FloatVec* top) {
-  const FloatTag d;
-  int64_t i = 0;
-  for (; size - i > Depth; i += Depth) {
-    outer_product_block<V>(panel + 4 * i, queries + i * V * kLanes, Depth, i > 0, scores);
+// What a score is a sum over: lanes of products, and fp32 numbers behind them. A bias is such
+// numbers, or lanes like the others where those are fp32.
+struct ScoreLanes {
+  int64_t products, floats;
+  bool biased;
+
+  template <typename Products>
+  static ScoreLanes of(int64_t size, int64_t bias = 0) {
+    const int64_t lanes = lanes_of<Products>(size);
+    if (Products::kTerms == 1) return {lanes + bias, 0, bias > 0};
+    return {lanes, bias, bias > 0};
   }
-  outer_product_sums<V>(panel + 4 * i, queries + i * V * kLanes, size - i,
+  int64_t all() const { return products + floats; }
+};
+
+// Scores of four keys, and their maxima with what stands in top. Sums longer than Depth are made of
+// several: that is more exact, and slower. `factor` is of pairs' products alone.
+template <int V, int64_t Depth, typename Products = FloatProducts>
+HWY_INLINE void score_panel(const float* panel, const float* queries, const ScoreLanes& lanes,
+                            float factor, float* scores, FloatVec* top) {
+  const FloatTag d;
+  constexpr int64_t width = V * kLanes;
+  const FloatVec times = hn::Set(d, factor);
+  FloatVec before[V];
+  for (int v = 0; v < V; ++v) before[v] = top[v];
+  int64_t i = 0;
+  for (; lanes.products - i > Depth; i += Depth) {
+    outer_product_block<V, Products>(panel + 4 * i, queries + i * width, Depth, i > 0, scores);
+  }
+  outer_product_sums<V, Products>(panel + 4 * i, queries + i * width, lanes.products - i,
+                                  [&](int row, const FloatVec* sum) HWY_ATTR {
+                                    float* to = scores + row * width;
+                                    for (int v = 0; v < V; ++v, to += kLanes) {
+                                      const FloatVec whole =
+                                          i > 0 ? hn::Add(sum[v], hn::Load(d, to)) : sum[v];
+                                      const FloatVec x = Products::score(whole, times);
+                                      hn::Store(x, d, to);
+                                      top[v] = hn::Max(top[v], x);
+                                    }
+                                  });
+  if (Products::kTerms == 1 || lanes.floats == 0) return;
+  for (int v = 0; v < V; ++v) top[v] = before[v];  // those were no whole scores
+  outer_product_sums<V>(panel + 4 * lanes.products, queries + lanes.products * width, lanes.floats,
                         [&](int row, const FloatVec* sum) HWY_ATTR {
-                          float* to = scores + row * V * kLanes;
+                          float* to = scores + row * width;
                           for (int v = 0; v < V; ++v, to += kLanes) {
-                            const FloatVec x = i > 0 ? hn::Add(sum[v], hn::Load(d, to)) : sum[v];
+                            const FloatVec x = hn::Add(sum[v], hn::Load(d, to));
                             hn::Store(x, d, to);
                             top[v] = hn::Max(top[v], x);
                           }
                         });
 }
 
-// Scores of `count` keys become weights, whose sum is added to total.
-template <int V>
-HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
+// Scores of `count` keys become weights, weight(v, score) of vector v, which stand in their place,
+// as lanes of products with values: [key][V vectors], or pairs of keys. Their sums are added to
+// total.
+template <int V, typename Products, typename Weight>
+HWY_INLINE void make_weights(int64_t count, float* scores, FloatVec* total, const Weight& weight) {
   const FloatTag d;
+  constexpr int64_t n = kLanes, width = V * kLanes;
   FloatVec sum[V];
   for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
-  for (int64_t key = 0; key < count; ++key) {
-    for (int v = 0; v < V; ++v, scores += kLanes) {
-      const FloatVec weight = exp2_nonpositive(hn::Sub(hn::Load(d, scores), top[v]));
-      sum[v] = hn::Add(sum[v], weight);
-      hn::Store(weight, d, scores);
+  if constexpr (Products::kTerms == 1) {
+    for (int64_t key = 0; key < count; ++key, scores += width) {
+      for (int v = 0; v < V; ++v) {
+        const FloatVec x = weight(v, hn::Load(d, scores + v * n));
+        sum[v] = hn::Add(sum[v], x);
+        hn::Store(x, d, scores + v * n);
+      }
+    }
+  } else {
+    float* to = scores;
+    for (int64_t key = 0; key < count; key += 2, scores += 2 * width, to += width) {
+      for (int v = 0; v < V; ++v) {
+        const FloatVec first = weight(v, hn::Load(d, scores + v * n));
+        const FloatVec second =
+            key + 1 < count ? weight(v, hn::Load(d, scores + width + v * n)) : hn::Zero(d);
+        sum[v] = hn::Add(sum[v], hn::Add(first, second));
+        hn::Store(Products::pair(first, second), d, to + v * n);
+      }
     }
   }
   for (int v = 0; v < V; ++v) total[v] = hn::Add(total[v], sum[v]);
+}
+
+// The weights of a softmax whose largest score is top.
+template <int V, typename Products = FloatProducts>
+HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
+  make_weights<V, Products>(count, scores, total, [top](int v, FloatVec score) HWY_ATTR {
+    return Products::exp2(hn::Sub(score, top[v]));
+  });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -121,7 +121,7 @@ struct TileQueries {
     const T* tokens[width] = {};
     for (int64_t n = 0; n < some; ++n) tokens[n] = q + token(i + n) * p->q.token_stride;
     const TileRows rows{&p->q, some, p->head_size, width, state.rows, state.row_size};
-    load_rows<Format>(rows, tokens, p->scale * kLog2E, to.queries);
+    load_rows<Format>(rows, tokens, state.sizes.factor, to.queries);
   }
 
   template <int V>
@@ -174,21 +174,24 @@ void run(const TileAttentionParams& p) {
   }
   const int64_t all = p.batch * p.heads * p.tiling.height * p.tiling.width;
   const int64_t work = 2 * all * keys * p.head_size;
+  using Products = typename Format::Products;
+  const HeadSizes sizes{p.head_size, ScoreLanes::of<Products>(p.head_size), p.scale * kLog2E};
   TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
   run_workers(p, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
-    const State state(memory, queries, keys, {p.head_size, p.head_size});
+    const State state(memory, queries, keys, sizes);
     int64_t before = -1;
     for (int64_t i; (i = worker.take()) >= 0; before = i) {
       const bool packed = before >= 0 && tasks[i].has_keys_of(tasks[before]);
       const TileKeys<Format> keys_of_task(p, tasks[i].tile, tasks[i].b, tasks[i].kv_head);
-      attend(keys_of_task, TileQueries<Format>(p, keys_of_task.tile, tasks[i]), packed, state);
+      attend<Products>(keys_of_task, TileQueries<Format>(p, keys_of_task.tile, tasks[i]), packed,
+                       state);
     }
   });
 }
 
 void tile_attention(const TileAttentionParams& params) {
-  with_dtype(params.dtype, [&]<class Format>() { run<Format>(params); });
+  with_products(params.dtype, [&]<class Format>() { run<Format>(params); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -83,60 +83,20 @@ HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
   return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
-// sums[4][V vectors] = sum over i < depth of panel[i][4] ⊗ columns[i][V vectors], handed row by row
-// to put(row, sums of the row). Registers: 4·V accumulators, V columns, one broadcast: 11 for V =
-// 2, 21 for V = 4. Unrolled: counting the loop is a quarter of its instructions, which costs time
-// where a second thread shares the core.
-template <int V, typename Put>
-HWY_INLINE void outer_product_sums(const float* HWY_RESTRICT panel,
-                                   const float* HWY_RESTRICT columns, int64_t depth,
-                                   const Put& put) {
+// The same to a relative error below 3e-6, for what is rounded to fewer bits.
+HWY_INLINE FloatVec coarse_exp2_nonpositive(FloatVec x) {
   const FloatTag d;
-  constexpr int64_t n = kLanes;
-  FloatVec sum0[V], sum1[V], sum2[V], sum3[V];
-  for (int v = 0; v < V; ++v) sum0[v] = sum1[v] = sum2[v] = sum3[v] = hn::Zero(d);
-  HWY_UNROLL(4)
-  for (int64_t i = 0; i < depth; ++i, panel += 4, columns += V * n) {
-    FloatVec column[V];
-    for (int v = 0; v < V; ++v) column[v] = hn::Load(d, columns + v * n);
-    const FloatVec a0 = hn::Set(d, panel[0]);
-    for (int v = 0; v < V; ++v) sum0[v] = hn::MulAdd(a0, column[v], sum0[v]);
-    const FloatVec a1 = hn::Set(d, panel[1]);
-    for (int v = 0; v < V; ++v) sum1[v] = hn::MulAdd(a1, column[v], sum1[v]);
-    const FloatVec a2 = hn::Set(d, panel[2]);
-    for (int v = 0; v < V; ++v) sum2[v] = hn::MulAdd(a2, column[v], sum2[v]);
-    const FloatVec a3 = hn::Set(d, panel[3]);
-    for (int v = 0; v < V; ++v) sum3[v] = hn::MulAdd(a3, column[v], sum3[v]);
-  }
-  put(0, sum0);
-  put(1, sum1);
-  put(2, sum2);
-  put(3, sum3);
-}
-
-// The sums into out[4][V vectors], on top of what stands there if `more`.
-template <int V>
-HWY_INLINE void outer_product_block(const float* panel, const float* columns, int64_t depth,
-                                    bool more, float* HWY_RESTRICT out) {
-  const FloatTag d;
-  outer_product_sums<V>(panel, columns, depth, [&](int row, const FloatVec* sum) HWY_ATTR {
-    float* to = out + row * V * kLanes;
-    for (int v = 0; v < V; ++v, to += kLanes) {
-      hn::Store(more ? hn::Add(sum[v], hn::Load(d, to)) : sum[v], d, to);
-    }
-  });
-}
-
-// The whole sum, in blocks: a long sum of roundings grows with its length, a sum of sums less.
-template <int V>
-HWY_INLINE void outer_product(const float* panel, const float* columns, int64_t depth, float* out) {
-  constexpr int64_t kBlock = 40;
-  int64_t i = 0;
-  do {
-    outer_product_block<V>(panel + 4 * i, columns + i * V * kLanes, HWY_MIN(kBlock, depth - i),
-                           i > 0, out);
-    i += kBlock;
-  } while (i < depth);
+  const hn::RebindToSigned<FloatTag> di;
+  x = at_least(hn::Set(d, -126.0f), x);
+  const FloatVec magic = hn::Set(d, 12583039.0f);
+  const FloatVec shifted = hn::Add(x, magic);
+  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
+  FloatVec p = hn::Set(d, 0.00957010221f);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.0559178591f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.240247443f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.693121791f));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.999999285f));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 }  // namespace HWY_NAMESPACE
