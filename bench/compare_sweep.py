@@ -37,6 +37,7 @@ from attnpatch.studies.runner import Runner
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 WINDOWS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.3, 0.7))
 TOKENS = 4
+RANGE = 400.0  # what latents of the narrow model reach in all: -145 to 178
 
 
 class NarrowModel:
@@ -84,7 +85,7 @@ class NarrowModel:
             width=SIDE * self.pipeline.vae_scale_factor,
             output_type="latent",
         ).images
-        return latents.permute(0, 2, 3, 1).numpy()
+        return latents.permute(0, 2, 3, 1).numpy() / RANGE + 0.5
 
     def steps(self, cell: Cell) -> int:
         """Return how many steps a cell has."""

@@ -31,8 +31,8 @@ def main() -> int:
         nargs="+",
         default=[],
         metavar="VERSION",
-        help=f"releases of torch to try, instead of {' and '.join(filter(None, check.TORCHES))} "
-        "and the newest",
+        help="releases of torch to try with each Python; by default the newest, and "
+        f"{' and '.join(filter(None, check.TORCHES))} with the last Python",
     )
     parser.add_argument("--sdist", action="store_true", help="build the sdist alone")
     arguments = parser.parse_args()

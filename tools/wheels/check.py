@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wheels import cuda, debian_root, symbols
-from wheels.attempts import Attempts, Run
+from wheels.attempts import OPERATORS, OPERATORS_TESTS, Attempts, Run
 from wheels.build import DIST, NEEDED
 from wheels.interpreters import (
     find_interpreters,
@@ -30,7 +30,7 @@ NEIGHBOURS = ("cv2", "onnxruntime", "insightface", "attnpatch")
 """Modules with libraries of their own, which one process may import in any order."""
 
 _FOLDER = ROOT / "build" / "check"
-_TESTS = ("pytest>=8", "hypothesis>=6", "expecttest")
+_TESTS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "expecttest")
 _BESIDE = ("opencv-python-headless", "onnxruntime>=1.18", "insightface>=2")
 
 
@@ -42,7 +42,8 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
     versions
         Versions of Python; by default all of the machine's that have a wheel.
     torches
-        Releases of torch, "" for the newest; `TORCHES` by default.
+        Releases of torch to try with each Python, "" for the newest. By default that, and all of
+        `TORCHES` with the last Python: modules of all Pythons take the same names from torch.
     """
     wheels = {_python_of(wheel): wheel for wheel in sorted(DIST.glob("*.whl"))}
     found = {v: path for v, path in find_interpreters(versions).items() if v in wheels}
@@ -50,10 +51,11 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
         raise FileNotFoundError(f"{DIST}: expected wheels, got none; ./run wheels builds them")
     _prepare()
     attempts = Attempts(_FOLDER)
-    for version, interpreter in found.items():
+    last = list(found)[-1]
+    for version, interpreter in reversed(found.items()):
         symbols.check(wheels[version], cuda=cuda.is_wanted())
         name = ""
-        for torch in torches or TORCHES:
+        for torch in torches or (TORCHES if version == last else TORCHES[-1:]):
             remove_environment(name)  # each takes gigabytes
             name = f"check-{version}-torch-{torch or 'newest'}"
             release = f"torch=={torch}.*" if torch else "torch"
@@ -62,10 +64,10 @@ def check_all(versions: Sequence[str], torches: Sequence[str]) -> bool:
             attempts.run(_alone(name, f"Python {version}, torch {_torch_of(python)}", python))
         if version == debian_root.PYTHON:
             attempts.run(debian_root.wheel_runs(name, _FOLDER))
-            attempts.run(_sdist(interpreter))
+            attempts.run(_sdist(interpreter), together=False)
             remove_environment("sdist")
         install(python, *_BESIDE)
-        attempts.run(_beside(version, python, all_orders=version == list(found)[-1]))
+        attempts.run(_beside(version, python, all_orders=version == last))
         remove_environment(name)
     print(f"{attempts.done} attempts, {attempts.failed} failed")
     return attempts.failed == 0
@@ -77,12 +79,14 @@ def _python_of(wheel: Path) -> str:
 
 
 def _prepare() -> None:
-    """Put the operators' tests, generated face networks and a picture where no sources are."""
+    """Put tests, a page that they read, generated networks and a picture where no sources are."""
     shutil.rmtree(_FOLDER, ignore_errors=True)
     (_FOLDER / "networks").mkdir(parents=True)
     # Where a test is of the sources' own tools, there is nothing to test.
     of_tools = shutil.ignore_patterns("test_cuda_resources.py", "__pycache__")
-    shutil.copytree(ROOT / "tests_py" / "ops", _FOLDER / "ops", ignore=of_tools)
+    shutil.copytree(ROOT / OPERATORS, _FOLDER / OPERATORS, ignore=of_tools)
+    (_FOLDER / "docs").mkdir()
+    shutil.copyfile(ROOT / "docs" / "cuda.md", _FOLDER / "docs" / "cuda.md")
     shutil.copyfile(Path(__file__).with_name("neighbours.py"), _FOLDER / "neighbours.py")
     for sdist in DIST.glob("*.tar.gz"):
         shutil.copyfile(sdist, _FOLDER / sdist.name)
@@ -101,11 +105,11 @@ def _alone(name: str, place: str, python: Path) -> Iterable[Run]:
     program = python.with_name("attnpatch")
     page = f"{name}-face.png"
     commands: dict[str, Sequence[str | Path]] = {
+        "operators' tests": (python, "-m", *OPERATORS_TESTS),
         "import": (python, "-c", f"import {', '.join(debian_root.MODULES)}"),
         "doctor": (program, "doctor"),
         "demo": (program, "demo", "--output", f"{name}-demo.png"),
         "face": (program, "face", "picture.png", "--models", "networks", "--output", page),
-        "operators' tests": (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops"),
     }
     for what, command in commands.items():
         yield place, what, command, _environment(python)

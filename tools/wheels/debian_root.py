@@ -9,14 +9,11 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wheels import cuda
+from wheels.attempts import OPERATORS_TESTS, Run
 from wheels.interpreters import ENVIRONMENTS
 from wheels.libraries import ROOT
-
-if TYPE_CHECKING:
-    from wheels.attempts import Run
 
 SUITE, PYTHON = "trixie", "3.13"
 MODULES = ["attnpatch", "attnpatch._core", "attnpatch._vision"]
@@ -48,10 +45,10 @@ def wheel_runs(environment: str, folder: Path) -> Iterable[Run]:
         return
     cli = (*enter, "-m", "attnpatch_command")
     commands: dict[str, Sequence[str]] = {
+        "operators' tests": (*enter, "-m", *OPERATORS_TESTS),
         "import": (*enter, "-c", f"import {', '.join(MODULES)}"),
         "demo": (*cli, "demo", "--output", "debian.png"),
         "face": (*cli, "face", "picture.png", "--models", "networks", "--output", "face.png"),
-        "operators' tests": (*enter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops"),
     }
     for what, command in commands.items():
         yield f"bare Debian {SUITE}", what, command, _ENVIRONMENT
@@ -75,7 +72,7 @@ def sdist_runs(environment: str, folder: Path) -> Iterable[Run]:
         "sdist": (*pip, "--break-system-packages", sdist.name),
         "doctor": (*enter, "-m", "attnpatch_command", "doctor"),
         "a word about faces": (*enter, "-c", faces),
-        "operators' tests": (*enter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "ops"),
+        "operators' tests": (*enter, "-m", *OPERATORS_TESTS),
     }
     for what, command in commands.items():
         yield f"bare Debian {SUITE} with a compiler", what, command, _ENVIRONMENT

@@ -206,9 +206,14 @@ def _is_admitted(device: torch.device, name: str, dtype: str, call_class: str) -
     return admission.choice_for(device, name, dtype, call_class).kernel
 
 
+def has_autocast(device: str) -> bool:
+    """Whether autocast knows a type of devices; the compiler of torch 2.10 does not see into it."""
+    return torch.amp.is_autocast_available(device)
+
+
 # As torch.compiler.assume_constant_result does, which imports all of the compiler for it: files are
 # not read by a compiled program.
-_CONSTANTS: tuple[Any, ...] = (_admitted_cuda_kernels, _is_admitted)
+_CONSTANTS: tuple[Any, ...] = (_admitted_cuda_kernels, _is_admitted, has_autocast)
 for _constant in _CONSTANTS:
     _constant._dynamo_marked_constant = True
 
@@ -228,7 +233,7 @@ def with_autocast(
         By position.
     """
     device = arguments[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not (has_autocast(device) and torch.is_autocast_enabled(device)):
         return function(*arguments)
     dtype = torch.get_autocast_dtype(device)
     arguments = [_to(a, dtype) if i in cast else a for i, a in enumerate(arguments)]
