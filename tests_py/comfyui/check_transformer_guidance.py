@@ -62,6 +62,8 @@ def doubled(case, given, batch, rows, negative):
             value = torch.cat([value, value[rows]])
         elif isinstance(value, list):
             value = [torch.cat([v, v[rows]]) if len(v) == batch else v for v in value]
+        elif name == "control" and value:
+            value = {k: [torch.cat([v, v[rows]]) for v in many] for k, many in value.items()}
         made[name] = value
     text = given["c_crossattn"]
     of_rows = negative.expand(len(text) // batch * len(rows), -1, -1)
@@ -214,6 +216,26 @@ def test_references_before_the_image():
     assert relative(sample_transformer(almost, case, **options), plain) < 1e-5
     found = sample_transformer(ap.patch_model(model, patch(negative_of(case, 3))), case, **options)
     assert relative(found, plain) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("grid", "tokens", "references", "told"),
+    [
+        (GRID, 40, (), "the padding of an image"),
+        (WHOLE, 40, ((4, 8),), "reference pictures"),
+        (WHOLE, 40, (), None),
+        (GRID, 3, ((4, 8),), None),
+    ],
+)
+def test_what_a_longer_negative_moves_is_told_once(grid, tokens, references, told, caplog):
+    if not hasattr(comfy.supported_models, "ZImage"):
+        pytest.skip("this ComfyUI has no ZImage")
+    case = CASES["z_image"]
+    model = ap.patch_model(make_transformer(case), patch(negative_of(case, tokens)))
+    sample_transformer(model, case, grid=grid, references=references)
+    found = [r.getMessage() for r in caplog.records if r.name == "attnpatch"]
+    assert len(found) == (told is not None)
+    assert all(told in message for message in found)
 
 
 def test_negatives_of_other_models_are_refused(case, model):

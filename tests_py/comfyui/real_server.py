@@ -26,8 +26,17 @@ HERE = Path(__file__).parent
 PACK = HERE.parents[1] / "comfyui" / "attnpatch_nodes"
 V3 = "from attnpatch.nodes import comfy_entrypoint\n"
 EXAMPLES = sorted((PACK / "example_workflows" / "api").glob("*.json"))
-STAND_INS = {"CheckpointLoaderSimple": "TinyCheckpoint", "CLIPVisionLoader": "TinyImageEncoder"}
-SMALL = {"EmptyLatentImage": {"width": 128, "height": 192}, "KSampler": {"steps": 2}}
+STAND_INS = {
+    "CheckpointLoaderSimple": "TinyCheckpoint",
+    "CLIPVisionLoader": "TinyImageEncoder",
+    "UNETLoader": "TinyTransformer",
+    "CLIPLoader": "TinyTextEncoder",
+    "DualCLIPLoader": "TinyTextEncoder",
+    "VAELoader": "TinyVae",
+}
+LOADERS = "TinyCheckpoint", "TinyTransformer"
+_SIZE = {"width": 128, "height": 192}
+SMALL = {"EmptyLatentImage": _SIZE, "EmptySD3LatentImage": _SIZE, "KSampler": {"steps": 2}}
 START_TIMEOUT, RUN_TIMEOUT = 300, 180  # seconds
 
 

@@ -107,6 +107,12 @@ def test_gains_and_guidance_of_cond_alone(name, guided):
     assert torch.equal(run(pipeline, inputs), plain)
 
 
+def test_words_are_not_found_without_an_encoder():
+    pipeline, _ = make("FluxAutoBlocks")
+    with pytest.raises(TypeError, match=r"expected a pipeline .* encodes prompts, got FluxModular"):
+        ap.word_weights(pipeline, "a (red:1.4) hat")
+
+
 @pytest.mark.parametrize("name", ["Krea2AutoBlocks", "Krea2TurboAutoBlocks"])
 def test_texts_that_a_pipeline_brings_to_another_dtype(name):
     pipeline, inputs = make(name)

@@ -70,7 +70,7 @@ def test_without_a_gain_nothing_changes(named):
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3, 4.0])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 3])
 def test_words(named, gain, batch):
     _, case, model = named
     references = REFERENCES if case.references else ()

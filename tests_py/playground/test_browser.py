@@ -168,6 +168,7 @@ def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page):
     waiting.locator("#plain", has_text="queue").wait_for()
     served.click("#generate")
     waiting.click("#stop")
+    waiting.locator("#times", has_text="Stopped.").wait_for()
     stopped.click("#stop")
     stopped.locator("#times", has_text="Stopped.").wait_for()
     served.locator("#times", has_text="With patches").wait_for()

@@ -24,6 +24,20 @@ def test_only_the_one_who_asks_is_stopped_and_only_this_time():
         again()
 
 
+def test_who_leaves_the_queue_is_not_served_and_may_come_again():
+    stops = Stops()
+    stops.wait("a")
+    assert stops.stop("a")
+    with stops.serving("a") as left, pytest.raises(Stopped):
+        left()
+    assert not stops.stop("a")
+    stops.wait("a")
+    stops.stop("a")
+    stops.wait("a")
+    with stops.serving("a") as again:
+        again()
+
+
 def test_a_stopped_picture_ends_at_its_next_step_and_the_model_serves_the_next(model, references):
     playground, stops, steps = Playground(model), Stops(), []
     settings = replace(model.defaults, steps=20, prompts=(PromptSettings(references[0]),))

@@ -4,6 +4,9 @@
 #include "kernels/cpu/arena.h"
 
 #include <hwy/aligned_allocator.h>
+#ifdef __MINGW32__
+#include <pthread.h>
+#endif
 
 #include <algorithm>
 #include <cstddef>
@@ -68,9 +71,28 @@ Arena::Scope::Scope(Arena& arena)
 
 Arena::Scope::~Scope() { arena_->give_back(blocks_, used_); }
 
+#ifdef __MINGW32__
+// GCC for Windows destroys a thread's objects when their memory is gone already (its bug 83562).
+Arena& thread_arena() {
+  static const pthread_key_t key = [] {
+    pthread_key_t made;
+    if (pthread_key_create(&made, [](void* arena) { delete static_cast<Arena*>(arena); }) != 0) {
+      throw std::bad_alloc();
+    }
+    return made;
+  }();
+  auto* arena = static_cast<Arena*>(pthread_getspecific(key));
+  if (arena == nullptr) {
+    arena = new Arena;
+    pthread_setspecific(key, arena);
+  }
+  return *arena;
+}
+#else
 Arena& thread_arena() {
   thread_local Arena arena;
   return arena;
 }
+#endif
 
 }  // namespace attnpatch::kernels

@@ -90,6 +90,7 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
                     progress(share, what)
 
                 try:
+                    check()
                     settings = read_fields(*_grouped(values, list(rest)))
                     for result in playground.run(settings, tell):
                         yield _shown(result, folder)
@@ -101,6 +102,10 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
         def stop_running(request: gr.Request) -> object:
             return "Stopped." if stops.stop(request.session_hash) else gr.skip()
 
+        def wait(request: gr.Request) -> None:
+            stops.wait(request.session_hash)
+
+        button.click(wait, queue=False, api_visibility="private")
         running = button.click(
             run,
             fields,
@@ -110,7 +115,7 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
             api_visibility="private",
             show_progress_on=outputs[:2],
         )
-        # First what runs is told; who still waits in the queue is taken out of it then.
+        # What runs is told, or will be when its turn comes; then the page waits no more.
         stop.click(stop_running, None, outputs[2], queue=False, api_visibility="private").then(
             None, cancels=[running]
         )
@@ -186,7 +191,8 @@ def _example_row(picture: gr.Image, examples: list[str]) -> None:
         examples,
         show_label=False,
         columns=len(examples),
-        height="auto",
+        height=None,
+        elem_classes="examples",
         allow_preview=False,
         object_fit="contain",
         buttons=[],

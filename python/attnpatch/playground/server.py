@@ -27,6 +27,11 @@ _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'"
 )
+# All examples in one row, on a phone too, and no taller than they are.
+_STYLE = """
+.examples, .examples .grid-wrap {height: auto !important; min-height: 0 !important}
+.examples .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
+"""
 
 
 def private(folder: Path) -> None:
@@ -83,6 +88,7 @@ def make_app(playground: Playground, folder: Path, *, local: bool = True) -> Fas
         footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None},
         show_error=True,
+        css=_STYLE,
         theme=gr.themes.Base(primary_hue="orange", font=["system-ui", "sans-serif"]).set(
             # White on it is read at a contrast of 5 to 1.
             button_primary_background_fill="*primary_700",

@@ -16,15 +16,25 @@ class Stopped(Exception):
 
 
 class Stops:
-    """Knows who is being served."""
+    """Knows who waits, and who is being served."""
 
     def __init__(self) -> None:
         self._running: dict[str | None, threading.Event] = {}
+        self._waiting: set[str | None] = set()
+        self._left: set[str | None] = set()
+
+    def wait(self, session: str | None) -> None:
+        """Have a visitor wait for a picture; who left before has come back."""
+        self._waiting.add(session)
+        self._left.discard(session)
 
     @contextmanager
     def serving(self, session: str | None) -> Iterator[Callable[[], None]]:
-        """While a visitor is served: gives what is called at each step, and raises `Stopped`."""
+        """While a visitor is served: gives what is called before each step; it raises `Stopped`."""
         wanted = self._running[session] = threading.Event()
+        self._waiting.discard(session)
+        if session in self._left:
+            wanted.set()
 
         def check() -> None:
             if wanted.is_set():
@@ -33,12 +43,16 @@ class Stops:
         try:
             yield check
         finally:
+            self._waiting.discard(session)
+            self._left.discard(session)
             if self._running.get(session) is wanted:
                 del self._running[session]
 
     def stop(self, session: str | None) -> bool:
-        """Stop a visitor's picture at its next step; False where none is being made."""
+        """Stop a visitor's picture, at its next step or before its first; False: none is due."""
         wanted = self._running.get(session)
         if wanted is not None:
             wanted.set()
-        return wanted is not None
+        elif session in self._waiting:
+            self._left.add(session)
+        return wanted is not None or session in self._waiting

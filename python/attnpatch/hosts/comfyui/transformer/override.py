@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.engine import UNCOND, Call, JointLayer, Site, SiteAttention, TextGuides
+from attnpatch.engine import (
+    IMAGE,
+    PADDING,
+    REFERENCE,
+    UNCOND,
+    Call,
+    JointLayer,
+    Site,
+    SiteAttention,
+    TextGuides,
+)
 from attnpatch.hosts.comfyui.optimized_attention import DEFAULTS, has_kernel
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.transformer.families import Family, Sequence
@@ -23,6 +34,8 @@ from attnpatch.hosts.comfyui.transformer.negative_rows import (
 )
 
 __all__ = ["OVERRIDE", "AttentionOverride", "TransformerWrapper"]
+
+_log = logging.getLogger("attnpatch")
 
 OVERRIDE = "optimized_attention_override"
 _CALL = "attnpatch_sequence"
@@ -44,6 +57,7 @@ class TransformerWrapper:
     def __init__(self, group: PatchedModel, family: Family) -> None:
         self._group = group
         self._family = family
+        self._told_of_positions = False
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the network; the host calls it."""
@@ -88,12 +102,33 @@ class TransformerWrapper:
             multiple=getattr(network, "pad_tokens_multiple", None) or 1,
         )
         sequence = family.sequence(network, added.arguments)
+        longer = added.arguments[family.text].shape[1] > given[family.text].shape[1]
+        if longer and family.follows_text:
+            self._tell_of_positions(sequence)
         first = sequence.prompt
         hidden = tuple((first + start, first + stop) for start, stop in added.hidden)
         if hidden:
             tokens = with_padding(sequence.queries, first, added.own)
             sequence = replace(sequence, queries=tokens, keys=tokens)
         return with_rows(call, negative.rows, hidden), sequence, added.arguments
+
+    def _tell_of_positions(self, sequence: Sequence) -> None:
+        """Warn once where a longer text moves the image away from what stays where it is."""
+        keys = sequence.keys
+        image, last = keys.find(IMAGE), keys.spans[-1]
+        padded = image is not None and image is not last and last.name == PADDING
+        what = "the padding of an image whose tokens are no multiple of 32" if padded else None
+        if keys.find(REFERENCE) is not None:
+            what = "reference pictures"
+        if what is not None and not self._told_of_positions:
+            self._told_of_positions = True
+            _log.warning(
+                "NormalizedAttentionGuidance: the negative is longer than the prompt, which moves "
+                "prompt and image of %s away from %s, so that the picture changes a little more "
+                "than it should; a negative of at most as many tokens as the prompt is exact",
+                self._group.run.table.family,
+                what,
+            )
 
     def _prepare(self, running: _Running, given: dict[str, Any]) -> None:
         """Make what the layers will read, before the network runs."""
