@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from measuring import Measuring, add_arguments
 from torch import Tensor
 
 import attnpatch as ap
@@ -126,8 +127,10 @@ def take(host: Host, model: Any, kind: str) -> list[Taken]:
     return found[: len(slots)]
 
 
-def extra_cost(call: Callable[[int], Any], alone: Callable[[int], Any], rounds: int) -> float:
-    """Return how much more CPU time a call takes than another, in seconds.
+def cpu_times(
+    call: Callable[[int], Any], alone: Callable[[int], Any], rounds: int
+) -> tuple[float, float]:
+    """Return the CPU time that each of two calls takes, in seconds.
 
     Both in turn; of each the tenth percentile, for what else a machine does only adds.
     """
@@ -138,7 +141,7 @@ def extra_cost(call: Callable[[int], Any], alone: Callable[[int], Any], rounds: 
             function(number)
             found.append(time.thread_time() - begin)
     ours, direct = (statistics.quantiles(found, n=10)[0] for found in times)
-    return ours - direct
+    return ours, direct
 
 
 def per_site(
@@ -146,8 +149,8 @@ def per_site(
     taken: list[Taken],
     direct: Callable[[Taken], Callable[[], Tensor]],
     rounds: int,
-) -> float:
-    """Return microseconds a site beside its arithmetic."""
+) -> tuple[float, float]:
+    """Return microseconds a site beside its arithmetic, and the arithmetic's time over all."""
     calls = [(slots[one.key], one) for one in taken]
     arithmetic = [direct(one) for one in taken]
     options = []
@@ -166,7 +169,8 @@ def per_site(
     for number in range(min(3, rounds)):
         patched(number)
         alone(number)
-    return 1e6 * extra_cost(patched, alone, rounds) / len(taken)
+    ours, direct = cpu_times(patched, alone, rounds)
+    return 1e6 * (ours - direct) / len(taken), direct / ours
 
 
 def heads_of(one: Taken) -> list[Tensor]:
@@ -250,26 +254,29 @@ def public_case(host: Host, family: str) -> tuple[Any, ...]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=200, help="UNet calls of each case")
+    add_arguments(parser, rounds=200)
     parser.add_argument("--families", nargs="+", default=["sd1", "sdxl"], choices=list(NAMES))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    host_name = "the real ComfyUI" if REAL else "the tests' host"
-    print(
-        f"µs of CPU time a layer, beside its arithmetic; {host_name}, torch {torch.__version__}\n"
-    )
-    print("| model | layers | patch | µs |\n| --- | ---: | --- | ---: |")
-    for family in arguments.families:
-        host = real_host(family) if REAL else protocol_host(family)
-        rows = cases(host)
-        if REAL and PUBLIC:
-            rows.append(public_case(host, family))
-        for what, model, kind, direct in rows:
-            with torch.inference_mode():
-                taken = take(host, model, kind)
-                slots = model.model_options["transformer_options"]["patches_replace"][kind]
-                time_each = per_site(slots, taken, direct, arguments.rounds)
-            print(f"| {NAMES[family]} | {len(taken)} | {what} | {time_each:.1f} |", flush=True)
+    args = parser.parse_args()
+    if args.dtype != "float32":
+        parser.error(f"--dtype: expected float32, got {args.dtype}")
+    args.threads = 1
+    torch.set_num_threads(args.threads)
+    notes = "CPU time beside a layer's arithmetic", "ComfyUI" if REAL else "the tests' host"
+    with Measuring(args, *notes).running() as measuring:
+        table = measuring.table(
+            "overhead", ("model", "layers", "patch"), ("µs a layer", "/arithmetic")
+        )
+        for family in args.families:
+            host = real_host(family) if REAL else protocol_host(family)
+            rows = cases(host)
+            if REAL and PUBLIC:
+                rows.append(public_case(host, family))
+            for what, model, kind, direct in rows:
+                with torch.inference_mode():
+                    taken = take(host, model, kind)
+                    slots = model.model_options["transformer_options"]["patches_replace"][kind]
+                    figures = per_site(slots, taken, direct, args.rounds)
+                table.add((NAMES[family], len(taken), what), figures)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def with_lora(model, strength=1.0):
             lora[f"{key}.lora_down.weight"] = noise(2, weight.shape[1], seed=len(lora), scale=0.3)
             lora[f"{key}.alpha"] = torch.tensor(2.0)
     assert lora
-    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0.0)[0]
+    sd = importlib.import_module("comfy.sd")
+    return sd.load_lora_for_models(model, None, lora, strength, 0.0)[0]
 
 
 def test_lora(case, model):

@@ -267,7 +267,7 @@ def test_other_networks_and_orders_are_refused(model):
 
     flux = make_comfy()
     flux.model.diffusion_model = Flux()
-    with pytest.raises(ValueError, match=r"network is a Flux.*expected SD1"):
+    with pytest.raises(TypeError, match=r"expected a UNet of SD1.*that is a Flux"):
         ap.patch_model(flux, make_prompt())
     with pytest.raises(ValueError, match="cond_or_uncond"):
         ap.patch_model(model, make_prompt(), cond_or_uncond=(1, 0))

@@ -127,6 +127,7 @@ void tile(const Head& head, int64_t keys, int64_t size, int64_t count, Scratch& 
   for (int64_t key = 0; key < keys; key += 4) {
     score_panel<V, kDepth>(head.keys_from(key), scratch.queries, lanes, 1.0f,
                            scratch.scores + key * width, top);
+    scratch.send_requests();
   }
   for (int64_t key = 0; key < keys; key += kKeyBlock) {
     const int64_t some = HWY_MIN(kKeyBlock, keys - key);
@@ -225,9 +226,15 @@ void run_tasks(const AttentionColumnMeanParams& p, const Slices& slices, ColumnP
       std::memset(column, 0, sizeof(float) * static_cast<size_t>(parts.stride));
     }
     const int64_t begin = slice * slices.queries;
-    const HeadQueries queries{
-        &p.q,        &p.out,          b, h, begin, HWY_MIN(begin + slices.queries, p.queries),
-        p.head_size, p.scale * kLog2E};
+    const HeadQueries queries{&p.q,
+                              &p.out,
+                              b,
+                              h,
+                              begin,
+                              HWY_MIN(begin + slices.queries, p.queries),
+                              p.head_size,
+                              p.scale * kLog2E,
+                              (p.keys + 3) / 4};
     for_each_tile<Format>(queries, scratch, [&](auto v, int64_t, int64_t count) {
       tile<v()>(head, p.keys, p.head_size, count, scratch, column);
     });

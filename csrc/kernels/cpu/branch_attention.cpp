@@ -40,7 +40,7 @@ namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int64_t kDepth = 40;  // of a sum of scores
+constexpr int64_t kDepth = 80;  // of a sum of scores
 
 inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
   Segments segments;
@@ -129,7 +129,7 @@ struct Site {
   int64_t size;
   float factor;  // of the scores
   Place place;
-  const Scratch* scratch;
+  Scratch* scratch;
 };
 
 // Keys of a segment in packed panels, `first` being the place of their first.
@@ -151,6 +151,7 @@ HWY_INLINE void weigh(const Site& site, const KeyBlock& block, const Factors<V>*
   for (int64_t key = 0; key < block.count; key += 4) {
     score_panel<V, kDepth, Products>(site.head.keys_from(block.first + key), site.scratch->queries,
                                      lanes, site.factor, scores + key * V * kLanes, largest);
+    site.scratch->send_requests();
   }
   for (int v = 0; v < V; ++v) {
     if (factors != nullptr) {
@@ -314,7 +315,8 @@ class LotWork {
     const int64_t begin = task % cut_.blocks * Cut::kBlock;
     const int64_t end = HWY_MIN(begin + Cut::kBlock, p_.queries);
     for (int64_t h = first * p_.group(); h < last * p_.group(); ++h) {
-      const HeadQueries queries{&p_.q, &p_.out, b, h, begin, end, p_.head_size, p_.scale * kLog2E};
+      const HeadQueries queries{
+          &p_.q, &p_.out, b, h, begin, end, p_.head_size, p_.scale * kLog2E, cut_.rows[b].keys / 4};
       for_each_tile<Format>(queries, scratch_, [&](auto v, int64_t query, int64_t) {
         tile<v()>(Site<typename Format::Products>{&cut_.rows[b],
                                                   head(b, p_.kv_head(h)),

@@ -31,11 +31,44 @@ namespace hn = hwy::HWY_NAMESPACE;
 // multiply-adds a cycle with a latency of four want; three measured slower.
 constexpr int kTileVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
 
+// Rows of a tensor to ask for ahead of their use: a head's rows lie apart, out of reach of the
+// hardware's prefetch. They are asked for in equal shares, since a core waits when it asks for many
+// at a time.
+class RowsAhead {
+ public:
+  RowsAhead() = default;
+  template <typename T>
+  RowsAhead(const T* rows, int64_t stride, int64_t count, int64_t size, int64_t shares)
+      : row_(reinterpret_cast<const char*>(rows)),
+        stride_(stride * static_cast<int64_t>(sizeof(T))),
+        bytes_(size * static_cast<int64_t>(sizeof(T))),
+        left_(count),
+        share_((count + shares - 1) / shares) {}
+
+  HWY_INLINE void send_share() {
+    constexpr int64_t kLine = 64;
+    for (int64_t i = HWY_MIN(share_, left_); i > 0; --i, --left_, row_ += stride_) {
+      for (int64_t byte = 0; byte < bytes_; byte += kLine) hwy::Prefetch(row_ + byte);
+    }
+  }
+
+ private:
+  const char* row_ = nullptr;
+  int64_t stride_ = 0, bytes_ = 0, left_ = 0, share_ = 0;
+};
+
 // The working memory of one thread: queries [channel][W], scores [key][W], part and out
 // [channel][W], and rows.
 struct Scratch {
   float *queries, *scores, *part, *out, *rows;
   int64_t row_size;
+  RowsAhead next_queries, results;
+
+  // With each panel of keys.
+  HWY_INLINE void send_requests() {
+    next_queries.send_share();
+    results.send_share();
+  }
 
   Scratch(Arena::Scope& memory, int64_t key_count, int64_t size)
       : row_size(round_up(size, kLanes > 4 ? kLanes : 4)) {
@@ -144,21 +177,12 @@ void with_vectors(int64_t vectors, const Body& body) {
   }
 }
 
-// Asks for rows ahead of their use: a head's rows lie apart, out of reach of the hardware's
-// prefetch.
-template <typename T>
-HWY_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int64_t size) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < count; ++i, rows += stride) {
-    for (int64_t c = 0; c < size; c += kLine) hwy::Prefetch(rows + c);
-  }
-}
-
 // Queries [begin, end) of one head, and where their results go.
 struct HeadQueries {
   const AttentionView *q, *out;
   int64_t b, h, begin, end, size;
-  float factor;  // of the scores
+  float factor;    // of the scores
+  int64_t panels;  // of keys, with each of which scratch.send_requests() is called
 };
 
 // Loads tile after tile, calls body(vectors, query, count) with the vectors as a constant, the
@@ -176,8 +200,10 @@ void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
     const int64_t count = HWY_MIN(left, width);
     TileRows tile{a.q, count, a.size, width, scratch.rows, scratch.row_size};
     load_queries<Format>(tile, q + query * q_stride, a.factor, scratch.queries);
-    prefetch_rows(q + (query + count) * q_stride, q_stride, HWY_MIN(left - count, width), a.size);
-    prefetch_rows(out + query * out_stride, out_stride, count, a.size);
+    const int64_t shares = HWY_MAX(a.panels, int64_t{1}), next = query + count;
+    scratch.next_queries =
+        RowsAhead(q + next * q_stride, q_stride, HWY_MIN(left - count, width), a.size, shares);
+    scratch.results = RowsAhead(out + query * out_stride, out_stride, count, a.size, shares);
     with_vectors<kTileVectors>(vectors, [&](auto v) { body(v, query, count); });
     tile.view = a.out;
     store_output<Format>(tile, scratch.out, out + query * out_stride);

@@ -40,63 +40,36 @@ HWY_INLINE FloatVec at_least(FloatVec bound, FloatVec x) {
 // of the scores may lose it (Max above); the exponential of that score does not, and with it the
 // sum by which all are divided.
 
-// exp(x) for x <= 0, relative error below 1e-7. x = whole ln 2 + f with |f| <= ln 2 / 2: a minimax
-// polynomial of degree 6 for exp(f), times 2^whole. Adding 1.5 * 2^23 + 127 rounds to a whole
-// number, which then stands in the sum's lowest bits as an exponent; ln 2 is subtracted in two
-// parts, so that f keeps its bits. Below -87 the result stays at exp(-87): next to the largest
-// exponential, which is 1, that is zero. A NaN stays a NaN, whatever its bits: it goes through the
-// polynomial and a product.
-HWY_INLINE FloatVec exp_nonpositive(FloatVec x) {
+// 2^x for x <= 0 by a polynomial for |f| <= 1/2, its highest power first: x = whole + f, 2^f times
+// 2^whole. Adding 1.5 * 2^23 + 127 rounds to a whole number, which then stands in the sum's lowest
+// bits as an exponent. Below -126 the result stays there: next to the largest exponential, which is
+// 1, that is zero. A NaN stays a NaN, whatever its bits: it goes through the polynomial and a
+// product.
+template <int64_t Count>
+HWY_INLINE FloatVec exp2_by(const float (&powers)[Count], FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = at_least(hn::Set(d, -87.0f), x);
+  x = at_least(hn::Set(d, -126.0f), x);
   const FloatVec magic = hn::Set(d, 12583039.0f);
-  const FloatVec shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), magic);
-  const FloatVec whole = hn::Sub(shifted, magic);
-  FloatVec f = hn::NegMulAdd(whole, hn::Set(d, 0.693145752f), x);
-  f = hn::NegMulAdd(whole, hn::Set(d, 1.42860677e-6f), f);
-  FloatVec p = hn::Set(d, 0.00138368458f);
-  p = hn::MulAdd(p, f, hn::Set(d, 0.0083748158f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.0416682256f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.166664202f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.499999921f));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  const FloatVec shifted = hn::Add(x, magic);
+  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
+  FloatVec p = hn::Set(d, powers[0]);
+  for (int64_t i = 1; i < Count; ++i) p = hn::MulAdd(p, f, hn::Set(d, powers[i]));
   return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
-// 2^x for x <= 0, relative error below 1e-7, in the same way; below -126 the result stays there.
+// By minimax polynomials: to a relative error below 2.2e-7, and, for what is rounded to fewer bits,
+// below 3e-6.
 HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
-  const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  x = at_least(hn::Set(d, -126.0f), x);
-  const FloatVec magic = hn::Set(d, 12583039.0f);
-  const FloatVec shifted = hn::Add(x, magic);
-  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
-  FloatVec p = hn::Set(d, 0.000154614448f);
-  p = hn::MulAdd(p, f, hn::Set(d, 0.00134004280f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.00961805694f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.0555032715f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.240226507f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.693147182f));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  constexpr float kPowers[] = {0.00132764725f, 0.00967554096f, 0.0555071309f,
+                               0.240221202f,   0.693146944f,   1.00000012f};
+  return exp2_by(kPowers, x);
 }
 
-// The same to a relative error below 3e-6, for what is rounded to fewer bits.
 HWY_INLINE FloatVec coarse_exp2_nonpositive(FloatVec x) {
-  const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  x = at_least(hn::Set(d, -126.0f), x);
-  const FloatVec magic = hn::Set(d, 12583039.0f);
-  const FloatVec shifted = hn::Add(x, magic);
-  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
-  FloatVec p = hn::Set(d, 0.00957010221f);
-  p = hn::MulAdd(p, f, hn::Set(d, 0.0559178591f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.240247443f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.693121791f));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.999999285f));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  constexpr float kPowers[] = {0.00957010221f, 0.0559178591f, 0.240247443f, 0.693121791f,
+                               0.999999285f};
+  return exp2_by(kPowers, x);
 }
 
 }  // namespace HWY_NAMESPACE

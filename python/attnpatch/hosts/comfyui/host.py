@@ -56,9 +56,10 @@ def patch_model(
 
     Raises
     ------
+    TypeError
+        If its network is of no family that is known; the message lists those.
     ValueError
-        If the model has no layers that patches know, or the patches are made for others; the
-        message names both.
+        If the patches are made for other layers; the message names both.
     """
     if cond_or_uncond is not None and not callable(cond_or_uncond):
         raise ValueError(
@@ -148,10 +149,10 @@ def _unet(model: Any) -> Any:
     """Return the network of a model, which is to be a UNet."""
     unet = model.model.diffusion_model
     if not has_sd_names(unet):
-        raise ValueError(
-            f"model: its network is a {type(unet).__name__}, which has no cross-attention like that"
-            " of Stable Diffusion's UNets; expected SD1.x, SD2.x, SDXL or a relative of them, or a "
-            f"transformer of {', '.join(sorted(name for _, name in FAMILIES))}"
+        raise TypeError(
+            "model: expected a UNet of SD1.x, SD2.x, SDXL or a relative of them, or a transformer "
+            f"of {', '.join(sorted(name for _, name in FAMILIES))}; got a network that is a "
+            f"{type(unet).__name__}"
         )
     return unet
 
