@@ -155,5 +155,3 @@ def test_a_cell_in_jupyterlab(page):
     last = page.locator(".jp-CodeCell").nth(2)
     last.get_by_text("the very picture: True").wait_for()
     last.get_by_text("drawn: True plain: None").wait_for()
-    if folder := os.environ.get("PICTURES_OF_PAGES"):
-        page.screenshot(path=f"{folder}/explore.png")
