@@ -140,7 +140,8 @@ template <typename T>
 HWY_INLINE void copy_row(const T* row, int64_t stride, int64_t size, float* out) {
   T* to = reinterpret_cast<T*>(out);
   for (int64_t i = 0; i < size; ++i) to[i] = row[i * stride];
-  constexpr int64_t n = kLanes * static_cast<int64_t>(sizeof(float) / sizeof(T));
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(T));
+  constexpr int64_t n = kLanes * int64_t{4} / kBytes;  // in a vector of floats
   std::fill(to + size, to + round_up(size, n), T{});
 }
 
