@@ -18,7 +18,7 @@ from running import run
 
 import attnpatch as ap
 from attnpatch.studies.results.png import to_png
-from attnpatch.studies.results.records import picture_name, write_order, write_records
+from attnpatch.studies.results.records import Entry, picture_name, write_order, write_records
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.table import plain
 
@@ -337,7 +337,7 @@ def test_the_reader_takes_results_of_the_command(server, folders):
         store.write(record["file"], to_png(np.full((side, 6, 3), 255, np.uint8), {}))
         write_records(store, [record])
     study.save(store.folder / "study.toml")
-    write_order(store, [cell.id for cell in cells])
+    write_order(store, [Entry(cell.id, (cell.place,)) for cell in cells])
     images, _, _, count = run("AttentionPatchesSweepResults", folder="theirs")["result"]
     assert count == 4 and images.shape == (4, 6, 6, 3)
     assert images[0, 0].max() == 0 and images[0, 1:5].min() == 1  # in the middle of black

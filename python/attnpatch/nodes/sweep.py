@@ -17,7 +17,14 @@ from attnpatch.nodes.own_server import OwnServer, Refused
 from attnpatch.nodes.spec import Input, NodeSpec, Output, Result
 from attnpatch.studies.cells import digest_of_file
 from attnpatch.studies.results.publish import publish
-from attnpatch.studies.results.records import done, is_done, picture_name, read_order, write_order
+from attnpatch.studies.results.records import (
+    Entry,
+    done,
+    is_done,
+    picture_name,
+    read_order,
+    write_order,
+)
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.workflow.graph import leading_to, reached_from
 from attnpatch.studies.workflow.results import saving_prompt, write_cell
@@ -142,13 +149,13 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     finished = done(run.store, ids)
     there = len(run.store.names("pictures"))
     if len(finished) == len(ids):
-        _write(run, study, ids)
+        _write(run, study, cells)
         return _show(run)
     told = [(one.get("extra_pnginfo") or {}).get(_TOLD) or {} for one in server.waiting()]
     waiting = {one.get("id") for one in told if one.get("folder") == run.folder}
     left = [cell for cell in cells if cell.id not in finished and cell.id not in waiting]
     _queue_all(server, run, left)
-    _write(run, study, ids)  # no cell begins before this node ends
+    _write(run, study, cells)  # no cell begins before this node ends
     text = f"{run.folder}: {len(ids)} cells, {len(finished)} done, {len(left)} queued"
     waits = len(ids) - len(finished) - len(left)
     text += f", {waits} in the queue already" if waits else ""
@@ -157,9 +164,9 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     return Result((_blocked(), text), {"text": (text,)})
 
 
-def _write(run: _Run, study: WorkflowStudy, ids: Sequence[str]) -> None:
+def _write(run: _Run, study: WorkflowStudy, cells: Sequence[WorkflowCell]) -> None:
     study.write(run.store)
-    write_order(run.store, ids)
+    write_order(run.store, [Entry(cell.id, (cell.place,)) for cell in cells])
 
 
 def _queue_all(server: OwnServer, run: _Run, cells: Iterable[WorkflowCell]) -> None:
@@ -220,9 +227,9 @@ def _record(run: _Run, images: Any, model: Any) -> Result:
 def _show(run: _Run) -> Result:
     """Write the table, the sheet and the page of what is done, and let others have the folder."""
     results = attnpatch.load_study(run.store.location)
-    ids = read_order(run.store)
-    publish(results.study, ids, list(done(run.store, ids).values()), run.store)
-    text = f"{run.folder}: {len(results)} of {len(ids)} cells done"
+    order = read_order(run.store)
+    publish(results.study, order, done(run.store, (one.id for one in order)), run.store)
+    text = f"{run.folder}: {len(results)} of {len(order)} cells done"
     shown: dict[str, Any] = {"text": (text,)}
     if not results:
         return Result((_blocked(), text), shown)

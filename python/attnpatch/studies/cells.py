@@ -37,6 +37,8 @@ class Cell:
         The values of the axes that lead here; no part of what the cell is.
     folder
         Where relative paths start.
+    also
+        Other values of the axes that lead to the same cell: those of a patch that is off.
     """
 
     model: Table
@@ -44,6 +46,7 @@ class Cell:
     patches: Table
     place: Table = field(default=EMPTY, compare=False)
     folder: Path = field(default=Path(), compare=False, repr=False)
+    also: tuple[Table, ...] = field(default=(), compare=False, repr=False)
 
     @functools.cached_property
     def id(self) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
 from attnpatch.studies.results.loading import StudyResults, load_study
 from attnpatch.studies.results.publish import publish
-from attnpatch.studies.results.records import done, write_order
+from attnpatch.studies.results.records import Entry, done, write_order
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
 
@@ -78,8 +78,8 @@ def run_study(
         raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
     cells = all_cells(study)
     store = Store(folder)
-    ids = [cell.id for cell in cells]
-    finished = done(store, ids)
+    order = order_of(cells, len(study))
+    finished = done(store, (entry.id for entry in order))
     if store.has("study.toml") and not resume:
         raise FileExistsError(
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
@@ -87,7 +87,7 @@ def run_study(
         )
     runs = make_engine(engine, **options) if isinstance(engine, str) else engine
     _write_study(study, store)
-    write_order(store, ids)
+    write_order(store, order)
     plan = make_plan(cells, finished)
     job = Job(model_of(study, model), store.location, rows, dict(measures or {}))
     shown: Progress = Quiet()
@@ -102,8 +102,16 @@ def run_study(
                         shown.cells(len(records))
     finally:
         shown.close()
-        publish(study, ids, list(finished.values()), store)
+        publish(study, order, finished, store)
     return load_study(store.location)
+
+
+def order_of(cells: Sequence[Cell], asked: int) -> list[Entry]:
+    """Return a study's cells as its results list them; the first ones are those `asked` for."""
+    return [
+        Entry(cell.id, (cell.place, *cell.also), number < asked)
+        for number, cell in enumerate(cells)
+    ]
 
 
 def all_cells(study: Study) -> list[Cell]:

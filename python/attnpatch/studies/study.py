@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,13 @@ class Study:
         for axes in self.axes:
             rows = [Table({**row, **more}) for row in rows for more in axes]
         made = (cell_of(self.model, self.pipeline, self.patches, row, self.folder) for row in rows)
-        return tuple({cell.id: cell for cell in made}.values())
+        found: dict[str, list[Cell]] = {}
+        for cell in made:
+            found.setdefault(cell.id, []).append(cell)
+        return tuple(
+            replace(cell, also=tuple(one.place for one in others)) if others else cell
+            for cell, *others in found.values()
+        )
 
     @property
     def source(self) -> str:

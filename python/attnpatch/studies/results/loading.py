@@ -17,7 +17,7 @@ from PIL import Image
 
 from attnpatch.engine import PatchStack
 from attnpatch.studies.results.png import read_metadata
-from attnpatch.studies.results.records import Record, done, read_order
+from attnpatch.studies.results.records import Record, done, placed, read_order
 from attnpatch.studies.results.rows import as_rows, cell_of_table
 from attnpatch.studies.results.sheet import make_sheet
 from attnpatch.studies.results.stacks import stack_from_json
@@ -154,9 +154,9 @@ def load_study(folder: str | os.PathLike[str]) -> StudyResults:
     """
     store = Store(folder)
     study = _read_study(store)
-    ids = read_order(store)
-    records = done(store, ids)
-    return StudyResults(study, [records[cell] for cell in ids if cell in records], store)
+    order = read_order(store)
+    records = done(store, (entry.id for entry in order))
+    return StudyResults(study, placed(order, records), store)
 
 
 def _read_study(store: Store) -> Study | WorkflowStudy:

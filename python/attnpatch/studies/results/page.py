@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ def write_page(study: Swept, records: Sequence[Record], cells: int, store: Store
     names = list(study.axis_names)
     measures = sorted({name for record in records for name in record["measures"]})
     values: list[dict[str, int]] = [_axis_values(study, name, records) for name in names]
-    rows = [_row(record, names, values, measures) for record in records]
+    rows = [
+        _row(record, place, names, values, measures)
+        for record in records
+        for place in record["places"]
+    ]
     chunks = [rows[place : place + _CHUNK] for place in range(0, len(rows), _CHUNK)]
     for number, chunk in enumerate(chunks):
         store.write(f"page/cells-{number:03}.js", f"sweep.add({_script(chunk)});\n".encode())
@@ -53,28 +57,31 @@ def _axis_values(study: Swept, name: str, records: Sequence[Record]) -> dict[str
     for axes in study.axes:
         if name in axes.names:
             drawn = axes.join == "random"
-    for record in records:
-        if name in record["place"]:
-            value = record["place"][name]
-            found.setdefault(json.dumps(value), value)
+    for place in (place for record in records for place in record["places"]):
+        if name in place:
+            found.setdefault(json.dumps(place[name]), place[name])
     if drawn and all(isinstance(v, int | float) for v in found.values()):
         found = dict(sorted(found.items(), key=lambda pair: pair[1]))
     return {text: number for number, text in enumerate(found)}
 
 
 def _row(
-    record: Record, names: Sequence[str], values: Sequence[dict[str, int]], measures: Sequence[str]
+    record: Record,
+    place: Mapping[str, Any],
+    names: Sequence[str],
+    values: Sequence[dict[str, int]],
+    measures: Sequence[str],
 ) -> list[Any]:
-    """Return a cell as the page reads it: id, patched, places on the axes, measures, time."""
+    """Return a cell as the page reads it: id, asked for, places on the axes, measures, time."""
     places = [
-        found[json.dumps(record["place"][name])] if name in record["place"] else -1
+        found[json.dumps(place[name])] if name in place else -1
         for name, found in zip(names, values, strict=True)
     ]
     numbers = [record["measures"].get(name) for name in measures]
     rounded = [None if number is None else float(f"{number:.6g}") for number in numbers]
     return [
         record["id"],
-        int(record["patched"]),
+        int(record["asked"]),
         places,
         rounded,
         float(f"{record['seconds_per_step']:.4g}"),

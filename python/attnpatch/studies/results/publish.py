@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attnpatch.studies.results.page import write_page
-from attnpatch.studies.results.records import Record, Swept
+from attnpatch.studies.results.records import Entry, Record, Swept, placed
 from attnpatch.studies.results.rows import as_rows, write_tables
 from attnpatch.studies.results.sheet import write_sheet
 from attnpatch.studies.results.store import Store
@@ -18,12 +18,13 @@ __all__ = ["publish"]
 logger = logging.getLogger("attnpatch")
 
 
-def publish(study: Swept, ids: Sequence[str], records: Sequence[Record], store: Store) -> None:
-    """Write table, sheet and page of all cells that are done, in the order of the study's `ids`."""
-    order = {cell: place for place, cell in enumerate(ids)}
-    found = sorted(records, key=lambda record: order[record["id"]])
+def publish(
+    study: Swept, order: Sequence[Entry], records: Mapping[str, Record], store: Store
+) -> None:
+    """Write table, sheet and page of all cells that are done, in the study's order."""
+    found = placed(order, records)
     if not write_tables(as_rows(found, study.axis_names), store):
         logger.warning("table.parquet: not written, since pyarrow is not installed")
+    write_page(study, found, len(order), store)
     if found:
         write_sheet(study, found, store)
-    write_page(study, found, len(ids), store)

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from attnpatch.studies.axes import Axes
 from attnpatch.studies.results.store import Store
+from attnpatch.studies.table import plain
 
 __all__ = [
+    "Entry",
     "Record",
     "Swept",
     "done",
     "is_done",
     "picture_name",
+    "placed",
     "read_order",
     "write_order",
     "write_records",
@@ -26,6 +29,16 @@ __all__ = [
 Record = dict[str, Any]
 """id, place, pipeline, patched, file, seconds per step, measures: as JSON has them."""
 _FOLDER, _ORDER = "records", "cells.json"
+
+
+class Entry(NamedTuple):
+    """A cell of a study, done or not, and where it stands on the axes that the study has now."""
+
+    id: str
+    places: tuple[Mapping[str, Any], ...]
+    """Values of the axes; several where a patch is off, and its values make no difference."""
+    asked: bool = True
+    """False: an unpatched picture beside, which others are measured against."""
 
 
 class Swept(Protocol):
@@ -73,14 +86,35 @@ def _name(ids: Iterable[str]) -> str:
     return f"{_FOLDER}/{digest[:16]}.json"
 
 
-def write_order(store: Store, ids: Sequence[str]) -> None:
+def write_order(store: Store, order: Sequence[Entry]) -> None:
     """Write which cells a study has, done or not, in its order."""
-    store.write(_ORDER, json.dumps(list(ids)).encode())
+    entries = [entry._replace(places=plain(entry.places))._asdict() for entry in order]
+    store.write(_ORDER, json.dumps(entries, allow_nan=False).encode())
 
 
-def read_order(store: Store) -> list[str]:
+def read_order(store: Store) -> list[Entry]:
     """Return what ``write_order`` wrote."""
-    return json.loads(store.read(_ORDER))
+    return [
+        Entry(one["id"], tuple(one["places"]), one["asked"])
+        for one in json.loads(store.read(_ORDER))
+    ]
+
+
+def placed(order: Iterable[Entry], records: Mapping[str, Record]) -> list[Record]:
+    """Return the records of a study's cells that are done, in its order and at its places.
+
+    A record that a smaller study left has that study's place; `order` knows the present one.
+    """
+    return [
+        {
+            **records[entry.id],
+            "place": plain(entry.places[0]),
+            "places": plain(entry.places),
+            "asked": entry.asked,
+        }
+        for entry in order
+        if entry.id in records
+    ]
 
 
 def done(store: Store, ids: Iterable[str] | None = None) -> dict[str, Record]:

@@ -28,7 +28,9 @@ def as_rows(records: Iterable[Record], axes: Sequence[str]) -> list[dict[str, An
     rows = []
     for record in records:
         row: dict[str, Any] = {"id": record["id"], "patched": record["patched"]}
-        row |= {name: cell_of_table(record["place"].get(name)) for name in axes}
+        # An axis that is an argument has its value in every cell, also where no axis leads there.
+        values = {**record["pipeline"], **record["place"]}
+        row |= {name: cell_of_table(values.get(name)) for name in axes}
         row |= {name: cell_of_table(record["pipeline"].get(name)) for name in arguments}
         row |= {name: record["measures"].get(name) for name in measures}
         row |= {"seconds_per_step": record["seconds_per_step"], "file": record["file"]}
