@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import attnpatch as ap
 from attnpatch.patches import ImagePrompt
+from attnpatch.studies.run import model_of
 from attnpatch.studies.toml import read_toml, to_toml
 
 FASHION = "attnpatch/fashion"
@@ -148,6 +149,48 @@ def test_a_cells_name_is_the_hash_of_what_it_is(tmp_path):
         make(patches={"style": spec}, pipeline={"steps": 4}, folder=elsewhere).cells()[0].id
         != cell.id
     )
+
+
+def test_weights_count_by_what_they_hold(tmp_path):
+    def cell(source="m.safetensors", adapter="ad/a.safetensors", **model):
+        spec = {"kind": "ImagePrompt", "adapter": adapter, "picture": "a.png"}
+        study = ap.Study({"source": source, **model}, {"style": spec}, folder=tmp_path)
+        return study.cells()[0].id
+
+    tables = [
+        {},
+        {"adapter": {"source": "ad/a.safetensors"}},
+        {"adapter": {"source": "ad", "weight_name": "a.safetensors"}},
+        {"source": "folder"},
+        {"source": "owner/name", "image_encoder": "encoder"},
+    ]
+    files = ["m.safetensors", "ad/a.safetensors", "folder/unet/w.safetensors", "encoder/c.json"]
+    seen = {}
+    for step, name in enumerate([*files, *files]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"weights %d" % step)
+        seen[step] = [cell(**table) for table in tables]
+    # Each file changes those that name it, and no other.
+    changed = [
+        [before != after for before, after in zip(seen[step - 1], seen[step], strict=True)]
+        for step in range(4, 8)
+    ]
+    assert changed == [
+        [True, True, True, False, False],
+        [True, True, True, True, True],
+        [False, False, False, True, False],
+        [False, False, False, False, True],
+    ]
+    assert cell("owner/name") == cell("owner/name", device="cpu")
+
+
+def test_a_models_path_starts_at_the_studys_folder(tmp_path):
+    (tmp_path / "m.safetensors").touch()
+    study = ap.Study({"source": "m.safetensors", "image_encoder": "owner/name"}, folder=tmp_path)
+    assert dict(model_of(study)) == {
+        "source": str(tmp_path / "m.safetensors"),
+        "image_encoder": "owner/name",
+    }
 
 
 def test_equal_cells_count_once():

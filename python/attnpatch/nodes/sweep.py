@@ -15,7 +15,7 @@ from attnpatch.engine import PatchStack
 from attnpatch.nodes import comfy
 from attnpatch.nodes.own_server import OwnServer, Refused
 from attnpatch.nodes.spec import Input, NodeSpec, Output, Result
-from attnpatch.studies.cells import digest_of_file
+from attnpatch.studies.files import digest_of_file
 from attnpatch.studies.results.publish import publish
 from attnpatch.studies.results.records import (
     Entry,
@@ -105,10 +105,7 @@ def _digest(text: str) -> str | None:
     if not paths.exists_annotated_filepath(text):
         return None
     path = Path(paths.get_annotated_filepath(text))
-    if not path.is_file():
-        return None
-    stat = path.stat()
-    return digest_of_file(str(path), stat.st_size, stat.st_mtime_ns)
+    return digest_of_file(path) if path.is_file() else None
 
 
 def _needs(*, images: Any = None, **values: Any) -> list[str]:

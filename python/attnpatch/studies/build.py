@@ -17,6 +17,7 @@ from attnpatch.engine import Patch
 from attnpatch.patches import Identity, ImagePrompt
 from attnpatch.pictures import read_picture
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.files import found
 from attnpatch.studies.models.model import Model
 from attnpatch.studies.options import changed, kind_of, options_of
 from attnpatch.studies.table import Table
@@ -80,14 +81,14 @@ class PatchMaker:
 
     def adapters(self, cell: Cell) -> dict[str, str]:
         """Return by the patch's name the SHA-256 of the tensors of a cell's adapters."""
-        found = {}
+        digests = {}
         for name, spec in cell.patches.items():
             if "adapter" in spec:
                 kind = kind_of(spec, name)
                 options = options_of(kind, spec)
                 sources = Table({k: options[k] for k in _SOURCES if k in options})
-                found[name] = self._prompt(kind, sources, cell.folder)[1]
-        return found
+                digests[name] = self._prompt(kind, sources, cell.folder)[1]
+        return digests
 
     def reference(self, cell: Cell) -> Any:
         """Return the first picture that a cell's patches show; None: there is none."""
@@ -103,9 +104,9 @@ class PatchMaker:
         key = (kind, sources, folder)
         if key not in self._prompts and self._shared is not None:
             # Folders may lie elsewhere on another machine.
-            found = self._shared.get((kind.__name__, sources))
-            if found is not None:
-                self._prompts[key] = found
+            others = self._shared.get((kind.__name__, sources))
+            if others is not None:
+                self._prompts[key] = others
         if key not in self._prompts:
             adapter = self.adapter(sources["adapter"], folder)
             given = sources["picture"]
@@ -127,18 +128,18 @@ class PatchMaker:
         if key not in self._adapters:
             options = dict(source.without("source")) if isinstance(source, Table) else {}
             name = source["source"] if isinstance(source, Table) else source
-            self._adapters[key] = self._model.adapter(_found(name, folder), options)
+            self._adapters[key] = self._model.adapter(found(name, folder), options)
         return self._adapters[key]
 
     def _picture(self, name: str, folder: Path) -> Any:
         own = self._model.picture(name)
-        return read_picture(_found(name, folder), "picture") if own is None else own
+        return read_picture(found(name, folder), "picture") if own is None else own
 
     def _mask(self, mask: Any, folder: Path) -> Tensor | None:
         if mask is None:
             return None
         if mask not in self._masks:
-            made = _box(mask) if isinstance(mask, tuple) else _read_mask(_found(mask, folder))
+            made = _box(mask) if isinstance(mask, tuple) else _read_mask(found(mask, folder))
             self._masks[mask] = made
         return self._masks[mask]
 
@@ -149,11 +150,6 @@ def _settled(made: ImagePrompt, options: dict[str, Any]) -> dict[str, Any]:
         return {"scaling": None, **options}
     del made
     return options
-
-
-def _found(name: str, folder: Path) -> str:
-    path = folder / name
-    return str(path) if path.exists() else name
 
 
 def _box(box: tuple[float, ...]) -> Tensor:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from attnpatch.engine import Patch
-from attnpatch.studies.options import FILES, PIPELINE
+from attnpatch.studies.files import digest_of_model
+from attnpatch.studies.options import FILES, MODEL_FILES, PIPELINE
 from attnpatch.studies.table import EMPTY, Table
 
-__all__ = ["Cell", "cell_of", "digest_of_file", "digest_of_patch"]
+__all__ = ["Cell", "cell_of", "digest_of_patch"]
 
 # Where and in what a model runs is no part of what a cell is.
 _RUNS = ("device",)
@@ -58,7 +59,10 @@ class Cell:
     def description(self) -> dict[str, Any]:
         """All that decides on the picture, as JSON has it: files and tensors by their SHA-256."""
         return {
-            "model": _plain(self.model.without(*_RUNS)),
+            "model": {
+                name: self._model(value) if name in MODEL_FILES else _plain(value)
+                for name, value in self.model.without(*_RUNS).items()
+            },
             "pipeline": _plain(self.pipeline),
             "patches": {name: self._described(spec) for name, spec in self.patches.items()},
         }
@@ -69,17 +73,25 @@ class Cell:
             if isinstance(value, Patch):
                 found[name] = {"kind": value.type_name, "sha256": digest_of_patch(value)}
             else:
-                found[name] = self._file(value) if name in FILES else _plain(value)
+                described = self._model if name == "adapter" else self._file
+                found[name] = described(value) if name in FILES else _plain(value)
         return found
 
     def _file(self, value: Any) -> Any:
         if isinstance(value, tuple):
             return [self._file(item) for item in value]
         path = self.folder / value if isinstance(value, str) else None
-        if path is None or not path.is_file():
-            return _plain(value)
-        stat = path.stat()
-        return {"sha256": digest_of_file(str(path), stat.st_size, stat.st_mtime_ns)}
+        return _plain(value) if path is None or not path.is_file() else _digested(path)
+
+    def _model(self, value: Any) -> Any:
+        """Describe a file or a folder of weights, or a table with the `source` of them."""
+        if isinstance(value, Table):
+            parts = (value.get(name) for name in ("source", "subfolder", "weight_name"))
+            path = self.folder.joinpath(*(part for part in parts if isinstance(part, str)))
+            found = _digested(path)
+            return _plain(value) if found is None else {**_plain(value), "source": found}
+        found = _digested(self.folder / value) if isinstance(value, str) else None
+        return _plain(value) if found is None else found
 
     def argument(self, name: str) -> Any:
         """Return an argument of the pipeline's call; None: the model's own default."""
@@ -113,6 +125,11 @@ def cell_of(
     return Cell(model, Table(kept), Table(found), Table(place), folder)
 
 
+def _digested(path: Path) -> dict[str, str] | None:
+    digest = digest_of_model(path)
+    return None if digest is None else {"sha256": digest}
+
+
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it, in one form: 1 and 1.0 are the same."""
     if isinstance(value, Mapping):
@@ -120,17 +137,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-@functools.lru_cache(maxsize=1024)
-def digest_of_file(path: str, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file; read once while its size and time stay the same."""
-    del size, changed
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)

@@ -30,6 +30,7 @@ __all__ = [
     "FILES",
     "KINDS",
     "MODEL",
+    "MODEL_FILES",
     "PIPELINE",
     "changed",
     "kind_of",
@@ -40,6 +41,8 @@ __all__ = [
 
 MODEL = ("source", "image_encoder", "device", "dtype")
 """Of the model: what it is, its image encoder, where and in what it runs."""
+MODEL_FILES = ("source", "image_encoder")
+"""Those of a model that may be a file or a folder."""
 PIPELINE: Mapping[str, Any] = {
     "prompt": "",
     "negative_prompt": None,

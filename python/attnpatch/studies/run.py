@@ -14,7 +14,9 @@ from attnpatch.hosts.recognition import diffusers_denoiser
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.check import check_cells
 from attnpatch.studies.engines import Engine, Here, Job, make_engine
+from attnpatch.studies.files import found
 from attnpatch.studies.measures import Measure
+from attnpatch.studies.options import MODEL_FILES
 from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
 from attnpatch.studies.results.loading import StudyResults, load_study
@@ -22,6 +24,7 @@ from attnpatch.studies.results.publish import publish
 from attnpatch.studies.results.records import Entry, done, write_order
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
+from attnpatch.studies.table import Table
 
 __all__ = ["run_study"]
 
@@ -124,12 +127,18 @@ def all_cells(study: Study) -> list[Cell]:
 def model_of(study: Study, model: Any = None) -> Any:
     """Return what a job says of the model: a loaded one, or a study's table."""
     if model is None:
-        return study.model
+        return Table(study.model, **_files_of(study))
     if diffusers_denoiser(model) is None:
         return model  # a Model of the user's own
     from attnpatch.studies.models.pipelines import PipelineModel
 
-    return PipelineModel(model, study.model.get("image_encoder"))
+    return PipelineModel(model, _files_of(study).get("image_encoder"))
+
+
+def _files_of(study: Study) -> dict[str, str]:
+    """Return what the model is read from, by full paths where these are there."""
+    given = {name: study.model[name] for name in MODEL_FILES if name in study.model}
+    return {name: found(value, study.folder) for name, value in given.items()}
 
 
 def _steps(plan: Plan) -> int | None:

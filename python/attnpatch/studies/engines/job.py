@@ -17,6 +17,7 @@ from PIL import Image
 
 from attnpatch.studies.build import SharedPatches
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.files import found
 from attnpatch.studies.measures import Measure
 from attnpatch.studies.models import Model, load_model
 from attnpatch.studies.results.records import Record, picture_name
@@ -120,6 +121,8 @@ class Worker:
             if isinstance(model, Table):
                 adapters = (spec.get("adapter") for spec in cell.patches.values())
                 first = next((one for one in adapters if one is not None), None)
+                if isinstance(first, str):
+                    first = found(first, cell.folder)
                 model = load_model(model, self._device, first)
             self._runner = Runner(
                 model,
