@@ -40,11 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the sweep; returns the exit status."""
     from attnpatch.studies.dry_run import dry_run
     from attnpatch.studies.measures import named_measures
+    from attnpatch.studies.names import folder_name
     from attnpatch.studies.run import run_study
     from attnpatch.studies.study import Study
 
     study = Study.load(arguments.study)
-    output = arguments.output or str(Path("out") / study.name)
+    output = arguments.output
+    if not output:
+        output = str(Path("out") / folder_name(study.name, "--output gives another folder"))
     if arguments.dry_run:
         print(dry_run(study, output, rows=arguments.rows))
         return 0

@@ -5,11 +5,26 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
-__all__ = ["unknown_name"]
+__all__ = ["folder_name", "unknown_name"]
 
 _SHOWN = 60
+_NO_FOLDER = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.*$|^~')
+
+
+def folder_name(name: str, otherwise: str) -> str:
+    """Return a study's name as that of a folder, on every system.
+
+    Raises
+    ------
+    ValueError
+        Where it is none; `otherwise` is what to do then.
+    """
+    if _NO_FOLDER.search(name):
+        raise ValueError(f"name: expected one that a folder may have, got {name!r}; {otherwise}")
+    return name
 
 
 def unknown_name(where: str, name: object, known: Iterable[str]) -> ValueError:

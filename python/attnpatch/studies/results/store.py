@@ -20,15 +20,22 @@ class Store:
     Parameters
     ----------
     location : str or path
-        A folder, or an address such as ``"s3://bucket/sweep"`` or ``"memory://sweep"``.
+        A folder, or an address such as ``"s3://bucket/sweep"`` or ``"memory://sweep"``. What has no
+        ``://`` is a folder of this machine, whatever its name.
     """
 
     def __init__(self, location: str | os.PathLike[str]) -> None:
-        fsspec = import_module("fsspec.core")
         self.location = os.fspath(location)
+        if not isinstance(self.location, str) or not self.location or "\0" in self.location:
+            raise ValueError(f"folder: expected a path or an address, got {self.location!r}")
         self._files: Any
-        self._files, self._root = fsspec.url_to_fs(self.location)
         self._local = "://" not in self.location or self.location.startswith(("file:", "local:"))
+        if "://" in self.location:
+            self._files, self._root = import_module("fsspec.core").url_to_fs(self.location)
+        else:  # a folder's name may hold what means something in an address, such as "::"
+            self._files = import_module("fsspec").filesystem("file")
+            full = os.path.abspath(os.path.expanduser(self.location))
+            self._root = self._files._strip_protocol(full)
 
     def path(self, name: str) -> str:
         """Return the full path of a file."""
