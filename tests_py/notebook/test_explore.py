@@ -344,7 +344,7 @@ class _Nothing:
             "generate: expected it alone, as it calls the pipeline; got prompt, seed too",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_arguments_that_do_not_fit_are_named(clothes, stack, options, message):
     with pytest.raises((TypeError, ValueError), match=message):
