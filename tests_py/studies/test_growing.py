@@ -5,9 +5,12 @@
 import csv
 import json
 
+import pyarrow.parquet
 import pytest
 
 import attnpatch as ap
+from attnpatch.studies.results.rows import write_tables
+from attnpatch.studies.results.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,19 @@ def test_a_cell_stands_where_the_present_study_has_it(sweep, tmp_path):
 def test_an_argument_has_its_value_where_no_axis_leads(sweep):
     axes = ap.Axes.list([{"seed": 1}, {"style.weight": 0.3}])
     assert [row["seed"] for row in sweep(axes)] == [1, 5]
+
+
+def test_a_seed_may_have_all_of_64_bits(sweep, tmp_path):
+    sweep({"seed": [1, 2**64 - 1]})
+    table = pyarrow.parquet.read_table(tmp_path / "out/table.parquet")
+    assert table["seed"].to_pylist() == [1, 2**64 - 1]
+
+
+@pytest.mark.parametrize("values", [[-1, 2**63], [2**64], [-(2**63) - 1]])
+def test_numbers_beyond_64_bits_are_texts(values, tmp_path):
+    assert write_tables([{"n": value} for value in [*values, None]], Store(tmp_path))
+    table = pyarrow.parquet.read_table(tmp_path / "table.parquet")
+    assert table["n"].to_pylist() == [*map(str, values), None]
 
 
 def test_a_patch_that_is_off_is_a_cell_of_the_grid(sweep, tmp_path):

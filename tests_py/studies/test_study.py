@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -191,6 +192,36 @@ def test_a_models_path_starts_at_the_studys_folder(tmp_path):
         "source": str(tmp_path / "m.safetensors"),
         "image_encoder": "owner/name",
     }
+
+
+def test_arrays_are_lists_of_numbers():
+    study = make({"seed": np.arange(3), "style.window": torch.tensor([[0.0, 0.5]])})
+    assert study == make({"seed": [0, 1, 2], "style.window": [[0.0, 0.5]]})
+
+
+def test_none_is_an_empty_table_everywhere():
+    spec = {**STYLE, "mask": None, "curve": None}
+    study = make({"style.preset": [None]}, patches={"style": spec}, pipeline={"size": None})
+    assert ap.Study.from_toml(study.to_toml()) == study
+    empty = {**STYLE, "mask": {}, "curve": {}}
+    assert make({"style.preset": [{}]}, patches={"style": empty}, pipeline={"size": {}}) == study
+    # An option that is none where it is not named is the same cell.
+    assert study.cells()[0].id == make().cells()[0].id
+    apart = {**STYLE, "combine": None}  # but not where the default is another
+    assert make(patches={"style": apart}).cells()[0].id != make().cells()[0].id
+
+
+def test_names_of_all_of_unicode(tmp_path):
+    tokens = {"kind": "TokenMerging"}
+    study = make({"😀.on": [True, False]}, patches={"😀": tokens, "a\x7fb": tokens}, name="😀")
+    study.save(tmp_path / "study.toml")
+    assert ap.Study.load(tmp_path / "study.toml") == study
+
+
+def test_draws_stay_in_their_range():
+    ends = 0.1000000000000001, 0.1000000000000002  # closer than what is written of a draw
+    for row in ap.Axes.random({"w": {"low": ends[0], "high": ends[1]}}, 50):
+        assert ends[0] <= row["w"] <= ends[1]
 
 
 def test_equal_cells_count_once():

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnpatch.studies.names import unknown_name
-from attnpatch.studies.table import EMPTY, Table, plain
+from attnpatch.studies.table import EMPTY, Table, empty_for_none, none_for_empty, plain
+from attnpatch.studies.values import boolean, real, whole
 
 __all__ = ["JOINS", "Axes"]
 
@@ -60,17 +61,14 @@ class Axes:
     def __post_init__(self) -> None:
         if self.join not in JOINS:
             raise unknown_name("axes.join", self.join, JOINS)
-        object.__setattr__(self, "values", Table(self.values))
-        rows = []
-        for row in self.combinations:
-            if not isinstance(row, Mapping):
-                raise TypeError(f"axes.combinations: expected tables, got {row!r}")
-            rows.append(Table(row))
-        object.__setattr__(self, "combinations", tuple(rows))
-        for name in ("count", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"axes.{name}: expected a whole number of at least 0, got {value}")
+        object.__setattr__(self, "values", _row("axes", self.values))
+        rows: Any = self.combinations
+        if isinstance(rows, str) or not isinstance(rows, Sequence):
+            raise TypeError(f"axes.combinations: expected a list of tables, got {rows!r}")
+        combinations = tuple(_row("axes.combinations", row) for row in rows)
+        object.__setattr__(self, "combinations", combinations)
+        whole("axes.count", self.count)
+        whole("the seed of the draws", self.seed)
         self._check()
 
     def _check(self) -> None:
@@ -98,22 +96,22 @@ class Axes:
     @classmethod
     def grid(cls, values: Mapping[str, Sequence[Any]]) -> Axes:
         """Join every value with every other."""
-        return cls("grid", Table(values))
+        return cls("grid", values)  # type: ignore[arg-type]
 
     @classmethod
     def zip(cls, values: Mapping[str, Sequence[Any]]) -> Axes:
         """Join the first values of all parameters, the second ones, and so on."""
-        return cls("zip", Table(values))
+        return cls("zip", values)  # type: ignore[arg-type]
 
     @classmethod
     def list(cls, combinations: Sequence[Mapping[str, Any]]) -> Axes:
         """Take combinations as they are given."""
-        return cls("list", combinations=tuple(combinations))  # type: ignore[arg-type]
+        return cls("list", combinations=combinations)  # type: ignore[arg-type]
 
     @classmethod
     def random(cls, values: Mapping[str, Any], count: int, seed: int = 0) -> Axes:
         """Draw so many times; the same seed gives the same draws everywhere."""
-        return cls("random", Table(values), count=count, seed=seed)
+        return cls("random", values, count=count, seed=seed)  # type: ignore[arg-type]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,7 +152,7 @@ class Axes:
             found["combinations"] = plain(self.combinations)
         if self.join == "random":
             found |= {"count": self.count, "draw_seed": self.seed}
-        return _with_none(found, None, {})
+        return empty_for_none(found)
 
     @classmethod
     def from_plain(cls, table: Mapping[str, Any]) -> Axes:
@@ -162,14 +160,16 @@ class Axes:
 
         TOML has no word for None: an empty table stands for it.
         """
-        values = _with_none(dict(table), {}, None)
+        if not isinstance(table, Mapping):
+            raise TypeError(f"axes: expected tables, got {table!r}")
+        values = dict(table)
         join = values.pop("join", "grid")
         options: dict[str, Any] = {}
         if join == "list":
-            options["combinations"] = tuple(values.pop("combinations", ()))
+            options["combinations"] = values.pop("combinations", ())
         if join == "random":
             options = {"count": values.pop("count", 0), "seed": values.pop("draw_seed", 0)}
-        return cls(join, Table(values), **options)
+        return cls(join, values, **options)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         parts = [repr(self.join)]
@@ -182,25 +182,25 @@ class Axes:
         return f"Axes({', '.join(parts)})"
 
 
-def _with_none(value: Any, old: Any, new: Any) -> Any:
-    """Put one stand-in for None in the place of another, at any depth."""
-    if value == old and type(value) is type(old):
-        return new
-    if isinstance(value, dict):
-        return {name: _with_none(item, old, new) for name, item in value.items()}
-    return [_with_none(item, old, new) for item in value] if isinstance(value, list) else value
+def _row(where: str, values: Any) -> Table:
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{where}: expected a table by the names of parameters, got {values!r}")
+    return Table({name: none_for_empty(value) for name, value in values.items()})
 
 
 def _check_range(name: str, values: Table) -> None:
     for key in values:
         if key not in _RANGE:
             raise unknown_name(f"{name}.{key}", key, _RANGE)
-    low: Any = values.get("low")
-    high: Any = values.get("high")
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
-    if not numbers or not low <= high:
+    low, high = (real(f"{name}.{end}", values.get(end)) for end in ("low", "high"))
+    log, integer = (boolean(f"{name}.{key}", values.get(key, False)) for key in ("log", "integer"))
+    if not low <= high:
         raise ValueError(f"{name}: expected numbers low <= high, got {low!r} and {high!r}")
-    if values.get("log") and not low > 0:
+    if integer and not (float(low).is_integer() and float(high).is_integer()):
+        raise ValueError(
+            f"{name}: expected whole numbers where integer is true, got {low!r} and {high!r}"
+        )
+    if log and not low > 0:
         raise ValueError(f"{name}: expected a low above 0 where log is true, got {low}")
 
 
@@ -215,4 +215,5 @@ def _draw(generator: random.Random, values: Any) -> Any:
     else:
         drawn = generator.uniform(low, high)
     # Twelve digits: what is written to a file is what was drawn.
-    return round(drawn) if values.get("integer") else float(f"{drawn:.12g}")
+    drawn = round(drawn) if values.get("integer") else float(f"{drawn:.12g}")
+    return min(max(drawn, low), high)

@@ -16,8 +16,9 @@ import torch
 
 from attnpatch.engine import Patch
 from attnpatch.studies.files import digest_of_model
-from attnpatch.studies.options import FILES, MODEL_FILES, PIPELINE
+from attnpatch.studies.options import FILES, MODEL_FILES, PIPELINE, is_none
 from attnpatch.studies.table import EMPTY, Table
+from attnpatch.studies.values import boolean
 
 __all__ = ["Cell", "cell_of", "digest_of_patch"]
 
@@ -118,9 +119,9 @@ def cell_of(
             own[name] = value
     kept = {k: v for k, v in own.items() if v != PIPELINE[k] or type(v) is not type(PIPELINE[k])}
     found = {
-        name: {k: v for k, v in spec.items() if k != "on"}
+        name: {k: v for k, v in spec.items() if k != "on" and not (v is None and is_none(spec, k))}
         for name, spec in specs.items()
-        if spec.get("on", True)
+        if boolean(f"{name}.on", spec.get("on", True))
     }
     return Cell(model, Table(kept), Table(found), Table(place), folder)
 

@@ -18,11 +18,13 @@ from attnpatch.studies.options import (
     MODEL,
     PIPELINE,
     changed,
+    check_types,
     kind_of,
     options_of,
     patch_options,
 )
 from attnpatch.studies.table import Table
+from attnpatch.studies.values import MOST_SEED, real, text, whole
 
 if TYPE_CHECKING:
     from attnpatch.studies.axes import Axes
@@ -111,6 +113,7 @@ def make_plain(spec: Table) -> Patch:
     kind = kind_of(spec, "patch")
     options = options_of(kind, spec)
     made = spec.get("patch")
+    check_types(kind, options)
     if issubclass(kind, ImagePrompt):
         if made is None:
             for name in ("adapter", "picture"):
@@ -160,19 +163,19 @@ def _check_box(box: Sequence[Any]) -> None:
 def _check_pipeline(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if name in ("prompt", "negative_prompt"):
-            fits, expected = isinstance(value, str), "a text"
+            text(name, value)
         elif name == "guidance":
-            fits, expected = isinstance(value, int | float), "a number"
+            real(name, value)
         elif name == "size":
-            sides = value if isinstance(value, tuple) else (value,)
-            fits = 1 <= len(sides) <= 2 and all(_whole(side, 1) for side in sides)
-            expected = "a whole number, or [height, width]"
+            _check_size(value)
+        elif name == "steps":
+            whole(name, value, 1)
         else:
-            fits = _whole(value, 1 if name == "steps" else 0)
-            expected = "a whole number of at least " + ("1" if name == "steps" else "0")
-        if not fits or isinstance(value, bool):
-            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+            whole(name, value, 0, MOST_SEED)
 
 
-def _whole(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+def _check_size(value: Any) -> None:
+    sides = value if isinstance(value, tuple) else (value,)
+    fits = len(sides) in (1, 2) and all(type(side) is int and side >= 1 for side in sides)
+    if not fits:
+        raise ValueError(f"size: expected a whole number, or [height, width], got {value!r}")

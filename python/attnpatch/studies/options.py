@@ -25,6 +25,7 @@ from attnpatch.patches import (
 )
 from attnpatch.studies.names import unknown_name
 from attnpatch.studies.table import Table
+from attnpatch.studies.values import boolean
 
 __all__ = [
     "FILES",
@@ -33,6 +34,8 @@ __all__ = [
     "MODEL_FILES",
     "PIPELINE",
     "changed",
+    "check_types",
+    "is_none",
     "kind_of",
     "options_of",
     "patch_options",
@@ -115,6 +118,27 @@ def patch_options(kind: type[Patch], *, made: bool) -> tuple[str, ...]:
     return (*names, *more, *(("curve",) if issubclass(kind, Guidance) else ()), *_FOR_ALL)
 
 
+def is_none(spec: Mapping[str, Any], option: str) -> bool:
+    """Whether an option is None where a patch's table does not name it."""
+    if option in ("window", "preset", "curve"):
+        return True
+    default = _parameters(kind_of(spec, "patch")).get(option)
+    return "patch" not in spec and default is not None and default.default is None
+
+
+def check_types(kind: type[Patch], options: Mapping[str, Any]) -> None:
+    """Check options that are true or false: Python would take any value for one of these."""
+    for name, parameter in _parameters(kind).items():
+        if name in options and parameter.annotation in (bool, "bool"):
+            boolean(name, options[name])
+
+
+def _parameters(kind: type[Patch]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(
+        ImagePrompt.__init__ if issubclass(kind, ImagePrompt) else kind.__init__
+    ).parameters
+
+
 def changed(patch: Patch, options: Mapping[str, Any]) -> Patch:
     """Return a patch with other options."""
     value: Any = patch
@@ -156,6 +180,8 @@ def _weight(name: str, scale: Any, layers: Any, curve: Any) -> Weight:
             f"{name}: expected a number beside preset and curve, got {scale!r}; write layers as "
             "the preset, such as '3:1.0, 6:0.5'"
         )
+    if not (layers is None or isinstance(layers, str | Table | tuple)):
+        raise TypeError(f"preset: expected a name, or weights of layers, got {layers!r}")
     if isinstance(layers, Table):
         layers = _by_layer(layers)
     points = () if curve is None else curve

@@ -15,8 +15,9 @@ from attnpatch.studies.axes import Axes
 from attnpatch.studies.cells import Cell, cell_of
 from attnpatch.studies.check import check_names
 from attnpatch.studies.names import unknown_name
-from attnpatch.studies.table import EMPTY, Table, plain
+from attnpatch.studies.table import EMPTY, Table, empty_for_none, frozen, none_for_empty, plain
 from attnpatch.studies.toml import read_toml, to_toml
+from attnpatch.studies.values import boolean, text
 
 __all__ = ["Study"]
 
@@ -87,8 +88,8 @@ class Study:
             table = {"patch": spec} if isinstance(spec, Patch) else spec
             patches[name] = _with_saved(name, _table(f"patches.{name}", table), self.folder)
         self._fix("patches", Table(patches))
-        if not isinstance(self.name, str) or not isinstance(self.unpatched, bool):
-            raise TypeError(f"name: expected a text, got {self.name!r} (unpatched: true or false)")
+        frozen(text("name", self.name), "name")
+        boolean("unpatched", self.unpatched)
         check_names(self.model, self.pipeline, self.patches, self.axes)
 
     def _fix(self, name: str, value: object) -> None:
@@ -139,10 +140,10 @@ class Study:
 
     @classmethod
     def from_toml(
-        cls, text: str, folder: str | os.PathLike[str] = ".", what: str = "study"
+        cls, toml: str, folder: str | os.PathLike[str] = ".", what: str = "study"
     ) -> Study:
         """Read what ``to_toml`` gave."""
-        values = read_toml(text, what)
+        values = read_toml(toml, what)
         for name in values:
             if name not in _TOP:
                 raise unknown_name(what, name, _TOP)
@@ -150,6 +151,8 @@ class Study:
             raise ValueError(f"{what}: expected a model")
         given = values.pop("axes", [])
         given = [given] if isinstance(given, Mapping) else given
+        if not isinstance(given, list):
+            raise TypeError(f"axes: expected tables, got {given!r}")
         axes = tuple(Axes.from_plain(one) for one in given)
         return cls(**values, axes=axes, folder=Path(folder))
 
@@ -171,8 +174,8 @@ class Study:
 
     def _toml(self, patches: Mapping[str, Any]) -> str:
         values: dict[str, Any] = {"name": self.name, "unpatched": self.unpatched}
-        values |= {"model": plain(self.model), "pipeline": plain(self.pipeline)}
-        values["patches"] = plain(patches)
+        tables = {"model": self.model, "pipeline": self.pipeline, "patches": patches}
+        values |= empty_for_none(plain(tables))
         values["axes"] = [axes.to_plain() for axes in self.axes]
         return to_toml(values)
 
@@ -192,11 +195,13 @@ class Study:
 def _table(where: str, value: Any) -> Table:
     if not isinstance(value, Mapping):
         raise TypeError(f"{where}: expected a table, got {type(value).__name__}")
-    return Table(value)
+    return Table({name: none_for_empty(item) for name, item in value.items()})
 
 
 def _read_axes(axes: Any) -> tuple[Axes, ...]:
     several: Sequence[Any] = [axes] if isinstance(axes, Axes | Mapping) else axes
+    if isinstance(several, str) or not isinstance(several, Sequence):
+        raise TypeError(f"axes: expected Axes or a table of lists, or several, got {axes!r}")
     found = []
     for one in several:
         if not isinstance(one, Axes | Mapping):
@@ -213,7 +218,7 @@ def _with_saved(name: str, spec: Table, folder: Path) -> Table:
     """Read a patch of a stack's file, once."""
     if "saved" not in spec:
         return spec
-    stack = PatchStack.load(folder / spec["saved"])
+    stack = PatchStack.load(folder / text(f"patches.{name}.saved", spec["saved"]))
     place = spec.get("place", 0)
     if not isinstance(place, int) or not 0 <= place < len(stack):
         raise ValueError(

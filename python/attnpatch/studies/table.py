@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attnpatch.engine import Patch
 
-__all__ = ["EMPTY", "Table", "frozen", "plain"]
+__all__ = ["EMPTY", "Table", "empty_for_none", "frozen", "none_for_empty", "plain"]
 
 
 class Table(Mapping[str, Any]):
@@ -24,15 +25,17 @@ class Table(Mapping[str, Any]):
 
     Raises
     ------
-    TypeError
-        For other values, with the way to them.
+    TypeError, ValueError
+        For other values, and numbers that are not finite, with the way to them.
     """
 
     __slots__ = ("_values",)
 
     def __init__(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(f"expected a table, got {values!r}")
         given = {**(values or {}), **more}
-        self._values = {name: frozen(value, str(name)) for name, value in given.items()}
+        self._values = {_name("names", name): frozen(v, name) for name, v in given.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -62,23 +65,52 @@ EMPTY = Table()
 
 def frozen(value: Any, where: str) -> Any:
     """Return a value that can not change; `where` it stands is for the error."""
-    if value is None or isinstance(value, str | bool | int | float | Patch | Table):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: expected a finite number, got {value}")
+    if isinstance(value, str):
+        return _name(where, value)
+    if value is None or isinstance(value, bool | int | float | Patch | Table):
         return value
     if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise TypeError(f"{where}: expected names of type str, got {name!r}")
-        return Table({name: frozen(item, f"{where}.{name}") for name, item in value.items()})
+        found = {_name(where, name): item for name, item in value.items()}
+        return Table({name: frozen(item, f"{where}.{name}") for name, item in found.items()})
     if isinstance(value, Sequence):
         return tuple(frozen(item, where) for item in value)
     if hasattr(value, "__fspath__"):
         return str(value)
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a number of NumPy or torch
-        return value.item()
+    if hasattr(value, "tolist"):  # numbers of NumPy or torch
+        return frozen(value.tolist(), where)
     raise TypeError(
         f"{where}: expected a text, a number, true or false, a list or a table of these, or a "
         f"patch, got {type(value).__name__}"
     )
+
+
+def _name(where: str, value: Any) -> str:
+    """Return a text that can be written to a file."""
+    if not isinstance(value, str):
+        raise TypeError(f"{where}: expected texts as names, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: expected a text of Unicode, got {value!r}") from error
+    return value
+
+
+def none_for_empty(value: Any) -> Any:
+    """Return a value with None in the place of empty tables: TOML has no other word for it."""
+    if isinstance(value, Mapping):
+        return {name: none_for_empty(item) for name, item in value.items()} if value else None
+    return [none_for_empty(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def empty_for_none(value: Any) -> Any:
+    """Return plain values with empty tables in the place of None."""
+    if isinstance(value, dict):
+        return {name: empty_for_none(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [empty_for_none(item) for item in value]
+    return {} if value is None else value
 
 
 def plain(value: Any) -> Any:

@@ -45,7 +45,16 @@ def write_tables(rows: Sequence[Mapping[str, Any]], store: Store) -> bool:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         return False
-    columns = {name: _column([row.get(name) for row in rows]) for name in _names(rows)}
+    columns = {}
+    for name in _names(rows):
+        values = _column([row.get(name) for row in rows])
+        low, high = _bounds(values)
+        signed = low >= -(2**63) and high < 2**63
+        if not signed and not (low >= 0 and high < 2**64):
+            values = [None if value is None else str(value) for value in values]
+            signed = True
+        # Some seeds need all of 64 bits.
+        columns[name] = pyarrow.array(values, None if signed else pyarrow.uint64())
     file = io.BytesIO()
     parquet.write_table(pyarrow.table(columns), file)
     store.write("table.parquet", file.getvalue())
@@ -70,6 +79,12 @@ def cell_of_table(value: Any) -> Any:
     if isinstance(value, tuple):
         value = list(value)
     return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _bounds(values: Iterable[Any]) -> tuple[int, int]:
+    """Return the least and the largest of the whole numbers among values."""
+    numbers = [value for value in values if isinstance(value, int)] or [0]
+    return min(numbers), max(numbers)
 
 
 def _column(values: list[Any]) -> list[Any]:
