@@ -271,6 +271,31 @@ def test_attached_prompts_are_named_by_their_place(clothes, stack, explore):
         assert same(run(cell.code, pipeline=clothes.pipeline)[0], cell.pictures[0])
 
 
+def test_the_code_takes_no_name_from_a_variable_that_it_reads(clothes, stack):
+    """It runs twice, and does the same."""
+    patched = ap.patch_model(clothes.pipeline, stack[:1])
+    cell = ap.explore(patched, steps=2)
+    cell.controls[0].parameters["weight"].value = 0.5
+    assert cell.wait(LONG) and cell.error is None
+    names = {"patched": patched}
+    for _ in range(2):
+        exec(cell.code, names)
+        assert same(names["images"][0], cell.pictures[0])
+    assert names["patched"] is patched and ap.attached(patched) == stack[:1]
+    cell.close()
+
+
+def test_a_variable_of_the_name_of_an_import_is_to_be_filled_in(clothes, stack):
+    box_mask = stack[0]
+    cell = ap.explore(clothes.pipeline, box_mask, steps=2)
+    cell.controls[0].mask.choice.value = "a box"
+    assert cell.wait(LONG) and cell.error is None
+    assert "from attnpatch.notebook import box_mask\n" in cell.code
+    made = run(cell.code, pipeline=clothes.pipeline, stack=[box_mask])
+    assert same(made[0], cell.pictures[0])
+    cell.close()
+
+
 def test_errors_are_shown_and_the_next_value_works(stack, explore):
     def generate(pipeline, steps):
         if steps == 3:
