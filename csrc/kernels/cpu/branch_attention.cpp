@@ -40,7 +40,7 @@ namespace attnpatch::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr int64_t kDepth = 80;  // of a sum of scores
+constexpr int64_t kDepth = 40;  // of a sum of scores
 
 inline Segments collect_segments(const BranchAttentionParams& p, int64_t b) {
   Segments segments;
