@@ -133,6 +133,11 @@ def test_a_port_that_is_taken_is_named():
             server.listen("127.0.0.1", port)
 
 
+def test_a_host_that_is_not_known_is_named():
+    with pytest.raises(OSError, match=r"--host: expected an address of this machine"):
+        server.listen("nope.invalid", 0)
+
+
 def parsed(*words):
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
