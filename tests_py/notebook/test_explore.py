@@ -249,6 +249,36 @@ def test_a_drawn_mask_and_a_picture_of_one_are_in_the_stack_and_the_code(clothes
         mask.canvas.levels = b"abc"
 
 
+@pytest.mark.parametrize(
+    ("picture", "kind", "level"),
+    [
+        (Image.fromarray(np.full((64, 64), 32768, np.uint16)), "PNG", 128),
+        (Image.fromarray(np.full((64, 64), 300, np.uint16)), "PNG", 1),
+        (Image.fromarray(np.ones((64, 64), np.float32)), "TIFF", 255),
+        (Image.new("RGBA", (64, 64), (255, 255, 255, 0)), "PNG", 0),
+        (Image.new("CMYK", (64, 64), (0, 0, 0, 0)), "JPEG", 255),
+    ],
+    ids=["half of 16 bits", "little of 16 bits", "floats", "transparent", "CMYK"],
+)
+def test_a_mask_is_read_from_a_picture_of_any_mode(picture, kind, level):
+    from attnpatch.notebook.controls import _levels_of
+
+    file = io.BytesIO()
+    picture.save(file, kind)
+    assert set(_levels_of(file.getvalue(), "a")) == {level}
+
+
+def test_a_mask_of_an_unknown_range_is_refused():
+    from attnpatch.notebook.controls import MaskControls
+
+    file, controls = io.BytesIO(), MaskControls()
+    Image.fromarray(np.full((64, 64), 200, np.float32)).save(file, "TIFF")
+    given = {"name": "a.tiff", "type": "image/tiff", "size": 1, "content": file.getvalue()}
+    controls.upload.value = ({**given, "last_modified": datetime.now(timezone.utc)},)
+    assert "mask (a.tiff)" in controls._said.value and "[0, 1]" in controls._said.value
+    assert not controls.canvas.levels
+
+
 def test_patches_that_are_attached_are_taken(clothes, stack, explore):
     with ap.attach(clothes.pipeline, stack[1:]):
         cell = explore()
@@ -269,6 +299,31 @@ def test_attached_prompts_are_named_by_their_place(clothes, stack, explore):
         assert cell.wait(LONG) and cell.error is None
         assert "ap.attached(pipeline)[0].replace(weight=0.5)" in cell.code
         assert same(run(cell.code, pipeline=clothes.pipeline)[0], cell.pictures[0])
+
+
+def test_the_code_takes_no_name_from_a_variable_that_it_reads(clothes, stack):
+    """It runs twice, and does the same."""
+    patched = ap.patch_model(clothes.pipeline, stack[:1])
+    cell = ap.explore(patched, steps=2)
+    cell.controls[0].parameters["weight"].value = 0.5
+    assert cell.wait(LONG) and cell.error is None
+    names = {"patched": patched}
+    for _ in range(2):
+        exec(cell.code, names)
+        assert same(names["images"][0], cell.pictures[0])
+    assert names["patched"] is patched and ap.attached(patched) == stack[:1]
+    cell.close()
+
+
+def test_a_variable_of_the_name_of_an_import_is_to_be_filled_in(clothes, stack):
+    box_mask = stack[0]
+    cell = ap.explore(clothes.pipeline, box_mask, steps=2)
+    cell.controls[0].mask.choice.value = "a box"
+    assert cell.wait(LONG) and cell.error is None
+    assert "from attnpatch.notebook import box_mask\n" in cell.code
+    made = run(cell.code, pipeline=clothes.pipeline, stack=[box_mask])
+    assert same(made[0], cell.pictures[0])
+    cell.close()
 
 
 def test_errors_are_shown_and_the_next_value_works(stack, explore):
@@ -344,7 +399,7 @@ class _Nothing:
             "generate: expected it alone, as it calls the pipeline; got prompt, seed too",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_arguments_that_do_not_fit_are_named(clothes, stack, options, message):
     with pytest.raises((TypeError, ValueError), match=message):

@@ -50,7 +50,7 @@ def as_code(origin: Origin, changes: Sequence[Change], call: Call) -> str:
     written, is a line ``name = ...  # fill in: …`` at its head.
     """
     writer = Writer(origin.names)
-    writer.imports.add("import attnpatch as ap")
+    writer.bring("ap")
     pipeline = writer.name(origin.pipeline, "pipeline")
     patches = [
         f"        {_patch(writer, origin, place, change)},"
@@ -58,14 +58,14 @@ def as_code(origin: Origin, changes: Sequence[Change], call: Call) -> str:
         if change.on
     ]
     stack = ["    [", *patches, "    ]"] if patches else ["    []"]
-    text = call(writer, "patched" if origin.attached else pipeline)
-    explored, images = (_free(name, writer) for name in ("explored", "images"))
+    text = call(writer, pipeline)
+    explored, images, patched = map(writer.free, ("explored", "images", "patched"))
     body = [f"{explored} = ap.PatchStack(", *stack, ")"]
     if origin.attached:
         body += [
-            f"patched = ap.patch_model({pipeline}, ())  # so that {pipeline} stays as it is",
-            f"ap.attach(patched, {explored}, replace=True)",
-            f"{images} = {text}",
+            f"{patched} = ap.patch_model({pipeline}, ())  # so that {pipeline} stays as it is",
+            f"ap.attach({patched}, {explored}, replace=True)",
+            f"{images} = {call(writer, patched)}",
         ]
     else:
         body += [f"with ap.attach({pipeline}, {explored}):", f"    {images} = {text}"]
@@ -86,7 +86,7 @@ def _patch(writer: Writer, origin: Origin, place: int, change: Change) -> str:
     )
     if isinstance(patch, ImagePrompt):
         return f"{base}.replace({parts})"
-    writer.imports.add("from dataclasses import replace")
+    writer.bring("replace")
     return f"replace({base}, {parts})"
 
 
@@ -108,7 +108,7 @@ def _given(writer: Writer, origin: Origin, place: int) -> str:
 def _value(writer: Writer, patch: Patch, name: str, value: Value) -> str:
     if isinstance(value, Box | Drawn):
         maker = "box_mask" if isinstance(value, Box) else "drawn_mask"
-        writer.imports.add(f"from attnpatch.notebook import {maker}")
+        writer.bring(maker)
         return repr(value)
     before = getattr(patch, name)
     if isinstance(before, Weight) and before != Weight(before.scale):
@@ -118,15 +118,8 @@ def _value(writer: Writer, patch: Patch, name: str, value: Value) -> str:
 
 def _head(writer: Writer) -> list[str]:
     """Write what is imported, what is taken, and what is to be filled in."""
-    lines = sorted(writer.imports, key=lambda line: ("attnpatch" in line, "torch" in line, line))
+    lines = writer.imports
     if writer.used:
         lines += ["", f"# As they were where explore was called: {', '.join(sorted(writer.used))}"]
     missing = [f"{name} = ...  # fill in: {what}" for name, what in writer.missing.items()]
     return [*lines, "", *missing] if missing else lines
-
-
-def _free(name: str, writer: Writer) -> str:
-    """Give a name that the program does not take from elsewhere, so that it can run again."""
-    while name in writer.used or name in writer.missing:
-        name += "_"
-    return name

@@ -113,6 +113,6 @@ def _noise_code(writer: Writer, noise: Noise, given: Noise) -> str:
     fresh = torch.Generator(noise.device).manual_seed(noise.initial_seed())
     if not torch.equal(fresh.get_state(), noise.get_state()):
         return f"{writer.name(given, 'generator')}.clone_state()"
-    writer.imports.add("import torch")
+    writer.bring("torch")
     device = "" if noise.device.type == "cpu" else repr(str(noise.device))
     return f"torch.Generator({device}).manual_seed({noise.initial_seed()})"

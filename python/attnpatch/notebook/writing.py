@@ -19,17 +19,29 @@ __all__ = ["Writer", "names_in"]
 
 _ALWAYS = ("weight", "scale", "gain")  # are written, the default too
 _PLAIN = (bool, int, str, bytes, type(None))
+# What code may import, by the names that it has there.
+_IMPORTS = {
+    "Path": "from pathlib import Path",
+    "replace": "from dataclasses import replace",
+    "torch": "import torch",
+    "ap": "import attnpatch as ap",
+    "box_mask": "from attnpatch.notebook import box_mask",
+    "drawn_mask": "from attnpatch.notebook import drawn_mask",
+}
 
 
 def names_in(frame: FrameType | None) -> dict[int, str]:
-    """Give the variables that code in a frame sees: the identity of each value, and its name."""
+    """Give the variables that code in a frame sees: the identity of each value, and its name.
+
+    Those that have the name of an import of ours are left out, as they would be lost by it.
+    """
     if frame is None:
         return {}
     seen = {**frame.f_globals, **frame.f_locals}
     return {
         id(value): name
         for name, value in seen.items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        if not name.startswith("_") and name not in _IMPORTS and not isinstance(value, ModuleType)
     }
 
 
@@ -43,8 +55,6 @@ class Writer:
 
     Attributes
     ----------
-    imports : set of str
-        Lines.
     used : set of str
         Names that are known.
     missing : dict
@@ -53,9 +63,26 @@ class Writer:
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self._names = names
-        self.imports: set[str] = set()
+        self._imports: set[str] = set()
         self.used: set[str] = set()
         self.missing: dict[str, str] = {}
+
+    @property
+    def imports(self) -> list[str]:
+        """The lines of what was imported, in their order."""
+        return [line for name, line in _IMPORTS.items() if name in self._imports]
+
+    def bring(self, name: str) -> None:
+        """Import a name, one of those that code may import."""
+        if name not in _IMPORTS:
+            raise ValueError(f"name: expected one of {', '.join(_IMPORTS)}, got {name!r}")
+        self._imports.add(name)
+
+    def free(self, name: str) -> str:
+        """Give a name that the program takes from nowhere, so that it can run again."""
+        while name in self.used or name in self.missing:
+            name += "_"
+        return name
 
     def name(self, value: object, otherwise: str) -> str:
         """Give the name of a value, or one that is to be filled in."""
@@ -88,10 +115,10 @@ class Writer:
         if type(value) is float:
             return repr(value) if math.isfinite(value) else f'float("{value}")'
         if isinstance(value, torch.dtype | torch.device):
-            self.imports.add("import torch")
+            self.bring("torch")
             return str(value) if isinstance(value, torch.dtype) else f"torch.device({str(value)!r})"
         if isinstance(value, PurePath):
-            self.imports.add("from pathlib import Path")
+            self.bring("Path")
             return f"Path({str(value)!r})"
         if isinstance(value, Weight):
             return repr(value.scale) if value == Weight(value.scale) else f"ap.{value!r}"
