@@ -249,6 +249,36 @@ def test_a_drawn_mask_and_a_picture_of_one_are_in_the_stack_and_the_code(clothes
         mask.canvas.levels = b"abc"
 
 
+@pytest.mark.parametrize(
+    ("picture", "kind", "level"),
+    [
+        (Image.fromarray(np.full((64, 64), 32768, np.uint16)), "PNG", 128),
+        (Image.fromarray(np.full((64, 64), 300, np.uint16)), "PNG", 1),
+        (Image.fromarray(np.ones((64, 64), np.float32)), "TIFF", 255),
+        (Image.new("RGBA", (64, 64), (255, 255, 255, 0)), "PNG", 0),
+        (Image.new("CMYK", (64, 64), (0, 0, 0, 0)), "JPEG", 255),
+    ],
+    ids=["half of 16 bits", "little of 16 bits", "floats", "transparent", "CMYK"],
+)
+def test_a_mask_is_read_from_a_picture_of_any_mode(picture, kind, level):
+    from attnpatch.notebook.controls import _levels_of
+
+    file = io.BytesIO()
+    picture.save(file, kind)
+    assert set(_levels_of(file.getvalue(), "a")) == {level}
+
+
+def test_a_mask_of_an_unknown_range_is_refused():
+    from attnpatch.notebook.controls import MaskControls
+
+    file, controls = io.BytesIO(), MaskControls()
+    Image.fromarray(np.full((64, 64), 200, np.float32)).save(file, "TIFF")
+    given = {"name": "a.tiff", "type": "image/tiff", "size": 1, "content": file.getvalue()}
+    controls.upload.value = ({**given, "last_modified": datetime.now(timezone.utc)},)
+    assert "mask (a.tiff)" in controls._said.value and "[0, 1]" in controls._said.value
+    assert not controls.canvas.levels
+
+
 def test_patches_that_are_attached_are_taken(clothes, stack, explore):
     with ap.attach(clothes.pipeline, stack[1:]):
         cell = explore()

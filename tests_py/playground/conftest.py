@@ -14,7 +14,10 @@ from attnpatch.playground.small_model import SmallModel
 
 # The program, which also notes every name that it looks up and every address that it calls.
 PROGRAM = """
-import socket, sys
+import signal, socket, sys
+
+# What is begun in a shell's background ignores it, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def noting(function, place):
     def noted(*arguments, **options):

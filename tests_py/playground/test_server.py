@@ -50,13 +50,26 @@ def test_files_of_the_machine_are_refused(client, path):
     assert "root:" not in answer.text and "[project]" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "docs/image-prompts.png")])
-def test_a_field_may_not_name_a_file_of_the_machine(client, path):
-    """A path is checked before anything is read or copied, a picture's too."""
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        str(ROOT / "docs/image-prompts.png"),
+        "http://127.0.0.1:9/a.png",
+        "https://nowhere.invalid/a.png",
+        "",
+        "file:///",
+    ],
+)
+@pytest.mark.parametrize("place", [0, 5], ids=["picture", "mask"])
+def test_a_field_may_not_name_a_file_that_is_no_upload(client, served, path, place):
+    """A path is checked before anything is read, copied or fetched, a picture's too."""
+    called = served.calls.read_text()
     config = client.get("/config").json()
     (generate,) = [d for d in config["dependencies"] if len(d["inputs"]) > 10]
     field = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    values = [field, *[None] * (len(generate["inputs"]) - 1)]
+    values = [None] * len(generate["inputs"])
+    values[place] = {"background": None, "layers": [field], "composite": None} if place else field
     asked = client.post(
         "/gradio_api/queue/join",
         json={"data": values, "fn_index": generate["id"], "session_hash": "abc"},
@@ -64,7 +77,10 @@ def test_a_field_may_not_name_a_file_of_the_machine(client, path):
     with client.stream("GET", "/gradio_api/queue/data?session_hash=abc") as stream:
         said = "".join(stream.iter_text())
     assert asked.status_code == 200
-    assert '"success":false' in said and "not uploaded by a user" in said
+    assert '"success":false' in said and "file: expected an upload, got" in said
+    assert "gradio cache" not in said
+    assert "nowhere.invalid" not in served.calls.read_text()[len(called) :]
+    assert ":9)" not in served.calls.read_text()[len(called) :]
 
 
 def test_what_was_uploaded_is_given_back(client):
@@ -131,6 +147,11 @@ def test_a_port_that_is_taken_is_named():
             OSError, match=rf"--port: expected a free port at 127.0.0.1, got {port}"
         ):
             server.listen("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_known_is_named():
+    with pytest.raises(OSError, match=r"--host: expected an address of this machine"):
+        server.listen("nope.invalid", 0)
 
 
 def parsed(*words):

@@ -71,7 +71,7 @@ def test_an_error_in_a_process_is_the_users(tmp_path):
     [
         ("process", {}, "did you mean 'processes'"),
         ("here", {"workers": 2}, "workers: the engine 'here' has none"),
-        ("processes", {"workers": 0}, "workers: expected at least 1, got 0"),
+        ("processes", {"workers": 0}, "workers: expected a whole number of at least 1, got 0"),
         ("processes", {"address": "auto"}, "address: the engine 'processes' has none"),
     ],
 )

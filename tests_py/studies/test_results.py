@@ -16,7 +16,7 @@ from PIL import Image
 import attnpatch as ap
 from attnpatch import cli
 from attnpatch.studies.dry_run import dry_run
-from attnpatch.studies.results.png import read_metadata
+from attnpatch.studies.results.png import read_metadata, to_png
 from attnpatch.studies.results.store import Store
 
 pytestmark = pytest.mark.slow
@@ -92,6 +92,28 @@ def test_a_picture_elsewhere_needs_the_folder(results, folder, tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "other.png")
     with pytest.raises(ValueError, match="expected a PNG of a sweep"):
         ap.stack_from_png(tmp_path / "other.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.png: expected a PNG of a sweep"):
+        ap.stack_from_png(tmp_path / "text.png")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ([], "expected a PNG of a sweep"),
+        ({}, "stack: expected a list of patches, got None"),
+        ({"stack": "x"}, "stack: expected a list of patches, got 'x'"),
+        ({"stack": [{"kind": "x"}]}, "stack: expected patches with kind, values and files"),
+        (
+            {"stack": [{"kind": ["a"], "values": {}, "files": []}]},
+            r"unknown kind of patch \['a'\]",
+        ),
+    ],
+)
+def test_a_picture_with_metadata_of_others(metadata, text, tmp_path):
+    (tmp_path / "a.png").write_bytes(to_png(np.zeros((4, 4), np.uint8), metadata))
+    with pytest.raises(ValueError, match=text):
+        ap.stack_from_png(tmp_path / "a.png")
 
 
 def test_a_notebook_shows_thumbnails(results):
@@ -161,7 +183,7 @@ def test_an_interrupted_sweep_resumes_exactly(fashion, results, tmp_path, at):
 
 def test_a_lost_picture_is_made_again(fashion, tmp_path):
     options = {"model": fashion, "progress": False}
-    results = ap.run_study(make(), tmp_path, **options)
+    results = ap.run_study(make(), tmp_path, measures={"stop": Interrupted(None)}, **options)
     (tmp_path / results[3]["file"]).unlink()
     count = Interrupted(None)
     ap.run_study(make(), tmp_path, resume=True, measures={"stop": count}, **options)
@@ -170,7 +192,7 @@ def test_a_lost_picture_is_made_again(fashion, tmp_path):
 
 def test_a_study_that_has_grown_is_completed(fashion, tmp_path):
     options = {"model": fashion, "progress": False}
-    ap.run_study(make(), tmp_path, **options)
+    ap.run_study(make(), tmp_path, measures={"stop": Interrupted(None)}, **options)
     count = Interrupted(None)
     axes = {**AXES, "style.weight": [0.9, 0.5, 0.2]}
     grown = ap.run_study(

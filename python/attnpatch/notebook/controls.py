@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 import traitlets
-from PIL import Image, ImageOps
+from PIL import Image
 
 from attnpatch.display.markup import tag
 from attnpatch.engine import Patch
@@ -17,6 +17,7 @@ from attnpatch.notebook.canvas import MaskCanvas
 from attnpatch.notebook.masks import SIDE, mask_text
 from attnpatch.notebook.parameters import Parameter, has_mask, parameters_of
 from attnpatch.notebook.variant import Box, Change, Drawn, Value
+from attnpatch.pictures import read_picture
 
 __all__ = ["NAMES", "Controls", "MaskControls"]
 
@@ -148,7 +149,7 @@ def _shown_for(choice: str) -> Callable[[str], str | None]:
 
 
 def _levels_of(content: bytes, name: str) -> bytes:
-    """Make a mask of a picture file: white is 255, black is 0."""
+    """Make a mask of a picture file: white is 255, black and transparent are 0."""
     try:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
@@ -156,9 +157,10 @@ def _levels_of(content: bytes, name: str) -> bytes:
                     f"mask: expected at most {_MOST_PIXELS // 10**6} million pixels, "
                     f"got {picture.width} × {picture.height}"
                 )
-            grey = ImageOps.exif_transpose(picture).convert("L")
+            read = read_picture(picture, f"mask ({name})", background=(0, 0, 0))
     except (OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError(f"mask: expected a picture, got {name}") from None
+    grey = Image.fromarray(read).convert("L")
     return grey.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import FileData
+from gradio.utils import get_upload_folder
 
 from attnpatch.engine import weight_presets
 from attnpatch.engine.weights import Weight
@@ -46,6 +47,32 @@ def _path_of(payload: FileData | None) -> str | None:
 def _as_it_is(payload: object) -> object:
     """Hand on what a field holds: `Settings` says what it expected, in its own words."""
     return payload
+
+
+def _check_files(value: object, folder: Path) -> None:
+    """Refuse files that were not uploaded, before Gradio fetches or names them."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if isinstance(path, str) and not Path(path).resolve().is_relative_to(folder.resolve()):
+            raise gr.Error(
+                f"file: expected an upload, got {path!r}, which was not uploaded by a user",
+                print_exception=False,
+            )
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            _check_files(one, folder)
+
+
+def _uploads_only(page: gr.Blocks) -> None:
+    """Have a page look at the files that a request names before all else."""
+    preprocess = page.preprocess_data
+
+    async def checked(function: Any, inputs: list[Any], *more: Any, **options: Any) -> Any:
+        _check_files(inputs, Path(get_upload_folder()))
+        return await preprocess(function, inputs, *more, **options)
+
+    setattr(page, "preprocess_data", checked)  # noqa: B010
 
 
 def make_page(playground: Playground, folder: Path) -> gr.Blocks:
@@ -119,6 +146,7 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
         stop.click(stop_running, None, outputs[2], queue=False, api_visibility="private").then(
             None, cancels=[running]
         )
+    _uploads_only(page)
     return page.queue(max_size=32, api_open=False)
 
 

@@ -138,6 +138,9 @@ def listen(host: str, port: int) -> socket.socket:
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))
+    except socket.gaierror as error:
+        taken.close()
+        raise OSError(f"--host: expected an address of this machine, got {host}: {error}") from None
     except OSError as error:
         taken.close()
         raise OSError(f"--port: expected a free port at {host}, got {port}: {error}") from None

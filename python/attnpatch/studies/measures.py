@@ -4,17 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.options import PIPELINE
 
-__all__ = ["Measure", "distance", "measured", "named_measures"]
+__all__ = ["Measure", "check_measures", "distance", "measured", "named_measures"]
+
+_COLUMNS = ("id", "patched", "file", "seconds_per_step", "similarity", "distance")
 
 Measure = Callable[[Image.Image, Cell], float]
 """A function of a picture and its cell."""
@@ -27,26 +32,61 @@ def distance(levels: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> flo
     return float(np.abs(levels.astype(np.float32) - other).mean() / 255.0)
 
 
-def measured(
-    measures: Mapping[str, Measure], levels: npt.NDArray[np.uint8], cell: Cell
-) -> dict[str, float]:
-    """Return what a user's functions say of a picture.
+def check_measures(measures: Mapping[str, Measure], columns: Iterable[str]) -> None:
+    """Check a user's functions before anything runs.
 
     Raises
     ------
-    ValueError
-        Where one gives no number.
+    TypeError, ValueError
+        For what can not be called, and for names that columns of the table have already.
     """
-    if not measures:
-        return {}
-    picture = Image.fromarray(levels)
-    found = {}
+    taken = {*_COLUMNS, *PIPELINE, *columns}
     for name, function in measures.items():
-        value = function(picture, cell)
-        if not isinstance(value, int | float) or not np.isfinite(value):
-            raise ValueError(f"measure {name}: expected a finite number, got {value!r}")
-        found[name] = float(value)
-    return found
+        if not isinstance(name, str) or not name or name in taken:
+            raise ValueError(
+                f"measures: expected a name that no other column of the table has, got {name!r}"
+            )
+        if not callable(function):
+            raise TypeError(
+                f"measures: expected functions of a picture and its cell, got {function!r} as "
+                f"{name!r}"
+            )
+
+
+def measured(
+    measures: Mapping[str, Measure], levels: npt.NDArray[np.uint8], cell: Cell
+) -> tuple[dict[str, float], ValueError | None]:
+    """Return what a user's functions say of a picture, and the error of the first one that fails.
+
+    A picture took longer to make than it takes to measure: it is kept, whatever a function does.
+    """
+    found: dict[str, float] = {}
+    failed: ValueError | None = None
+    picture = Image.fromarray(levels) if measures else None
+    for name, function in measures.items():
+        try:
+            found[name] = _number(function(cast("Image.Image", picture), cell))
+        except Exception as error:
+            if failed is None:
+                failed = ValueError(f"measure {name}: {_text(error)}, of the cell {cell.id}")
+                failed.__cause__ = error
+    return found, failed
+
+
+def _number(value: Any) -> float:
+    """Return any real number as a float, those of NumPy and torch among them."""
+    given = value.item() if hasattr(value, "item") else value
+    if not isinstance(given, numbers.Real) or not math.isfinite(given):
+        raise _NoNumber(f"expected a finite number, got {value!r}")
+    return float(given)
+
+
+class _NoNumber(ValueError):
+    """What a measure gave is no number."""
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, _NoNumber) else f"{type(error).__name__}: {error}"
 
 
 def named_measures(names: Mapping[str, str] | list[str]) -> dict[str, Measure]:
@@ -68,5 +108,7 @@ def named_measures(names: Mapping[str, str] | list[str]) -> dict[str, Measure]:
                 raise ValueError(f"--measure: {full}: {error}") from None
         if not callable(function):
             raise ValueError(f"--measure: expected module:function, got {full!r}")
+        if name in found:
+            raise ValueError(f"--measure: expected each name once, got {name!r} again")
         found[name] = function
     return found

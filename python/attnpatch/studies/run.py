@@ -4,29 +4,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from attnpatch.hosts.recognition import diffusers_denoiser
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.check import check_cells
+from attnpatch.studies.completing import complete
 from attnpatch.studies.engines import Engine, Here, Job, make_engine
 from attnpatch.studies.files import found
-from attnpatch.studies.measures import Measure
+from attnpatch.studies.measures import Measure, check_measures
 from attnpatch.studies.options import MODEL_FILES
 from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
 from attnpatch.studies.results.loading import StudyResults, load_study
 from attnpatch.studies.results.publish import publish
-from attnpatch.studies.results.records import Entry, done, write_order
+from attnpatch.studies.results.records import Entry, Record, done, write_order
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
 from attnpatch.studies.table import Table
+from attnpatch.studies.values import whole
 
 __all__ = ["run_study"]
+
+logger = logging.getLogger("attnpatch")
 
 
 def run_study(
@@ -71,42 +77,77 @@ def run_study(
     Raises
     ------
     TypeError, ValueError
-        For what is wrong in the study, before anything runs.
+        For what is wrong in the study, before anything runs; where a measure fails, after its batch
+        was written.
     FileExistsError
         Where results are there, and `resume` is not given.
     KeyboardInterrupt
         After what is done was put in order: the folder resumes.
     """
-    if model is not None and not (engine == "here" or isinstance(engine, Here)):
-        raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
+    if not isinstance(study, Study):
+        raise TypeError(f"study: expected a Study, got {study!r}; Study.load reads a file of one")
+    runs = _engine_of(engine, options, model)
+    if rows is not None:
+        whole("rows", rows, 1)
+    given = dict(measures or {})
+    check_measures(given, study.axis_names)
     cells = all_cells(study)
     store = Store(folder)
     order = order_of(cells, len(study))
-    finished = done(store, (entry.id for entry in order))
     if store.has("study.toml") and not resume:
         raise FileExistsError(
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
             "another folder"
         )
-    runs = make_engine(engine, **options) if isinstance(engine, str) else engine
-    _write_study(study, store)
-    write_order(store, order)
+    finished = _finished(store, order)
     plan = make_plan(cells, finished)
-    job = Job(model_of(study, model), store.location, rows, dict(measures or {}))
+    job = Job(model_of(study, model), store.location, rows, given)
     shown: Progress = Quiet()
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
+    began = False
     try:
-        if plan.cells:
-            with runs.open(job, shown.steps) as pool:
-                for units in plan:
-                    for records in pool.run(units):
-                        finished.update((record["id"], record) for record in records)
-                        shown.cells(len(records))
+        with runs.open(job, shown.steps) if plan.cells else nullcontext() as pool:
+            _write_study(study, store)
+            write_order(store, order)
+            began = True
+            for units in plan if pool is not None else ():
+                for records in pool.run(units):  # type: ignore[union-attr]
+                    finished.update((record["id"], record) for record in records)
+                    shown.cells(len(records))
+        complete(cells, finished, given, store)
+    except Exception:
+        finished = done(store, (entry.id for entry in order))  # the last batch as well
+        raise
     finally:
         shown.close()
-        publish(study, order, finished, store)
+        if began:
+            publish(study, order, finished, store)
     return load_study(store.location)
+
+
+def _engine_of(engine: Any, options: Mapping[str, Any], model: Any) -> Engine:
+    """Return the engine that is asked for; for a loaded model it is this process."""
+    runs = make_engine(engine, **options) if isinstance(engine, str) else engine
+    if not hasattr(runs, "open") or (options and runs is engine):
+        raise TypeError(f"engine: expected its name, or an Engine without options, got {engine!r}")
+    if model is not None and not isinstance(runs, Here):
+        raise ValueError(f"model: expected none for the engine {engine!r}, which loads its own")
+    return runs
+
+
+def _finished(store: Store, order: Sequence[Entry]) -> dict[str, Record]:
+    """Return the records of a study's cells that are done; others in the folder are named."""
+    there = done(store)
+    found = {entry.id: there[entry.id] for entry in order if entry.id in there}
+    if len(there) > len(found):
+        logger.warning(
+            "%s: %d pictures are of cells that the study does not have; they stay in pictures/, "
+            "and are not in the table",
+            store.location,
+            len(there) - len(found),
+        )
+    return found
 
 
 def order_of(cells: Sequence[Cell], asked: int) -> list[Entry]:
@@ -129,6 +170,8 @@ def model_of(study: Study, model: Any = None) -> Any:
     if model is None:
         return Table(study.model, **_files_of(study))
     if diffusers_denoiser(model) is None:
+        if not hasattr(model, "generate"):
+            raise TypeError(f"model: expected a pipeline of diffusers, or a Model, got {model!r}")
         return model  # a Model of the user's own
     from attnpatch.studies.models.pipelines import PipelineModel
 

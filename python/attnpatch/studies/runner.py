@@ -131,6 +131,11 @@ class Runner:
             Where to.
         unpatched
             The pictures without patches that are known, by their cells' ids.
+
+        Raises
+        ------
+        ValueError
+            Where a measure of the user fails, once all is written.
         """
         if self._writer is None or self._writer[0] is not store:
             self._writer = store, StackWriter(store)
@@ -139,7 +144,10 @@ class Runner:
         similarities = self._similarities(made.cells, levels)
         steps = self.model.steps(made.cells[0])
         records = []
+        failed: ValueError | None = None
         for place, cell in enumerate(made.cells):
+            values, error = measured(self._measures, levels[place], cell)
+            failed = failed or error
             record: Record = {
                 "id": cell.id,
                 "place": plain(cell.place),
@@ -149,7 +157,7 @@ class Runner:
                 "seconds_per_step": made.seconds / steps / len(made.cells),
                 "rows": len(made.cells),
                 "steps": steps,
-                "measures": measured(self._measures, levels[place], cell),
+                "measures": values,
             }
             if similarities[place] is not None:
                 record["measures"]["similarity"] = similarities[place]
@@ -167,6 +175,8 @@ class Runner:
             store.write(record["file"], to_png(levels[place], metadata))
             records.append(record)
         write_records(store, records)
+        if failed is not None:
+            raise failed
         return records
 
     def _similarities(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,13 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from attnpatch.studies.build import SharedPatches
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.files import found
 from attnpatch.studies.measures import Measure
 from attnpatch.studies.models import Model, load_model
+from attnpatch.studies.results.png import open_picture
 from attnpatch.studies.results.records import Record, picture_name
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.runner import Runner
@@ -151,8 +150,7 @@ class Worker:
             before = cell.without_patches.id
             name = picture_name(before)
             if cell.patches and before not in self._unpatched and self._store.has(name):
-                with Image.open(io.BytesIO(self._store.read(name))) as image:
-                    self._unpatched[before] = np.asarray(image)
+                self._unpatched[before] = np.asarray(open_picture(self._store, name))
 
 
 def left_of(unit: Sequence[Cell], done: set[str]) -> Unit:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections import deque
@@ -28,6 +29,7 @@ from attnpatch.studies.engines.job import (
 )
 from attnpatch.studies.results.records import Record
 from attnpatch.studies.table import Table
+from attnpatch.studies.values import whole
 
 __all__ = ["Processes"]
 
@@ -45,8 +47,8 @@ class Processes:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and (isinstance(workers, bool) or workers < 1):
-            raise ValueError(f"workers: expected at least 1, got {workers}")
+        if workers is not None:
+            whole("workers", workers, 1)
         self._count = workers or torch.cuda.device_count() or max(1, (os.cpu_count() or 1) // 4)
 
     @contextmanager
@@ -54,11 +56,23 @@ class Processes:
         """Give a pool, whose processes start when there is work for them."""
         if not isinstance(job.model, Table):
             raise ValueError("model: expected a study's own, which each process loads")
+        _check_pickles(job)
         pool = _Pool(job, self._count, on_step)
         try:
             yield pool
         finally:
             pool.end()
+
+
+def _check_pickles(job: Job) -> None:
+    for name, function in job.measures.items():
+        try:
+            pickle.dumps(function)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise TypeError(
+                f"measures: expected functions of a module, which processes can import, got "
+                f"{function!r} as {name!r}"
+            ) from error
 
 
 class _Pool:

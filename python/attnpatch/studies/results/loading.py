@@ -16,7 +16,7 @@ from typing import Any, overload
 from PIL import Image
 
 from attnpatch.engine import PatchStack
-from attnpatch.studies.results.png import read_metadata
+from attnpatch.studies.results.png import open_picture, read_metadata
 from attnpatch.studies.results.records import Record, done, placed, read_order
 from attnpatch.studies.results.rows import as_rows, cell_of_table
 from attnpatch.studies.results.sheet import make_sheet
@@ -89,9 +89,7 @@ class StudyResults(Sequence[Mapping[str, Any]]):
 
     def picture(self, index: int) -> Image.Image:
         """Return the picture of a row."""
-        with Image.open(io.BytesIO(self._store.read(self.rows[index]["file"]))) as image:
-            image.load()
-            return image.copy()
+        return open_picture(self._store, self.rows[index]["file"])
 
     def sheet(self) -> Image.Image:
         """Draw a contact sheet of the rows; of many a part of them.
@@ -111,7 +109,7 @@ class StudyResults(Sequence[Mapping[str, Any]]):
 
     def stack(self, index: int) -> PatchStack:
         """Return the patches of a row."""
-        return stack_from_json(self.metadata(index)["stack"], self._store)
+        return stack_from_json(self.metadata(index).get("stack"), self._store)
 
     def __repr__(self) -> str:
         return f"<StudyResults of {self.study.name!r}: {len(self)} cells, {self._store.location}>"

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["KEY", "read_metadata", "to_levels", "to_png", "versions"]
+from attnpatch.studies.results.store import Store
+
+__all__ = ["KEY", "open_picture", "read_metadata", "to_levels", "to_png", "versions"]
 
 KEY = "attnpatch"
 """The text chunk of the PNG."""
@@ -39,6 +41,26 @@ def to_png(levels: npt.NDArray[np.uint8], metadata: dict[str, Any], **texts: str
     return file.getvalue()
 
 
+def open_picture(store: Store, name: str) -> Image.Image:
+    """Return a picture of a store.
+
+    Raises
+    ------
+    ValueError
+        For a damaged file, naming it.
+    """
+    data = store.read(name)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.copy()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{store.path(name)}: expected a picture, got a damaged file; delete it, and resume "
+            "the sweep to make it again"
+        ) from error
+
+
 def read_metadata(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     """Return the metadata of a picture of a sweep.
 
@@ -47,13 +69,19 @@ def read_metadata(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:
     ValueError
         For other files.
     """
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-        image.load()
-        text = getattr(image, "text", {}).get(KEY)
-    if text is None:
+    found = None
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            image.load()
+            found = json.loads(getattr(image, "text", {}).get(KEY, "null"))
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError):
+        pass
+    if not isinstance(found, dict):
         name = "the file" if isinstance(file, bytes) else os.fspath(file)
         raise ValueError(f"{name}: expected a PNG of a sweep, with {KEY!r} in its metadata")
-    return json.loads(text)
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ __all__ = [
 
 Record = dict[str, Any]
 """id, place, pipeline, patched, file, seconds per step, measures: as JSON has them."""
+logger = logging.getLogger("attnpatch")
 _FOLDER, _ORDER = "records", "cells.json"
 
 
@@ -131,7 +133,22 @@ def done(store: Store, ids: Iterable[str] | None = None) -> dict[str, Record]:
     wanted = None if ids is None else set(ids)
     found: dict[str, Record] = {}
     for name in store.names(_FOLDER):
-        for record in json.loads(store.read(name)):
-            if record["file"] in there and (wanted is None or record["id"] in wanted):
-                found[record["id"]] = record
+        for record in _read(store, name):
+            one = record["id"]
+            if record["file"] in there and (wanted is None or one in wanted):
+                # A cell that was measured once more has several records.
+                before = found[one]["measures"] if one in found else {}
+                found[one] = {**record, "measures": {**before, **record["measures"]}}
     return found
+
+
+def _read(store: Store, name: str) -> list[Record]:
+    """Return the records of a file; of one that is damaged none, so that its cells are remade."""
+    try:
+        records = json.loads(store.read(name))
+        if all(record.keys() >= {"id", "file", "measures"} for record in records):
+            return records
+    except (AttributeError, TypeError, ValueError):
+        pass
+    logger.warning("%s: damaged, its cells count as not done", store.path(name))
+    return []

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from attnpatch.demo.sheet import Section, Tile, contact_sheet
+from attnpatch.studies.results.png import open_picture
 from attnpatch.studies.results.records import Record, Swept
 from attnpatch.studies.results.store import Store
 
@@ -58,9 +59,8 @@ def _columns(study: Swept, step: int) -> int:
 
 
 def _tile(record: Record, store: Store) -> Tile:
-    with Image.open(io.BytesIO(store.read(record["file"]))) as image:
-        picture = image.convert("RGB")
-        picture.thumbnail((_EDGE, _EDGE))
+    picture = open_picture(store, record["file"]).convert("RGB")
+    picture.thumbnail((_EDGE, _EDGE))
     # What changes fastest comes first: captions are cut where they are too long.
     place = [f"{n.rpartition('.')[2]} {_short(v)}" for n, v in reversed(record["place"].items())]
     if not record["patched"]:

@@ -63,7 +63,7 @@ class StackWriter:
         return self._written[key][1]
 
 
-def stack_from_json(entries: Sequence[Mapping[str, Any]], store: Store) -> PatchStack:
+def stack_from_json(entries: Any, store: Store) -> PatchStack:
     """Return the stack again, with the tensors from a store.
 
     Raises
@@ -73,9 +73,13 @@ def stack_from_json(entries: Sequence[Mapping[str, Any]], store: Store) -> Patch
     FileNotFoundError
         Where a file of tensors is missing.
     """
+    if not isinstance(entries, list):
+        raise ValueError(f"stack: expected a list of patches, got {entries!r}")
     patches = []
     for entry in entries:
-        kind = Patch.types.get(entry["kind"])
+        if not isinstance(entry, Mapping) or not entry.keys() >= {"kind", "values", "files"}:
+            raise ValueError(f"stack: expected patches with kind, values and files, got {entry!r}")
+        kind = Patch.types.get(str(entry["kind"]))
         if kind is None:
             raise ValueError(f"stack: unknown kind of patch {entry['kind']!r}")
         tensors: dict[str, torch.Tensor] = {}
@@ -107,6 +111,6 @@ def stack_from_png(
     FileNotFoundError
         Where the tensors are not in the folder.
     """
-    entries = read_metadata(file)["stack"]
+    entries = read_metadata(file).get("stack")
     place = Path(file).resolve().parent.parent.parent if folder is None else folder
     return stack_from_json(entries, Store(place))
