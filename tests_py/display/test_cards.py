@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every value that notebooks show: whole pages that say what the value is, and run nothing."""
 
+import math
 import re
 import subprocess
 import sys
@@ -243,3 +244,13 @@ assert "PIL" not in sys.modules and "IPython" not in sys.modules
 assert ap.display.FacesIn
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_attention_that_was_not_recorded_is_said_at_once():
+    with pytest.raises(TypeError, match="attention: expected a tensor, got None: nothing was"):
+        AttentionOver(None)
+    with pytest.raises(TypeError, match="attention: expected a tensor, got 'map'"):
+        AttentionOver("map")
+    for threshold in ("x", math.nan, math.inf):
+        with pytest.raises(ValueError, match="threshold: expected a finite number, got"):
+            AttentionOver(torch.ones(1, 2, 2), threshold=threshold)

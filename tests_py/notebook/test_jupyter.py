@@ -122,6 +122,7 @@ def test_a_cell_in_jupyterlab(page):
     assert quick.locator(".widget-slider", has_text="weight").inner_text().split()[-1] == "0.40"
 
     quick.locator(".widget-dropdown", has_text="mask").locator("select").select_option("drawn")
+    quick.locator("canvas").wait_for()  # until it is seen
     canvas = quick.locator("canvas").bounding_box()
     x, y = canvas["x"] + canvas["width"] / 4, canvas["y"] + canvas["height"] / 4
 

@@ -174,6 +174,10 @@ def test_an_error_says_which_reference(tmp_path):
     [
         (["--port", "80000"], "--port: expected 0 to 65535, got 80000"),
         (["--steps", "3", "--device", "cpu"], "--model and --adapter beside --steps, --device"),
+        (
+            ["--model", "a", "--adapter", "b", "--port", "0", "--device", "nonsense"],
+            "--device: expected one that is here, got nonsense: ",
+        ),
         (["--adapter", "a.bin"], "expected --model and --adapter together"),
     ],
 )

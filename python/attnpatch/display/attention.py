@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,11 @@ class AttentionOver(Shown):
 
     Raises
     ------
+    TypeError
+        For what is no tensor.
     ValueError
-        For numbers that do not fit, or what is no map, when it is shown.
+        For a threshold that is no finite number; for numbers that do not fit, or what is no map,
+        when it is shown.
     """
 
     attention: Tensor
@@ -49,6 +53,15 @@ class AttentionOver(Shown):
     threshold: float = 1.0
 
     _shown_by = "attention"
+
+    def __post_init__(self) -> None:
+        """Check what needs no picture."""
+        given: object = self.attention
+        if not isinstance(given, Tensor):
+            none = ": nothing was recorded" if given is None else ""
+            raise TypeError(f"attention: expected a tensor, got {given!r:.60}{none}")
+        if not isinstance(self.threshold, int | float) or not math.isfinite(self.threshold):
+            raise ValueError(f"threshold: expected a finite number, got {self.threshold!r}")
 
 
 def html(shown: AttentionOver) -> Markup:

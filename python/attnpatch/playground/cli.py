@@ -136,6 +136,11 @@ def _load(args: argparse.Namespace) -> PlayModel:
     from attnpatch.playground.own_model import OwnModel
 
     device = args.device or "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"--device: expected one that is here, got {device}: {first}") from None
     dtype = args.dtype or ("float32" if torch.device(device).type == "cpu" else "float16")
     options = OwnOptions(
         model=args.model,
