@@ -341,18 +341,22 @@ def _loaders(graph: Graph) -> tuple[Node, Link, Link]:
     return checkpoint, adapter["IPADAPTER"], encoder["CLIP_VISION"]
 
 
-def image_prompt(graph: Graph) -> None:
-    """One picture as a prompt, for the first four fifths of sampling."""
+def _with_reference(graph: Graph, **options: Any) -> tuple[Node, Node]:
+    """Add a checkpoint, and a picture as a prompt of it."""
     checkpoint, adapter, encoder = _loaders(graph)
-    patched = graph.add(
+    return checkpoint, graph.add(
         "IPAdapterAdvanced",
         model=checkpoint["MODEL"],
         ipadapter=adapter,
         image=_picture(graph, "reference.png"),
         clip_vision=encoder,
-        weight=0.8,
-        end_at=0.8,
+        **options,
     )
+
+
+def image_prompt(graph: Graph) -> None:
+    """One picture as a prompt, for the first four fifths of sampling."""
+    checkpoint, patched = _with_reference(graph, weight=0.8, end_at=0.8)
     _sample(graph, checkpoint, patched["MODEL"], "a portrait, soft light", "image_prompt")
 
 
@@ -420,15 +424,7 @@ def combined_embeds(graph: Graph) -> None:
 
 def guidance_beside_a_prompt(graph: Graph) -> None:
     """Two kinds of self-attention guidance on a model that has an image prompt."""
-    checkpoint, adapter, encoder = _loaders(graph)
-    patched = graph.add(
-        "IPAdapterAdvanced",
-        model=checkpoint["MODEL"],
-        ipadapter=adapter,
-        image=_picture(graph, "reference.png"),
-        clip_vision=encoder,
-        weight=0.6,
-    )
+    checkpoint, patched = _with_reference(graph, weight=0.6)
     blurred = graph.add("AttentionPatchesSAG", model=patched["MODEL"], scale=0.5)
     perturbed = graph.add("AttentionPatchesPAG", model=blurred["MODEL"], scale=2.0)
     _sample(graph, checkpoint, perturbed["MODEL"], "a quiet street at dawn", "guidance")
@@ -588,14 +584,7 @@ def qwen_edit_regions(graph: Graph) -> None:
 
 def sweep(graph: Graph) -> None:
     """Weights and parts of sampling of an image prompt, every one with every seed."""
-    checkpoint, adapter, encoder = _loaders(graph)
-    patched = graph.add(
-        "IPAdapterAdvanced",
-        model=checkpoint["MODEL"],
-        ipadapter=adapter,
-        image=_picture(graph, "reference.png"),
-        clip_vision=encoder,
-    )
+    checkpoint, patched = _with_reference(graph)
     study = """\
 name = "weights"
 

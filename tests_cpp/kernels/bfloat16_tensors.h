@@ -31,6 +31,16 @@ class BFloat16Tensors {
     view.data = copy.data();
   }
 
+  // The same of a problem's queries, keys, values and results; the kernel is told of bf16.
+  template <typename Problem, typename Params>
+  void round_all(Problem& problem, Params& p) {
+    p.dtype = Dtype::kBFloat16;
+    round(problem.q, p.q);
+    round(problem.k, p.k);
+    round(problem.v, p.v);
+    round(problem.out, p.out);
+  }
+
   // What a kernel has written there.
   static void read(const AttentionView& view, std::vector<float>& values) {
     const auto* from = static_cast<const uint16_t*>(view.data);

@@ -37,11 +37,7 @@ TEST_P(BiasedAttention, EqualsTheFormula) {
 void run_in_bfloat16(BiasedProblem& problem) {
   BiasedAttentionParams p = problem.params();
   BFloat16Tensors tensors;
-  p.dtype = Dtype::kBFloat16;
-  tensors.round(problem.q, p.q);
-  tensors.round(problem.k, p.k);
-  tensors.round(problem.v, p.v);
-  tensors.round(problem.out, p.out);
+  tensors.round_all(problem, p);
   biased_attention_cpu(p);
   BFloat16Tensors::read(p.out, problem.out);
 }

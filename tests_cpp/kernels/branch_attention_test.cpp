@@ -25,11 +25,7 @@ constexpr double kBFloat16Bound = 2.4e-2;
 void run_in_bfloat16(Problem& problem, int64_t threads = 2) {
   BranchAttentionParams p = problem.params();
   BFloat16Tensors tensors;
-  p.dtype = Dtype::kBFloat16;
-  tensors.round(problem.q, p.q);
-  tensors.round(problem.k, p.k);
-  tensors.round(problem.v, p.v);
-  tensors.round(problem.out, p.out);
+  tensors.round_all(problem, p);
   for (size_t i = 0; i < p.branches.size(); ++i) {
     tensors.round(problem.branch_k[i], p.branches[i].k);
     tensors.round(problem.branch_v[i], p.branches[i].v);

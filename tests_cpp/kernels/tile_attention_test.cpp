@@ -191,13 +191,9 @@ TEST_P(TileAttention, InBFloat16EqualsTheFormula) {
     Problem problem(shape(), scale);
     TileAttentionParams p = problem.params();
     BFloat16Tensors tensors;
-    p.dtype = Dtype::kBFloat16;
-    tensors.round(problem.q, p.q);
-    tensors.round(problem.k, p.k);
-    tensors.round(problem.v, p.v);
+    tensors.round_all(problem, p);
     tensors.round(problem.shared_k, p.shared_k);
     tensors.round(problem.shared_v, p.shared_v);
-    tensors.round(problem.out, p.out);
     tile_attention_cpu(p);
     BFloat16Tensors::read(p.out, problem.out);
     EXPECT_LT(problem.largest_error(), 1.6e-2);
