@@ -9,7 +9,7 @@
 namespace attnpatch::kernels {
 
 // Instruction sets that the CPU kernels were compiled for and this machine has, best first. Those
-// whose name ends in "_BF16" multiply pairs of bf16, too.
+// whose name ends in "_BF16" multiply pairs of bf16, too, in "_AMX" tiles of them as well.
 std::vector<std::string> cpu_targets();
 
 // Makes every CPU kernel use the named instruction set; an empty name gives the choice back.

@@ -24,15 +24,11 @@
 #include <vector>
 
 #include "kernels/biased_attention.h"
-#include "kernels/cpu/arena.h"
 #include "kernels/cpu/bias_channels.h"
 #include "kernels/cpu/online_softmax-inl.h"
-#include "kernels/cpu/panels-inl.h"
-#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/online_tasks-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/scores-inl.h"
-#include "kernels/cpu/task_lots.h"
-#include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -45,17 +41,17 @@ template <typename Format>
 struct BiasedKeys {
   using T = typename Format::T;
   const BiasedAttentionParams* p;
-  const BiasChannels* bias;
+  const BiasChannels* channels;
   int64_t b;
   const T *k, *v;
 
-  BiasedKeys(const BiasedAttentionParams& params, const BiasChannels& channels, int64_t row,
+  BiasedKeys(const BiasedAttentionParams& params, const BiasChannels& bias, int64_t of_row,
              int64_t kv_head)
       : p(&params),
-        bias(&channels),
-        b(row),
-        k(head_of<T>(params.k, row, kv_head)),
-        v(head_of<T>(params.v, row, kv_head)) {}
+        channels(&bias),
+        b(of_row),
+        k(head_of<T>(params.k, of_row, kv_head)),
+        v(head_of<T>(params.v, of_row, kv_head)) {}
 
   int64_t count() const { return p->keys; }
 
@@ -64,22 +60,7 @@ struct BiasedKeys {
             p->v.channel_stride};
   }
 
-  void pack(const Block& block, const State& state) const {
-    const auto put = [this](const int64_t* number, float* panel) {
-      const float* rows[4];
-      for (int i = 0; i < 4; ++i) rows[i] = bias->of_key(b, number[i]);
-      pack_panel(rows, bias->count, panel);
-    };
-    pack_block<Format>(
-        block, state, [this](int64_t i) { return row(i); }, put);
-  }
-
-  void request(int64_t begin, int64_t end, Requests& requests) const {
-    for (int64_t i = begin; i < HWY_MIN(end, count()); ++i) {
-      requests.add(row(i).k, p->head_size);
-      requests.add(row(i).v, p->head_size);
-    }
-  }
+  const float* bias(int64_t i) const { return channels->of_key(b, i); }
 };
 
 // Queries [begin, end) of one head.
@@ -95,60 +76,25 @@ template <typename Format>
 struct BiasedQueries {
   using T = typename Format::T;
   const BiasedAttentionParams* p;
-  const BiasChannels* bias;
+  const BiasChannels* channels;
   BiasedTask task;
-  const T* q;
-  T* out;
+  const T* first_q;
+  T* first_out;
 
-  BiasedQueries(const BiasedAttentionParams& params, const BiasChannels& channels,
+  BiasedQueries(const BiasedAttentionParams& params, const BiasChannels& bias,
                 const BiasedTask& of_task)
       : p(&params),
-        bias(&channels),
+        channels(&bias),
         task(of_task),
-        q(head_of<T>(params.q, of_task.b, of_task.h) + of_task.begin * params.q.token_stride),
-        out(const_cast<T*>(head_of<T>(params.out, of_task.b, of_task.h)) +
-            of_task.begin * params.out.token_stride) {}
+        first_q(head_of<T>(params.q, of_task.b, of_task.h)),
+        first_out(const_cast<T*>(head_of<T>(params.out, of_task.b, of_task.h))) {}
 
+  const AttentionView& q() const { return p->q; }
+  const AttentionView& out() const { return p->out; }
   int64_t count() const { return task.end - task.begin; }
-
-  void request_queries(int64_t i, Requests& requests) const { request(q, p->q, i, requests); }
-  void request_results(int64_t i, Requests& requests) const { request(out, p->out, i, requests); }
-
-  template <int V>
-  void load(int64_t i, const OnlineTile& to, const State& state) const {
-    constexpr int64_t width = V * kLanes;
-    const int64_t some = HWY_MIN(width, count() - i), size = p->head_size;
-    const T* tokens[width] = {};
-    for (int64_t n = 0; n < some; ++n) tokens[n] = q + (i + n) * p->q.token_stride;
-    const TileRows rows{&p->q, some, size, width, state.rows, state.row_size};
-    load_rows<Format>(rows, tokens, state.sizes.factor, to.queries);
-    float* behind = to.queries + lanes_of<typename Format::Products>(size) * width;
-    for (int64_t base = 0; base < width; base += kLanes) {
-      const float* channels[kLanes];
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        const int64_t n = HWY_MIN(base + lane, some - 1);
-        channels[lane] = bias->of_query(task.b, task.begin + i + n);
-      }
-      columns_from_rows<FloatProducts>(channels, bias->width, 1.0f, width, behind + base);
-    }
-  }
-
-  template <int V>
-  void store(int64_t i, const OnlineTile& from, const State& state) const {
-    constexpr int64_t width = V * kLanes;
-    const int64_t some = HWY_MIN(width, count() - i);
-    T* tokens[width] = {};
-    for (int64_t n = 0; n < some; ++n) tokens[n] = out + (i + n) * p->out.token_stride;
-    const TileRows rows{&p->out, some, p->head_size, width, state.rows, state.row_size};
-    store_rows<Format>(rows, from.out, tokens);
-  }
-
- private:
-  void request(const T* first, const AttentionView& view, int64_t begin, Requests& requests) const {
-    for (int64_t i = begin; i < HWY_MIN(begin + kWidth, count()); ++i) {
-      requests.add(first + i * view.token_stride, p->head_size);
-    }
-  }
+  const T* row(int64_t i) const { return first_q + (task.begin + i) * p->q.token_stride; }
+  T* result(int64_t i) const { return first_out + (task.begin + i) * p->out.token_stride; }
+  const float* bias(int64_t i) const { return channels->of_query(task.b, task.begin + i); }
 };
 
 // Runs that fit in L2, and enough of them for all threads; those of one head of keys come one after
@@ -175,21 +121,12 @@ void run(const BiasedAttentionParams& p, const BiasChannels& bias) {
   const std::vector<BiasedTask> tasks = cut_tasks(p);
   const int64_t queries = tasks.front().end;
   const int64_t work = 2 * p.batch * p.heads * p.queries * p.keys * p.head_size;
-  using Products = typename Format::Products;
-  const HeadSizes sizes{p.head_size, ScoreLanes::of<Products>(p.head_size, bias.count),
-                        p.scale * kLog2E};
-  TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
-  run_workers(p, lots, [&](TaskLots::Worker& worker) {
-    Arena::Scope memory(thread_arena());
-    const State state(memory, queries, p.keys, sizes);
-    int64_t before = -1;
-    for (int64_t i; (i = worker.take()) >= 0; before = i) {
-      const BiasedTask& task = tasks[i];
-      const bool packed = before >= 0 && task.has_keys_of(tasks[before]);
-      attend<Products>(BiasedKeys<Format>(p, bias, task.b, task.kv_head),
-                       BiasedQueries<Format>(p, bias, task), packed, state);
-    }
-  });
+  const auto lanes = ScoreLanes::of<typename Format::Products>(p.head_size, bias.count);
+  const HeadSizes sizes{p.head_size, lanes, p.scale * kLog2E, bias.count, bias.width};
+  run_online<Format>(
+      p, tasks, OnlineDemand{queries, p.keys, work, sizes},
+      [&](const BiasedTask& task) { return BiasedKeys<Format>(p, bias, task.b, task.kv_head); },
+      [&](const BiasedTask& task) { return BiasedQueries<Format>(p, bias, task); });
 }
 
 void biased_attention(const BiasedAttentionParams& params, const BiasChannels& bias) {

@@ -24,9 +24,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/panels-inl.h"
@@ -87,11 +85,12 @@ struct OnlineTile {
   float *queries, *scores, *top, *sum, *out;
 };
 
-// What a head's rows hold: channels of values, and what scores are sums over.
+// What a head's rows hold: channels of values, what scores are sums over, and channels of a bias.
 struct HeadSizes {
   int64_t values;
   ScoreLanes scores;
-  float factor;  // of the scores
+  float factor;                      // of the scores
+  int64_t bias = 0, bias_width = 0;  // the second is the first, rounded up to a multiple of four
 };
 
 // The working memory of one thread.
@@ -134,36 +133,60 @@ struct State {
   }
 };
 
-// A key's row and its value's, and how far their channels lie apart.
-template <typename T>
-struct KeyRow {
-  const T *k, *v;
-  int64_t k_stride, v_stride;
-};
-
-// Packs a block of keys; row(i) is the KeyRow of key i, and put(i, panel) adds to a panel, behind
-// the lanes of k, what else four keys have, of which i[0..3] are the numbers. What the last
-// panels lack is the last key once more, which changes no maximum and gets no weight.
-template <typename Format, typename Row, typename Put>
-void pack_block(const Block& block, const State& state, const Row& row, const Put& put) {
+// Packs a block of keys. What the last panels lack is the last key once more, which changes no
+// maximum and gets no weight.
+template <typename Format, typename Keys>
+void pack_block(const Block& block, const State& state, const Keys& keys) {
   using Products = typename Format::Products;
   const int64_t size = state.sizes.values, row_size = state.row_size;
-  const float *k[4], *v[4];
-  int64_t number[4];
+  const float *k[4], *v[4], *bias[4];
   for (int64_t key = 0; key < block.count; key += 4) {
     for (int64_t i = 0; i < 4; ++i) {
-      number[i] = block.begin + HWY_MIN(key + i, block.count - 1);
-      const KeyRow<typename Format::T> from = row(number[i]);
+      const int64_t number = block.begin + HWY_MIN(key + i, block.count - 1);
+      const KeyRow<typename Format::T> from = keys.row(number);
       float* copy = state.rows + 2 * i * row_size;
       k[i] = load_lanes<Format>(from.k, from.k_stride, size, copy);
       v[i] = load_lanes<Format>(from.v, from.v_stride, size, copy + row_size);
+      bias[i] = keys.bias(number);
     }
     float* panel = block.keys + key * state.sizes.scores.all();
     pack_panel(k, lanes_of<Products>(size), panel);
-    put(number, panel + 4 * lanes_of<Products>(size));
+    pack_panel(bias, state.sizes.bias, panel + 4 * lanes_of<Products>(size));
     pack_values(Products(), v, block.count - key, key, round_up(block.count, 4), size,
                 block.values);
   }
+}
+
+// The W queries from number i on become a tile.
+template <typename Format, int V, typename Queries>
+void load_tile(const Queries& queries, int64_t i, const OnlineTile& to, const State& state) {
+  constexpr int64_t width = V * kLanes;
+  const HeadSizes& sizes = state.sizes;
+  const int64_t some = HWY_MIN(width, queries.count() - i);
+  const typename Format::T* tokens[width] = {};
+  for (int64_t n = 0; n < some; ++n) tokens[n] = queries.row(i + n);
+  const TileRows rows{&queries.q(), some, sizes.values, width, state.rows, state.row_size};
+  load_rows<Format>(rows, tokens, sizes.factor, to.queries);
+  if (sizes.bias == 0) return;
+  float* behind = to.queries + lanes_of<typename Format::Products>(sizes.values) * width;
+  for (int64_t base = 0; base < width; base += kLanes) {
+    const float* channels[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      channels[lane] = queries.bias(i + HWY_MIN(base + lane, some - 1));
+    }
+    columns_from_rows<FloatProducts>(channels, sizes.bias_width, 1.0f, width, behind + base);
+  }
+}
+
+// What it found becomes their results.
+template <typename Format, int V, typename Queries>
+void store_tile(const Queries& queries, int64_t i, const OnlineTile& from, const State& state) {
+  constexpr int64_t width = V * kLanes;
+  const int64_t some = HWY_MIN(width, queries.count() - i);
+  typename Format::T* tokens[width] = {};
+  for (int64_t n = 0; n < some; ++n) tokens[n] = queries.result(i + n);
+  const TileRows rows{&queries.out(), some, state.sizes.values, width, state.rows, state.row_size};
+  store_rows<Format>(rows, from.out, tokens);
 }
 
 // One tile of queries takes in one block of keys.
@@ -226,25 +249,37 @@ void end_tile(const OnlineTile& tile, const State& state) {
   }
 }
 
-// Where the lots of tasks begin and end that have a head's keys in common.
-template <typename Task>
-std::vector<int64_t> lots_of_one_head(const std::vector<Task>& tasks) {
-  std::vector<int64_t> starts = {0};
-  for (size_t i = 1; i < tasks.size(); ++i) {
-    if (!tasks[i].has_keys_of(tasks[i - 1])) starts.push_back(static_cast<int64_t>(i));
-  }
-  starts.push_back(static_cast<int64_t>(tasks.size()));
-  return starts;
+// Asks for rows needed next: of queries and room for results, from number `begin` to `end`, and of
+// keys.
+template <typename Queries>
+void request_queries(const Queries& queries, int64_t begin, int64_t end, int64_t size,
+                     Requests& requests) {
+  for (int64_t i = begin; i < HWY_MIN(end, queries.count()); ++i) requests.add(queries.row(i), size);
 }
 
-// A run of queries goes through the keys. `packed`: the keys are already. Keys have count(),
-// pack(block, state) and request(begin, end, requests), which asks for rows; Queries have count(),
-// load<V>(i, tile, state) and store<V>(i, tile, state) of the W queries from i on, and the same
-// requests for their rows: request_queries(i, requests) and request_results(i, requests).
-template <typename Products, typename Keys, typename Queries>
+template <typename Queries>
+void request_results(const Queries& queries, int64_t begin, int64_t end, int64_t size,
+                     Requests& requests) {
+  for (int64_t i = begin; i < HWY_MIN(end, queries.count()); ++i) {
+    requests.add(queries.result(i), size);
+  }
+}
+
+template <typename Keys>
+void request_keys(const Keys& keys, int64_t begin, int64_t end, int64_t size, Requests& requests) {
+  for (int64_t i = begin; i < HWY_MIN(end, keys.count()); ++i) {
+    requests.add(keys.row(i).k, size);
+    requests.add(keys.row(i).v, size);
+  }
+}
+
+// A run of queries goes through the keys. `packed`: the keys are already. Keys have count(), row(i),
+// the KeyRow of key i, and bias(i), its channels; Queries have count(), row(i) and result(i), of
+// which q() and out() are the tensors, and bias(i).
+template <typename Format, typename Keys, typename Queries>
 void attend(const Keys& keys, const Queries& queries, bool packed, const State& state) {
   const int64_t all = keys.count(), length = block_length(all), count = queries.count();
-  const int64_t tiles = (count + kWidth - 1) / kWidth;
+  const int64_t tiles = (count + kWidth - 1) / kWidth, size = state.sizes.values;
   const int64_t share = (length + tiles - 1) / tiles, key_size = state.packed_size;
   Requests requests;
 
@@ -252,14 +287,14 @@ void attend(const Keys& keys, const Queries& queries, bool packed, const State& 
   do {  // once where there is no key
     const Block block = state.block(begin, all);
     const bool first = begin == 0, last = begin + length >= all;
-    if (!packed) keys.pack(block, state);
+    if (!packed) pack_block<Format>(block, state, keys);
     for (int64_t i = 0; i < count; i += kWidth) {
       // Needed next: the next tile's queries, room for results, a share of the next block's keys.
       const int64_t ahead = length + i / kWidth * share;
-      if (first) queries.request_queries(i + kWidth, requests);
-      if (last) queries.request_results(i, requests);
+      if (first) request_queries(queries, i + kWidth, i + 2 * kWidth, size, requests);
+      if (last) request_results(queries, i, i + kWidth, size, requests);
       if (!packed) {
-        keys.request(begin + ahead, begin + ahead + share, requests);
+        request_keys(keys, begin + ahead, begin + ahead + share, size, requests);
       } else if (!last) {
         requests.add(block.keys + ahead * key_size, share * key_size);
       }
@@ -267,13 +302,13 @@ void attend(const Keys& keys, const Queries& queries, bool packed, const State& 
       with_vectors<kVectors>((HWY_MIN(kWidth, count - i) + kLanes - 1) / kLanes, [&](auto v) {
         const OnlineTile tile = state.tile(i);
         if (first) {
-          queries.template load<v()>(i, tile, state);
+          load_tile<Format, v()>(queries, i, tile, state);
           begin_tile<v()>(tile, state);
         }
-        take_in<v(), Products>(block, state.sizes, tile, requests);
+        take_in<v(), typename Format::Products>(block, state.sizes, tile, requests);
         if (last) {
           end_tile<v()>(tile, state);
-          queries.template store<v()>(i, tile, state);
+          store_tile<Format, v()>(queries, i, tile, state);
         }
       });
     }

@@ -40,13 +40,18 @@ struct Segment {
 // The segments that take part for a row of the batch; the first `grouped` of them share one
 // softmax.
 struct Segments {
+  int64_t panel;  // keys: each segment's are filled up to a multiple of it
   std::vector<Segment> list;
   int64_t grouped = 0;
-  int64_t keys = 0;  // packed: each segment's are filled up to a multiple of four
+  int64_t keys = 0;  // packed
+
+  explicit Segments(int64_t of_panel = 4) : panel(of_panel) {}
+
+  int64_t packed(const Segment& segment) const { return round_up(segment.tokens, panel); }
 
   void add(const Segment& segment) {
     list.push_back(segment);
-    keys += round_up(segment.tokens, 4);
+    keys += packed(segment);
   }
 };
 

@@ -14,7 +14,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/bfloat16_pairs.h"
+#include "kernels/cpu/bfloat16_units.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();

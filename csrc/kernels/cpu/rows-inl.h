@@ -18,7 +18,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kernels/cpu/bfloat16_pairs.h"
+#include "kernels/cpu/bfloat16_units.h"
 #include "kernels/cpu/products-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 #include "kernels/views.h"
@@ -35,6 +35,13 @@ template <typename T>
 const T* head_of(const AttentionView& view, int64_t row, int64_t h) {
   return static_cast<const T*>(view.data) + row * view.batch_stride + h * view.head_stride;
 }
+
+// A key's row and its value's, and how far their channels lie apart.
+template <typename T>
+struct KeyRow {
+  const T *k, *v;
+  int64_t k_stride, v_stride;
+};
 
 // Copies four floats; compiles to one 128-bit move each way.
 HWY_INLINE void copy4(const float* from, float* to) { std::memcpy(to, from, 4 * sizeof(float)); }
@@ -82,6 +89,9 @@ struct BFloat16 {
 struct BFloat16Pairs : BFloat16 {
   using Products = BFloat16Products;
 };
+
+// The same, for code that multiplies tiles.
+struct BFloat16Tiles : BFloat16Pairs {};
 #endif
 
 // Calls body with the format of a dtype as its template argument.
@@ -97,11 +107,12 @@ void with_dtype(Dtype dtype, const Body& body) {
   }
 }
 
-// The same, with pairs where the machine multiplies them.
+// The same, with pairs or tiles where the machine multiplies them.
 template <class Body>
 void with_products(Dtype dtype, const Body& body) {
 #if ATTNPATCH_BFLOAT16_PAIRS
-  if (dtype == Dtype::kBFloat16 && bfloat16_pairs()) {
+  if (dtype == Dtype::kBFloat16 && bfloat16_unit() != BFloat16Unit::kNone) {
+    if (bfloat16_unit() == BFloat16Unit::kTiles) return body.template operator()<BFloat16Tiles>();
     return body.template operator()<BFloat16Pairs>();
   }
 #endif
@@ -139,7 +150,11 @@ HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64
 template <typename T>
 HWY_INLINE void copy_row(const T* row, int64_t stride, int64_t size, float* out) {
   T* to = reinterpret_cast<T*>(out);
-  for (int64_t i = 0; i < size; ++i) to[i] = row[i * stride];
+  if (stride == 1) {
+    std::copy_n(row, size, to);
+  } else {
+    for (int64_t i = 0; i < size; ++i) to[i] = row[i * stride];
+  }
   constexpr auto kBytes = static_cast<int64_t>(sizeof(T));
   constexpr int64_t n = kLanes * int64_t{4} / kBytes;  // in a vector of floats
   std::fill(to + size, to + round_up(size, n), T{});

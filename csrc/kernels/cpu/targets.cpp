@@ -11,30 +11,36 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/bfloat16_pairs.h"
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/bfloat16_units.h"
 
 namespace attnpatch::kernels {
 namespace {
 
-bool machine_has_pairs() {
+BFloat16Unit best_unit() {
 #if ATTNPATCH_AVX512_BF16
-  return __builtin_cpu_supports("avx512bf16") != 0;
-#else
-  return false;
+  if (!__builtin_cpu_supports("avx512bf16")) return BFloat16Unit::kNone;
 #endif
+#if ATTNPATCH_AMX
+  if (amx::available()) return BFloat16Unit::kTiles;
+#endif
+  return ATTNPATCH_AVX512_BF16 ? BFloat16Unit::kPairs : BFloat16Unit::kNone;
 }
 
-std::atomic<bool>& pairs() {
-  static std::atomic<bool> wanted{machine_has_pairs()};
+std::atomic<BFloat16Unit>& unit() {
+  static std::atomic<BFloat16Unit> wanted{best_unit()};
   return wanted;
 }
 
 // One of Highway's targets, or one with products of bf16.
 struct Target {
   int64_t highway;
-  bool pairs;
+  BFloat16Unit unit;
 
-  std::string name() const { return hwy::TargetName(highway) + std::string(pairs ? "_BF16" : ""); }
+  std::string name() const {
+    constexpr const char* kUnits[] = {"", "_BF16", "_AMX"};
+    return hwy::TargetName(highway) + std::string(kUnits[static_cast<int>(unit)]);
+  }
 };
 
 // The targets that were compiled and that the machine has, best first.
@@ -42,11 +48,13 @@ std::vector<Target> available_targets() {
   hwy::SetSupportedTargetsForTest(0);  // forget what was forced before
   std::vector<Target> targets;
   for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    targets.push_back({target, false});
+    targets.push_back({target, BFloat16Unit::kNone});
   }
 #if ATTNPATCH_AVX512_BF16
   const int64_t best = targets.front().highway;
-  if (best <= HWY_AVX3 && machine_has_pairs()) targets.insert(targets.begin(), {best, true});
+  for (const BFloat16Unit one : {BFloat16Unit::kPairs, BFloat16Unit::kTiles}) {
+    if (best <= HWY_AVX3 && one <= best_unit()) targets.insert(targets.begin(), {best, one});
+  }
 #endif
   return targets;
 }
@@ -61,7 +69,7 @@ std::vector<std::string> cpu_targets() {
 
 void force_cpu_target(const std::string& name) {
   std::string known;
-  Target forced{0, machine_has_pairs()};
+  Target forced{0, best_unit()};
   for (const Target& target : available_targets()) {
     if (name == target.name()) forced = target;
     known += (known.empty() ? "" : ", ") + target.name();
@@ -71,9 +79,9 @@ void force_cpu_target(const std::string& name) {
   }
   hwy::SetSupportedTargetsForTest(forced.highway);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  pairs() = forced.pairs;
+  unit() = forced.unit;
 }
 
-bool bfloat16_pairs() { return pairs(); }
+BFloat16Unit bfloat16_unit() { return unit(); }
 
 }  // namespace attnpatch::kernels

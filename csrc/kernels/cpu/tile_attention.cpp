@@ -14,12 +14,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cpu/arena.h"
 #include "kernels/cpu/online_softmax-inl.h"
-#include "kernels/cpu/query_tile-inl.h"
+#include "kernels/cpu/online_tasks-inl.h"
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/scores-inl.h"
-#include "kernels/cpu/task_lots.h"
 #include "kernels/tile_attention.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -68,17 +66,7 @@ struct TileKeys {
             v_view.channel_stride};
   }
 
-  void pack(const Block& block, const State& state) const {
-    pack_block<Format>(
-        block, state, [this](int64_t i) { return row(i); }, [](const int64_t*, float*) {});
-  }
-
-  void request(int64_t begin, int64_t end, Requests& requests) const {
-    for (int64_t i = begin; i < HWY_MIN(end, count()); ++i) {
-      requests.add(row(i).k, p->head_size);
-      requests.add(row(i).v, p->head_size);
-    }
-  }
+  static const float* bias(int64_t) { return nullptr; }
 };
 
 // A run of one tile's queries with one head: queries [begin, end).
@@ -98,48 +86,23 @@ struct TileQueries {
   const TileAttentionParams* p;
   Rectangle tile;
   TileTask task;
-  const T* q;
-  T* out;
+  const T* first_q;
+  T* first_out;
 
-  TileQueries(const TileAttentionParams& params, const Rectangle& of_tile, const TileTask& of_task)
+  TileQueries(const TileAttentionParams& params, const TileTask& of_task)
       : p(&params),
-        tile(of_tile),
+        tile(params.tiling.tile(of_task.tile)),
         task(of_task),
-        q(head_of<T>(params.q, of_task.b, of_task.h)),
-        out(const_cast<T*>(head_of<T>(params.out, of_task.b, of_task.h))) {}
+        first_q(head_of<T>(params.q, of_task.b, of_task.h)),
+        first_out(const_cast<T*>(head_of<T>(params.out, of_task.b, of_task.h))) {}
 
+  const AttentionView& q() const { return p->q; }
+  const AttentionView& out() const { return p->out; }
   int64_t count() const { return task.queries(); }
   int64_t token(int64_t i) const { return grid_token(p->tiling, tile, task.begin + i); }
-
-  void request_queries(int64_t i, Requests& requests) const { request(q, p->q, i, requests); }
-  void request_results(int64_t i, Requests& requests) const { request(out, p->out, i, requests); }
-
-  template <int V>
-  void load(int64_t i, const OnlineTile& to, const State& state) const {
-    constexpr int64_t width = V * kLanes;
-    const int64_t some = HWY_MIN(width, count() - i);
-    const T* tokens[width] = {};
-    for (int64_t n = 0; n < some; ++n) tokens[n] = q + token(i + n) * p->q.token_stride;
-    const TileRows rows{&p->q, some, p->head_size, width, state.rows, state.row_size};
-    load_rows<Format>(rows, tokens, state.sizes.factor, to.queries);
-  }
-
-  template <int V>
-  void store(int64_t i, const OnlineTile& from, const State& state) const {
-    constexpr int64_t width = V * kLanes;
-    const int64_t some = HWY_MIN(width, count() - i);
-    T* tokens[width] = {};
-    for (int64_t n = 0; n < some; ++n) tokens[n] = out + token(i + n) * p->out.token_stride;
-    const TileRows rows{&p->out, some, p->head_size, width, state.rows, state.row_size};
-    store_rows<Format>(rows, from.out, tokens);
-  }
-
- private:
-  void request(const T* first, const AttentionView& view, int64_t begin, Requests& requests) const {
-    for (int64_t i = begin; i < HWY_MIN(begin + kWidth, count()); ++i) {
-      requests.add(first + token(i) * view.token_stride, p->head_size);
-    }
-  }
+  const T* row(int64_t i) const { return first_q + token(i) * p->q.token_stride; }
+  T* result(int64_t i) const { return first_out + token(i) * p->out.token_stride; }
+  static const float* bias(int64_t) { return nullptr; }
 };
 
 // All queries with all heads, in runs that fit in L2, and enough of them for all threads. Those of
@@ -174,20 +137,12 @@ void run(const TileAttentionParams& p) {
   }
   const int64_t all = p.batch * p.heads * p.tiling.height * p.tiling.width;
   const int64_t work = 2 * all * keys * p.head_size;
-  using Products = typename Format::Products;
-  const HeadSizes sizes{p.head_size, ScoreLanes::of<Products>(p.head_size), p.scale * kLog2E};
-  TaskLots lots(lots_of_one_head(tasks), useful_threads(p, work));
-  run_workers(p, lots, [&](TaskLots::Worker& worker) {
-    Arena::Scope memory(thread_arena());
-    const State state(memory, queries, keys, sizes);
-    int64_t before = -1;
-    for (int64_t i; (i = worker.take()) >= 0; before = i) {
-      const bool packed = before >= 0 && tasks[i].has_keys_of(tasks[before]);
-      const TileKeys<Format> keys_of_task(p, tasks[i].tile, tasks[i].b, tasks[i].kv_head);
-      attend<Products>(keys_of_task, TileQueries<Format>(p, keys_of_task.tile, tasks[i]), packed,
-                       state);
-    }
-  });
+  const auto lanes = ScoreLanes::of<typename Format::Products>(p.head_size);
+  const OnlineDemand demand{queries, keys, work, {p.head_size, lanes, p.scale * kLog2E}};
+  run_online<Format>(
+      p, tasks, demand,
+      [&](const TileTask& task) { return TileKeys<Format>(p, task.tile, task.b, task.kv_head); },
+      [&](const TileTask& task) { return TileQueries<Format>(p, task); });
 }
 
 void tile_attention(const TileAttentionParams& params) {
