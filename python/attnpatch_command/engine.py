@@ -21,7 +21,12 @@ from attnpatch_command.packages import PIP, version
 _BACKEND = "ATTNPATCH_BACKEND"
 _SECONDS = 300
 # As Highway calls them, and as all others do.
-_SETS = {"AVX3": "AVX-512", "AVX3_BF16": "AVX-512 with bf16", "SCALAR": "scalar"}
+_SETS = {
+    "AVX3": "AVX-512",
+    "AVX3_BF16": "AVX-512 with bf16",
+    "AVX3_AMX": "AVX-512 with AMX",
+    "SCALAR": "scalar",
+}
 
 _ENGINE = """
 import importlib.util, json, torch

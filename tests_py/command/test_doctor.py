@@ -129,7 +129,12 @@ def test_the_engine_as_it_is_here(monkeypatch):
     assert not [finding for finding in findings if finding.state == "problem"]
     best, *_ = attnpatch._core.cpu_targets()
     told = by_name(findings)["instruction sets"].value
-    names = {"AVX3": "AVX-512", "AVX3_BF16": "AVX-512 with bf16", "SCALAR": "scalar"}
+    names = {
+        "AVX3": "AVX-512",
+        "AVX3_BF16": "AVX-512 with bf16",
+        "AVX3_AMX": "AVX-512 with AMX",
+        "SCALAR": "scalar",
+    }
     assert told.startswith(names.get(best, best))
     operators = {f.name: f.value for f in findings if f.section == "Operators"}
     assert set(operators) == {name for name in ops.__all__ if f"{name}_reference" in ops.__all__}

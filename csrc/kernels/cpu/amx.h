@@ -6,8 +6,8 @@
 //
 //   C[16][16] += A[16][32] · B[32][16]
 //
-// C in fp32; A in bf16, row by row; B in bf16, [pair of rows][column][2]. Numbers below the smallest
-// normal one count as 0.
+// C in fp32; A in bf16, row by row; B in bf16, [pair of rows][column][2]. Numbers below the
+// smallest normal one count as 0.
 
 #pragma once
 
@@ -64,8 +64,8 @@ inline void multiply_add() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
 }
 
-// Two by two tiles of C, numbers 0 to 3, with A in 4 and 5 and B in 6 and 7; or the first M rows and
-// N columns of them. Tiles of one operand lie `a_rows` or `b_columns` bytes apart.
+// Two by two tiles of C, numbers 0 to 3, with A in 4 and 5 and B in 6 and 7; or the first M rows
+// and N columns of them. Tiles of one operand lie `a_rows` or `b_columns` bytes apart.
 template <int M, int N>
 struct Block {
   static void zero() {

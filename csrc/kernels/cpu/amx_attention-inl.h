@@ -110,7 +110,7 @@ void pack_matrices(int64_t count, const Row& row, const MatrixShape& shape, cons
   const int64_t numbers = shape.query_numbers();
   for (int64_t key = 0; key < count; key += kMatrixKeys) {
     const MatrixKeys part = to.from(key, shape);
-    for (int64_t first = 0; first < kMatrixKeys; first += amx::kRows) {
+    for (int64_t first = 0; first < HWY_MIN(kMatrixKeys, count - key); first += amx::kRows) {
       const float* rows[amx::kRows];
       for (int64_t i = 0; i < amx::kRows; ++i) {
         const auto from = row(HWY_MIN(key + first + i, count - 1));
@@ -149,8 +149,8 @@ HWY_INLINE FloatVec reduce_each(const FloatVec (&x)[16], const Op& op) {
   }
   for (int i = 0; i < 4; ++i) {
     const __m512d a = _mm512_castps_pd(two[2 * i]), b = _mm512_castps_pd(two[2 * i + 1]);
-    four[i] = op(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                 _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    four[i] =
+        op(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
   }
   for (int i = 0; i < 2; ++i) {
     const __m512 a = four[2 * i], b = four[2 * i + 1];
@@ -172,7 +172,8 @@ struct Sum {
 // becomes 0.
 HWY_INLINE FloatVec exp2_for_bfloat16(FloatVec x) {
   const FloatTag d;
-  const FloatVec f{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF)};  // x less the whole number below
+  const FloatVec f{
+      _mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF)};  // x less the whole number below
   FloatVec p = hn::Set(d, 0.0135341687f);
   p = hn::MulAdd(p, f, hn::Set(d, 0.0520114563f));
   p = hn::MulAdd(p, f, hn::Set(d, 0.241442755f));
@@ -240,8 +241,8 @@ struct MatrixScratch {
         float* at = scores + i * kBlockKeys + key;
         FloatVec x = hn::Mul(hn::Load(d, at), times);
         for (int64_t r = 0; r < bias.count; ++r) {
-          x = hn::MulAdd(hn::Set(d, of_query[r]), hn::Load(d, bias.of_keys + r * bias.keys_apart + key),
-                         x);
+          x = hn::MulAdd(hn::Set(d, of_query[r]),
+                         hn::Load(d, bias.of_keys + r * bias.keys_apart + key), x);
         }
         hn::Store(x, d, at);
       }
@@ -322,8 +323,8 @@ struct MatrixScratch {
                      apart, steps, more, out + c * amx::kRows, shape.out_floats());
     }
     if (c == shape.columns) return;
-    products<M, 1>(weights, 2 * kBlockKeys, keys.values + c * amx::kTileFloats, amx::kTileFloats, apart,
-                   steps, more, out + c * amx::kRows, shape.out_floats());
+    products<M, 1>(weights, 2 * kBlockKeys, keys.values + c * amx::kTileFloats, amx::kTileFloats,
+                   apart, steps, more, out + c * amx::kRows, shape.out_floats());
   }
 
  private:

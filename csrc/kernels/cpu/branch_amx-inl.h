@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Text and image prompts in bf16 by AMX: amx_attention-inl.h. 32 queries go through the softmaxes of
-// their site. The products of one of a single block come on top of what stands in the results, which
-// are turned to its divisors before: factors of queries are not rounded. Another goes through its
-// blocks with a running maximum, its sums a matrix of their own, and is added in the end. Included
-// once per instruction set.
+// Text and image prompts in bf16 by AMX: amx_attention-inl.h. 32 queries go through the softmaxes
+// of their site. The products of one of a single block come on top of what stands in the results,
+// which are turned to its divisors before: factors of queries are not rounded. Another goes through
+// its blocks with a running maximum, its sums a matrix of their own, and is added in the end.
+// Included once per instruction set.
 
 #if defined(ATTNPATCH_BRANCH_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTNPATCH_BRANCH_AMX_INL_H_
@@ -53,7 +53,8 @@ struct RowFactors {
       hn::StoreMaskBits(d, factors.off[m], bits);
       off |= (bits[0] | uint32_t{bits[1]} << 8) << (m * kLanes);
       const FloatVec size = hn::Abs(value[m]);
-      moderate &= hn::AllTrue(d, hn::And(hn::Ge(size, hn::Set(d, 1e-6f)), hn::Le(size, hn::Set(d, 1e6f))));
+      moderate &=
+          hn::AllTrue(d, hn::And(hn::Ge(size, hn::Set(d, 1e-6f)), hn::Le(size, hn::Set(d, 1e6f))));
     }
   }
 };
@@ -69,8 +70,8 @@ class AmxBranches {
   AmxBranches(Arena::Scope& memory, int64_t /*most_keys*/, int64_t size)
       : shape_(size),
         scratch_(memory, shape_),
-        queries_(reinterpret_cast<uint16_t*>(
-            memory.take(kMatrixRows * shape_.query_numbers() / 2))),
+        queries_(
+            reinterpret_cast<uint16_t*>(memory.take(kMatrixRows * shape_.query_numbers() / 2))),
         out_(memory.take(kMatrixRows * shape_.out_floats())),
         part_(memory.take(kMatrixRows * shape_.out_floats())),
         apart_(memory.take(kMatrixRows * shape_.out_floats())),
@@ -85,8 +86,8 @@ class AmxBranches {
         return KeyRow<uint16_t>{k + i * s.k->token_stride, v + i * s.v->token_stride,
                                 s.k->channel_stride, s.v->channel_stride};
       };
-      pack_matrices(s.tokens, row, shape_, MatrixKeys(head, segments.keys, shape_).from(key, shape_),
-                    scratch_.rows);
+      pack_matrices(s.tokens, row, shape_,
+                    MatrixKeys(head, segments.keys, shape_).from(key, shape_), scratch_.rows);
       key += segments.packed(s);
     }
   }
@@ -98,8 +99,8 @@ class AmxBranches {
     for (int64_t query = a.begin; query < a.end; query += kMatrixRows) {
       const int64_t count = HWY_MIN(a.end - query, kMatrixRows);
       const int64_t next = query + count, shares = HWY_MAX(segments.keys / kBlockKeys, 1) * count;
-      next_queries_ = RowsAhead(q + next * q_stride, q_stride,
-                                HWY_MIN(a.end - next, kMatrixRows), a.size, shares);
+      next_queries_ = RowsAhead(q + next * q_stride, q_stride, HWY_MIN(a.end - next, kMatrixRows),
+                                a.size, shares);
       results_ = RowsAhead(out + query * out_stride, out_stride, count, a.size, shares);
       for (int64_t i = 0; i < round_up(count, amx::kRows); ++i) {
         copy_whole_row(q + (query + HWY_MIN(i, count - 1)) * q_stride, a.q->channel_stride, shape_,
@@ -147,8 +148,8 @@ class AmxBranches {
     if (!more) std::fill_n(out_, M * amx::kRows * shape_.out_floats(), 0.0f);
   }
 
-  // One softmax over the keys of segments [begin, end), the first of which stands at `key`, on top of
-  // what stands in out if `more`. Does it add anything?
+  // One softmax over the keys of segments [begin, end), the first of which stands at `key`, on top
+  // of what stands in out if `more`. Does it add anything?
   template <int M>
   bool add_softmax(const Site& site, int64_t begin, int64_t end, int64_t key, bool more) {
     const FloatTag d;
@@ -156,8 +157,7 @@ class AmxBranches {
     const bool shared = begin < site.segments->grouped;
     const RowFactors<M> own(site.segments->list[begin], site.place, shared);
     if (!shared && own.off == kAll) return false;
-    const bool single =
-        !shared && own.moderate && site.segments->list[begin].tokens <= kBlockKeys;
+    const bool single = !shared && own.moderate && site.segments->list[begin].tokens <= kBlockKeys;
 
     FloatVec top[M], sum[M], fade[M], found[M];
     for (int m = 0; m < M; ++m) {
@@ -175,8 +175,8 @@ class AmxBranches {
         weigh<M>(site, keys, shared ? factors.off : 0, top, fade, found);
         for (int m = 0; m < M; ++m) {
           if (!whole) {
-            found[m] = hn::IfThenZeroElse(bits_of(factors.off, m),
-                                          hn::Mul(found[m], factors.value[m]));
+            found[m] =
+                hn::IfThenZeroElse(bits_of(factors.off, m), hn::Mul(found[m], factors.value[m]));
           }
           sum[m] = hn::MulAdd(sum[m], fade[m], found[m]);
         }
@@ -195,8 +195,8 @@ class AmxBranches {
     return true;
   }
 
-  // The weights of a block's keys, and their sums; nothing of it counts where it is off. `fade` takes
-  // what came before to the new maximum.
+  // The weights of a block's keys, and their sums; nothing of it counts where it is off. `fade`
+  // takes what came before to the new maximum.
   template <int M>
   void weigh(const Site& site, const Keys& keys, uint32_t off, FloatVec* top, FloatVec* fade,
              FloatVec* found) {
@@ -208,8 +208,8 @@ class AmxBranches {
     });
   }
 
-  // The results' divisors become those of a softmax with these factors, not a number where it had no
-  // key; so does what stands there, if `more`.
+  // The results' divisors become those of a softmax with these factors, not a number where it had
+  // no key; so does what stands there, if `more`.
   template <int M>
   void divide_by(const FloatVec* top, const FloatVec* sum, const FloatVec* factors, bool more) {
     const FloatTag d;
@@ -223,8 +223,8 @@ class AmxBranches {
     if (more) multiply_rows<M>(ratios, shape_, out_);
   }
 
-  // A block's products, on top of what came before it, faded, if it has begun. With factors they are
-  // found apart: what is off adds nothing, whatever the values.
+  // A block's products, on top of what came before it, faded, if it has begun. With factors they
+  // are found apart: what is off adds nothing, whatever the values.
   template <int M>
   void add_block(const Keys& keys, const RowFactors<M>* factors, const FloatVec* fade, bool begun) {
     const FloatTag d;

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Strategy: a task is a block of queries with some heads, as many as have packed keys and values in
-// half of L2: the heads' rows of one query lie side by side in memory, so going through heads inside
-// a block keeps its pages at hand. Queries attend by vectors (branch_vectors-inl.h) or, in bf16
-// where the processor has AMX, by tiles (branch_amx-inl.h).
+// half of L2: the heads' rows of one query lie side by side in memory, so going through heads
+// inside a block keeps its pages at hand. Queries attend by vectors (branch_vectors-inl.h) or, in
+// bf16 where the processor has AMX, by tiles (branch_amx-inl.h).
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/branch_attention.cpp"
@@ -67,7 +67,8 @@ struct Cut {
       most_keys = HWY_MAX(most_keys, rows.back().keys);
     }
     workers = useful_threads(p, 2 * p.heads * p.queries * p.head_size * keys);
-    const int64_t fitting = kPackedFloats / HWY_MAX(head_floats(most_keys, p.head_size), int64_t{1});
+    const int64_t fitting =
+        kPackedFloats / HWY_MAX(head_floats(most_keys, p.head_size), int64_t{1});
     const int64_t sharing = p.batch * p.kv_heads / workers;
     group = std::clamp(HWY_MIN(fitting, sharing), int64_t{1}, p.kv_heads);
     groups = (p.kv_heads + group - 1) / group;

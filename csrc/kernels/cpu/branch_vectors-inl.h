@@ -10,8 +10,8 @@
 //   part[channel][query] = part · 2^(old - new maximum) + sum over keys of V[key][channel] weights
 //
 // and after a softmax's last block out += factor / sum of the weights · part. Most have one block
-// alone, which needs no part. For 93 keys of size 64 a head is 48 KiB packed; with AVX2 a tile works
-// in 16 KiB of L1. Included once per instruction set.
+// alone, which needs no part. For 93 keys of size 64 a head is 48 KiB packed; with AVX2 a tile
+// works in 16 KiB of L1. Included once per instruction set.
 
 #if defined(ATTNPATCH_BRANCH_VECTORS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTNPATCH_BRANCH_VECTORS_INL_H_
@@ -220,12 +220,8 @@ class VectorBranches {
   // `all`: the queries of the row of the batch.
   void attend(const HeadQueries& queries, int64_t all, const Segments& segments, float* head) {
     for_each_tile<Format>(queries, scratch_, [&](auto v, int64_t query, int64_t) {
-      attend_tile<v()>(Site<Products>{&segments,
-                                      {head, segments.keys, size_},
-                                      size_,
-                                      queries.factor,
-                                      {query, all},
-                                      &scratch_});
+      attend_tile<v()>(Site<Products>{
+          &segments, {head, segments.keys, size_}, size_, queries.factor, {query, all}, &scratch_});
     });
   }
 

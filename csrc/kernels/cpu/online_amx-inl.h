@@ -92,7 +92,8 @@ class AmxOnline {
         MatrixKeys(packed_, padded_keys_, shape_).from(begin, shape_), scratch_.rows);
     for (int64_t i = 0; i < round_up(count, amx::kRows) && sizes_.bias > 0; ++i) {
       const float* channels = keys.bias(begin + HWY_MIN(i, count - 1));
-      for (int64_t r = 0; r < sizes_.bias; ++r) key_bias_[r * padded_keys_ + begin + i] = channels[r];
+      for (int64_t r = 0; r < sizes_.bias; ++r)
+        key_bias_[r * padded_keys_ + begin + i] = channels[r];
     }
   }
 
@@ -128,8 +129,7 @@ class AmxOnline {
     for (int m = 0; m < M; ++m) top[m] = hn::Load(d, top_ + begin + m * kLanes);
     scratch_.raise<M>(count, factor, 0, top, fade);
     int64_t row = 0;
-    scratch_.make_weights<M>(count, factor, top, found,
-                             [&]() HWY_ATTR { requests_.send(row++); });
+    scratch_.make_weights<M>(count, factor, top, found, [&]() HWY_ATTR { requests_.send(row++); });
     for (int m = 0; m < M; ++m) {
       float* sum = sum_ + begin + m * kLanes;
       hn::Store(hn::MulAdd(hn::Load(d, sum), fade[m], found[m]), d, sum);
@@ -145,8 +145,8 @@ class AmxOnline {
     for (int64_t i = begin; i < begin + count; ++i) {
       const float share =
           top_[i] == kNoKey ? std::numeric_limits<float>::quiet_NaN() : 1.0f / sum_[i];
-      store_result<BFloat16>(out_ + i * shape_.out_floats(), share, sizes_.values, queries.result(i),
-                             queries.out().channel_stride, copy_);
+      store_result<BFloat16>(out_ + i * shape_.out_floats(), share, sizes_.values,
+                             queries.result(i), queries.out().channel_stride, copy_);
     }
   }
 

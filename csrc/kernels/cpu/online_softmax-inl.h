@@ -254,7 +254,8 @@ void end_tile(const OnlineTile& tile, const State& state) {
 template <typename Queries>
 void request_queries(const Queries& queries, int64_t begin, int64_t end, int64_t size,
                      Requests& requests) {
-  for (int64_t i = begin; i < HWY_MIN(end, queries.count()); ++i) requests.add(queries.row(i), size);
+  for (int64_t i = begin; i < HWY_MIN(end, queries.count()); ++i)
+    requests.add(queries.row(i), size);
 }
 
 template <typename Queries>
@@ -273,9 +274,9 @@ void request_keys(const Keys& keys, int64_t begin, int64_t end, int64_t size, Re
   }
 }
 
-// A run of queries goes through the keys. `packed`: the keys are already. Keys have count(), row(i),
-// the KeyRow of key i, and bias(i), its channels; Queries have count(), row(i) and result(i), of
-// which q() and out() are the tensors, and bias(i).
+// A run of queries goes through the keys. `packed`: the keys are already. Keys have count(),
+// row(i), the KeyRow of key i, and bias(i), its channels; Queries have count(), row(i) and
+// result(i), of which q() and out() are the tensors, and bias(i).
 template <typename Format, typename Keys, typename Queries>
 void attend(const Keys& keys, const Queries& queries, bool packed, const State& state) {
   const int64_t all = keys.count(), length = block_length(all), count = queries.count();

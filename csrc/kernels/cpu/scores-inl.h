@@ -28,8 +28,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr float kLog2E = 1.44269504f;
 constexpr int64_t kBlockKeys = 128;
 
-// How many keys a block has, a multiple of a panel's: all of a row's blocks have the same length, but
-// for the last.
+// How many keys a block has, a multiple of a panel's: all of a row's blocks have the same length,
+// but for the last.
 constexpr int64_t block_length(int64_t keys, int64_t panel = 4) {
   const int64_t blocks = HWY_MAX((keys + kBlockKeys - 1) / kBlockKeys, 1);
   return round_up((keys + blocks - 1) / blocks, panel);
