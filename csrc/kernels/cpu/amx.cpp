@@ -30,11 +30,11 @@ bool known() {
 }  // namespace
 
 bool available() {
-  static const bool answer = [] {
+  static const bool kAnswer = [] {
     constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
     return known() && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   }();
-  return answer;
+  return kAnswer;
 }
 
 Tiles::Tiles() {

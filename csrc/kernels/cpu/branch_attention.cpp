@@ -118,19 +118,19 @@ class LotWork {
 
 template <typename Format>
 struct BranchesOf {
-  using type = VectorBranches<Format>;
+  using Type = VectorBranches<Format>;
 };
 
 #if ATTNPATCH_AMX_TARGET
 template <>
 struct BranchesOf<BFloat16Tiles> {
-  using type = AmxBranches;
+  using Type = AmxBranches;
 };
 #endif
 
 template <typename Format>
 void run(const BranchAttentionParams& p) {
-  using Branches = typename BranchesOf<Format>::type;
+  using Branches = typename BranchesOf<Format>::Type;
   const Cut cut(p, Branches::kPanel, Branches::head_floats);
   TaskLots lots(p.batch * cut.groups, cut.blocks, cut.workers);
   run_workers(p, lots, [&](TaskLots::Worker& worker) {

@@ -46,13 +46,13 @@ class VectorOnline {
 
 template <typename Format>
 struct OnlineOf {
-  using type = VectorOnline<Format>;
+  using Type = VectorOnline<Format>;
 };
 
 #if ATTNPATCH_AMX_TARGET
 template <>
 struct OnlineOf<BFloat16Tiles> {
-  using type = AmxOnline;
+  using Type = AmxOnline;
 };
 #endif
 
@@ -82,7 +82,7 @@ void run_online(const Threads& threads, const std::vector<Task>& tasks, const On
   TaskLots lots(lots_of_one_head(tasks), useful_threads(threads, demand.multiply_adds));
   run_workers(threads, lots, [&](TaskLots::Worker& worker) {
     Arena::Scope memory(thread_arena());
-    typename OnlineOf<Format>::type online(memory, demand.queries, demand.keys, demand.sizes);
+    typename OnlineOf<Format>::Type online(memory, demand.queries, demand.keys, demand.sizes);
     int64_t before = -1;
     for (int64_t i; (i = worker.take()) >= 0; before = i) {
       const bool packed = before >= 0 && tasks[i].has_keys_of(tasks[before]);
