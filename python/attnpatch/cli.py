@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from attnpatch import __version__
+from attnpatch_command.packages import PIP
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -66,19 +67,19 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("demo", help="show image prompts at work on one contact sheet")
     demo.add_arguments(verb)
-    verb.set_defaults(run=demo.run)
+    verb.set_defaults(run=demo.run, extra="demo")
 
     verb = verbs.add_parser("face", help="show what is found in a photograph, and an identity")
     face.add_arguments(verb)
-    verb.set_defaults(run=face.run)
+    verb.set_defaults(run=face.run, extra="demo")
 
     verb = verbs.add_parser("play", help="open a page that shows pictures without and with patches")
     play.add_arguments(verb)
-    verb.set_defaults(run=play.run)
+    verb.set_defaults(run=play.run, extra="play")
 
     verb = verbs.add_parser("sweep", help="make all pictures of a study, in batches")
     sweep.add_arguments(verb)
-    verb.set_defaults(run=sweep.run)
+    verb.set_defaults(run=sweep.run, extra="sweep")
 
     verb = verbs.add_parser("inspect", help="say what an adapter's file is, and what it wants")
     verb.add_argument("files", nargs="+", metavar="FILE", help="file, index or folder")
@@ -116,6 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return parsed.run(parsed)
     except BrokenPipeError:
         raise  # no fault of the user: attnpatch_command.output
+    except ModuleNotFoundError as error:
+        extra = getattr(parsed, "extra", None)
+        missing = (error.name or "attnpatch").partition(".")[0]
+        if extra is None or missing == "attnpatch":
+            raise  # no extra would bring it
+        brings = f'{PIP} "attnpatch[{extra}]"'
+        print(f"attnpatch {parsed.verb}: {missing} is not installed: {brings}", file=sys.stderr)
+        return 1
     except (OSError, ValueError) as error:
         print(f"attnpatch {parsed.verb}: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 
-from attnpatch_command import doctor
+from attnpatch_command import doctor, packages
 from attnpatch_command.output import end_quietly
 
 __all__ = ["main"]
@@ -23,6 +23,10 @@ def _run() -> int:
     try:
         from attnpatch import cli
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"attnpatch: {error}\nMore is said by: attnpatch doctor", file=sys.stderr)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        said = str(error)
+        if missing in packages.NEEDED:
+            said = f"{missing} is not installed: {packages.PIP} {missing}"
+        print(f"attnpatch: {said}\nMore is said by: attnpatch doctor", file=sys.stderr)
         return 1
     return cli.main()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from attnpatch_command.findings import Finding, State
-from attnpatch_command.packages import PIP, version
+from attnpatch_command.packages import NEEDED, PIP, version
 
 _BACKEND = "ATTNPATCH_BACKEND"
 _SECONDS = 300
@@ -80,6 +80,11 @@ print(json.dumps({}))
 
 def examine() -> Iterator[Finding]:
     """Yield what the engine can do here."""
+    lacking = [name for name in NEEDED if version(name) is None]
+    if lacking:
+        text = f"cannot be loaded without {', '.join(lacking)}"
+        yield Finding("Engine", "attnpatch._core", text, "problem")
+        return
     yield from _operators()
     yield from _faces()
     if version("diffusers") is not None:

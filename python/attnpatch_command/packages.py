@@ -14,6 +14,9 @@ from attnpatch_command.findings import Finding
 
 PIP = f'"{sys.executable}" -m pip install'
 
+NEEDED = ("torch", "numpy", "safetensors")
+"""What the package needs wherever it runs."""
+
 _SECTION = "Versions"
 _OLDEST = {"torch": (2, 10), "safetensors": (0, 4), "diffusers": (0, 35), "transformers": (4, 50)}
 
@@ -41,7 +44,7 @@ def examine() -> Iterator[Finding]:
     python = f"{platform.python_version()} ({sys.executable})"
     yield Finding(_SECTION, "Python", python)
     yield Finding(_SECTION, "system", f"{platform.platform()}, {platform.machine()}")
-    for name in ("torch", "numpy", "safetensors"):
+    for name in NEEDED:
         yield _package(name, needed=True)
     for name, (use, brings) in _OPTIONAL.items():
         yield _package(name, needed=False, use=use, brings=brings)

@@ -121,10 +121,30 @@ def test_a_folder_that_is_no_host_is_a_problem(tmp_path):
     assert str(tmp_path / "none") in found.value
 
 
+def without_diffusers(monkeypatch):
+    """It takes long to import."""
+    there = engine.version
+    monkeypatch.setattr(
+        engine, "version", lambda name: there(name) if name != "diffusers" else None
+    )
+
+
+def test_without_torch_it_is_torch_that_is_missing(monkeypatch):
+    """No advice to install the package again, and nothing else said of what follows from it."""
+    monkeypatch.setattr(engine, "version", {"numpy": "2.0", "diffusers": "0.42.0"}.get)
+    monkeypatch.setattr(engine, "ask", lambda *_, **__: pytest.fail("it was asked"))
+    assert list(engine.examine()) == [
+        Finding(
+            *("Engine", "attnpatch._core", "cannot be loaded without torch, safetensors"),
+            "problem",
+        )
+    ]
+
+
 @pytest.mark.slow
 def test_the_engine_as_it_is_here(monkeypatch):
     monkeypatch.delenv("ATTNPATCH_BACKEND", raising=False)
-    monkeypatch.setattr(engine, "version", lambda name: None)  # diffusers takes long to import
+    without_diffusers(monkeypatch)
     findings = list(engine.examine())
     assert not [finding for finding in findings if finding.state == "problem"]
     best, *_ = attnpatch._core.cpu_targets()
@@ -165,7 +185,7 @@ def test_what_serves_an_operator(backend, device, verdicts, told):
 @pytest.mark.slow
 def test_a_backend_that_cannot_work_is_a_problem_and_the_rest_is_still_told(monkeypatch, capsys):
     monkeypatch.setenv("ATTNPATCH_BACKEND", "fast")
-    monkeypatch.setattr(engine, "version", lambda name: None)
+    without_diffusers(monkeypatch)
     monkeypatch.setattr(sys, "argv", ["attnpatch", "doctor", "--json"])
     assert attnpatch_command.main() == 1
     told = json.loads(capsys.readouterr().out)
@@ -284,3 +304,22 @@ def test_a_package_that_cannot_be_imported_points_to_the_doctor(monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["attnpatch", "demo"])
     assert attnpatch_command.main() == 1
     assert capsys.readouterr().err.endswith("More is said by: attnpatch doctor\n")
+
+
+@pytest.mark.parametrize("missing", packages.NEEDED)
+def test_a_needed_package_that_is_missing_is_named_with_what_brings_it(
+    monkeypatch, capsys, missing
+):
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name == "attnpatch":
+                raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.delitem(sys.modules, "attnpatch")
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["attnpatch", "demo"])
+    assert attnpatch_command.main() == 1
+    assert capsys.readouterr().err == (
+        f'attnpatch: {missing} is not installed: "{sys.executable}" -m pip install {missing}\n'
+        "More is said by: attnpatch doctor\n"
+    )

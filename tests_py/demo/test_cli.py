@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import argparse
+import sys
 
 import pytest
 from PIL import Image
 
+from attnpatch.cli import main
 from attnpatch.demo import cli
 from attnpatch.demo.embedded import EmbeddedModel
+from attnpatch.demo.output import check_output
 from attnpatch.demo.runner import StepSchedule, change
 from attnpatch.demo.variants import SMALL_REDUCTIONS, plan
 
@@ -60,8 +63,76 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
         (["--steps", "1"], "--steps: expected 2 or more, got 1"),
         (["--size", "100"], "--size: expected a multiple of 8, got 100"),
         (["--item", "200"], "items: expected 0 to 199, got 200"),
+        (["--device", "cuda", "--size", "64"], "--size, --device: expected with --model"),
     ],
 )
 def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):
     assert demo(tmp_path, *arguments)[0] == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """Let no model be made."""
+    monkeypatch.setattr(cli, "_run_embedded", lambda args: pytest.fail("a model was made"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a file/sheet.png", "cannot be written"),
+        ("a file/deeper/sheet.png", "cannot be written"),
+        ("a folder.png", "cannot be written: Is a directory"),
+        ("a file", "--output: expected a name that ends in .png, got "),
+        ("sheet.mp4", "--output: expected a name that ends in .png, got "),
+    ],
+)
+@pytest.mark.parametrize("verb", ["demo", "face"])
+def test_a_sheet_that_cannot_be_written_is_told_before_it_is_made(
+    tmp_path, capsys, never, verb, name, message
+):
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder.png").mkdir()
+    assert main([verb, "--output", str(tmp_path / name)]) == {"demo": 2, "face": 1}[verb]
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a file", "a folder.png"}
+
+
+def test_a_place_for_a_sheet_is_left_as_it_was(tmp_path):
+    check_output(tmp_path / "new" / "sheet.png")
+    assert list((tmp_path / "new").iterdir()) == []
+    old = tmp_path / "old.jpg"
+    old.write_bytes(b"a picture")
+    check_output(old)
+    assert old.read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize("verb", ["demo", "face"])
+def test_a_device_that_is_not_here_is_named(tmp_path, capsys, verb):
+    own = ["--model", "x", "--adapter", "y", "--device", "nope"]
+    image = ["--image", "z"] if verb == "demo" else []
+    output = ["--output", str(tmp_path / "sheet.png")]
+    assert main([verb, *own, *image, *output]) == {"demo": 2, "face": 1}[verb]
+    assert "--device: expected one that is here, got nope" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["demo", "face", "play", "sweep"])
+def test_a_package_that_is_missing_is_named_with_what_brings_it(capsys, monkeypatch, verb):
+    words = ["study.toml"] if verb == "sweep" else []
+    for name in list(sys.modules):
+        if name.startswith(("attnpatch.demo.", "attnpatch.studies.", "attnpatch.playground.")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert main([verb, *words]) == 1
+    said = capsys.readouterr().err
+    extra = {"face": "demo"}.get(verb, verb)
+    assert said == (
+        f'attnpatch {verb}: PIL is not installed: "{sys.executable}" -m pip install '
+        f'"attnpatch[{extra}]"\n'
+    )
+
+
+def test_a_module_of_ours_that_is_missing_is_no_package_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "attnpatch.demo.output", None)
+    with pytest.raises(ModuleNotFoundError, match=r"attnpatch\.demo\.output"):
+        main(["demo"])

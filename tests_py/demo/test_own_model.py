@@ -110,6 +110,7 @@ def test_an_identity_changes_a_users_pictures(own):
     parser = argparse.ArgumentParser()
     face_cli.add_arguments(parser)
     options = ["--model", own / "model", "--adapter", file, "--steps", "3", "--prompt", "a"]
+    options += ["--device", "cpu"]
     arguments = parser.parse_args([str(word) for word in options])
     embedding = 20 * torch.randn(512, generator=torch.Generator().manual_seed(1)).numpy()
     face = Face([0, 0, 9, 9], 1.0, [[0.0, 0.0]] * 5, embedding)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,15 @@ DEFAULT_ITEMS = (0, 1, 13, 18)
 # Few steps are best for the small model: more add up the errors of guidance.
 EMBEDDED_STEPS, OWN_STEPS = 10, 25
 DTYPES = ("float32", "float16", "bfloat16")
+# What an own model alone heeds, with what it takes where nothing is given.
+OF_OWN: dict[str, object] = {
+    "image_encoder": None,
+    "prompt": "best quality, high quality",
+    "guidance": 5.0,
+    "size": None,
+    "device": "cpu",
+    "dtype": None,
+}
 
 logger = logging.getLogger("attnpatch")
 
@@ -43,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--adapter", help="an IP-Adapter, .safetensors or .bin")
     own.add_argument("--image", nargs="+", help="reference pictures")
     own.add_argument("--image-encoder", help="CLIP vision model: a folder or a model ID")
-    own.add_argument("--prompt", default="best quality, high quality")
-    own.add_argument("--guidance", type=float, default=5.0)
+    own.add_argument("--prompt", help=f"default: {OF_OWN['prompt']}")
+    own.add_argument("--guidance", type=float, help=f"default: {OF_OWN['guidance']}")
     own.add_argument("--size", type=int, help="edge of the pictures, a multiple of 8")
-    own.add_argument("--device", default="cpu")
+    own.add_argument("--device", help=f"default: {OF_OWN['device']}")
     own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
 
 
@@ -60,8 +70,11 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.steps is None:
         args.steps = OWN_STEPS if args.model else EMBEDDED_STEPS
+    from attnpatch.demo.output import check_output
+
     try:
         check(args)
+        check_output(args.output)
         print("Loading the model", file=sys.stderr, flush=True)
         outcomes = _run_own(args) if args.model else _run_embedded(args)
     except (ValueError, OSError) as error:
@@ -93,6 +106,28 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps: expected 2 or more, got {args.steps}")
     if args.size is not None and (args.size <= 0 or args.size % 8):
         raise ValueError(f"--size: expected a multiple of 8, got {args.size}")
+    if args.model is None:
+        check_alone(args, OF_OWN)
+
+
+def check_alone(args: argparse.Namespace, of_own: Iterable[str]) -> None:
+    """Check that nothing is given that only a model of the user's heeds.
+
+    Raises
+    ------
+    ValueError
+        Naming the arguments.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in of_own if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: expected with --model, the small model heeds none")
+
+
+def take_defaults(args: argparse.Namespace, of_own: Mapping[str, object]) -> None:
+    """Set what was not given."""
+    for name, value in of_own.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
@@ -108,7 +143,6 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
         f"{args.steps} DDIM steps, seed {args.seed}"
     )
     sheet = make_sheet(model, outcomes, "Image prompts with attnpatch", subtitle, model.names)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.output)
     return outcomes
 
@@ -116,11 +150,14 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
 def _run_own(args: argparse.Namespace) -> list[Outcome]:
     import torch
 
+    from attnpatch.demo.devices import check_device
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants
     from attnpatch.demo.variants import DEFAULT_WEIGHTS, LARGE_REDUCTIONS, plan
 
+    take_defaults(args, OF_OWN)
+    check_device(args.device)
     dtype = args.dtype or ("float32" if torch.device(args.device).type == "cpu" else "float16")
     options = OwnOptions(
         model=args.model,
@@ -140,6 +177,5 @@ def _run_own(args: argparse.Namespace) -> list[Outcome]:
     outcomes = run_variants(model, variants)
     subtitle = f"{Path(args.model).name}, “{args.prompt}”, {args.steps} steps, seed {args.seed}"
     sheet = make_sheet(model, outcomes, "Image prompts with attnpatch", subtitle, model.names)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.output)
     return outcomes

@@ -8,7 +8,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["add_arguments", "run"]
+from attnpatch.demo.cli import check_alone, take_defaults
+
+__all__ = ["OF_OWN", "add_arguments", "run"]
+
+OF_OWN: dict[str, object] = {
+    "prompt": "portrait photograph, high quality",
+    "steps": 20,
+    "device": "cpu",
+}
+"""What an own model alone heeds, with what it takes where nothing is given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("your own model (both are needed)")
     own.add_argument("--model", help="SDXL: a file, a diffusers folder or a model ID")
     own.add_argument("--adapter", help="InstantID's adapter, .safetensors or .bin")
-    own.add_argument("--prompt", default="portrait photograph, high quality")
-    own.add_argument("--steps", type=int, default=20)
-    own.add_argument("--device", default="cpu")
+    own.add_argument("--prompt", help=f"default: {OF_OWN['prompt']}")
+    own.add_argument("--steps", type=int, help=f"default: {OF_OWN['steps']}")
+    own.add_argument("--device", help=f"default: {OF_OWN['device']}")
     parser.add_argument("--output", type=Path, default=Path("out/face.png"), help="a PNG")
 
 
@@ -34,6 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page; returns the exit status."""
     if bool(arguments.model) != bool(arguments.adapter):
         raise ValueError("--model, --adapter: each is needed with the other")
+    if arguments.model is None:
+        check_alone(arguments, OF_OWN)
+    take_defaults(arguments, OF_OWN)
     from attnpatch.demo import face_page  # needs Pillow and diffusers
+    from attnpatch.demo.devices import check_device
+    from attnpatch.demo.output import check_output
 
+    check_device(arguments.device)
+    check_output(arguments.output)
     return face_page.run(arguments)

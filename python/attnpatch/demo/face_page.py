@@ -51,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
         face = replace(face, embedding=_stand_in(align_face(photograph, face)))
     sections = (_face_section(photograph, faces, face, spent), identity_section(face, arguments))
     sheet = contact_sheet("A face", f"{name}; networks: {analysis.source}", sections, 190)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(arguments.output)
     print(f"Page: {arguments.output}")
     return 0

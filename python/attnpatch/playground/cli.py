@@ -132,15 +132,12 @@ def _load(args: argparse.Namespace) -> PlayModel:
         return SmallModel()
     import torch
 
+    from attnpatch.demo.devices import check_device
     from attnpatch.demo.own_model import OwnOptions
     from attnpatch.playground.own_model import OwnModel
 
     device = args.device or "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"--device: expected one that is here, got {device}: {first}") from None
+    check_device(device)
     dtype = args.dtype or ("float32" if torch.device(device).type == "cpu" else "float16")
     options = OwnOptions(
         model=args.model,

@@ -92,6 +92,21 @@ def test_a_refusal_is_said(tmp_path):
     assert said == ["pool_tokens: no kernel image; nothing is changed"]
 
 
+@pytest.mark.parametrize(("status", "times"), [(1, 1), (0, 1), (-9, 2), (None, 2)])
+def test_a_device_that_is_not_there_is_said_once(tmp_path, status, times):
+    said = []
+    path = tune.tune(
+        "cuda:0",
+        ["pool_tokens", "tile_attention"],
+        ["float16"],
+        run=lambda *_: Ended([], status, "RuntimeError: no driver"),
+        where=tmp_path,
+        say=said.append,
+    )
+    assert path is None
+    assert len(said) == times
+
+
 def test_a_slow_cpu_is_no_fault(tmp_path):
     path, said = tuned(tmp_path, Ended([*BEGUN, right(KEYS[0])], None), "cpu")
     assert path is None

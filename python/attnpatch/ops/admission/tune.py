@@ -169,6 +169,8 @@ def tune(
         slow = ended.status is None and device == "cpu"
         if report.identity is None or slow:
             say(f"{operator}: {report.problem or 'no answer'}; nothing is changed")
+            if report.identity is None and ended.status is not None and ended.status >= 0:
+                break  # it is the device's fault: the others' words would be the same
             continue
         if report.problem:
             say(f"{operator}: {report.problem}; plain torch serves")
