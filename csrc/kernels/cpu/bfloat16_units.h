@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // What a processor multiplies bf16 with, beside the instruction set of a target: pairs in vectors
-// (AVX512-BF16), tiles (AMX). Highway has no such targets in all its versions.
+// (AVX512-BF16, Arm's bf16), tiles (AMX). Highway has no such targets in all its versions.
 
 #pragma once
 
@@ -13,6 +13,12 @@
 #define ATTNPATCH_AVX512_BF16 1
 #else
 #define ATTNPATCH_AVX512_BF16 0
+#endif
+
+#if HWY_ARCH_ARM_A64 && defined(__GNUC__) && (defined(__linux__) || defined(__APPLE__))
+#define ATTNPATCH_NEON_BF16 1
+#else
+#define ATTNPATCH_NEON_BF16 0
 #endif
 
 // Tiles are asked for of the system.

@@ -35,7 +35,13 @@ struct FloatProducts {
 };
 
 // Has this target code that multiplies pairs of bf16?
-#define ATTNPATCH_BFLOAT16_PAIRS (ATTNPATCH_AVX512_BF16 && HWY_TARGET <= HWY_AVX3)
+#undef ATTNPATCH_BFLOAT16_PAIRS
+#if ATTNPATCH_AVX512_BF16
+#define ATTNPATCH_BFLOAT16_PAIRS (HWY_TARGET <= HWY_AVX3)
+#else
+#define ATTNPATCH_BFLOAT16_PAIRS \
+  (ATTNPATCH_NEON_BF16 && HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128)
+#endif
 
 #if ATTNPATCH_BFLOAT16_PAIRS
 // Two numbers of each, in bf16, the first in the lower half; products and sums are fp32, in which
@@ -44,7 +50,13 @@ struct FloatProducts {
 struct BFloat16Products {
   static constexpr int64_t kTerms = 2;
   static HWY_INLINE FloatVec multiply_add(FloatVec a, FloatVec b, FloatVec sum) {
+#if ATTNPATCH_NEON_BF16
+    asm(".arch_extension bf16\n\tbfdot %0.4s, %1.8h, %2.8h"
+        : "+w"(sum.raw)
+        : "w"(a.raw), "w"(b.raw));
+#else
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+#endif
     return sum;
   }
   static HWY_INLINE FloatVec query(FloatVec x, FloatVec) { return x; }

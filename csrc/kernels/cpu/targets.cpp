@@ -6,6 +6,7 @@
 #include <hwy/highway.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -14,17 +15,46 @@
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/bfloat16_units.h"
 
+#if ATTNPATCH_NEON_BF16 && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif ATTNPATCH_NEON_BF16
+#include <sys/auxv.h>
+#endif
+
 namespace attnpatch::kernels {
 namespace {
 
-BFloat16Unit best_unit() {
+// Does the processor multiply pairs?
+bool has_pairs() {
 #if ATTNPATCH_AVX512_BF16
-  if (!__builtin_cpu_supports("avx512bf16")) return BFloat16Unit::kNone;
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#elif ATTNPATCH_NEON_BF16 && defined(__APPLE__)
+  int answer = 0;
+  size_t size = sizeof(answer);
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &answer, &size, nullptr, 0) == 0 && answer != 0;
+#elif ATTNPATCH_NEON_BF16
+  constexpr unsigned long kBFloat16 = 1ul << 14;  // HWCAP2_BF16
+  return (getauxval(AT_HWCAP2) & kBFloat16) != 0;
+#else
+  return false;
 #endif
+}
+
+BFloat16Unit best_unit() {
+  if (!has_pairs()) return BFloat16Unit::kNone;
 #if ATTNPATCH_AMX
   if (amx::available()) return BFloat16Unit::kTiles;
 #endif
-  return ATTNPATCH_AVX512_BF16 ? BFloat16Unit::kPairs : BFloat16Unit::kNone;
+  return BFloat16Unit::kPairs;
+}
+
+// Has a target of Highway code for more than kNone?
+constexpr bool has_units(int64_t target) {
+#if ATTNPATCH_AVX512_BF16
+  return target <= HWY_AVX3;
+#else
+  return ATTNPATCH_NEON_BF16 && target != HWY_SCALAR && target != HWY_EMU128;
+#endif
 }
 
 std::atomic<BFloat16Unit>& unit() {
@@ -50,12 +80,10 @@ std::vector<Target> available_targets() {
   for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
     targets.push_back({target, BFloat16Unit::kNone});
   }
-#if ATTNPATCH_AVX512_BF16
   const int64_t best = targets.front().highway;
   for (const BFloat16Unit one : {BFloat16Unit::kPairs, BFloat16Unit::kTiles}) {
-    if (best <= HWY_AVX3 && one <= best_unit()) targets.insert(targets.begin(), {best, one});
+    if (has_units(best) && one <= best_unit()) targets.insert(targets.begin(), {best, one});
   }
-#endif
   return targets;
 }
 
