@@ -11,7 +11,8 @@ uncond), all in one process and interleaved round by round:
 blur_and_blend, sigma 2, on latents of four channels under a mask on a grid an eighth as wide:
 
 - composed: reflect padding, a depthwise convolution of 9 x 9, the mask upsampled, the blend;
-  contiguous and channels last.
+  contiguous and channels last;
+- of the copy rate: the share that it reaches of the rate of a copy, reading and writing as much.
 
 A ratio is the other's time over ours: above 1 we are faster. Each is the median over the rounds.
 Memory is what a call's peak adds to a fresh process, its results included (Linux; elsewhere nan).
@@ -26,7 +27,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from measuring import Measuring, add_arguments, measure, milliseconds, peak_of, ratio
+from measuring import Measuring, add_arguments, copying, measure, milliseconds, peak_of, ratio
 from torch import Tensor
 from tqdm import tqdm
 
@@ -118,14 +119,16 @@ def compare_attention(measuring: Measuring) -> None:
 def compare_blur(measuring: Measuring) -> None:
     """Print the table of blur_and_blend."""
     args, dtype = measuring.args, getattr(torch, measuring.args.dtype)
-    names = ("ours, ms", "/composed", "channels last: ours, ms", "/composed, channels last")
+    figures_of = ("ours, ms", "/composed", "of the copy rate")
+    names = (*figures_of, *(f"channels last: {name}" for name in figures_of))
     table = measuring.table("blur_and_blend", ("latent",), names)
     for batch, side in tqdm(LATENTS, desc="latents", leave=False):
         figures: list[float] = []
         for layout in (torch.contiguous_format, torch.channels_last):
             calls = blur_calls(batch, side, dtype, layout)
-            ours, composed = measure(calls, args.rounds, args.seconds)
-            figures += [milliseconds(ours), ratio(composed, ours)]
+            copy = copying(2 * batch * 4 * side * side, dtype)
+            ours, composed, copied = measure([*calls, copy], args.rounds, args.seconds)
+            figures += [milliseconds(ours), ratio(composed, ours), ratio(copied, ours)]
         table.add((f"{batch} x 4 x {side} x {side}",), figures)
 
 

@@ -9,7 +9,8 @@ attention tiles, batch 2 (cond and uncond), all in one process and interleaved r
   the result put back;
 - full: SDPA over the whole grid, what the plain model runs.
 
-For pool_tokens, k and v at once with two blends: torch's subsample, pooling and lerp of each.
+For pool_tokens with two blends: torch's subsample, pooling and lerp of each; and the share of a
+copy's rate, reading and writing as much.
 A ratio is the other's time over ours: above 1 we are faster. Each is the median over the rounds.
 """
 
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from measuring import Measuring, add_arguments, measure, milliseconds, ratio
+from measuring import Measuring, add_arguments, copying, measure, milliseconds, ratio
 from torch import Tensor
 from tqdm import tqdm
 
@@ -199,16 +200,24 @@ def compare_pools(measuring: Measuring, wanted: list[Site]) -> None:
     """Print the table of pool_tokens."""
     args = measuring.args
     table = measuring.table(
-        "pool_tokens", ("model", "pixels", "grid", "channels", "mode"), ("ours, ms", "/torch")
+        "pool_tokens",
+        ("model", "pixels", "grid", "channels", "mode"),
+        ("ours, ms", "/torch", "of the copy rate"),
     )
     for site in tqdm([site for site in wanted if site.stride == (1, 1)], leave=False):
         for mode in ("avg", "max"):
-            calls = pool_calls(site, getattr(torch, args.dtype), mode)
-            ours, other = measure(calls, args.rounds, args.seconds)
-            grid, channels = "{} x {}".format(*site.tiling.grid), site.heads * site.size
+            dtype = getattr(torch, args.dtype)
+            calls = pool_calls(site, dtype, mode)
+            channels = site.heads * site.size
+            read = BATCH * math.prod(site.tiling.grid) * channels
+            written = sum(result.numel() for result in calls[0]())
+            ours, other, copied = measure(
+                [*calls, copying(read + written, dtype)], args.rounds, args.seconds
+            )
+            grid = "{} x {}".format(*site.tiling.grid)
             table.add(
                 (site.family, site.pixels, grid, channels, mode),
-                (milliseconds(ours), ratio(other, ours)),
+                (milliseconds(ours), ratio(other, ours), ratio(copied, ours)),
             )
 
 

@@ -228,6 +228,16 @@ def compare(before: dict[str, Any], tables: Sequence[Table]) -> Iterator[str]:
             yield f"- {table.name}: nothing to compare"
 
 
+def copying(numbers: int, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """Give a call that reads and writes so many numbers in all: a copy of half as many.
+
+    Its time over an operator's that reads and writes as many is the share of the copy rate that the
+    operator reaches.
+    """
+    given = torch.zeros(max(numbers // 2, 1), dtype=dtype)
+    return given.clone
+
+
 def peak_gflops() -> float | None:
     """Multiply-adds of registers alone, in GFLOP/s of one core; None where it is not built."""
     program = ROOT / "build/release/bench/peak"
