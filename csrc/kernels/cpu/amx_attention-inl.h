@@ -30,6 +30,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cpu/arena.h"
@@ -101,7 +102,9 @@ HWY_INLINE const uint16_t* whole_row(const uint16_t* row, int64_t stride, const 
 }
 
 // Packs `count` keys; row(i) is the KeyRow of key i. What the last tiles lack is the last key once
-// more, which changes no maximum, and zeros for values. `scratch` holds 32 whole rows.
+// more, which changes no maximum, and zeros for values; but values of 16 keys or fewer stand twice,
+// from the first key on and from the 17th, there without what is infinite or not a number.
+// `scratch` holds 32 whole rows.
 template <typename Row>
 void pack_matrices(int64_t count, const Row& row, const MatrixShape& shape, const MatrixKeys& to,
                    uint16_t* scratch) {
@@ -120,14 +123,19 @@ void pack_matrices(int64_t count, const Row& row, const MatrixShape& shape, cons
       columns_from_rows<BFloat16Products>(rows, numbers / 2, 1.0f, amx::kRows,
                                           part.keys + first * numbers / 2);
     }
-    const uint16_t* rows[kMatrixKeys];
-    for (int64_t i = 0; i < kMatrixKeys; ++i) {
-      if (key + i >= count) break;
+    const uint16_t* rows[kMatrixKeys] = {};
+    for (int64_t i = 0; i < HWY_MIN(kMatrixKeys, count - key); ++i) {
       const auto from = row(key + i);
       rows[i] = whole_row(from.v, from.v_stride, shape, scratch + i * numbers);
     }
+    const bool twice = count <= amx::kRows;
+    if (twice) std::copy_n(rows, amx::kRows, rows + amx::kRows);
     const auto load = [&](int64_t i, int64_t channel) HWY_ATTR {
-      return key + i < count ? hn::PromoteTo(d, hn::LoadU(half, rows[i] + channel)) : hn::Zero(d);
+      if (rows[i] == nullptr) return hn::Zero(d);
+      const auto x = hn::PromoteTo(d, hn::LoadU(half, rows[i] + channel));
+      const auto exponent = hn::Set(d, 0x7F80u);
+      const auto finite = hn::Ne(hn::And(x, exponent), exponent);
+      return twice && i >= amx::kRows ? hn::IfThenElseZero(finite, x) : x;
     };
     for (int64_t c = 0; c < shape.columns; ++c) {
       auto* tile = reinterpret_cast<uint32_t*>(part.values + c * amx::kTileFloats);
@@ -208,7 +216,7 @@ struct MatrixBias {
 
 // The working memory of one thread, and its steps, each for M tiles of 16 queries.
 struct MatrixScratch {
-  float* scores;   // [query][key], of which weights take the place, in half of a row
+  float* scores;   // [query][key]; weights may take their place, in half of a row
   uint16_t* rows;  // 32 whole rows
 
   MatrixScratch(Arena::Scope& memory, const MatrixShape& shape)
@@ -270,10 +278,11 @@ struct MatrixScratch {
     }
   }
 
-  // The weights 2^(factor score - top), and their sums. each_row() is called with every query.
+  // The weights 2^(factor score - top), of which rows lie `stride` numbers apart, and their sums;
+  // up to whole tiles the others are 0. each_row() is called with every query.
   template <int M, typename EachRow>
-  void make_weights(int64_t count, float factor, const FloatVec* top, FloatVec* sum,
-                    const EachRow& each_row) const {
+  void make_weights(int64_t count, float factor, const FloatVec* top, FloatVec* sum, uint16_t* to,
+                    int64_t stride, const EachRow& each_row) const {
     const FloatTag d;
     const FloatVec times = hn::Set(d, factor);
     const int64_t whole = count / kMatrixKeys * kMatrixKeys;
@@ -283,10 +292,9 @@ struct MatrixScratch {
       HWY_ALIGN float tops[amx::kRows];
       hn::Store(top[m], d, tops);
       FloatVec sums[amx::kRows];
-      float* row = scores + m * amx::kRows * kBlockKeys;
-      for (int64_t i = 0; i < amx::kRows; ++i, row += kBlockKeys) {
+      const float* row = scores + m * amx::kRows * kBlockKeys;
+      for (int64_t i = 0; i < amx::kRows; ++i, row += kBlockKeys, to += stride) {
         each_row();
-        auto* to = reinterpret_cast<uint16_t*>(row);
         const FloatVec largest = hn::Set(d, tops[i]);
         const auto weight = [&](int64_t key) HWY_ATTR {
           return exp2_for_bfloat16(hn::MulSub(hn::Load(d, row + key), times, largest));
@@ -309,23 +317,72 @@ struct MatrixScratch {
     }
   }
 
-  // out[query][channel], of which rows lie shape.out_floats() apart, gets the products of weights
-  // and values, on top of what stands there if `more`.
+  // The same of 16 keys or fewer, as vectors in fp32.
   template <int M>
-  void add_values(const MatrixKeys& keys, int64_t count, const MatrixShape& shape, bool more,
-                  float* out) const {
+  void make_few_weights(int64_t count, float factor, const FloatVec* top,
+                        FloatVec (*few)[amx::kRows], FloatVec* sum) const {
+    const FloatTag d;
+    const FloatVec times = hn::Set(d, factor);
+    const auto keys = hn::FirstN(d, static_cast<size_t>(count));
+    for (int m = 0; m < M; ++m) {
+      HWY_ALIGN float tops[amx::kRows];
+      hn::Store(top[m], d, tops);
+      for (int64_t i = 0; i < amx::kRows; ++i) {
+        const FloatVec score = hn::Load(d, scores + (m * amx::kRows + i) * kBlockKeys);
+        const FloatVec x = hn::MulSub(score, times, hn::Set(d, tops[i]));
+        few[m][i] = hn::IfThenElseZero(keys, exp2_for_bfloat16(x));
+      }
+      sum[m] = reduce_each(few[m], Sum());
+    }
+  }
+
+  // Those times the queries' shares, as sums of two numbers in bf16 for the values that stand
+  // twice: a share adds no error.
+  template <int M>
+  void split_weights(const FloatVec (*few)[amx::kRows], const float* shares, uint16_t* to,
+                     int64_t stride) const {
+    const FloatTag d;
+    const hn::RebindToUnsigned<FloatTag> bits;
+    for (int64_t i = 0; i < M * amx::kRows; ++i, to += stride) {
+      const FloatVec x = hn::Mul(few[i / amx::kRows][i % amx::kRows], hn::Set(d, shares[i]));
+      const FloatVec high =
+          hn::BitCast(d, hn::And(hn::BitCast(bits, x), hn::Set(bits, 0xFFFF0000u)));
+      _mm512_store_si512(to, to_bfloat16(high, hn::Sub(x, high)));
+    }
+  }
+
+  // Columns [16 c, 16 c + 32) of results, or 16 at the end: the products of weights and values, on
+  // top of what stands there if `more`. Rows of `weights` lie `stride` numbers apart, those of out
+  // `out_stride`.
+  template <int M>
+  static void add_columns(const uint16_t* weights, int64_t stride, const MatrixKeys& keys,
+                          int64_t count, const MatrixShape& shape, int64_t c, bool more, float* out,
+                          int64_t out_stride) {
     const int64_t steps = (count + kMatrixKeys - 1) / kMatrixKeys;
     const int64_t apart = shape.columns * amx::kTileFloats;
-    const auto* weights = reinterpret_cast<const uint16_t*>(scores);
-    int64_t c = 0;
-    for (; c + 1 < shape.columns; c += 2) {
-      products<M, 2>(weights, 2 * kBlockKeys, keys.values + c * amx::kTileFloats, amx::kTileFloats,
-                     apart, steps, more, out + c * amx::kRows, shape.out_floats());
+    const float* values = keys.values + c * amx::kTileFloats;
+    if (c + 1 < shape.columns) {
+      products<M, 2>(weights, stride, values, amx::kTileFloats, apart, steps, more, out,
+                     out_stride);
+    } else {
+      products<M, 1>(weights, stride, values, amx::kTileFloats, apart, steps, more, out,
+                     out_stride);
     }
-    if (c == shape.columns) return;
-    products<M, 1>(weights, 2 * kBlockKeys, keys.values + c * amx::kTileFloats, amx::kTileFloats,
-                   apart, steps, more, out + c * amx::kRows, shape.out_floats());
   }
+
+  // All of them: out[query][channel], of which rows lie shape.out_floats() apart.
+  template <int M>
+  static void add_values(const uint16_t* weights, int64_t stride, const MatrixKeys& keys,
+                         int64_t count, const MatrixShape& shape, bool more, float* out) {
+    for (int64_t c = 0; c < shape.columns; c += 2) {
+      add_columns<M>(weights, stride, keys, count, shape, c, more, out + c * amx::kRows,
+                     shape.out_floats());
+    }
+  }
+
+  // Weights in the place of the scores that they are of.
+  uint16_t* weights() const { return reinterpret_cast<uint16_t*>(scores); }
+  static constexpr int64_t kWeightsStride = 2 * kBlockKeys;
 
  private:
   // M by N tiles of out: the sum of `steps` products.

@@ -2,10 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Text and image prompts in bf16 by AMX: amx_attention-inl.h. 32 queries go through the softmaxes
-// of their site. The products of one of a single block come on top of what stands in the results,
-// which are turned to its divisors before: factors of queries are not rounded. Another goes through
-// its blocks with a running maximum, its sums a matrix of their own, and is added in the end.
-// Included once per instruction set.
+// of their site, whose results have divisors in common:
+//
+//   out[query][channel] / divisor[query]
+//
+// A softmax of a single block begins a chain: its weights, and behind them those of small ones
+// times their shares, have one product with all their values. Another single block is added after
+// out has been turned to its divisors: no weight is rounded after a factor. What is longer, shared
+// or masked goes through its blocks with a running maximum, its sums a matrix of their own, and is
+// added in the end. Included once per instruction set.
 
 #if defined(ATTNPATCH_BRANCH_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTNPATCH_BRANCH_AMX_INL_H_
@@ -59,6 +64,10 @@ struct RowFactors {
   }
 };
 
+// All bits of M tiles' queries.
+template <int M>
+constexpr uint32_t kEvery = M == 2 ? ~0u : 0xFFFFu;
+
 class AmxBranches {
  public:
   static constexpr int64_t kPanel = kMatrixKeys;
@@ -75,6 +84,7 @@ class AmxBranches {
         out_(memory.take(kMatrixRows * shape_.out_floats())),
         part_(memory.take(kMatrixRows * shape_.out_floats())),
         apart_(memory.take(kMatrixRows * shape_.out_floats())),
+        chain_(reinterpret_cast<uint16_t*>(memory.take(kMatrixRows * kChainKeys / 2))),
         copy_(memory.take(shape_.out_floats())) {}
 
   void pack(const Segments& segments, int64_t h, float* head) {
@@ -106,25 +116,29 @@ class AmxBranches {
         copy_whole_row(q + (query + HWY_MIN(i, count - 1)) * q_stride, a.q->channel_stride, shape_,
                        queries_ + i * shape_.query_numbers());
       }
-      const Site site{&segments, MatrixKeys(head, segments.keys, shape_), {query, all}, a.factor};
+      const Site site{&segments,    MatrixKeys(head, segments.keys, shape_),
+                      {query, all}, a.factor,
+                      count,        out + query * out_stride,
+                      out_stride,   a.out->channel_stride};
       if (count > amx::kRows) {
         attend_rows<2>(site);
       } else {
         attend_rows<1>(site);
       }
-      for (int64_t i = 0; i < count; ++i) {
-        store_result<BFloat16>(out_ + i * shape_.out_floats(), 1.0f / divisors_[i], a.size,
-                               out + (query + i) * out_stride, a.out->channel_stride, copy_);
-      }
     }
   }
 
  private:
+  static constexpr int64_t kChainKeys = 2 * kBlockKeys;
+
   struct Site {
     const Segments* segments;
     MatrixKeys head;
     Place place;
-    float factor;  // of the scores
+    float factor;   // of the scores
+    int64_t count;  // of queries, whose results are written to
+    uint16_t* out;
+    int64_t stride, channel_stride;
   };
 
   // A block of a segment's keys.
@@ -133,94 +147,202 @@ class AmxBranches {
     int64_t count;
   };
 
+  // A softmax on its way through its keys.
+  template <int M>
+  struct Softmax {
+    FloatVec top[M], sum[M];  // running maximum of the scores, sum of the weights
+
+    Softmax() {
+      const FloatTag d;
+      for (int m = 0; m < M; ++m) {
+        top[m] = hn::Set(d, kNoKey);
+        sum[m] = hn::Zero(d);
+      }
+    }
+
+    // The divisor that gives its results these factors; not a number where it had no key.
+    FloatVec divisor(const FloatVec* factors, int m) const {
+      const FloatTag d;
+      const auto none = hn::Eq(top[m], hn::Set(d, kNoKey));
+      return hn::IfThenElse(none, hn::NaN(d), hn::Div(sum[m], factors[m]));
+    }
+  };
+
   template <int M>
   void attend_rows(const Site& site) {
     const Segments& segments = *site.segments;
     const auto total = static_cast<int64_t>(segments.list.size());
-    bool more = false;  // stands something in out?
+    more_ = false;
+    chained_ = 0;
     std::fill_n(divisors_, kMatrixRows, 1.0f);
     int64_t key = 0;
     for (int64_t begin = 0; begin < total;) {
       const int64_t end = begin < segments.grouped ? segments.grouped : begin + 1;
-      more |= add_softmax<M>(site, begin, end, key, more);
+      const Segment& first = segments.list[begin];
+      const bool whole = first.weight == 1.0f && first.mask == nullptr;
+      if (begin < segments.grouped && (end > begin + 1 || !whole)) {
+        add_parts<M>(site, begin, end, key, nullptr);
+      } else {
+        add_branch<M>(site, first, begin, key);
+      }
       for (; begin < end; ++begin) key += segments.packed(segments.list[begin]);
     }
-    if (!more) std::fill_n(out_, M * amx::kRows * shape_.out_floats(), 0.0f);
+    if (chained_ > 0 && !more_) return store_chain<M>(site);
+    end_chain<M>(site);
+    if (!more_) std::fill_n(out_, M * amx::kRows * shape_.out_floats(), 0.0f);
+    for (int64_t i = 0; i < site.count; ++i) {
+      store_result<BFloat16>(out_ + i * shape_.out_floats(), 1.0f / divisors_[i], shape_.size,
+                             site.out + i * site.stride, site.channel_stride, copy_);
+    }
   }
 
-  // One softmax over the keys of segments [begin, end), the first of which stands at `key`, on top
-  // of what stands in out if `more`. Does it add anything?
+  // A softmax over the keys of one segment, which stand at `key`.
   template <int M>
-  bool add_softmax(const Site& site, int64_t begin, int64_t end, int64_t key, bool more) {
-    const FloatTag d;
-    constexpr uint32_t kAll = M == 2 ? ~0u : 0xFFFFu;
-    const bool shared = begin < site.segments->grouped;
-    const RowFactors<M> own(site.segments->list[begin], site.place, shared);
-    if (!shared && own.off == kAll) return false;
-    const bool single = !shared && own.moderate && site.segments->list[begin].tokens <= kBlockKeys;
-
-    FloatVec top[M], sum[M], fade[M], found[M];
-    for (int m = 0; m < M; ++m) {
-      top[m] = hn::Set(d, kNoKey);
-      sum[m] = hn::Zero(d);
+  void add_branch(const Site& site, const Segment& s, int64_t number, int64_t key) {
+    const RowFactors<M> factors(s, site.place, false);
+    if (factors.off == kEvery<M>) return;
+    if (!factors.moderate || s.tokens > kBlockKeys) {
+      return add_parts<M>(site, number, number + 1, key, &factors);
     }
+    const Keys keys{site.head.from(key, shape_), s.tokens};
+    Softmax<M> softmax;
+    if (chained_ > 0 && s.tokens <= amx::kRows && key == chain_key_ + chained_ &&
+        chained_ < kChainKeys) {
+      FloatVec few[M][amx::kRows];
+      find_largest<M>(site, keys, 0, softmax.top, nullptr);
+      scratch_.make_few_weights<M>(keys.count, site.factor, softmax.top, few, softmax.sum);
+      HWY_ALIGN float shares[kMatrixRows];
+      divisors_over<M>(softmax, factors.value, shares);
+      scratch_.split_weights<M>(few, shares, chain_ + chained_, kChainKeys);
+      chained_ += kMatrixKeys;
+      return;
+    }
+    end_chain<M>(site);
+    find_largest<M>(site, keys, 0, softmax.top, nullptr);
+    if (!more_) {  // a chain begins
+      make_weights<M>(site, keys, softmax.top, softmax.sum, chain_, kChainKeys);
+      divide_by<M>(softmax, factors.value);
+      chain_key_ = key;
+      chained_ = round_up(keys.count, kMatrixKeys);
+      return;
+    }
+    make_weights<M>(site, keys, softmax.top, softmax.sum, scratch_.weights(),
+                    MatrixScratch::kWeightsStride);
+    divide_by<M>(softmax, factors.value);
+    add_products<M>(keys, true, out_);
+  }
+
+  // One softmax over the keys of segments [begin, end), the first of which stands at `key`. Without
+  // factors they share it: each has its own.
+  template <int M>
+  void add_parts(const Site& site, int64_t begin, int64_t end, int64_t key,
+                 const RowFactors<M>* of_all) {
+    const FloatTag d;
+    end_chain<M>(site);
+    Softmax<M> softmax;
+    FloatVec fade[M], found[M];
     bool begun = false;  // stands something in part?
     for (int64_t i = begin; i < end; ++i) {
       const Segment& s = site.segments->list[i];
-      const RowFactors<M> factors(s, site.place, shared);
-      const bool whole = !shared || (s.weight == 1.0f && s.mask == nullptr);
+      const RowFactors<M> own(s, site.place, true);
+      const bool whole = of_all != nullptr || (s.weight == 1.0f && s.mask == nullptr);
+      const uint32_t off = whole ? 0 : own.off;
       const int64_t length = block_length(s.tokens, kMatrixKeys);
-      for (int64_t t = 0; t < s.tokens && factors.off != kAll; t += length) {
+      for (int64_t t = 0; t < s.tokens && off != kEvery<M>; t += length) {
         const Keys keys{site.head.from(key + t, shape_), HWY_MIN(length, s.tokens - t)};
-        weigh<M>(site, keys, shared ? factors.off : 0, top, fade, found);
+        find_largest<M>(site, keys, off, softmax.top, fade);
+        make_weights<M>(site, keys, softmax.top, found, scratch_.weights(),
+                        MatrixScratch::kWeightsStride);
         for (int m = 0; m < M; ++m) {
           if (!whole) {
-            found[m] =
-                hn::IfThenZeroElse(bits_of(factors.off, m), hn::Mul(found[m], factors.value[m]));
+            found[m] = hn::IfThenZeroElse(bits_of(off, m), hn::Mul(found[m], own.value[m]));
           }
-          sum[m] = hn::MulAdd(sum[m], fade[m], found[m]);
+          softmax.sum[m] = hn::MulAdd(softmax.sum[m], fade[m], found[m]);
         }
-        if (single) {
-          divide_by<M>(top, sum, own.value, more);
-          scratch_.add_values<M>(keys.packed, keys.count, shape_, more, out_);
-          return true;
-        }
-        add_block<M>(keys, whole ? nullptr : &factors, fade, begun);
+        add_block<M>(keys, whole ? nullptr : &own, fade, begun);
         begun = true;
       }
       key += site.segments->packed(s);
     }
     if (!begun) std::fill_n(part_, M * amx::kRows * shape_.out_floats(), 0.0f);
-    add_part<M>(top, sum, shared ? nullptr : &own, more);
-    return true;
+    FloatVec ones[M];
+    for (int m = 0; m < M; ++m) ones[m] = hn::Set(d, 1.0f);
+    HWY_ALIGN float shares[kMatrixRows];
+    divisors_over<M>(softmax, ones, shares);
+    for (int m = 0; of_all != nullptr && m < M; ++m) {
+      float* of_tile = shares + m * kLanes;
+      hn::Store(hn::Mul(hn::Load(d, of_tile), of_all->value[m]), d, of_tile);
+    }
+    add_rows<M>(part_, shares, of_all != nullptr ? of_all->off : 0, more_, out_);
+    more_ = true;
   }
 
-  // The weights of a block's keys, and their sums; nothing of it counts where it is off. `fade`
-  // takes what came before to the new maximum.
+  // Scores of a block's keys, and the running maxima; nothing of it counts where it is off. `fade`,
+  // if any, takes what came before to the new ones.
   template <int M>
-  void weigh(const Site& site, const Keys& keys, uint32_t off, FloatVec* top, FloatVec* fade,
-             FloatVec* found) {
+  void find_largest(const Site& site, const Keys& keys, uint32_t off, FloatVec* top,
+                    FloatVec* fade) {
+    FloatVec unused[M];
     scratch_.find_scores<M>(queries_, keys.packed, keys.count, shape_);
-    scratch_.raise<M>(keys.count, site.factor, off, top, fade);
-    scratch_.make_weights<M>(keys.count, site.factor, top, found, [this]() HWY_ATTR {
+    scratch_.raise<M>(keys.count, site.factor, off, top, fade != nullptr ? fade : unused);
+  }
+
+  template <int M>
+  void make_weights(const Site& site, const Keys& keys, const FloatVec* top, FloatVec* sum,
+                    uint16_t* to, int64_t stride) {
+    scratch_.make_weights<M>(keys.count, site.factor, top, sum, to, stride, [this]() HWY_ATTR {
       next_queries_.send_share();
       results_.send_share();
     });
   }
 
-  // The results' divisors become those of a softmax with these factors, not a number where it had
-  // no key; so does what stands there, if `more`.
+  // The divisors over a softmax's own.
   template <int M>
-  void divide_by(const FloatVec* top, const FloatVec* sum, const FloatVec* factors, bool more) {
+  void divisors_over(const Softmax<M>& softmax, const FloatVec* factors, float* shares) const {
+    const FloatTag d;
+    for (int m = 0; m < M; ++m) {
+      hn::Store(hn::Div(hn::Load(d, divisors_ + m * kLanes), softmax.divisor(factors, m)), d,
+                shares + m * kLanes);
+    }
+  }
+
+  // The divisors become a softmax's; what stands in out stays the same over them.
+  template <int M>
+  void divide_by(const Softmax<M>& softmax, const FloatVec* factors) {
     const FloatTag d;
     HWY_ALIGN float ratios[kMatrixRows];
     for (int m = 0; m < M; ++m) {
-      const auto none = hn::Eq(top[m], hn::Set(d, kNoKey));
-      const FloatVec divisor = hn::IfThenElse(none, hn::NaN(d), hn::Div(sum[m], factors[m]));
+      const FloatVec divisor = softmax.divisor(factors, m);
       hn::Store(hn::Div(divisor, hn::Load(d, divisors_ + m * kLanes)), d, ratios + m * kLanes);
       hn::Store(divisor, d, divisors_ + m * kLanes);
     }
-    if (more) multiply_rows<M>(ratios, shape_, out_);
+    if (more_) multiply_rows<M>(ratios, shape_, out_);
+  }
+
+  // The chain's products come to out.
+  template <int M>
+  void end_chain(const Site& site) {
+    if (chained_ == 0) return;
+    MatrixScratch::add_values<M>(chain_, kChainKeys, site.head.from(chain_key_, shape_), chained_,
+                                 shape_, more_, out_);
+    more_ = true;
+    chained_ = 0;
+  }
+
+  // They are all that there is: they go to the tensor, 32 columns at a time.
+  template <int M>
+  void store_chain(const Site& site) {
+    const MatrixKeys keys = site.head.from(chain_key_, shape_);
+    for (int64_t c = 0; c < shape_.columns; c += 2) {
+      const int64_t first = c * amx::kRows, width = HWY_MIN(shape_.columns - c, 2) * amx::kRows;
+      MatrixScratch::add_columns<M>(chain_, kChainKeys, keys, chained_, shape_, c, false, part_,
+                                    width);
+      for (int64_t i = 0; i < site.count; ++i) {
+        store_result<BFloat16>(
+            part_ + i * width, 1.0f / divisors_[i], HWY_MIN(width, shape_.size - first),
+            site.out + i * site.stride + first * site.channel_stride, site.channel_stride, copy_);
+      }
+    }
   }
 
   // A block's products, on top of what came before it, faded, if it has begun. With factors they
@@ -229,28 +351,17 @@ class AmxBranches {
   void add_block(const Keys& keys, const RowFactors<M>* factors, const FloatVec* fade, bool begun) {
     const FloatTag d;
     if (begun) fade_rows<M>(fade, shape_, part_);
-    if (factors == nullptr) {
-      scratch_.add_values<M>(keys.packed, keys.count, shape_, begun, part_);
-      return;
-    }
-    scratch_.add_values<M>(keys.packed, keys.count, shape_, false, apart_);
+    if (factors == nullptr) return add_products<M>(keys, begun, part_);
+    add_products<M>(keys, false, apart_);
     HWY_ALIGN float of_row[kMatrixRows];
     for (int m = 0; m < M; ++m) hn::Store(factors->value[m], d, of_row + m * kLanes);
     add_rows<M>(apart_, of_row, factors->off, begun, part_);
   }
 
-  // Adds a softmax's part over its sums to the results; with factors, times those.
   template <int M>
-  void add_part(const FloatVec* top, const FloatVec* sum, const RowFactors<M>* factors, bool more) {
-    const FloatTag d;
-    HWY_ALIGN float shares[kMatrixRows];
-    for (int m = 0; m < M; ++m) {
-      const auto none = hn::Eq(top[m], hn::Set(d, kNoKey));
-      FloatVec share = hn::Div(hn::Load(d, divisors_ + m * kLanes), sum[m]);
-      if (factors != nullptr) share = hn::Mul(share, factors->value[m]);
-      hn::Store(hn::IfThenElse(none, hn::NaN(d), share), d, shares + m * kLanes);
-    }
-    add_rows<M>(part_, shares, factors != nullptr ? factors->off : 0, more, out_);
+  void add_products(const Keys& keys, bool more, float* to) const {
+    MatrixScratch::add_values<M>(scratch_.weights(), MatrixScratch::kWeightsStride, keys.packed,
+                                 keys.count, shape_, more, to);
   }
 
   // to = from times the rows' factors, or zero where they are off; on top of what stands there if
@@ -272,7 +383,11 @@ class AmxBranches {
   MatrixShape shape_;
   MatrixScratch scratch_;
   uint16_t* queries_;
-  float *out_, *part_, *apart_, *copy_;
+  float *out_, *part_, *apart_;
+  bool more_ = false;  // stands something in out?
+  uint16_t* chain_;    // weights [query][key] of the keys packed from chain_key_ on
+  int64_t chain_key_ = 0, chained_ = 0;
+  float* copy_;
   HWY_ALIGN float divisors_[kMatrixRows];  // of the results, row by row
   RowsAhead next_queries_, results_;
 };

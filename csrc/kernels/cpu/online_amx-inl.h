@@ -129,7 +129,9 @@ class AmxOnline {
     for (int m = 0; m < M; ++m) top[m] = hn::Load(d, top_ + begin + m * kLanes);
     scratch_.raise<M>(count, factor, 0, top, fade);
     int64_t row = 0;
-    scratch_.make_weights<M>(count, factor, top, found, [&]() HWY_ATTR { requests_.send(row++); });
+    scratch_.make_weights<M>(count, factor, top, found, scratch_.weights(),
+                             MatrixScratch::kWeightsStride,
+                             [&]() HWY_ATTR { requests_.send(row++); });
     for (int m = 0; m < M; ++m) {
       float* sum = sum_ + begin + m * kLanes;
       hn::Store(hn::MulAdd(hn::Load(d, sum), fade[m], found[m]), d, sum);
@@ -137,7 +139,8 @@ class AmxOnline {
     }
     float* out = out_ + begin * shape_.out_floats();
     if (key > 0) fade_rows<M>(fade, shape_, out);
-    scratch_.add_values<M>(block, count, shape_, key > 0, out);
+    MatrixScratch::add_values<M>(scratch_.weights(), MatrixScratch::kWeightsStride, block, count,
+                                 shape_, key > 0, out);
   }
 
   template <typename Queries>
