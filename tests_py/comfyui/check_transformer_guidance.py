@@ -4,10 +4,12 @@
 
 The oracle wraps the model's function: it gives the network a row more for each cond row, with the
 negative text, and attends densely in float64, with padding masked and all but the text guided.
+In Z-Image it moves the positions, from which the model makes its turns.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -27,7 +29,7 @@ import attnpatch as ap
 from attnpatch.patches import KeyGain, TextKeys
 
 GRID = (7, 5)  # of more tokens than the text has, padded too
-WHOLE = (12, 8)  # not padded in Z-Image, where the padding of an image has a place of its own
+WHOLE = (12, 8)  # not padded in Z-Image
 SCALE, TAU, ALPHA = 4.0, 2.0, 0.4
 OVERRIDE = "optimized_attention_override"
 
@@ -76,10 +78,36 @@ def doubled(case, given, batch, rows, negative):
     return made, torch.stack([own for _, own in pairs])
 
 
+@contextlib.contextmanager
+def staying(network, case, references, distance):
+    """Where the image follows the text: what does not, at positions as far on as the text is longer.
+
+    What follows stands after the references, of which each has a text and a place of its own.
+    """
+    if case.model != "ZImage":
+        yield
+        return
+    embed = network.rope_embedder
+    before = len(references) * (case.padded + 2)
+
+    def forward(positions):
+        first = positions[..., 0]
+        moved = torch.where(first <= before, first + distance, first)
+        return type(embed).forward(embed, torch.cat([moved[..., None], positions[..., 1:]], -1))
+
+    embed.forward = forward
+    try:
+        yield
+    finally:
+        del embed.forward
+
+
 def plainly(model, case, negative, references=()):
     """A clone that does it on doubled rows."""
     clone = model.clone()
     count = GRID[0] * GRID[1]
+    # Texts that are padding alone, of references that stand before the image.
+    before = case.padded * len(references) * case.references_first
     sizes = {}
 
     def attend(q, k, v, own):
@@ -96,7 +124,7 @@ def plainly(model, case, negative, references=()):
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in given)
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         counts, text, beside = (q.shape[2], k.shape[2]), sizes["text"], sizes["beside"]
-        own, rows = sizes["own"], sizes["pairs"]
+        own, rows = F.pad(sizes["own"], (before, 0), value=True), sizes["pairs"]
         if len(q) == len(own) and counts == (text, text):  # a refiner of the text
             out = attend(q, k, v, F.pad(own, (0, text - own.shape[1]), value=True))
         elif counts == ((count, text) if case.over_text else (text + beside, text + beside)):
@@ -118,15 +146,17 @@ def plainly(model, case, negative, references=()):
         rows = [row for row in range(len(x)) if kinds[row // each] == 0]
         made, own = doubled(case, args["c"], len(x), rows, negative)
         text = own.shape[1]
-        pictures = sum(-(-n // case.padded) * case.padded for n in [count])
+        pictures = [count, *(h * w for h, w in references)]
         sizes.update(
             own=own,
-            text=-(-text // case.padded) * case.padded,
-            beside=pictures + sum(h * w for h, w in references),
+            text=before + -(-text // case.padded) * case.padded,
+            beside=sum(-(-n // case.padded) * case.padded for n in pictures),
             pairs=[(row, len(x) + place) for place, row in enumerate(rows)],
         )
+        longer = text - args["c"]["c_crossattn"].shape[1]
         try:
-            return apply(torch.cat([x, x[rows]]), torch.cat([t, t[rows]]), **made)[: len(x)]
+            with staying(model.model.diffusion_model, case, references, longer):
+                return apply(torch.cat([x, x[rows]]), torch.cat([t, t[rows]]), **made)[: len(x)]
         finally:
             sizes.clear()
 
@@ -138,8 +168,7 @@ def plainly(model, case, negative, references=()):
 @pytest.mark.parametrize("tokens", [TEXT, 3, 40], ids=["same length", "shorter", "longer"])
 @pytest.mark.parametrize(("batch", "cfg"), [(1, 1.0), (2, 3.0), (3, 1.0)])
 def test_it_is_the_formula(case, model, batch, cfg, tokens):
-    given = case.references and not case.references_first and batch == 2
-    references = ((4, 2), (3, 6)) if given else ()
+    references = ((4, 2), (3, 6)) if case.references and batch == 2 else ()
     negative, options = negative_of(case, tokens), {"batch": batch, "cfg": cfg}
     options["references"] = references
     plain = sample(model, case, **options)
@@ -151,10 +180,11 @@ def test_it_is_the_formula(case, model, batch, cfg, tokens):
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
-def test_padding_leaves_the_prompt_alone(case, model, tokens):
+@pytest.mark.parametrize("grid", [GRID, WHOLE], ids=["padded", "whole"])
+def test_padding_leaves_the_prompt_alone(case, model, grid, tokens):
     """At next to no guidance the result is the plain one, however long the negative is."""
     almost = ap.patch_model(model, patch(negative_of(case, tokens), scale=1.0 + 1e-6))
-    found, plain = (sample_transformer(m, case, grid=WHOLE) for m in (almost, model))
+    found, plain = (sample_transformer(m, case, grid=grid) for m in (almost, model))
     assert relative(found, plain) < 1e-5
 
 
@@ -204,38 +234,21 @@ def test_words_of_the_prompt_beside_it(case, model):
     assert relative(both, alone) < 1e-4
 
 
-def test_references_before_the_image():
-    """Z-Image: a shorter negative leaves the references and the prompt alone."""
+@pytest.mark.parametrize("tokens", [3, 40], ids=["shorter", "longer"])
+@pytest.mark.parametrize("grid", [GRID, WHOLE], ids=["padded", "whole"])
+def test_references_before_the_image(grid, tokens):
+    """Z-Image: a negative of any length leaves the references and the prompt alone."""
     if not hasattr(comfy.supported_models, "ZImage"):
         pytest.skip("this ComfyUI has no ZImage")
     case = CASES["z_image"]
     model = make_transformer(case)
-    options = {"grid": WHOLE, "references": ((4, 8), (8, 4))}
+    options = {"grid": grid, "references": ((4, 8), (3, 4))}
     plain = sample_transformer(model, case, **options)
-    almost = ap.patch_model(model, patch(negative_of(case, 3), scale=1.0 + 1e-6))
+    negative = negative_of(case, tokens)
+    almost = ap.patch_model(model, patch(negative, scale=1.0 + 1e-6))
     assert relative(sample_transformer(almost, case, **options), plain) < 1e-5
-    found = sample_transformer(ap.patch_model(model, patch(negative_of(case, 3))), case, **options)
+    found = sample_transformer(ap.patch_model(model, patch(negative)), case, **options)
     assert relative(found, plain) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("grid", "tokens", "references", "told"),
-    [
-        (GRID, 40, (), "the padding of an image"),
-        (WHOLE, 40, ((4, 8),), "reference pictures"),
-        (WHOLE, 40, (), None),
-        (GRID, 3, ((4, 8),), None),
-    ],
-)
-def test_what_a_longer_negative_moves_is_told_once(grid, tokens, references, told, caplog):
-    if not hasattr(comfy.supported_models, "ZImage"):
-        pytest.skip("this ComfyUI has no ZImage")
-    case = CASES["z_image"]
-    model = ap.patch_model(make_transformer(case), patch(negative_of(case, tokens)))
-    sample_transformer(model, case, grid=grid, references=references)
-    found = [r.getMessage() for r in caplog.records if r.name == "attnpatch"]
-    assert len(found) == (told is not None)
-    assert all(told in message for message in found)
 
 
 def test_negatives_of_other_models_are_refused(case, model):

@@ -20,6 +20,7 @@ from attnpatch.engine import (
     Tokens,
     joined,
 )
+from attnpatch.hosts.comfyui.transformer.left_behind import LeftBehind, Parts
 
 __all__ = ["FAMILIES", "Family", "Sequence", "family_of", "layer_table"]
 
@@ -69,8 +70,9 @@ class Family:
         Gives the arguments of a call without tokens of the text that a mask takes out.
     least_text
         Gives to how many tokens the host pads a text with zeros in front.
-    follows_text
-        Whether the image's positions follow those of the text.
+    left_behind
+        Where the image's positions follow those of the text: gives what stays behind in a sequence
+        whose text has become longer by so many tokens. None: they do not follow.
     """
 
     blocks: Mapping[str, str]
@@ -82,7 +84,12 @@ class Family:
     refiners: str | None = None
     own_text: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda model, given: given
     least_text: Callable[[Any], int] = lambda model: 0
-    follows_text: bool = False
+    left_behind: Callable[[Any, Sequence, int], LeftBehind | None] | None = None
+
+    @property
+    def follows_text(self) -> bool:
+        """Whether the image's positions follow those of the text."""
+        return self.left_behind is not None
 
     def count_refiners(self, model: Any) -> int:
         """Return in how many layers the text attends to itself, before all others."""
@@ -177,6 +184,47 @@ def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
     return Sequence(tokens, tokens, prompt, refined)
 
 
+def _lumina_left_behind(model: Any, sequence: Sequence, distance: int) -> LeftBehind | None:
+    """Return what stays: references with their texts and features, and padding of pictures."""
+    tokens, prompt, refined = sequence.keys, sequence.prompt, sequence.refined
+    image, reference = tokens.find(IMAGE), tokens.find(REFERENCE)
+    assert image is not None
+    pictures = (reference or image).start
+    moved = (prompt, refined), (image.start, image.stop or 0)
+
+    def attention(start: int, stop: int) -> tuple[int, Parts]:
+        return stop - start, _beside(moved, start, stop)
+
+    count = tokens.count or 0
+    whole = attention(0, count)
+    if not whole[1]:
+        return None
+    features = getattr(model, "siglip_refiner", None) or ()
+    rope = model.rope_embedder
+    return LeftBehind(
+        distance,
+        theta=rope.theta,
+        size=rope.axes_dim[0],
+        first=[
+            *(attention(0, refined) for _ in model.context_refiner),
+            *((pictures - refined, ()) for _ in features if pictures > refined),
+        ],
+        # Control nets attend to the image and its padding alone.
+        others=[attention(image.start, count), attention(pictures, count), whole],
+    )
+
+
+def _beside(moved: Parts, start: int, stop: int) -> Parts:
+    """Return the tokens of a part that are none of these, which are in order, from its start."""
+    parts: list[tuple[int, int]] = []
+    place = start
+    for first, last in (*moved, (stop, stop)):
+        if place < min(first, stop):
+            parts.append((place - start, min(first, stop) - start))
+        place = max(place, last)
+    return tuple(parts)
+
+
 def _count(parts: list[Part]) -> int:
     return sum(count for _, count, _ in parts)
 
@@ -234,7 +282,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
         _lumina,
         refiners="context_refiner",
         own_text=_without_mask,
-        follows_text=True,
+        left_behind=_lumina_left_behind,
     ),
     ("modules.diffusionmodules.mmdit", "MMDiT"): Family(
         {"joint_blocks.x_block.attn": "double"},

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,20 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnpatch.engine import (
-    IMAGE,
-    PADDING,
-    REFERENCE,
-    UNCOND,
-    Call,
-    JointLayer,
-    Site,
-    SiteAttention,
-    TextGuides,
-)
+from attnpatch.engine import UNCOND, Call, JointLayer, Site, SiteAttention, TextGuides
 from attnpatch.hosts.comfyui.optimized_attention import DEFAULTS, has_kernel
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.transformer.families import Family, Sequence
+from attnpatch.hosts.comfyui.transformer.left_behind import LeftBehind
 from attnpatch.hosts.comfyui.transformer.negative_rows import (
     add_negatives,
     with_padding,
@@ -34,8 +24,6 @@ from attnpatch.hosts.comfyui.transformer.negative_rows import (
 )
 
 __all__ = ["OVERRIDE", "AttentionOverride", "TransformerWrapper"]
-
-_log = logging.getLogger("attnpatch")
 
 OVERRIDE = "optimized_attention_override"
 _CALL = "attnpatch_sequence"
@@ -57,7 +45,6 @@ class TransformerWrapper:
     def __init__(self, group: PatchedModel, family: Family) -> None:
         self._group = group
         self._family = family
-        self._told_of_positions = False
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the network; the host calls it."""
@@ -66,9 +53,9 @@ class TransformerWrapper:
         given.pop("kwargs", None)
         network = getattr(executor.class_obj, "diffusion_model", executor.class_obj)
         batch = len(given["x"])
-        call, sequence, given = self._read(network, given)
-        self._group.run.check_spans(call, sequence.keys.names)
-        running = _Running(call, sequence, self._family.count_refiners(network))
+        running, given = self._read(network, given)
+        call = running.call
+        self._group.run.check_spans(call, running.sequence.keys.names)
         given["transformer_options"] = _told(given["transformer_options"], running)
         self._prepare(running, given)
         for name in bound.arguments:
@@ -85,16 +72,17 @@ class TransformerWrapper:
             )
         return output[:batch] if call.negatives else output
 
-    def _read(self, network: Any, given: dict[str, Any]) -> tuple[Call, Sequence, dict[str, Any]]:
+    def _read(self, network: Any, given: dict[str, Any]) -> tuple[_Running, dict[str, Any]]:
         """Return what a call is, and its arguments with rows for a negative text."""
         family, run, x = self._family, self._group.run, given["x"]
         options = {**given["transformer_options"], "original_shape": x.shape}
         call = self._group.call(len(x), options)
-        negative = run.negative_text(call)
+        negative, refiners = run.negative_text(call), family.count_refiners(network)
         if negative is None:
-            return call, family.sequence(network, given), given
+            return _Running(call, family.sequence(network, given), refiners), given
+        own = family.own_text(network, given)
         added = add_negatives(
-            family.own_text(network, given),
+            own,
             negative,
             text=family.text,
             least=family.least_text(network),
@@ -102,33 +90,17 @@ class TransformerWrapper:
             multiple=getattr(network, "pad_tokens_multiple", None) or 1,
         )
         sequence = family.sequence(network, added.arguments)
-        longer = added.arguments[family.text].shape[1] > given[family.text].shape[1]
-        if longer and family.follows_text:
-            self._tell_of_positions(sequence)
+        longer = added.arguments[family.text].shape[1] - own[family.text].shape[1]
+        behind = None
+        if longer and family.left_behind is not None:
+            behind = family.left_behind(network, sequence, longer)
         first = sequence.prompt
         hidden = tuple((first + start, first + stop) for start, stop in added.hidden)
         if hidden:
             tokens = with_padding(sequence.queries, first, added.own)
             sequence = replace(sequence, queries=tokens, keys=tokens)
-        return with_rows(call, negative.rows, hidden), sequence, added.arguments
-
-    def _tell_of_positions(self, sequence: Sequence) -> None:
-        """Warn once where a longer text moves the image away from what stays where it is."""
-        keys = sequence.keys
-        image, last = keys.find(IMAGE), keys.spans[-1]
-        padded = image is not None and image is not last and last.name == PADDING
-        what = "the padding of an image whose tokens are no multiple of 32" if padded else None
-        if keys.find(REFERENCE) is not None:
-            what = "reference pictures"
-        if what is not None and not self._told_of_positions:
-            self._told_of_positions = True
-            _log.warning(
-                "NormalizedAttentionGuidance: the negative is longer than the prompt, which moves "
-                "prompt and image of %s away from %s, so that the picture changes a little more "
-                "than it should; a negative of at most as many tokens as the prompt is exact",
-                self._group.run.table.family,
-                what,
-            )
+        call = with_rows(call, negative.rows, hidden)
+        return _Running(call, sequence, refiners, behind), added.arguments
 
     def _prepare(self, running: _Running, given: dict[str, Any]) -> None:
         """Make what the layers will read, before the network runs."""
@@ -158,9 +130,13 @@ class TransformerWrapper:
 class _Running:
     """The call that is running, and the layers that it has come by."""
 
-    __slots__ = ("call", "more", "reached", "refiners", "sequence")
+    __slots__ = ("behind", "call", "more", "reached", "refiners", "sequence")
 
-    def __init__(self, call: Call, sequence: Sequence, refiners: int) -> None:
+    def __init__(
+        self, call: Call, sequence: Sequence, refiners: int, behind: LeftBehind | None = None
+    ) -> None:
+        self.behind = behind
+        """What a longer text moves prompt and image away from."""
         self.call = call
         self.sequence = sequence
         self.reached = 0
@@ -249,6 +225,9 @@ class AttentionOverride:
         given = q, k, v
         if not skip_reshape:
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in given)
+        if running is not None and running.behind is not None:
+            q, k = running.behind.follow(q, k)
+            given, skip_reshape = (q, k, v), True
         acting = None if running is None else self._acting(running, options, q, k)
         if running is None or acting is None:
             hidden = None if running is None else running.hidden(q, k)
