@@ -20,6 +20,7 @@ pytestmark = needs_chromium
 
 EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
 PICTURES = HERE.parents[1] / "out" / "workflows"
+EDITOR_PATIENCE = 600_000  # milliseconds: some megabytes of scripts, on a busy machine
 WINDOW = {"width": 2560, "height": 1440}
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -101,6 +102,7 @@ def browser():
 def page(server, browser):
     """The editor, which reaches nothing but the server, and what goes wrong once it stands."""
     found = browser.new_page(viewport=WINDOW)
+    found.set_default_timeout(EDITOR_PATIENCE)
     found.wrong = []
     local = f"{server.base}/"
     found.route(
@@ -108,7 +110,7 @@ def page(server, browser):
         lambda route: route.continue_() if route.request.url.startswith(local) else route.abort(),
     )
     found.goto(server.base)
-    found.wait_for_function(READY, timeout=120_000)
+    found.wait_for_function(READY)
     found.wait_for_load_state("networkidle")
     found.on("pageerror", lambda error: found.wrong.append(str(error)))
     found.on("console", lambda message: hear(found, message))
@@ -180,4 +182,4 @@ def test_a_node_and_a_file_that_are_not_there_are_seen(page):
     assert not seen["known"]
     node |= {"type": "IPAdapterModelLoader", "widgets_values": ["none.safetensors"]}
     page.evaluate("async graph => await app.loadGraphData(graph)", graph | {"version": 0.4})
-    page.wait_for_function("() => app.graph.nodes[0].has_errors", timeout=10_000)
+    page.wait_for_function("() => app.graph.nodes[0].has_errors")

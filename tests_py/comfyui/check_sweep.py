@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from real_server import EXAMPLES, RUN_TIMEOUT, example, pictures, running, small, write_files
+from real_server import EXAMPLES, RUN_WORK, example, pictures, running, small, write_files
 
 import attnpatch as ap
 
@@ -46,9 +46,9 @@ def node_of(workflow, kind):
 
 
 def wait_until_empty(server):
-    end = time.monotonic() + 4 * RUN_TIMEOUT
+    patience = server.patience(4 * RUN_WORK)
     while server.json("/prompt")["exec_info"]["queue_remaining"]:
-        assert time.monotonic() < end, server.log.read_text()[-3000:]
+        assert patience.lasts(), server.log.read_text()[-3000:]
         time.sleep(0.2)
 
 

@@ -18,6 +18,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import psutil
 from narrow_adapters import make_state
 from PIL import Image
 from safetensors.torch import save_file
@@ -37,7 +38,29 @@ STAND_INS = {
 LOADERS = "TinyCheckpoint", "TinyTransformer"
 _SIZE = {"width": 128, "height": 192}
 SMALL = {"EmptyLatentImage": _SIZE, "EmptySD3LatentImage": _SIZE, "KSampler": {"steps": 2}}
-START_TIMEOUT, RUN_TIMEOUT = 300, 180  # seconds
+START_WORK, RUN_WORK = 120, 120  # seconds of the server's own CPU time
+ANSWER_TIMEOUT = 600  # seconds
+SLOWEST = 15  # times as long by the clock, on a busy machine
+
+
+class Patience:
+    """How long to wait for a server: until it has worked for so many seconds of CPU time.
+
+    What the clock says depends on what else the machine does; it ends the wait for one that hangs.
+    """
+
+    def __init__(self, process, seconds):
+        self._process = psutil.Process(process.pid)
+        self._most_work = self._work() + seconds
+        self._end = time.monotonic() + SLOWEST * seconds
+
+    def _work(self):
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def lasts(self):
+        """Whether to wait on."""
+        return time.monotonic() < self._end and self._work() < self._most_work
 
 
 class Server:
@@ -45,19 +68,21 @@ class Server:
 
     Parameters
     ----------
+    process
+        It.
     port
         On 127.0.0.1.
     log
         The file with what it prints.
     """
 
-    def __init__(self, port, log):
-        self.base, self.log = f"http://127.0.0.1:{port}", log
+    def __init__(self, process, port, log):
+        self.process, self.base, self.log = process, f"http://127.0.0.1:{port}", log
 
     def get(self, path, **query):
         """Return the bytes at a path."""
         suffix = f"?{urllib.parse.urlencode(query)}" if query else ""
-        with urllib.request.urlopen(self.base + path + suffix, timeout=60) as answer:
+        with urllib.request.urlopen(self.base + path + suffix, timeout=ANSWER_TIMEOUT) as answer:
             return answer.read()
 
     def json(self, path):
@@ -71,17 +96,21 @@ class Server:
             f"{self.base}/prompt", body, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
+
+    def patience(self, seconds):
+        """Begin to wait for it."""
+        return Patience(self.process, seconds)
 
     def run(self, workflow):
         """Run a workflow to its end; returns its entry of the history."""
         status, answer = self.post(workflow)
         assert status == 200, answer
-        end = time.monotonic() + RUN_TIMEOUT
-        while time.monotonic() < end:
+        patience = self.patience(RUN_WORK)
+        while patience.lasts():
             entry = self.json(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
             if entry and entry["status"]["status_str"] in ("success", "error"):
                 return entry
@@ -163,15 +192,15 @@ def running(base, form="V1", *, front_end=False):
             stderr=subprocess.STDOUT,
         )
         try:
-            yield _when_ready(process, Server(port, log))
+            yield _when_ready(Server(process, port, log))
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _when_ready(process, server):
-    end = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < end and process.poll() is None:
+def _when_ready(server):
+    patience = server.patience(START_WORK)
+    while server.process.poll() is None and patience.lasts():
         with contextlib.suppress(OSError):
             server.get("/system_stats")
             return server
