@@ -131,8 +131,9 @@ def test_patches_of_unets_are_refused(case, model):
         ap.patch_model(model, ap.PerturbedAttentionGuidance())
 
 
-def test_references_with_texts_and_features():
-    """Z-Image Omni: texts and features of references stand between those of the prompt."""
+@pytest.mark.parametrize("keys", ["reference", "words"])
+def test_references_with_texts_and_features(keys):
+    """Z-Image Omni: texts and features of references stand around the prompt, which is counted."""
     if not hasattr(comfy.supported_models, "ZImage"):
         pytest.skip("this ComfyUI has no ZImage")
     plain = CASES["z_image"]
@@ -148,15 +149,19 @@ def test_references_with_texts_and_features():
     order += [("padding", 14), ("image", 15), ("padding", 17)]
 
     def gains_of(factors, spans, cond):
-        if cond:
+        if cond and keys == "reference":
             factors[spans["image"], spans["reference 1"]] = 3.0
+        elif cond:
+            first = spans["text"].start
+            factors[spans["image"], first + 1 : first + 3] = 3.0
 
     class Omni(type(case)):
         def order(self, grid, references=()):
             return order
 
     told = Omni(**vars(case))
-    patched = ap.patch_model(model, KeyGain(ReferenceKeys(1), 3.0, uncond=False))
+    chosen = ReferenceKeys(1) if keys == "reference" else TextKeys((1, 2))
+    patched = ap.patch_model(model, KeyGain(chosen, 3.0, uncond=False))
     options = {"positive": [text, more], "cfg": 1.0}
     found = sample(patched, case, **options)
     right = sample(dense(model, told, gains_of, REFERENCES), case, **options)

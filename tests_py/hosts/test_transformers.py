@@ -159,6 +159,37 @@ def test_several_gains_and_values(named):
     torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
 
 
+def test_gains_of_values_are_multiplied_where_they_meet(named):
+    """Two in parts of the image, one everywhere: some words are of two of them, one of all."""
+    _, case, model = named
+    arguments = case.arguments(1)
+    order = case.order(())
+    spans, tokens = spans_of(order), sum(count for _, count in order)
+    text, image = spans["text"].start, spans["image"]
+    left, top = torch.zeros(2, 1, *GRID)
+    left[..., : GRID[1] // 2], top[:, : GRID[0] // 2] = 1, 1
+
+    def gains(batch, _):
+        values = torch.ones(batch, tokens, tokens)
+        for mask, words, gain in ((left, (0, 1, 2), -1.0), (top, (1, 2), 3.0)):
+            for key in words:
+                values[:, image, text + key] *= 1 + (gain - 1) * mask.flatten()
+        values[:, :, text + 2] *= 0.5
+        return torch.ones(batch, tokens, tokens), values
+
+    patches = [
+        KeyGain(TextKeys((0, 1, 2)), value_gain=-1.0, mask=left),
+        KeyGain(TextKeys((1, 2)), value_gain=3.0, mask=top),
+        KeyGain(TextKeys((2,)), value_gain=0.5, rows="all"),
+    ]
+    with ap.attach(model, patches, cond_or_uncond=(0,)):
+        found = run(model, arguments)
+    with dense(tokens, tokens, gains):
+        right = run(model, arguments)
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(right, run(model, arguments), atol=1e-3)
+
+
 def test_layers_and_windows(named):
     """A weight by blocks, and a window that is over."""
     _, case, model = named

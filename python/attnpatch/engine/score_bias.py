@@ -111,7 +111,7 @@ class Biases:
         Where there are more terms than the operator takes.
     """
 
-    __slots__ = ("_gains", "_key_bias", "_query_bias")
+    __slots__ = ("_alike", "_apart", "_key_bias", "_query_bias")
 
     def __init__(self, terms: Sequence[BiasTerm], device: torch.device) -> None:
         merged = _merge(terms)
@@ -122,11 +122,11 @@ class Biases:
             )
         self._query_bias = upload(_side_by_side([queries for queries, _ in merged]), device)
         self._key_bias = upload(_side_by_side([keys for _, keys in merged]), device)
-        # Values multiplied alike for all queries of a row, or (factors, what is added, for whom).
-        self._gains = [
-            _value_gain(term.value_gains, term.chosen, device)
-            for term in terms
-            if term.value_gains is not None
+        alike, apart = _value_gains(terms)
+        self._alike = None if alike is None else upload(alike[:, None, :, None], device)
+        self._apart = [
+            (upload(of_keys[:, None, :, None], device), upload(share[:, None, :, None], device))
+            for of_keys, share in apart
         ]
 
     def check(self, site: Site, rows: int, queries: int) -> None:
@@ -158,15 +158,12 @@ class Biases:
         scale : float or None
             Of the logits; None: size ** -0.5.
         """
-        added = []
-        for factor, share in self._gains:
-            if share is None:
-                v = v * factor.to(v.dtype)
-            else:
-                added.append((v * factor.to(v.dtype), share))
+        if self._alike is not None:
+            v = v * self._alike.to(v.dtype)
         out = self._attend(q, k, v, host_attention, scale)
-        for extra, share in added:
-            out = out + share.to(out.dtype) * self._attend(q, k, extra, host_attention, scale)
+        for of_keys, share in self._apart:
+            extra = self._attend(q, k, v * of_keys.to(v.dtype), host_attention, scale)
+            out = out + share.to(out.dtype) * extra
         return out
 
     def _attend(
@@ -202,16 +199,34 @@ def _side_by_side(factors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*factors), dim=-1)
 
 
-def _value_gain(
-    gains: Tensor, chosen: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """Return factors (1 or batch, 1, keys, 1), and whom they are for (…, 1, queries, 1).
+def _value_gains(
+    terms: Sequence[BiasTerm],
+) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]]]:
+    """Return by what values are multiplied: alike for all queries of a row, and beside that.
 
-    Where all queries of a row have one gain, values are multiplied by it: nobody need be named.
-    Else the factors choose the values of which each query takes its gain less 1 in addition.
+    Where all queries of a row have one gain, it is a factor of each key, (1 or batch, keys). Others
+    are pairs (chosen keys, shares of queries), float32: beside attention to all values a query
+    takes its share of attention to those of these keys. Where terms choose the same key its gains
+    are multiplied: (1 + a)(1 + b) = 1 + a + b + a b.
     """
-    if bool((gains == gains[:, :1]).all()):
-        factors = torch.where(chosen, gains[:, :1], 1.0)
-        return upload(factors[:, None, :, None].contiguous(), device), None
-    factors = chosen.float()[:, None, :, None].contiguous()
-    return upload(factors, device), upload((gains - 1.0)[:, None, :, None].contiguous(), device)
+    alike: Tensor | None = None
+    apart: list[tuple[Tensor, Tensor]] = []
+    for term in terms:
+        gains, chosen = term.value_gains, term.chosen
+        if gains is None:
+            continue
+        if bool((gains == gains[:, :1]).all()):
+            factors = torch.where(chosen, gains[:, :1], 1.0)
+            alike = factors if alike is None else alike * factors
+            continue
+        share = gains - 1.0
+        both = [(keys & chosen, before * share) for keys, before in apart]
+        for keys, added in [(chosen, share), *both]:
+            for index, (same, before) in enumerate(apart):
+                if torch.equal(same, keys):
+                    apart[index] = same, before + added
+                    break
+            else:
+                if bool(keys.any()):
+                    apart.append((keys, added))
+    return alike, [(keys.float(), share.contiguous()) for keys, share in apart]

@@ -163,14 +163,16 @@ def _lumina(model: Any, given: Mapping[str, Any]) -> Sequence:
     def padded(name: str, count: int, grid: tuple[int, int] | None = None) -> list[Part]:
         return [(name, count, grid), (PADDING, -count % multiple, None)]
 
+    # What stands around the pictures in the template is no text of the prompt: words are counted
+    # from the prompt's first.
     parts: list[Part] = []
     for index in range(len(references)):
         told = index < len(of_references)
-        count = of_references[index].shape[1] if told else multiple
-        parts += padded(TEXT if told else PADDING, count)
+        parts += padded(PADDING, of_references[index].shape[1] if told else multiple)
     prompt = _count(parts)
-    texts = [given["context"], *of_references[len(references) :]]
-    parts += [part for text in texts for part in padded(TEXT, text.shape[1])]
+    parts += padded(*_text(given))
+    for text in of_references[len(references) :]:
+        parts += padded(PADDING, text.shape[1])
     refined = _count(parts)
     if references and getattr(model, "siglip_embedder", None) is not None:
         features = list(given.get("siglip_feats") or ())[: len(references)]
