@@ -102,7 +102,9 @@ def main() -> None:
     unet = make_unet()
     times = BlockTimes(unet)
     patch = ap.NormalizedAttentionGuidance(torch.randn(1, TOKENS, CONTEXT))
-    print("| latent | rows | plain, s | with the guidance (each round) |\n| --- | --- | --- | --- |")
+    print(
+        "| latent | rows | plain, s | with the guidance (each round) |\n| --- | --- | --- | --- |"
+    )
     for side in args.latent:
         for kinds in ((0,), (1, 0)):
             inputs = {

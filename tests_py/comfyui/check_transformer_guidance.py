@@ -80,7 +80,7 @@ def doubled(case, given, batch, rows, negative):
 
 @contextlib.contextmanager
 def staying(network, case, references, distance):
-    """Where the image follows the text: what does not, at positions as far on as the text is longer.
+    """What does not follow the text, at positions as far on as the text is longer.
 
     What follows stands after the references, of which each has a text and a place of its own.
     """

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of words, prompts of regions and strengths of references, in one call each."""
 
+import inspect
+
 import diffusers
 import pytest
 import torch
@@ -95,6 +97,25 @@ def sd3():
     )
     pipeline.tokenizer_max_length = 77
     return pipeline
+
+
+def test_a_template_that_depends_on_pictures_is_refused():
+    """As that of ZImageOmniPipeline: words stand elsewhere beside pictures."""
+
+    class WithPictures:
+        tokenizer = make_tokenizer(24)
+
+        def encode_prompt(self, prompt, device=None, num_condition_images=0):
+            raise AssertionError("not asked")
+
+    assert (
+        "num_condition_images"
+        in inspect.signature(diffusers.ZImageOmniPipeline.encode_prompt).parameters
+    )
+    message = "pipeline: expected one whose text is the same with and without pictures, got WithP"
+    with pytest.raises(ValueError, match=message):
+        ap.word_weights(WithPictures(), "a (red:2) hat")
+    assert ap.word_weights(WithPictures(), "a red hat").patches == ap.PatchStack()
 
 
 def templated(drop, masked):

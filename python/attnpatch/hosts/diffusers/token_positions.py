@@ -18,6 +18,7 @@ __all__ = ["TextTokens", "encode_text"]
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
 _DROPPED = "prompt_template_encode_start_idx"  # pipelines' own name of it
+_PICTURES = "num_condition_images"  # of which a template depends (ZImageOmniPipeline)
 
 
 class TextTokens(NamedTuple):
@@ -122,6 +123,12 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
     ValueError
         Where its tokens do not tell.
     """
+    if _PICTURES in inspect.signature(pipeline.encode_prompt).parameters:
+        raise ValueError(
+            f"pipeline: expected one whose text is the same with and without pictures, got "
+            f"{type(pipeline).__name__}, where they move the words; give KeyGain(TextKeys(tokens), "
+            "gain) the tokens"
+        )
     calls: list[_Call] = []
     twin = copy.copy(pipeline)
     names = [name for name in _TOKENIZERS if getattr(pipeline, name, None) is not None]
