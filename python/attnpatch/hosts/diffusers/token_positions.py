@@ -123,12 +123,6 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
     ValueError
         Where its tokens do not tell.
     """
-    if _PICTURES in inspect.signature(pipeline.encode_prompt).parameters:
-        raise ValueError(
-            f"pipeline: expected one whose text is the same with and without pictures, got "
-            f"{type(pipeline).__name__}, where they move the words; give KeyGain(TextKeys(tokens), "
-            "gain) the tokens"
-        )
     calls: list[_Call] = []
     twin = copy.copy(pipeline)
     names = [name for name in _TOKENIZERS if getattr(pipeline, name, None) is not None]
@@ -136,6 +130,12 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
         raise TypeError(
             "pipeline: expected a pipeline with a tokenizer that encodes prompts, got "
             f"{type(pipeline).__name__}"
+        )
+    if _PICTURES in inspect.signature(pipeline.encode_prompt).parameters:
+        raise ValueError(
+            f"pipeline: expected one whose text is the same with and without pictures, got "
+            f"{type(pipeline).__name__}, where they move the words; give KeyGain(TextKeys(tokens), "
+            "gain) the tokens"
         )
     for name in names:
         twin.__dict__[name] = _Recorder(getattr(pipeline, name), calls)

@@ -49,7 +49,7 @@ class LeftBehind:
         angles = distance * theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
         self._turn = angles.cos().float(), angles.sin().float()
         self._first = list(first)[::-1]
-        self._others = dict(others)
+        self._others = list(others)
 
     def follow(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries and keys (rows, heads, tokens, size) with the tokens that stayed moved."""
@@ -59,7 +59,8 @@ class LeftBehind:
         if self._first and self._first[-1][0] == count:
             parts = self._first.pop()[1]
         else:
-            parts = self._others.get(count, ())
+            # Compared, not looked up: in a graph the count may be a symbol.
+            parts = next((these for tokens, these in self._others if tokens == count), ())
         return (self._moved(q, parts), self._moved(k, parts)) if parts else (q, k)
 
     def _moved(self, x: Tensor, parts: Parts) -> Tensor:
