@@ -25,6 +25,7 @@ _SETS = {
     "AVX3": "AVX-512",
     "AVX3_BF16": "AVX-512 with bf16",
     "AVX3_AMX": "AVX-512 with AMX",
+    "NEON_BF16": "NEON with bf16",
     "SCALAR": "scalar",
 }
 

@@ -153,6 +153,7 @@ def test_the_engine_as_it_is_here(monkeypatch):
         "AVX3": "AVX-512",
         "AVX3_BF16": "AVX-512 with bf16",
         "AVX3_AMX": "AVX-512 with AMX",
+        "NEON_BF16": "NEON with bf16",
         "SCALAR": "scalar",
     }
     assert told.startswith(names.get(best, best))
