@@ -117,3 +117,13 @@ def test_an_identity_changes_a_users_pictures(own):
     plain, changed = face_model.identity_section(face, arguments).rows[0]
     assert "ms a step" in plain.note and "ms a step" in changed.note
     assert min(change([changed.picture], [plain.picture])) > 0
+
+
+def test_a_single_file_needs_somebody_who_knows_its_family(tmp_path):
+    from attnpatch.demo.own_model import OwnOptions, load_pipeline
+
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(
+        ValueError, match=r"model: expected an adapter, or the family, .*model\.saf"
+    ):
+        load_pipeline(OwnOptions(str(tmp_path / "model.safetensors"), "", ()))

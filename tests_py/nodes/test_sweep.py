@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from fake_server import Blocked, FakeServer, Paint
+from fake_server import CLASSES, Blocked, FakeServer, Paint
 from PIL import Image
 from running import run
 
@@ -57,6 +57,7 @@ def server(folders, monkeypatch):
     found = FakeServer()
     modules = {"server": {"PromptServer": found}, "comfyui_version": {"__version__": "1.2"}}
     modules["comfy_execution.graph_utils"] = {"ExecutionBlocker": Blocked}
+    modules["nodes"] = {"NODE_CLASS_MAPPINGS": CLASSES}
     for name, values in modules.items():
         module = ModuleType(name)
         vars(module).update(values)
@@ -187,6 +188,21 @@ def test_a_cell_counts_by_what_its_file_holds(server, folders, out):
         server.run_queue()
         ids.add(ap.load_study(out)[0]["id"])
     assert len(ids) == 2 and Paint.runs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("text", "a.png"), ("file", "{root}/secret"), ("file", "../secret")]
+)
+def test_no_other_file_is_read(server, folders, out, name, text):
+    """Texts that happen to name a file, and files out of the host's folders."""
+    (folders.root / "input" / "a.png").write_bytes(b"one")
+    (folders.root / "secret").write_bytes(b"two")
+    text = text.format(root=folders.root)
+    prompt = workflow('[[axes]]\n"Paint.red" = [1]')
+    prompt["1"]["inputs"][name] = text
+    server.run(prompt)
+    server.run_queue()
+    assert ap.load_study(out).metadata(0)["cell"]["nodes"]["1"]["inputs"][name] == text
 
 
 def test_a_study_may_be_a_file(server, folders, out):

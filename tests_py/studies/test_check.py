@@ -5,9 +5,12 @@
 import math
 
 import pytest
+from PIL import Image
 
 import attnpatch as ap
 from attnpatch.studies.check import check_cells
+from attnpatch.studies.inputs import check_model
+from attnpatch.studies.run import all_cells
 
 FASHION = "attnpatch/fashion"
 STYLE = {"kind": "ImagePrompt", "adapter": FASHION, "picture": f"{FASHION}:3"}
@@ -24,11 +27,17 @@ SAG = {"kind": "SelfAttentionGuidance"}
         ({"axes": {"style.kind": ["Identity"]}}, "axes: style: .*got 'kind'"),
         ({"pipeline": {"step": 4}}, "pipeline: .*did you mean 'steps'"),
         ({"patches": {"a": {"kind": "ImagePromt"}}}, "did you mean 'ImagePrompt'"),
+        ({"patches": {"a": {"kind": "SAG"}}}, "did you mean 'SelfAttentionGuidance'"),
+        ({"patches": {"a": {"kind": "pag"}}}, "did you mean 'PerturbedAttentionGuidance'"),
+        ({"patches": {"a": {"kind": "SEG"}}}, "did you mean 'SmoothedEnergyGuidance'"),
+        ({"patches": {"a": {"kind": "IMAGE_PROMPT"}}}, "did you mean 'ImagePrompt'"),
         ({"patches": {"a": {**SAG, "scales": 2}}}, "patches.a: .*did you mean 'scale'"),
         ({"patches": {"a.b": SAG}}, "without a dot"),
         ({"patches": {"seed": SAG}}, "that no argument has, got 'seed'"),
         ({"model": {"source": FASHION, "dtyp": "float32"}}, "model: .*did you mean 'dtype'"),
         ({"model": {"source": FASHION, "dtype": "float"}}, "did you mean 'float16'|float32"),
+        ({"model": {"source": FASHION, "device": "gpu"}}, "model.device: .* cuda:1, got 'gpu'"),
+        ({"model": {"source": "m", "family": "sd3"}}, "model.family: .*did you mean 'sd"),
         ({"axes": {"seed": 3}}, "seed: expected a list of values, got 3"),
         ({"axes": {"seed": []}}, "seed: expected a list of values"),
         ({"axes": [{"seed": [1]}, {"seed": [2]}]}, "expected each parameter once, got seed again"),
@@ -53,7 +62,41 @@ def test_wrong_names(options, text):
         ({"style.mask": ["none.png"]}, "style.mask: expected a file that is there, got 'none.png'"),
         ({"style.mask": [[0, 0, 2, 1]]}, r"style.mask: expected a file, or \[left, top"),
         ({"style.picture": ["none.png"]}, "style.picture: expected a file that is there"),
+        ({"style.mask": [[0.5, 0, 0.501, 1]]}, r"style.mask: .* at least 1/64 wide .* 0.501, 1\]"),
+        ({"style.mask": [""]}, "style.mask: expected a file that is there, got ''"),
+        ({"style.mask": [3]}, "style.mask: expected a file, got 3"),
+        ({"style.mask": ["folder"]}, "style.mask: expected a file that is there, got 'folder'"),
+        ({"style.mask": ["cut.png"]}, r"style.mask: .*cut\.png"),
         ({"style.picture": [3]}, "style.picture: expected a file, got 3"),
+        ({"style.picture": ["none.gif"]}, "style.picture: .* is there, got 'none.gif'"),
+        ({"style.picture": ["none"]}, "style.picture: expected a file that is there, got 'none'"),
+        ({"style.picture": ["folder"]}, "style.picture: expected a file that is there"),
+        ({"style.picture": [""]}, "style.picture: expected a file that is there, got ''"),
+        ({"style.picture": [[]]}, "style.picture: expected a file, or several, got an empty"),
+        ({"style.picture": [None]}, "style.picture: expected one, got none"),
+        ({"style.picture": ["cut.png"]}, r"style.picture: .*cut\.png"),
+        ({"style.picture": [["ok.png", "none.bmp"]]}, "style.picture: .* got 'none.bmp'"),
+        ({"style.picture": [f"{FASHION}:99999"]}, f"{FASHION}:0 to {FASHION}:199, got .*:99999'"),
+        ({"style.picture": [FASHION]}, f"style.picture: expected {FASHION}:0 to"),
+        ({"style.adapter": ["none"]}, "style.adapter: expected a file .* got 'none'"),
+        ({"style.adapter": ["owner/name"]}, "style.adapter: .* weight_name, got 'owner/name'"),
+        ({"style.adapter": [[]]}, r"style.adapter: expected a file, got \(\)"),
+        (
+            {"style.adapter": [{"source": "folder", "weight_name": "a.bin"}]},
+            "style.adapter: expected a file that is there, got 'folder/a.bin'",
+        ),
+        ({"style.adapter": [{"sourc": "a"}]}, "style.adapter: .*did you mean 'source'"),
+        ({"style.combine": ["mix"]}, "style.combine: expected one of concat, .* got 'mix'"),
+        ({"style.combine": [3]}, "style.combine: expected one of .* got 3"),
+        ({"style.crop": ["center"]}, "style.crop: expected none, which the model's encoder does"),
+        ({"face.combine": ["mix"]}, "face.combine: expected one of"),
+        ({"face.noise": ["much"]}, "face.noise: expected a number, got 'much'"),
+        ({"face.noise": [-1]}, "face.noise: expected 0 or more, got -1"),
+        ({"face.faces": [3]}, "face.faces: expected a file, got 3"),
+        ({"face.faces": ["nobody"]}, "face.faces: face models: no detector .* 'nobody'"),
+        ({"prompt": ["dres"]}, "prompt: expected one of .* got 'dres'; did you mean 'dress'"),
+        ({"negative_prompt": ["ugly"]}, "negative_prompt: expected none, which .* got 'ugly'"),
+        ({"size": [64]}, "size: expected 32, got 64"),
         ({"style.scaling": ["K"]}, "style.scaling: expected one of"),
         ({"sag.scale": ["much"]}, "sag.scale: expected a number, got 'much'"),
         ({"sag.rescale": [2.0]}, "sag.rescale: expected 0 to 1, got 2.0"),
@@ -73,11 +116,67 @@ def test_wrong_names(options, text):
         ({"style.preset": [3]}, "style.preset: expected a name, or weights of layers, got 3"),
     ],
 )
-def test_wrong_values(axes, text, tmp_path):
+def test_wrong_values(axes, text, tmp_path, face_pack):
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "ok.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "ok.png").read_bytes()[:40])
     patches = {"style": STYLE, "sag": SAG, "tokens": {"kind": "TokenMerging"}}
+    if next(iter(axes)).startswith("face."):
+        patches["face"] = {**STYLE, "kind": "Identity", "faces": face_pack}
     study = ap.Study(FASHION, patches, axes, folder=tmp_path)
+    with pytest.raises((OSError, TypeError, ValueError), match=text):
+        check_cells(study.cells())
+
+
+@pytest.fixture
+def face_pack(tmp_path):
+    """Files of the right names: they are opened when faces are looked for."""
+    (tmp_path / "pack").mkdir()
+    for name in ("scrfd_10g_bnkps.onnx", "glintr100.onnx"):
+        (tmp_path / "pack" / name).write_bytes(b"a network")
+    return "pack"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"negative": "grey"}, "style.negative: expected zeros or black, got 'grey'"),
+        ({"crop": "middle"}, "style.crop: expected 'center', .* got 'middle'"),
+        ({"crop": 3}, "style.crop: expected a string, got 3"),
+        ({"picture": f"{FASHION}:3"}, "style.picture: expected a file that is there, got"),
+        ({"adapter": FASHION}, "style.adapter: expected a file that is there, a folder .* got"),
+    ],
+)
+def test_wrong_options_for_pipelines(options, text, tmp_path):
+    """What the encoders of pipelines take; the names of the model in the package mean nothing."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "ok.png")
+    (tmp_path / "a.bin").touch()
+    spec = {"kind": "ImagePrompt", "adapter": "a.bin", "picture": "ok.png"}
+    good = ap.Study("owner/name", {"style": spec}, folder=tmp_path)
+    check_cells(good.cells())
+    study = ap.Study("owner/name", {"style": {**spec, **options}}, folder=tmp_path)
     with pytest.raises((TypeError, ValueError), match=text):
         check_cells(study.cells())
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"source": "none"}, "model.source: expected a file or a folder .* got 'none'"),
+        ({"source": ""}, "model.source: .* got ''"),
+        ({"source": "models/none.safetensors"}, "model.source: .* got 'models/none.safetensors'"),
+        ({"source": "folder"}, "model.source: expected a folder with a model_index.json"),
+        ({"source": FASHION, "dtype": "float16"}, "model.dtype: expected none or 'float32'"),
+        ({"source": FASHION, "image_encoder": "a/b"}, "model.image_encoder: expected none for"),
+        ({"source": "a/b", "image_encoder": "none"}, "model.image_encoder: .* got 'none'"),
+    ],
+)
+def test_wrong_models(model, text, tmp_path):
+    (tmp_path / "folder").mkdir()
+    study = ap.Study(model, folder=tmp_path)
+    with pytest.raises(ValueError, match=text):
+        all_cells(study)
+    check_model(ap.Study({"source": "a/b", "image_encoder": "c/d"}).model, tmp_path)
 
 
 @pytest.mark.parametrize(

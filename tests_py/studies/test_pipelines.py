@@ -117,8 +117,17 @@ def test_guidance_in_folded_rows(folder, model):
 def test_what_a_pipeline_does_not_take_is_an_error(folder, model):
     cell = ap.Study("m", {}, pipeline={"prompt": "a", "size": 32}).cells()[0]
     model._takes = {name: value for name, value in model._takes.items() if name != "height"}
-    with pytest.raises(ValueError, match="height: a StableDiffusionPipeline takes none"):
-        model.generate([cell], lambda: None)
+    with pytest.raises(ValueError, match="size: expected none, which a StableDiffusionPipeline"):
+        model.check(cell)
+
+
+def test_sizes_are_those_of_whole_latents(model):
+    (cell,) = ap.Study("m", {}, pipeline={"prompt": "a", "size": [32, 48]}).cells()
+    model.check(cell)
+    assert model.latent(cell) == (16, 24)
+    (cell,) = ap.Study("m", {}, pipeline={"size": 33}).cells()
+    with pytest.raises(ValueError, match="size: expected multiples of 2, got 33"):
+        model.check(cell)
 
 
 def test_every_parameter_may_be_an_axis(folder, model):

@@ -245,3 +245,41 @@ def test_the_example_by_the_command_line(tmp_path, capsys):
     wrong.write_text(small.replace("style.weight", "style.wait"))
     assert cli.main(["sweep", str(wrong)]) == 1
     assert "did you mean 'weight'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["index.html", "table.csv", "pictures/mine.png"])
+def test_files_of_others_are_not_written_over(fashion, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "notes.txt").write_text("beside")
+    with pytest.raises(FileExistsError, match=rf"got {name.partition('/')[0]}; give another"):
+        ap.run_study(make(), tmp_path, model=fashion, progress=False)
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_sweep_that_began_meanwhile(fashion, tmp_path, monkeypatch):
+    """Both found the folder empty; the one that comes second writes nothing."""
+    study = make(axes={}, pipeline={"steps": 1})
+
+    def begun_by_another(cell):  # asked last before anything is written
+        (tmp_path / "study.toml").write_text("another's")
+
+    monkeypatch.setattr(fashion, "latent", begun_by_another)
+    with pytest.raises(FileExistsError, match="got those of a sweep"):
+        ap.run_study(study, tmp_path, model=fashion, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+
+
+def test_a_folder_that_is_a_file(fashion, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="expected a folder, got the file"):
+        ap.run_study(make(), tmp_path / "file" / "out", model=fashion, progress=False)
+
+
+def test_wrong_types_in_a_file_are_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "s.toml").write_text(
+        f'model = {{ source = "{FASHION}" }}\npipeline = {{ prompt = 7 }}'
+    )
+    for more in ([], ["--dry-run"]):
+        assert cli.main(["sweep", str(tmp_path / "s.toml"), *more]) == 1
+        assert capsys.readouterr().err == "attnpatch sweep: prompt: expected a text, got 7\n"

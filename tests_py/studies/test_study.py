@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import pickle
+import shutil
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import attnpatch as ap
+from attnpatch.demo import store
 from attnpatch.patches import ImagePrompt
 from attnpatch.studies.run import model_of
 from attnpatch.studies.toml import read_toml, to_toml
@@ -192,6 +194,17 @@ def test_a_models_path_starts_at_the_studys_folder(tmp_path):
         "source": str(tmp_path / "m.safetensors"),
         "image_encoder": "owner/name",
     }
+
+
+def test_an_adapter_tells_of_which_family_a_single_file_is(tmp_path):
+    (tmp_path / "m.safetensors").touch()
+    shutil.copy(store.SHIPPED / store.ADAPTER_FILE, tmp_path / "a.safetensors")
+    for adapter in ("a.safetensors", {"source": ".", "weight_name": "a.safetensors"}):
+        spec = {"kind": "ImagePrompt", "adapter": adapter, "picture": "a.png"}
+        study = ap.Study("m.safetensors", {"style": spec}, folder=tmp_path)
+        assert model_of(study, cells=study.cells())["family"] == "custom"
+    named = ap.Study({"source": "m.safetensors", "family": "sdxl"}, folder=tmp_path)
+    assert model_of(named, cells=named.cells())["family"] == "sdxl"
 
 
 def test_arrays_are_lists_of_numbers():

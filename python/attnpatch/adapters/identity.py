@@ -19,6 +19,7 @@ from attnpatch.adapters.embeds import ImageEmbeds
 from attnpatch.adapters.encoders import FACE_SIZE
 from attnpatch.adapters.inputs import Faces, as_face_embeddings
 from attnpatch.adapters.loading import load_image_adapter
+from attnpatch.adapters.tokens import check_combine
 
 __all__ = ["as_identity_adapter", "get_identity_embeds", "noise_like"]
 
@@ -150,6 +151,7 @@ def get_identity_embeds(
         )
     embeddings = as_face_embeddings(faces, adapter.takes[0])
     check_compat(compat)
+    combine = check_combine(combine)
     if len(embeddings) > 1:
         embeddings = combine_features(embeddings, combine, compat=compat)
     embeds = adapter.get_image_embeds(

@@ -52,7 +52,7 @@ class OwnModel:
         self.names = [Path(path).stem for path in options.images]
         self._embeds = self._adapter.encode(self.references, self._encoder, combine=None)
         self._partner_embeds = replace(self._embeds, cond=self._embeds.cond.roll(-1, 0))
-        self._pipeline = load_pipeline(options)
+        self._pipeline = load_pipeline(options, self._adapter.family)
         self._pipeline.set_progress_bar_config(disable=True)
         size = options.size or self._pipeline.unet.config.sample_size * self._vae_scale
         self._size = (size, size)
@@ -103,8 +103,21 @@ class OwnModel:
         ).images
 
 
-def load_pipeline(options: OwnOptions) -> Any:
-    """Load a text-to-image pipeline from a single file, a folder or a model's ID."""
+def load_pipeline(options: OwnOptions, family: str | None = None) -> Any:
+    """Load a text-to-image pipeline from a single file, a folder or a model's ID.
+
+    Parameters
+    ----------
+    options
+        Its model, device and dtype.
+    family
+        Of which family a single file is; None: the one that the adapter of `options` fits.
+
+    Raises
+    ------
+    ValueError
+        For a single file, where neither says it.
+    """
     from diffusers import (
         AutoPipelineForText2Image,
         StableDiffusionPipeline,
@@ -113,10 +126,13 @@ def load_pipeline(options: OwnOptions) -> Any:
 
     dtype = {dtype_keyword(): options.dtype}
     if Path(options.model).is_file():
-        adapter = ap.load_image_adapter(options.adapter)
-        pipeline_class = (
-            StableDiffusionXLPipeline if adapter.family == "sdxl" else StableDiffusionPipeline
-        )
+        if family is None and not options.adapter:
+            raise ValueError(
+                f"model: expected an adapter, or the family, that tells which of SD1.5, SD2 and "
+                f"SDXL the single file {options.model} is, got neither"
+            )
+        family = family or ap.load_image_adapter(options.adapter).family
+        pipeline_class = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
         pipeline = pipeline_class.from_single_file(options.model, **dtype)
     else:
         pipeline = AutoPipelineForText2Image.from_pretrained(options.model, **dtype)

@@ -26,6 +26,7 @@ from attnpatch.studies.results.records import (
     write_order,
 )
 from attnpatch.studies.results.store import Store
+from attnpatch.studies.workflow.check import is_choice
 from attnpatch.studies.workflow.graph import leading_to, reached_from
 from attnpatch.studies.workflow.results import saving_prompt, write_cell
 from attnpatch.studies.workflow.study import WorkflowCell, WorkflowStudy, describe, id_of
@@ -41,6 +42,7 @@ name = "weights"
 "KSampler.cfg" = [4.0, 6.0, 8.0]
 "KSampler.seed" = [1, 2]
 """
+_FOLDERS = ("input", "output")
 _began: dict[str, float] = {}
 
 
@@ -97,15 +99,19 @@ class _Run:
         return WorkflowStudy.from_toml(text, self.prompt, self.picture)
 
 
-def _digest(text: str) -> str | None:
-    """Return the SHA-256 of a file of the input folder, or of another that a text names."""
-    paths = comfy.module("folder_paths")
-    if "\n" in text or "\0" in text or len(text) > 255 or paths is None:
+def _digest(class_type: str, name: str, text: str) -> str | None:
+    """Return the SHA-256 of a file of the host's folders, where an input is a choice of files."""
+    paths, nodes = comfy.module("folder_paths"), comfy.module("nodes")
+    if paths is None or nodes is None or "\0" in text:
+        return None
+    kind = getattr(nodes, "NODE_CLASS_MAPPINGS", {}).get(class_type)
+    if kind is None or not is_choice(kind.INPUT_TYPES(), name):
         return None
     if not paths.exists_annotated_filepath(text):
         return None
-    path = Path(paths.get_annotated_filepath(text))
-    return digest_of_file(path) if path.is_file() else None
+    path = Path(os.path.abspath(paths.get_annotated_filepath(text)))
+    inside = any(path.is_relative_to(os.path.abspath(comfy.folder(one))) for one in _FOLDERS)
+    return digest_of_file(path) if inside and path.is_file() else None
 
 
 def _needs(*, images: Any = None, **values: Any) -> list[str]:

@@ -54,7 +54,7 @@ class OwnModel:
             options.adapter, device=options.device, dtype=options.dtype
         )
         self._encoder = load_encoder(self._adapter, options)
-        self._pipeline = load_pipeline(options)
+        self._pipeline = load_pipeline(options, self._adapter.family)
         self._pipeline.set_progress_bar_config(disable=True)
         unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
         self.defaults = Settings(

@@ -53,8 +53,8 @@ class Axes:
     """
 
     join: str
-    values: Table = EMPTY
-    combinations: tuple[Table, ...] = ()
+    values: Mapping[str, Any] = EMPTY
+    combinations: Sequence[Mapping[str, Any]] = ()
     count: int = 0
     seed: int = 0
 
@@ -62,7 +62,7 @@ class Axes:
         if self.join not in JOINS:
             raise unknown_name("axes.join", self.join, JOINS)
         object.__setattr__(self, "values", _row("axes", self.values))
-        rows: Any = self.combinations
+        rows = self.combinations
         if isinstance(rows, str) or not isinstance(rows, Sequence):
             raise TypeError(f"axes.combinations: expected a list of tables, got {rows!r}")
         combinations = tuple(_row("axes.combinations", row) for row in rows)
@@ -96,22 +96,22 @@ class Axes:
     @classmethod
     def grid(cls, values: Mapping[str, Sequence[Any]]) -> Axes:
         """Join every value with every other."""
-        return cls("grid", values)  # type: ignore[arg-type]
+        return cls("grid", values)
 
     @classmethod
     def zip(cls, values: Mapping[str, Sequence[Any]]) -> Axes:
         """Join the first values of all parameters, the second ones, and so on."""
-        return cls("zip", values)  # type: ignore[arg-type]
+        return cls("zip", values)
 
     @classmethod
     def list(cls, combinations: Sequence[Mapping[str, Any]]) -> Axes:
         """Take combinations as they are given."""
-        return cls("list", combinations=combinations)  # type: ignore[arg-type]
+        return cls("list", combinations=combinations)
 
     @classmethod
     def random(cls, values: Mapping[str, Any], count: int, seed: int = 0) -> Axes:
         """Draw so many times; the same seed gives the same draws everywhere."""
-        return cls("random", values, count=count, seed=seed)  # type: ignore[arg-type]
+        return cls("random", values, count=count, seed=seed)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Axes:
     def __iter__(self) -> Iterator[Table]:
         names = tuple(self.values)
         if self.join == "list":
-            yield from self.combinations
+            yield from map(Table, self.combinations)
         elif self.join == "random":
             generator = random.Random(self.seed)
             for _ in range(self.count):
@@ -169,7 +169,7 @@ class Axes:
             options["combinations"] = values.pop("combinations", ())
         if join == "random":
             options = {"count": values.pop("count", 0), "seed": values.pop("draw_seed", 0)}
-        return cls(join, values, **options)  # type: ignore[arg-type]
+        return cls(join, values, **options)
 
     def __repr__(self) -> str:
         parts = [repr(self.join)]
@@ -182,13 +182,13 @@ class Axes:
         return f"Axes({', '.join(parts)})"
 
 
-def _row(where: str, values: Any) -> Table:
+def _row(where: str, values: object) -> Table:
     if not isinstance(values, Mapping):
         raise TypeError(f"{where}: expected a table by the names of parameters, got {values!r}")
     return Table({name: none_for_empty(value) for name, value in values.items()})
 
 
-def _check_range(name: str, values: Table) -> None:
+def _check_range(name: str, values: Mapping[str, Any]) -> None:
     for key in values:
         if key not in _RANGE:
             raise unknown_name(f"{name}.{key}", key, _RANGE)

@@ -4,38 +4,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from attnpatch.adapters import ImageAdapter
+from attnpatch.adapters import ImageAdapter, load_image_adapter
 from attnpatch.engine import Patch
 from attnpatch.patches import Identity, ImagePrompt
-from attnpatch.pictures import read_picture
+from attnpatch.pictures import Pixels, read_picture
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.files import found
+from attnpatch.studies.masks import read_mask
 from attnpatch.studies.models.model import Model
-from attnpatch.studies.options import changed, kind_of, options_of
+from attnpatch.studies.options import FACE_PACK, SOURCES, changed, kind_of, options_of
 from attnpatch.studies.table import Table
 
-__all__ = ["PatchMaker", "SharedPatches"]
+__all__ = ["PatchMaker", "SharedPatches", "read_adapter"]
 
-_SOURCES = ("adapter", "picture", "negative", "combine", "crop", "faces", "noise")
-_BOX = 64  # rows and columns of the mask that a box becomes
+
+Prompt = tuple[ImagePrompt, str]
+"""An image prompt, and the SHA-256 of its adapter's tensors."""
 
 
 class SharedPatches(Protocol):
     """Patches that several workers share, by a key that prints the same in all of them."""
 
-    def get(self, key: object) -> Any:
+    def get(self, key: object) -> Prompt | None:
         """Return one; None: it is not there."""
         ...
 
-    def put(self, key: object, value: Any) -> None:
+    def put(self, key: object, value: Prompt) -> None:
         """Keep one for the others."""
         ...
 
@@ -55,7 +55,7 @@ class PatchMaker:
         self._model = model
         self._shared = shared
         self._adapters: dict[Hashable, ImageAdapter] = {}
-        self._prompts: dict[Hashable, tuple[ImagePrompt, str]] = {}  # and the adapter's digest
+        self._prompts: dict[Hashable, Prompt] = {}
         self._masks: dict[Hashable, Tensor] = {}
 
     def patches(self, cell: Cell) -> list[Patch]:
@@ -74,10 +74,10 @@ class PatchMaker:
         if "mask" in options:
             options["mask"] = self._mask(options["mask"], folder)
         if made is None:
-            sources = Table({k: options.pop(k) for k in _SOURCES if k in options})
+            sources = Table({k: options.pop(k) for k in SOURCES if k in options})
             made, _ = self._prompt(kind, sources, folder)
         assert isinstance(made, ImagePrompt)
-        return made.replace(**_settled(made, options)) if options else made
+        return made.replace(**_settled(options)) if options else made
 
     def adapters(self, cell: Cell) -> dict[str, str]:
         """Return by the patch's name the SHA-256 of the tensors of a cell's adapters."""
@@ -85,12 +85,13 @@ class PatchMaker:
         for name, spec in cell.patches.items():
             if "adapter" in spec:
                 kind = kind_of(spec, name)
+                assert issubclass(kind, ImagePrompt)
                 options = options_of(kind, spec)
-                sources = Table({k: options[k] for k in _SOURCES if k in options})
+                sources = Table({k: options[k] for k in SOURCES if k in options})
                 digests[name] = self._prompt(kind, sources, cell.folder)[1]
         return digests
 
-    def reference(self, cell: Cell) -> Any:
+    def reference(self, cell: Cell) -> Pixels | None:
         """Return the first picture that a cell's patches show; None: there is none."""
         for spec in cell.patches.values():
             picture = spec.get("picture")
@@ -100,7 +101,7 @@ class PatchMaker:
                 )
         return None
 
-    def _prompt(self, kind: type[Any], sources: Table, folder: Path) -> tuple[ImagePrompt, str]:
+    def _prompt(self, kind: type[ImagePrompt], sources: Table, folder: Path) -> Prompt:
         key = (kind, sources, folder)
         if key not in self._prompts and self._shared is not None:
             # Folders may lie elsewhere on another machine.
@@ -114,7 +115,7 @@ class PatchMaker:
             pictures = [self._picture(one, folder) for one in several]
             options = dict(sources.without("adapter", "picture"))
             if issubclass(kind, Identity):
-                made = _identity(adapter, pictures, options)
+                made = _identity(adapter, pictures, options, folder)
             else:
                 made = ImagePrompt(adapter, self._model.encode(adapter, pictures, options))
             self._prompts[key] = made, adapter.digest
@@ -122,52 +123,50 @@ class PatchMaker:
                 self._shared.put((kind.__name__, sources), self._prompts[key])
         return self._prompts[key]
 
-    def adapter(self, source: Any, folder: Path) -> ImageAdapter:
+    def adapter(self, source: str | Table, folder: Path) -> ImageAdapter:
         """Return an adapter, read once."""
         key = (source, folder)
         if key not in self._adapters:
-            options = dict(source.without("source")) if isinstance(source, Table) else {}
-            name = source["source"] if isinstance(source, Table) else source
-            self._adapters[key] = self._model.adapter(found(name, folder), options)
+            self._adapters[key] = read_adapter(source, folder, self._model.adapter)
         return self._adapters[key]
 
-    def _picture(self, name: str, folder: Path) -> Any:
+    def _picture(self, name: str, folder: Path) -> Pixels:
         own = self._model.picture(name)
         return read_picture(found(name, folder), "picture") if own is None else own
 
-    def _mask(self, mask: Any, folder: Path) -> Tensor | None:
+    def _mask(self, mask: Hashable, folder: Path) -> Tensor | None:
         if mask is None:
             return None
-        if mask not in self._masks:
-            made = _box(mask) if isinstance(mask, tuple) else _read_mask(found(mask, folder))
-            self._masks[mask] = made
-        return self._masks[mask]
+        key = (mask, folder)
+        if key not in self._masks:
+            self._masks[key] = read_mask(mask, folder)
+        return self._masks[key]
 
 
-def _settled(made: ImagePrompt, options: dict[str, Any]) -> dict[str, Any]:
+def read_adapter(
+    source: str | Table,
+    folder: Path,
+    read: Callable[[str, Mapping[str, Any]], ImageAdapter] = lambda name, options: (
+        load_image_adapter(name, **options)
+    ),
+) -> ImageAdapter:
+    """Read the adapter that a study names, a file or a table, from its folder."""
+    table = source if isinstance(source, Table) else Table(source=source)
+    return read(found(table["source"], folder), table.without("source"))
+
+
+def _settled(options: dict[str, Any]) -> dict[str, Any]:
     """Give what the constructor would make of options that depend on each other."""
     if "shared_softmax" in options and "scaling" not in options:
         return {"scaling": None, **options}
-    del made
     return options
 
 
-def _box(box: tuple[float, ...]) -> Tensor:
-    left, top, right, bottom = (round(edge * _BOX) for edge in box)
-    mask = torch.zeros(_BOX, _BOX)
-    mask[top:bottom, left:right] = 1.0
-    return mask
-
-
-def _read_mask(path: str) -> Tensor:
-    """Read a picture's brightness as a mask, 0 to 1."""
-    levels = np.asarray(read_picture(path, "mask"), np.float32)[..., :3]
-    return torch.from_numpy(levels.mean(-1) / 255.0)
-
-
-def _identity(adapter: ImageAdapter, pictures: list[Any], options: dict[str, Any]) -> ImagePrompt:
+def _identity(
+    adapter: ImageAdapter, pictures: list[Pixels], options: dict[str, Any], folder: Path
+) -> ImagePrompt:
     from attnpatch.faces import FaceAnalysis
 
-    analysis = FaceAnalysis(options.pop("faces", "antelopev2"))
+    analysis = FaceAnalysis(found(options.pop("faces", FACE_PACK), folder))
     faces: Any = [analysis.pick(picture)[0] for picture in pictures]
     return Identity(adapter, faces[0] if len(faces) == 1 else faces, **options)

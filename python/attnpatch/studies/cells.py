@@ -74,7 +74,7 @@ class Cell:
             if isinstance(value, Patch):
                 found[name] = {"kind": value.type_name, "sha256": digest_of_patch(value)}
             else:
-                described = self._model if name == "adapter" else self._file
+                described = self._model if name in ("adapter", "faces") else self._file
                 found[name] = described(value) if name in FILES else _plain(value)
         return found
 

@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attnpatch.engine import Patch
 from attnpatch.patches import Guidance, ImagePrompt
-from attnpatch.studies.names import unknown_name
+from attnpatch.studies.inputs import Inputs
+from attnpatch.studies.models import Takes, takes_of
+from attnpatch.studies.names import under, unknown_name
 from attnpatch.studies.options import (
-    FILES,
     MODEL,
     PIPELINE,
+    SOURCES,
     changed,
     check_types,
     kind_of,
@@ -33,20 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["check_cells", "check_names", "make_plain"]
 
 _DTYPES = ("float32", "float16", "bfloat16")
+_FAMILIES = ("sd1", "sd2", "sdxl")
 # What stands for an image prompt's tensors while its options are checked.
 _NO_TENSORS = ((torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)),)
-_ADAPTER = ("source", "subfolder", "weight_name", "kind", "which", "revision")
-_SUFFIXES = (".bin", ".jpeg", ".jpg", ".png", ".pt", ".pth", ".safetensors", ".webp")
-_SOURCES = ("adapter", "picture", "negative", "combine", "crop", "faces", "noise", "mask")
 
 
 def check_names(model: Table, pipeline: Table, patches: Table, axes: Sequence[Axes]) -> None:
     """Raise ValueError for a name that a study, its patches or its axes do not have."""
     _known("model", model, MODEL)
-    if not isinstance(model.get("source"), str):
-        raise ValueError(f"model.source: expected a text, got {model.get('source')!r}")
-    if model.get("dtype", "float32") not in _DTYPES:
-        raise unknown_name("model.dtype", model["dtype"], _DTYPES)
+    _check_model(model)
     _known("pipeline", pipeline, PIPELINE)
     for name, spec in patches.items():
         if "." in name or name in PIPELINE:
@@ -56,6 +52,24 @@ def check_names(model: Table, pipeline: Table, patches: Table, axes: Sequence[Ax
         _known(f"patches.{name}", spec, _names_of(name, spec))
     for name in (name for one in axes for name in one.names):
         _check_axis(name, patches)
+
+
+def _check_model(model: Table) -> None:
+    if not isinstance(model.get("source"), str):
+        raise ValueError(f"model.source: expected a text, got {model.get('source')!r}")
+    for name, known in (("dtype", _DTYPES), ("family", _FAMILIES)):
+        if model.get(name) is not None and model[name] not in known:
+            raise unknown_name(f"model.{name}", model[name], known)
+    if model.get("image_encoder") is not None:
+        text("model.image_encoder", model["image_encoder"])
+    if model.get("device") is not None:
+        name = text("model.device", model["device"])
+        try:
+            torch.device(name)
+        except RuntimeError:
+            raise ValueError(
+                f"model.device: expected a device such as cpu, cuda or cuda:1, got {name!r}"
+            ) from None
 
 
 def _names_of(name: str, spec: Table) -> tuple[str, ...]:
@@ -84,28 +98,40 @@ def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
             raise unknown_name(where, name, known)
 
 
-def check_cells(cells: Iterable[Cell]) -> None:
-    """Check what all cells ask for, without a model: types, ranges, and files that are there.
+def check_cells(cells: Sequence[Cell], takes: Takes | None = None) -> None:
+    """Check what all cells ask for, without a model: types, ranges, and all files that they name.
+
+    Parameters
+    ----------
+    cells
+        Of one study.
+    takes
+        What the model takes; None: what is known by its name.
 
     Raises
     ------
-    TypeError, ValueError
+    OSError, TypeError, ValueError
         Naming the parameter.
     """
-    seen: set[Any] = set()
+    if not cells:
+        return
+    takes = takes_of(cells[0].model["source"]) if takes is None else takes
+    inputs = Inputs(takes, cells[0].folder)
+    seen: set[Hashable] = set()
     for cell in cells:
         if cell.pipeline not in seen:
             seen.add(cell.pipeline)
             _check_pipeline(cell.pipeline)
+            takes.check(cell)
         for name, spec in cell.patches.items():
             if (name, spec) in seen:
                 continue
             seen.add((name, spec))
             try:
-                _check_files(spec, cell.folder)
+                inputs.check(spec)
                 make_plain(spec)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{name}.{error}") from None
+            except (OSError, TypeError, ValueError) as error:
+                raise under(name, error) from error
 
 
 def make_plain(spec: Table) -> Patch:
@@ -115,11 +141,7 @@ def make_plain(spec: Table) -> Patch:
     made = spec.get("patch")
     check_types(kind, options)
     if issubclass(kind, ImagePrompt):
-        if made is None:
-            for name in ("adapter", "picture"):
-                if name not in spec:
-                    raise ValueError(f"{name}: expected one, got none")
-        plain = {name: value for name, value in options.items() if name not in _SOURCES}
+        plain = {name: value for name, value in options.items() if name not in (*SOURCES, "mask")}
         return ImagePrompt.from_keys_values(_NO_TENSORS, **plain)
     if made is not None:
         return changed(made, options)
@@ -127,37 +149,6 @@ def make_plain(spec: Table) -> Patch:
     if isinstance(patch, Guidance) and patch.samples > 1:
         raise ValueError(f"scale: expected one for a cell, which is one picture, got {patch.scale}")
     return patch
-
-
-def _check_files(spec: Table, folder: Path) -> None:
-    for name in FILES:
-        values = spec.get(name)
-        for value in values if isinstance(values, tuple) else (values,):
-            if name == "mask" and isinstance(values, tuple):
-                _check_box(values)
-                break
-            if isinstance(value, Table) and name == "adapter":  # of a hub or a folder
-                _known("adapter", value, _ADAPTER)
-                value = value.get("source")
-            if value is None:
-                continue
-            if not isinstance(value, str):
-                raise TypeError(f"{name}: expected a file, got {value!r}")
-            # What is no file may be a name that the model or a hub knows.
-            if Path(value).suffix.lower() in _SUFFIXES and not (folder / value).is_file():
-                raise ValueError(f"{name}: expected a file that is there, got {value!r}")
-
-
-def _check_box(box: Sequence[Any]) -> None:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
-    if (
-        len(box) != 4
-        or not numbers
-        or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1)
-    ):
-        raise ValueError(
-            f"mask: expected a file, or [left, top, right, bottom] as parts of 0 to 1, got {box!r}"
-        )
 
 
 def _check_pipeline(arguments: Mapping[str, Any]) -> None:

@@ -37,7 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the sweep; returns the exit status."""
+    """Run the sweep; returns the exit status.
+
+    Raises
+    ------
+    OSError, ValueError
+        For what the user can mend.
+    """
+    try:
+        return _run(arguments)
+    except TypeError as error:  # a value in a file, not one of a program
+        raise ValueError(str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from attnpatch.studies.dry_run import dry_run
     from attnpatch.studies.measures import named_measures
     from attnpatch.studies.names import folder_name
@@ -48,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if not output:
         output = str(Path("out") / folder_name(study.name, "--output gives another folder"))
+    measures = named_measures(arguments.measure)
     if arguments.dry_run:
         print(dry_run(study, output, rows=arguments.rows))
         return 0
@@ -58,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             engine=arguments.engine,
             resume=arguments.resume,
             rows=arguments.rows,
-            measures=named_measures(arguments.measure),
+            measures=measures,
             progress=not arguments.quiet,
             workers=arguments.workers,
             address=arguments.address,

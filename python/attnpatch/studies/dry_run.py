@@ -10,6 +10,7 @@ from typing import Any
 from attnpatch.engine import SamplingPoint
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.engines.job import Job, Worker
+from attnpatch.studies.fitting import unlike
 from attnpatch.studies.memory import bytes_text
 from attnpatch.studies.plan import Plan, make_plan
 from attnpatch.studies.results.records import done
@@ -42,7 +43,7 @@ def dry_run(
     TypeError, ValueError
         For what is wrong in the study.
     """
-    cells = all_cells(study)
+    cells = all_cells(study, model)
     store = Store(folder)
     finished = done(store, (cell.id for cell in cells))
     plan = make_plan(cells, finished)
@@ -54,7 +55,8 @@ def dry_run(
     if not left:
         return "\n".join([*lines, "nothing is left to do"])
     cell = next((cell for cell in left if cell.patches), left[0])
-    runner = Worker(Job(model_of(study, model), store.location, rows)).runner(cell)
+    runner = Worker(Job(model_of(study, model, cells), store.location, rows)).runner
+    runner.check(unlike(left))
     runner.make([cell])  # what is done once: kernels are chosen, pictures encoded
     with runner.limit.measured(1):
         made = runner.make([cell])

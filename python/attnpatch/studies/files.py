@@ -7,12 +7,27 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 
-__all__ = ["digest_of_file", "digest_of_model", "found"]
+__all__ = ["digest_of_file", "digest_of_model", "found", "is_hub_id", "there"]
 
 # A model's folder holds these, its parts in folders of their own.
-_OF_MODELS = (".bin", ".ckpt", ".json", ".model", ".pt", ".pth", ".safetensors", ".txt")
+_OF_MODELS = (".bin", ".ckpt", ".json", ".model", ".onnx", ".pt", ".pth", ".safetensors", ".txt")
+
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+
+
+def there(name: str, folder: Path) -> bool:
+    """Whether a file or folder is there, seen from a study's folder."""
+    return bool(name) and (folder / name).exists()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name may be one of the hub, and is none of a file of weights."""
+    return bool(_HUB_ID.fullmatch(name)) and Path(name).suffix not in _WEIGHTS
 
 
 def found(name: str, folder: Path) -> str:

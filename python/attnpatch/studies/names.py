@@ -8,9 +8,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["folder_name", "unknown_name"]
+__all__ = ["folder_name", "under", "unknown_name"]
 
 _SHOWN = 60
+_OPTION = re.compile(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*( \([^)]*\))?:")
 _NO_FOLDER = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.*$|^~')
 
 
@@ -27,12 +28,34 @@ def folder_name(name: str, otherwise: str) -> str:
     return name
 
 
+def under(patch: str, error: Exception) -> Exception:
+    """Return the error of a patch's option with the patch's name before it."""
+    kind = next(
+        (kind for kind in (OSError, TypeError, ValueError) if isinstance(error, kind)), None
+    )
+    if kind is None:
+        return error
+    text = str(error)
+    return kind(f"{patch}.{text}" if _OPTION.match(text) else f"{patch}: {text}")
+
+
 def unknown_name(where: str, name: object, known: Iterable[str]) -> ValueError:
     """Return an error that names the nearest of the known names, and all of them, or the first."""
     names = sorted(known)
     shown = ", ".join(names[:_SHOWN])
     if len(names) > _SHOWN:
         shown += f" and {len(names) - _SHOWN} more"
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(str(name), names)
+    meant = f"; did you mean {near!r}?" if near else ""
     return ValueError(f"{where}: expected one of {shown}, got {name!r}{meant}")
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """Return the name that is meant: by its initials ("SAG"), or nearly spelled so."""
+    for one in known:
+        initials = "".join(letter for letter in one if letter.isupper())
+        if len(initials) > 1 and initials.casefold() == name.casefold():
+            return one
+    spelled = {one.casefold(): one for one in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.5)
+    return spelled[near[0]] if near else None

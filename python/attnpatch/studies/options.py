@@ -28,11 +28,14 @@ from attnpatch.studies.table import Table
 from attnpatch.studies.values import boolean
 
 __all__ = [
+    "ENCODING",
+    "FACE_PACK",
     "FILES",
     "KINDS",
     "MODEL",
     "MODEL_FILES",
     "PIPELINE",
+    "SOURCES",
     "changed",
     "check_types",
     "is_none",
@@ -42,8 +45,8 @@ __all__ = [
     "pipeline_default",
 ]
 
-MODEL = ("source", "image_encoder", "device", "dtype")
-"""Of the model: what it is, its image encoder, where and in what it runs."""
+MODEL = ("source", "image_encoder", "family", "device", "dtype")
+"""Of the model: what it is, its encoder, a single file's family, where and in what it runs."""
 MODEL_FILES = ("source", "image_encoder")
 """Those of a model that may be a file or a folder."""
 PIPELINE: Mapping[str, Any] = {
@@ -55,12 +58,17 @@ PIPELINE: Mapping[str, Any] = {
     "size": None,
 }
 """Of the pipeline's call, with what they are where not given; None: the model's own default."""
-FILES = ("picture", "adapter", "mask")
+FILES = ("picture", "adapter", "mask", "faces")
 """The options of patches that may name files."""
+ENCODING = ("negative", "combine", "crop", "faces", "noise")
+"""The options that say how an image prompt's pictures become tokens."""
+SOURCES = ("adapter", "picture", *ENCODING)
+"""The options that make an image prompt's tensors."""
+FACE_PACK = "antelopev2"
+"""What finds faces, where a study does not say it."""
 
-# What makes an image prompt's tensors; the pictures and the mask are files here.
-_SOURCES = ("adapter", "picture", "negative", "combine", "crop")
-_FACES = ("adapter", "picture", "faces", "noise", "combine")
+_OF_PROMPTS = ("adapter", "picture", "negative", "combine", "crop")
+_OF_FACES = ("adapter", "picture", "faces", "noise", "combine")
 _FOR_ALL = ("on",)
 KINDS: dict[str, type[Patch]] = {
     kind.__name__: kind
@@ -108,7 +116,7 @@ def kind_of(spec: Mapping[str, Any], where: str) -> type[Patch]:
 def patch_options(kind: type[Patch], *, made: bool) -> tuple[str, ...]:
     """Return the parameters of a kind of patch; `made`: of a patch that is there already."""
     if issubclass(kind, ImagePrompt):
-        sources = () if made else (_FACES if issubclass(kind, Identity) else _SOURCES)
+        sources = () if made else (_OF_FACES if issubclass(kind, Identity) else _OF_PROMPTS)
         own = inspect.signature(ImagePrompt.__init__).parameters
         plain = tuple(own)[3:]  # after self, adapter and embeds
         names = tuple(name for name in plain if name != "roles")
@@ -174,7 +182,7 @@ def options_of(kind: type[Patch], spec: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _weight(name: str, scale: Any, layers: Any, curve: Any) -> Weight:
+def _weight(name: str, scale: object, layers: object, curve: object) -> Weight:
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise ValueError(
             f"{name}: expected a number beside preset and curve, got {scale!r}; write layers as "

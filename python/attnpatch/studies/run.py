@@ -7,18 +7,21 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnpatch.hosts.recognition import diffusers_denoiser
+from attnpatch.studies.build import read_adapter
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.check import check_cells
 from attnpatch.studies.completing import complete
 from attnpatch.studies.engines import Engine, Here, Job, make_engine
 from attnpatch.studies.files import found
+from attnpatch.studies.fitting import unlike
+from attnpatch.studies.inputs import check_model
 from attnpatch.studies.measures import Measure, check_measures
+from attnpatch.studies.models import Model
 from attnpatch.studies.options import MODEL_FILES
 from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
@@ -33,6 +36,17 @@ from attnpatch.studies.values import whole
 __all__ = ["run_study"]
 
 logger = logging.getLogger("attnpatch")
+_NAMES = (
+    "cells.json",
+    "index.html",
+    "page",
+    "pictures",
+    "records",
+    "sheet.png",
+    "table.csv",
+    "table.parquet",
+    "tensors",
+)
 
 
 def run_study(
@@ -80,7 +94,7 @@ def run_study(
         For what is wrong in the study, before anything runs; where a measure fails, after its batch
         was written.
     FileExistsError
-        Where results are there, and `resume` is not given.
+        Where results, or other files of their names, are there, and `resume` is not given.
     KeyboardInterrupt
         After what is done was put in order: the folder resumes.
     """
@@ -91,28 +105,28 @@ def run_study(
         whole("rows", rows, 1)
     given = dict(measures or {})
     check_measures(given, study.axis_names)
-    cells = all_cells(study)
+    cells = all_cells(study, model)
     store = Store(folder)
     order = order_of(cells, len(study))
-    if store.has("study.toml") and not resume:
-        raise FileExistsError(
-            f"{store.location}: expected no results, got those of a sweep; resume it, or give "
-            "another folder"
-        )
+    _require(store, resume)
     finished = _finished(store, order)
     plan = make_plan(cells, finished)
-    job = Job(model_of(study, model), store.location, rows, given)
+    job = Job(model_of(study, model, cells), store.location, rows, given)
     shown: Progress = Quiet()
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
     began = False
     try:
-        with runs.open(job, shown.steps) if plan.cells else nullcontext() as pool:
+        engaged = runs if plan.cells else Here()  # which loads nothing where nothing is asked
+        with engaged.open(job, shown.steps) as pool:
+            if plan.cells:
+                pool.check(unlike(cell for unit in (*plan.first, *plan.then) for cell in unit))
+            _require(store, resume)  # others may have begun there meanwhile
             _write_study(study, store)
             write_order(store, order)
             began = True
-            for units in plan if pool is not None else ():
-                for records in pool.run(units):  # type: ignore[union-attr]
+            for units in plan:
+                for records in pool.run(units):
                     finished.update((record["id"], record) for record in records)
                     shown.cells(len(records))
         complete(cells, finished, given, store)
@@ -124,6 +138,24 @@ def run_study(
         if began:
             publish(study, order, finished, store)
     return load_study(store.location)
+
+
+def _require(store: Store, resume: bool) -> None:
+    """Make sure that results can be written, and that no others are written over."""
+    store.require()
+    if resume:
+        return
+    if store.has("study.toml"):
+        raise FileExistsError(
+            f"{store.location}: expected no results, got those of a sweep; resume it, or give "
+            "another folder"
+        )
+    others = [name for name in _NAMES if store.exists(name)]
+    if others:
+        raise FileExistsError(
+            f"{store.location}: expected a folder without files of the names that results have, "
+            f"got {', '.join(others)}; give another folder"
+        )
 
 
 def _engine_of(engine: Any, options: Mapping[str, Any], model: Any) -> Engine:
@@ -158,21 +190,51 @@ def order_of(cells: Sequence[Cell], asked: int) -> list[Entry]:
     ]
 
 
-def all_cells(study: Study) -> list[Cell]:
-    """Return a study's cells, checked, and the unpatched ones that they are measured against."""
+def all_cells(study: Study, model: Any = None) -> list[Cell]:
+    """Return a study's cells, checked, and the unpatched ones that they are measured against.
+
+    Parameters
+    ----------
+    study, model
+        As for ``run_study``.
+    """
     cells = study.cells()
-    check_cells(cells)
+    if model is None:
+        check_model(study.model, study.folder)
+        check_cells(cells)
+    else:
+        check_cells(cells, _loaded(study, model))
     return with_unpatched(cells) if study.unpatched else list(cells)
 
 
-def model_of(study: Study, model: Any = None) -> Any:
-    """Return what a job says of the model: a loaded one, or a study's table."""
-    if model is None:
-        return Table(study.model, **_files_of(study))
+def model_of(study: Study, model: Any = None, cells: Iterable[Cell] = ()) -> Table | Model:
+    """Return what a job says of the model: a loaded one, or a study's table.
+
+    Parameters
+    ----------
+    study, model
+        As for ``run_study``.
+    cells
+        The first adapter of these tells of which family a model of one file is.
+    """
+    if model is not None:
+        return _loaded(study, model)
+    table = Table(study.model, **_files_of(study))
+    if table.get("family") is not None or not Path(table["source"]).is_file():
+        return table
+    named = (spec.get("adapter") for cell in cells for spec in cell.patches.values())
+    first = next((adapter for adapter in named if adapter is not None), None)
+    if first is None:
+        return table
+    return Table(table, family=read_adapter(first, study.folder).family)
+
+
+def _loaded(study: Study, model: Any) -> Model:
     if diffusers_denoiser(model) is None:
         if not hasattr(model, "generate"):
             raise TypeError(f"model: expected a pipeline of diffusers, or a Model, got {model!r}")
-        return model  # a Model of the user's own
+        own: Model = model
+        return own
     from attnpatch.studies.models.pipelines import PipelineModel
 
     return PipelineModel(model, _files_of(study).get("image_encoder"))

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from attnpatch.hosts.diffusers import attach, fold_rows
 from attnpatch.studies.batches import join_patches
 from attnpatch.studies.build import PatchMaker, SharedPatches
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.fitting import check_fit
 from attnpatch.studies.measures import Measure, distance, measured
 from attnpatch.studies.memory import RowLimit
 from attnpatch.studies.models import Model
@@ -82,6 +83,10 @@ class Runner:
         self._measures = measures or {}
         self._on_step = on_step or (lambda cells: None)
         self._writer: tuple[Store, StackWriter] | None = None
+
+    def check(self, cells: Iterable[Cell]) -> None:
+        """Make sure that cells fit the model, before the first one runs; see ``check_fit``."""
+        check_fit(self.model, self.maker, cells)
 
     def make(self, cells: Sequence[Cell]) -> Made:
         """Make some cells of one group in one batch, whatever memory says."""

@@ -136,7 +136,11 @@ class Study:
             For what is no study, naming the file.
         """
         path = Path(path)
-        return cls.from_toml(path.read_text(encoding="utf-8"), path.parent, str(path))
+        try:
+            toml = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected TOML in UTF-8, got {error}") from None
+        return cls.from_toml(toml, path.parent, str(path))
 
     @classmethod
     def from_toml(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.engine import Patch, PatchStack, Report
+from attnpatch.engine.joint_layers import Table
 from attnpatch.hosts.diffusers.copying import copy_pipeline
 from attnpatch.hosts.diffusers.denoisers import unpatched_denoisers, unpatched_unets
 from attnpatch.hosts.diffusers.patched_model import PatchedModel
@@ -202,6 +203,11 @@ def fold_rows(model: Any, folding: Folding) -> Iterator[None]:
         raise ValueError("model: expected one that patches are attached to")
     with folded_rows(patched, folding):
         yield
+
+
+def layers_of(model: Any) -> Table:
+    """Return the layers of `model` that patches are fitted to."""
+    return _patched(_denoiser_of(model)).table
 
 
 def report(model: Any) -> Report:

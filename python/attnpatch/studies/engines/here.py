@@ -26,6 +26,10 @@ class _Pool:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
+    def check(self, cells: Unit) -> None:
+        """Load the model, and make sure that all cells fit it."""
+        self._worker.runner.check(cells)
+
     def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Yield the records of each batch that is done."""
         for unit in units:

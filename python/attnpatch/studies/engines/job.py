@@ -8,14 +8,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from attnpatch.studies.build import SharedPatches
 from attnpatch.studies.cells import Cell
-from attnpatch.studies.files import found
 from attnpatch.studies.measures import Measure
 from attnpatch.studies.models import Model, load_model
 from attnpatch.studies.results.png import open_picture
@@ -24,9 +23,11 @@ from attnpatch.studies.results.store import Store
 from attnpatch.studies.runner import Runner
 from attnpatch.studies.table import Table
 
-__all__ = ["Engine", "Job", "Pool", "Unit", "Worker", "WorkerLost", "left_of"]
+__all__ = ["Engine", "Job", "Pool", "Task", "Unit", "Worker", "WorkerLost", "left_of"]
 
 Unit = tuple[Cell, ...]
+Task = Literal["check", "run"]
+"""What a worker does with cells: make sure that they fit the model, or make their pictures."""
 logger = logging.getLogger("attnpatch")
 _KEPT = 256  # unpatched pictures that a worker remembers
 ATTEMPTS = 4
@@ -61,6 +62,16 @@ class Job:
 
 class Pool(Protocol):
     """The workers of one job."""
+
+    def check(self, cells: Unit) -> None:
+        """Load the model in one worker, and make sure that all cells fit it.
+
+        Raises
+        ------
+        OSError, TypeError, ValueError
+            Naming the parameter that is wrong.
+        """
+        ...
 
     def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Yield the records of each batch that is done; pieces in any order."""
@@ -113,18 +124,13 @@ class Worker:
         self._runner: Runner | None = None
         self._unpatched: dict[str, npt.NDArray[np.uint8]] = {}
 
-    def runner(self, cell: Cell) -> Runner:
-        """Return what runs cells; the model is loaded for the first one."""
+    @property
+    def runner(self) -> Runner:
+        """What runs cells; the model is loaded for the first one who asks."""
         if self._runner is None:
-            model: Any = self._job.model
-            if isinstance(model, Table):
-                adapters = (spec.get("adapter") for spec in cell.patches.values())
-                first = next((one for one in adapters if one is not None), None)
-                if isinstance(first, str):
-                    first = found(first, cell.folder)
-                model = load_model(model, self._device, first)
+            given = self._job.model
             self._runner = Runner(
-                model,
+                load_model(given, self._device) if isinstance(given, Table) else given,
                 rows=self._job.rows,
                 measures=self._job.measures,
                 on_step=self._on_step,
@@ -132,9 +138,16 @@ class Worker:
             )
         return self._runner
 
+    def work(self, task: Task, unit: Sequence[Cell]) -> Iterator[list[Record]]:
+        """Do what is asked with the cells of a piece; see ``Task``."""
+        if task == "check":
+            self.runner.check(unit)
+        else:
+            yield from self.run(unit)
+
     def run(self, unit: Sequence[Cell]) -> Iterator[list[Record]]:
         """Make the cells of a piece, batch by batch, and yield each batch's records."""
-        runner = self.runner(next((cell for cell in unit if cell.patches), unit[0]))
+        runner = self.runner
         for made in runner.run(unit):
             for cell, levels in zip(made.cells, made.levels, strict=True):
                 if not cell.patches:

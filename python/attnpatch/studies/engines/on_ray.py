@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from attnpatch.studies.build import Prompt
 from attnpatch.studies.engines.job import (
     ATTEMPTS,
     Job,
     Pool,
+    Task,
     Unit,
     Worker,
     WorkerLost,
@@ -128,8 +130,17 @@ class _Pool:
         losses = ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
         self._losses: tuple[type[Exception], ...] = losses
 
+    def check(self, cells: Unit) -> None:
+        """Load the model in one actor, and make sure that all cells fit it."""
+        for _ in self._work("check", [cells]):
+            pass
+
     def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Hand out pieces, one at a time to each actor that has started."""
+        return self._work("run", units)
+
+    def _work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        self._task = task
         self._todo = deque((unit, 1) for unit in units)
         silent = _Silence(self._count)
         while self._todo or self._working:
@@ -156,7 +167,7 @@ class _Pool:
             self._give(self._idle.pop(), *self._todo.popleft())
 
     def _give(self, actor: Any, unit: Unit, attempt: int) -> None:
-        stream = actor.run.options(num_returns="streaming").remote(unit)
+        stream = actor.work.options(num_returns="streaming").remote(self._task, unit)
         self._working[stream] = actor, unit, attempt
 
     def _started(self, reference: Any) -> None:
@@ -250,9 +261,9 @@ class _Actor:
     def start(self) -> None:
         """Return once the actor has started."""
 
-    def run(self, unit: Unit) -> Iterator[list[Record]]:
-        """Make the cells of a piece; yield the records of each batch."""
-        yield from self._worker.run(unit)
+    def work(self, task: Task, unit: Unit) -> Iterator[list[Record]]:
+        """Do what is asked with the cells of a piece; yield the records of each batch."""
+        yield from self._worker.work(task, unit)
 
 
 class _Encoded:
@@ -276,7 +287,7 @@ class _Shared:
     def __init__(self, ray: Any, encoded: Any) -> None:
         self._ray, self._encoded = ray, encoded
 
-    def get(self, key: object) -> Any:
+    def get(self, key: object) -> Prompt | None:
         """Return what somebody made; None: nobody did, or it is lost."""
         try:
             found = self._ray.get(self._encoded.find.remote(_name(key)))
@@ -284,7 +295,7 @@ class _Shared:
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):
             return None
 
-    def put(self, key: object, value: Any) -> None:
+    def put(self, key: object, value: Prompt) -> None:
         """Keep what was made for the others."""
         try:
             self._encoded.keep.remote(_name(key), [self._ray.put(value)])

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from attnpatch.studies.engines.job import (
     ATTEMPTS,
     Job,
     Pool,
+    Task,
     Unit,
     Worker,
     WorkerLost,
@@ -83,14 +83,22 @@ class _Pool:
         self._processes: list[_Process] = []
         self._done: set[str] = set()
 
+    def check(self, cells: Unit) -> None:
+        """Load the model in one process, and make sure that all cells fit it."""
+        for _ in self._work("check", [cells]):
+            pass
+
     def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Yield the records of each batch that is done, as they come."""
+        return self._work("run", units)
+
+    def _work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
         todo = deque((unit, 1) for unit in units)
         while len(self._processes) < min(self._count, len(todo)):
             self._processes.append(_Process(self._job, len(self._processes), self._count))
         while todo or any(one.unit for one in self._processes):
             for one in self._processes:
-                one.begin_next(todo)
+                one.begin_next(task, todo)
             for one in _ready(self._processes):
                 records = one.receive(self._on_step)
                 self._done.update(record["id"] for record in records or ())
@@ -141,7 +149,7 @@ class _Process:
         self.connection, theirs = context.Pipe()
         device = f"cuda:{self._number}" if torch.cuda.device_count() > self._number else None
         arguments = theirs, self._job, device, self._count
-        self._process: Any = context.Process(target=_work, args=arguments, daemon=True)
+        self._process = context.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -151,13 +159,13 @@ class _Process:
         self._process.join(_SECONDS_TO_END)
         return self._process.exitcode
 
-    def begin_next(self, todo: deque[tuple[Unit, int]]) -> None:
+    def begin_next(self, task: Task, todo: deque[tuple[Unit, int]]) -> None:
         """Begin a piece, if there is one and the process has none."""
         if self.unit is not None or not todo:
             return
         self.unit = todo.popleft()
         try:
-            self.connection.send(self.unit[0])
+            self.connection.send((task, self.unit[0]))
         except OSError:
             self.lost = True
 
@@ -212,8 +220,8 @@ def _work(connection: Connection, job: Job, device: str | None, count: int) -> N
     worker = Worker(job, device, lambda cells: connection.send(("step", cells)))
     try:
         while True:
-            unit = connection.recv()
-            for records in worker.run(unit):
+            task, unit = connection.recv()
+            for records in worker.work(task, unit):
                 connection.send(("records", records))
             connection.send(("done", None))
     except (EOFError, BrokenPipeError):

@@ -4,19 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import torch
 
 from attnpatch.studies.models.model import Model
+from attnpatch.studies.models.takes import FASHION, Takes, takes_of
 from attnpatch.studies.table import Table
 
-__all__ = ["FASHION", "Model", "load_model"]
-
-FASHION = "attnpatch/fashion"
-"""The name of the small model in the package."""
+__all__ = ["FASHION", "Model", "Takes", "load_model", "takes_of"]
 
 
-def load_model(table: Table, device: str | None = None, adapter: Any = None) -> Model:
+def load_model(table: Table, device: str | None = None) -> Model:
     """Load the model of a study.
 
     Parameters
@@ -25,19 +22,28 @@ def load_model(table: Table, device: str | None = None, adapter: Any = None) -> 
         ``Study.model``.
     device
         In place of the study's own.
-    adapter
-        The first adapter of the study: it tells of which family a single file is.
 
     Raises
     ------
     OSError, ValueError
-        As diffusers says it.
+        As diffusers says it; or for a device that is not here.
     """
-    options: Mapping[str, Any] = table if device is None else Table(table, device=device)
+    options = table if device is None else Table(table, device=device)
+    _check_device(options.get("device") or "cpu")
     if table["source"] == FASHION:
         from attnpatch.studies.models.fashion import FashionModel
 
-        return FashionModel(options.get("device", "cpu"))
+        return FashionModel(options.get("device") or "cpu")
     from attnpatch.studies.models.pipelines import PipelineModel
 
-    return PipelineModel.load(options, adapter)
+    return PipelineModel.load(options)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model.device: expected one that is here, got {name!r}: {reason}"
+        ) from error

@@ -7,16 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from attnpatch.adapters import ImageAdapter, ImageEmbeds
 from attnpatch.hosts.host_call import CondOrUncond
+from attnpatch.pictures import Picture
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.models.takes import Takes
 
 __all__ = ["Model"]
 
 
-class Model(Protocol):
+class Model(Takes, Protocol):
     """A pipeline, and what reads the adapters and encodes the pictures for it.
 
     Attributes
@@ -32,25 +35,23 @@ class Model(Protocol):
     cond_or_uncond: CondOrUncond | None
     device: str
 
-    def picture(self, name: str) -> Any:
-        """Return a picture that the model itself knows by name; None: it is a file."""
-        ...
-
     def adapter(self, source: str, options: Mapping[str, Any]) -> ImageAdapter:
         """Read an adapter."""
         ...
 
     def encode(
-        self, adapter: ImageAdapter, pictures: Sequence[Any], options: Mapping[str, Any]
+        self, adapter: ImageAdapter, pictures: Sequence[Picture], options: Mapping[str, Any]
     ) -> ImageEmbeds:
         """Make image tokens of pictures; options are those of ``ImageAdapter.encode``."""
         ...
 
-    def generate(self, cells: Sequence[Cell], on_step: Callable[[], None]) -> npt.NDArray[Any]:
+    def generate(
+        self, cells: Sequence[Cell], on_step: Callable[[], None]
+    ) -> npt.NDArray[np.float32]:
         """Make the pictures of some cells in one run of the pipeline.
 
-        The cells differ in prompts and seeds alone; patches are attached. `on_step` is called after
-        each step. Returns float32 (cells, height, width, channels), 0 to 1.
+        The cells differ in prompts and seeds alone, and ``check`` took them; patches are attached.
+        `on_step` is called after each step. Returns (cells, height, width, channels), 0 to 1.
         """
         ...
 
@@ -58,6 +59,12 @@ class Model(Protocol):
         """Return how many steps a cell has."""
         ...
 
-    def similarity(self, pictures: Sequence[Any], references: Sequence[Any]) -> list[float] | None:
+    def latent(self, cell: Cell) -> tuple[int, int] | None:
+        """Return height and width of a cell's latent; None: it is not known."""
+        ...
+
+    def similarity(
+        self, pictures: Sequence[Picture], references: Sequence[Picture]
+    ) -> list[float] | None:
         """Return for each pair the cosine of the encoder's embeddings; None: no encoder."""
         ...

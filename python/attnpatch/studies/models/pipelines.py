@@ -17,12 +17,24 @@ from attnpatch.adapters.encode import encode_pictures
 from attnpatch.demo.own_model import OwnOptions, load_pipeline
 from attnpatch.hosts.host_call import CondOrUncond
 from attnpatch.hosts.recognition import diffusers_denoiser
+from attnpatch.pictures import Picture
 from attnpatch.studies.cells import Cell
+from attnpatch.studies.models.takes import PipelineTakes
 
 __all__ = ["PipelineModel"]
 
+# How pipelines call what a study names.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("prompt",),
+    "negative_prompt": ("negative_prompt",),
+    "seed": ("generator",),
+    "guidance": ("guidance_scale",),
+    "steps": ("num_inference_steps",),
+    "size": ("height", "width"),
+}
 
-class PipelineModel:
+
+class PipelineModel(PipelineTakes):
     """A pipeline of diffusers, with the image encoder of its adapters.
 
     Parameters
@@ -41,34 +53,39 @@ class PipelineModel:
         self._encoder = image_encoder
         self._takes = inspect.signature(type(pipeline).__call__).parameters
         pipeline.set_progress_bar_config(disable=True)
-        denoiser = diffusers_denoiser(pipeline)
+        self._denoiser = denoiser = diffusers_denoiser(pipeline)
         self.device = str(next(denoiser.parameters()).device)
         self._dtype = next(denoiser.parameters()).dtype
         if getattr(pipeline, "image_encoder", None) is not None and image_encoder is None:
             self._encoder = pipeline.image_encoder
 
     @classmethod
-    def load(cls, table: Mapping[str, Any], adapter: Any = None) -> PipelineModel:
+    def load(cls, table: Mapping[str, Any]) -> PipelineModel:
         """Load a model by file, folder or ID; see ``load_model``."""
         device = table.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
         on_cpu = torch.device(device).type == "cpu"
         dtype = table.get("dtype") or ("float32" if on_cpu else "float16")
-        source = adapter if isinstance(adapter, str) else ""
-        options = OwnOptions(
-            table["source"], source, (), device=device, dtype=getattr(torch, dtype)
-        )
-        return cls(load_pipeline(options), table.get("image_encoder"))
+        options = OwnOptions(table["source"], "", (), device=device, dtype=getattr(torch, dtype))
+        return cls(load_pipeline(options, table.get("family")), table.get("image_encoder"))
 
-    def picture(self, name: str) -> Any:
-        """Return None: pictures are files."""
-        del name
+    def check(self, cell: Cell) -> None:
+        """Raise ValueError for what the pipeline's call has no argument for."""
+        for name, wanted in _NAMES.items():
+            if cell.argument(name) is not None and not self._takes.keys() >= set(wanted):
+                raise ValueError(
+                    f"{name}: expected none, which a {type(self.pipeline).__name__} does not take, "
+                    f"got {cell.argument(name)!r}"
+                )
+        size, least = cell.argument("size"), self._pixels_per_latent
+        if size is not None and any(side % least for side in _sides(size)):
+            raise ValueError(f"size: expected multiples of {least}, got {size}")
 
     def adapter(self, source: str, options: Mapping[str, Any]) -> ImageAdapter:
         """Read an adapter, on the model's device and in its dtype."""
         return load_image_adapter(source, device=self.device, dtype=self._dtype, **options)
 
     def encode(
-        self, adapter: ImageAdapter, pictures: Sequence[Any], options: Mapping[str, Any]
+        self, adapter: ImageAdapter, pictures: Sequence[Picture], options: Mapping[str, Any]
     ) -> ImageEmbeds:
         """Make image tokens of pictures."""
         return adapter.encode(list(pictures), self._load_encoder(adapter), **options)
@@ -81,7 +98,9 @@ class PipelineModel:
             self._encoder = load_encoder(adapter, options)
         return self._encoder
 
-    def generate(self, cells: Sequence[Cell], on_step: Callable[[], None]) -> npt.NDArray[Any]:
+    def generate(
+        self, cells: Sequence[Cell], on_step: Callable[[], None]
+    ) -> npt.NDArray[np.float32]:
         """Make the pictures of some cells in one run."""
         first = cells[0]
         arguments: dict[str, Any] = {
@@ -91,17 +110,13 @@ class PipelineModel:
         }
         if first.argument("negative_prompt") is not None:
             arguments["negative_prompt"] = [cell.argument("negative_prompt") for cell in cells]
-        named = {"guidance": "guidance_scale", "steps": "num_inference_steps"}
-        for name, of_pipeline in named.items():
+        for name in ("guidance", "steps"):
             if first.argument(name) is not None:
+                (of_pipeline,) = _NAMES[name]
                 arguments[of_pipeline] = first.argument(name)
         size = first.argument("size")
         if size is not None:
-            height, width = size if isinstance(size, tuple) else (size, size)
-            arguments |= {"height": height, "width": width}
-        for name in arguments:
-            if name not in self._takes:
-                raise ValueError(f"{name}: a {type(self.pipeline).__name__} takes none")
+            arguments |= dict(zip(_NAMES["size"], _sides(size), strict=True))
         if "callback_on_step_end" in self._takes:
             arguments["callback_on_step_end"] = _calling(on_step)
         images = self.pipeline(**arguments).images
@@ -112,7 +127,22 @@ class PipelineModel:
         given = cell.argument("steps")
         return given or self._takes["num_inference_steps"].default
 
-    def similarity(self, pictures: Sequence[Any], references: Sequence[Any]) -> list[float] | None:
+    def latent(self, cell: Cell) -> tuple[int, int] | None:
+        """Return height and width of a cell's latent; None: it is not known."""
+        size = cell.argument("size")
+        if size is not None:
+            height, width = _sides(size)
+            return height // self._pixels_per_latent, width // self._pixels_per_latent
+        side = getattr(self._denoiser.config, "sample_size", None)
+        return (side, side) if isinstance(side, int) else None
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return getattr(self.pipeline, "vae_scale_factor", 1)
+
+    def similarity(
+        self, pictures: Sequence[Picture], references: Sequence[Picture]
+    ) -> list[float] | None:
         """Return for each pair the cosine of CLIP's embeddings; None: no encoder was loaded."""
         if self._encoder is None or isinstance(self._encoder, str):
             return None
@@ -121,6 +151,10 @@ class PipelineModel:
             for group in (pictures, references)
         )
         return torch.cosine_similarity(a, b).tolist()
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def _calling(on_step: Callable[[], None]) -> Callable[..., dict[str, Any]]:

@@ -170,5 +170,5 @@ def _read_study(store: Store) -> Study | WorkflowStudy:
         return Study.load(Path(folder) / "study.toml")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

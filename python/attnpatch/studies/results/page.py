@@ -52,7 +52,7 @@ def write_page(study: Swept, records: Sequence[Record], cells: int, store: Store
 
 def _axis_values(study: Swept, name: str, records: Sequence[Record]) -> dict[str, int]:
     """Return an axis' values as texts, numbered: in the study's order, drawn ones by size."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     drawn = False
     for axes in study.axes:
         if name in axes.names:
@@ -60,9 +60,11 @@ def _axis_values(study: Swept, name: str, records: Sequence[Record]) -> dict[str
     for place in (place for record in records for place in record["places"]):
         if name in place:
             found.setdefault(json.dumps(place[name]), place[name])
-    if drawn and all(isinstance(v, int | float) for v in found.values()):
-        found = dict(sorted(found.items(), key=lambda pair: pair[1]))
-    return {text: number for number, text in enumerate(found)}
+    texts = list(found)
+    numbers = {text: value for text, value in found.items() if isinstance(value, int | float)}
+    if drawn and len(numbers) == len(found):
+        texts.sort(key=numbers.__getitem__)
+    return {text: number for number, text in enumerate(texts)}
 
 
 def _row(
@@ -71,7 +73,7 @@ def _row(
     names: Sequence[str],
     values: Sequence[dict[str, int]],
     measures: Sequence[str],
-) -> list[Any]:
+) -> list[object]:
     """Return a cell as the page reads it: id, asked for, places on the axes, measures, time."""
     places = [
         found[json.dumps(place[name])] if name in place else -1
@@ -88,7 +90,7 @@ def _row(
     ]
 
 
-def _script(value: Any) -> str:
+def _script(value: object) -> str:
     """Return JSON that is a script as well, whatever texts are in it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

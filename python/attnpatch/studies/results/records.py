@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from attnpatch.studies.axes import Axes
 from attnpatch.studies.results.store import Store
@@ -27,8 +27,26 @@ __all__ = [
     "write_records",
 ]
 
-Record = dict[str, Any]
-"""id, place, pipeline, patched, file, seconds per step, measures: as JSON has them."""
+
+class _Written(TypedDict):
+    id: str
+    place: Mapping[str, Any]
+    pipeline: Mapping[str, Any]
+    patched: bool
+    file: str
+    seconds_per_step: float
+    rows: int
+    steps: int
+    measures: dict[str, float]
+
+
+class Record(_Written, total=False):
+    """What is written of a cell, as JSON has it; and what ``placed`` adds of the study."""
+
+    places: Sequence[Mapping[str, Any]]
+    asked: bool
+
+
 logger = logging.getLogger("attnpatch")
 _FOLDER, _ORDER = "records", "cells.json"
 

@@ -81,7 +81,7 @@ def cell_of_table(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _bounds(values: Iterable[Any]) -> tuple[int, int]:
+def _bounds(values: Iterable[object]) -> tuple[int, int]:
     """Return the least and the largest of the whole numbers among values."""
     numbers = [value for value in values if isinstance(value, int)] or [0]
     return min(numbers), max(numbers)

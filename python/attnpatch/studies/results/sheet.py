@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
 
@@ -70,5 +69,5 @@ def _tile(record: Record, store: Store) -> Tile:
     return Tile(picture, caption, ", ".join(rest), reference=not record["patched"])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

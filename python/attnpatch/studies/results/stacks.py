@@ -63,7 +63,7 @@ class StackWriter:
         return self._written[key][1]
 
 
-def stack_from_json(entries: Any, store: Store) -> PatchStack:
+def stack_from_json(entries: object, store: Store) -> PatchStack:
     """Return the stack again, with the tensors from a store.
 
     Raises

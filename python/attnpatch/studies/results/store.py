@@ -46,6 +46,23 @@ class Store:
         """The folder on this machine; None: it is elsewhere."""
         return Path(self._root) if self._local else None
 
+    def require(self) -> None:
+        """Make sure that files can be written, without writing one; addresses are taken as given.
+
+        Raises
+        ------
+        NotADirectoryError, PermissionError
+            Where a folder of this machine can not be made, or not be written to.
+        """
+        if not self._local:
+            return
+        root = Path(self._root)
+        nearest = next(path for path in (root, *root.parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(f"{self.location}: expected a folder, got the file {nearest}")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.location}: expected a folder that can be written to")
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file; who reads meanwhile sees the old one or the new one."""
         path = self.path(name)
@@ -75,6 +92,10 @@ class Store:
     def has(self, name: str) -> bool:
         """Whether a file is there."""
         return bool(self._files.isfile(self.path(name)))
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or a folder is there."""
+        return bool(self._files.exists(self.path(name)))
 
     def names(self, folder: str) -> list[str]:
         """Return all files in a folder and its folders, in order; partial ones are none."""

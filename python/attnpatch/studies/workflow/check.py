@@ -9,7 +9,7 @@ from typing import Any
 
 from attnpatch.studies.names import unknown_name
 
-__all__ = ["Definitions", "check_value"]
+__all__ = ["Definitions", "check_value", "is_choice"]
 
 Definitions = Mapping[str, Mapping[str, Any]]
 """By the class of a node what the server's ``/object_info`` says of it."""
@@ -41,22 +41,42 @@ def check_value(name: str, value: Any, class_type: str, key: str, known: Definit
     ValueError
         For a value of another type, out of range, or that is no choice; with the nearest choice.
     """
-    parts = known.get(class_type, {}).get("input", {})
-    declared = next((part[key] for part in parts.values() if key in part), None)
+    declared = _declared(known.get(class_type, {}).get("input", {}), key)
     if not isinstance(value, str | int | float):
         raise ValueError(f"{name}: expected a text, a number, true or false, got {value!r}")
     if not declared:
         return  # inputs that nodes make as they need them
     kind = declared[0]
     options = declared[1] if len(declared) > 1 else {}
-    if isinstance(kind, Sequence) and not isinstance(kind, str):
-        kind, options = "COMBO", {**options, "options": kind}
-    if kind == "COMBO":
+    if is_choice(known[class_type]["input"], key):
+        options = options if kind == "COMBO" else {**options, "options": kind}
         _check_choice(name, value, options)
     elif kind in _KINDS:
         _check_kind(name, value, kind, options)
     elif kind == kind.upper() and kind.isidentifier():
         raise ValueError(f"{name}: expected an input with a widget, got one for a link to {kind}")
+
+
+def is_choice(parts: Mapping[str, Mapping[str, Sequence[Any]]], key: str) -> bool:
+    """Whether an input is a choice of a list, such as of files.
+
+    Parameters
+    ----------
+    parts
+        What a node declares: by "required" and "optional" its inputs.
+    key
+        The input.
+    """
+    declared = _declared(parts, key)
+    if not declared:
+        return False
+    kind = declared[0]
+    return kind == "COMBO" or (isinstance(kind, Sequence) and not isinstance(kind, str))
+
+
+def _declared(parts: Mapping[str, Mapping[str, Sequence[Any]]], key: str) -> Sequence[Any] | None:
+    there = (parts.get(part) or {} for part in ("required", "optional"))
+    return next((inputs[key] for inputs in there if key in inputs), None)
 
 
 def _check_choice(name: str, value: Any, options: Mapping[str, Any]) -> None:

@@ -26,8 +26,8 @@ _TOP = ("name", "axes")
 _FILE = "workflow.json"
 _MODELS = ("ckpt_name", "unet_name")
 
-Digest = Callable[[str], str | None]
-"""Gives the SHA-256 of a file that a text names; None where it names none."""
+Digest = Callable[[str, str, str], str | None]
+"""Gives the SHA-256 of the file that a text names in an input of a node's class; None: no file."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class WorkflowStudy:
                     kind = self.prompt[target.node]["class_type"]
                     check_value(name, plain(value), kind, target.name, known)
 
-    def cells(self, digest: Digest = lambda text: None) -> list[WorkflowCell]:
+    def cells(self, digest: Digest = lambda class_type, name, text: None) -> list[WorkflowCell]:
         """Return all cells, each once: the last axis changes fastest.
 
         Parameters
@@ -184,12 +184,12 @@ def describe(prompt: Mapping[str, Any], picture: tuple[str, int], digest: Digest
     """Return all that decides on a picture: nodes and their inputs; files by their SHA-256."""
     nodes = {}
     for node in sorted(leading_to(picture[0], prompt)):
-        inputs = {}
+        kind, inputs = prompt[node]["class_type"], {}
         for key, value in prompt[node]["inputs"].items():
-            found = digest(value) if isinstance(value, str) else None
+            found = digest(kind, key, value) if isinstance(value, str) else None
             whole = isinstance(value, float) and value.is_integer()
             inputs[key] = {"sha256": found} if found else int(value) if whole else value
-        nodes[node] = {"class_type": prompt[node]["class_type"], "inputs": inputs}
+        nodes[node] = {"class_type": kind, "inputs": inputs}
     return {"nodes": nodes, "picture": list(picture)}
 
 
