@@ -18,6 +18,7 @@ from attnpatch.studies.cells import Cell
 from attnpatch.studies.files import found
 from attnpatch.studies.masks import read_mask
 from attnpatch.studies.models.model import Model
+from attnpatch.studies.names import under
 from attnpatch.studies.options import FACE_PACK, SOURCES, changed, kind_of, options_of
 from attnpatch.studies.table import Table
 
@@ -152,7 +153,10 @@ def read_adapter(
 ) -> ImageAdapter:
     """Read the adapter that a study names, a file or a table, from its folder."""
     table = source if isinstance(source, Table) else Table(source=source)
-    return read(found(table["source"], folder), table.without("source"))
+    try:
+        return read(found(table["source"], folder), table.without("source"))
+    except (OSError, ValueError) as error:
+        raise under("adapter", error) from error
 
 
 def _settled(options: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def check_cells(cells: Sequence[Cell], takes: Takes | None = None) -> None:
                 inputs.check(spec)
                 make_plain(spec)
             except (OSError, TypeError, ValueError) as error:
-                raise under(name, error) from error
+                raise under(name, error, _names_of(name, spec)) from error
 
 
 def make_plain(spec: Table) -> Patch:

@@ -16,6 +16,7 @@ from attnpatch.studies.build import PatchMaker
 from attnpatch.studies.cells import Cell
 from attnpatch.studies.models import Model
 from attnpatch.studies.names import under
+from attnpatch.studies.options import kind_of, patch_options
 
 __all__ = ["check_fit", "unlike"]
 
@@ -67,7 +68,8 @@ def check_fit(model: Model, maker: PatchMaker, cells: Iterable[Cell]) -> None:
                 if (name, spec, latent) not in fitted:
                     _check_patch(patch, layers, latent)
             except (OSError, TypeError, ValueError) as error:
-                raise under(name, error) from error
+                options = patch_options(kind_of(spec, name), made="patch" in spec)
+                raise under(name, error, options) from error
             fitted.add((name, spec, latent))
             stack.append(patch)
         names = tuple(cell.patches)

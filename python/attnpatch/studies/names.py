@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 __all__ = ["folder_name", "under", "unknown_name"]
 
 _SHOWN = 60
-_OPTION = re.compile(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*( \([^)]*\))?:")
+_FIRST_WORD = re.compile(r"([a-z_]+)[^:]*:")
 _NO_FOLDER = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|^\.*$|^~')
 
 
@@ -28,15 +28,27 @@ def folder_name(name: str, otherwise: str) -> str:
     return name
 
 
-def under(patch: str, error: Exception) -> Exception:
-    """Return the error of a patch's option with the patch's name before it."""
+def under(where: str, error: Exception, options: Container[str] = ()) -> Exception:
+    """Return an error with what it is of before it: "style.weight: …", or "style: …".
+
+    Parameters
+    ----------
+    where
+        A patch, or an option.
+    error
+        Any; kinds that users cannot mend stay as they are.
+    options
+        What `where` has, where the error's text may begin with the name of one.
+    """
     kind = next(
         (kind for kind in (OSError, TypeError, ValueError) if isinstance(error, kind)), None
     )
     if kind is None:
         return error
     text = str(error)
-    return kind(f"{patch}.{text}" if _OPTION.match(text) else f"{patch}: {text}")
+    first = _FIRST_WORD.match(text)
+    named = first is not None and first[1] in options
+    return kind(f"{where}.{text}" if named else f"{where}: {text}")
 
 
 def unknown_name(where: str, name: object, known: Iterable[str]) -> ValueError:

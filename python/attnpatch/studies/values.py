@@ -33,8 +33,12 @@ def text(where: str, value: object) -> str:
 
 def whole(where: str, value: object, low: int = 0, high: int | None = None) -> int:
     """Return a whole number of at least `low`, and at most `high` where that is given."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= low:
-        if high is None or value <= high:
-            return value
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and value >= low
+        and (high is None or value <= high)
+    ):
+        return value
     expected = f"of at least {low}" if high is None else f"from {low} to {high}"
     raise ValueError(f"{where}: expected a whole number {expected}, got {value!r}")
