@@ -187,6 +187,16 @@ def test_weights_count_by_what_they_hold(tmp_path):
     assert cell("owner/name") == cell("owner/name", device="cpu")
 
 
+def test_packs_of_faces_count_by_what_they_hold(tmp_path):
+    (tmp_path / "pack").mkdir()
+    spec = {"kind": "Identity", "adapter": "a.bin", "picture": "a.png", "faces": "pack"}
+    ids = set()
+    for content in (b"one", b"another", b"one"):
+        (tmp_path / "pack" / "w600k_r50.onnx").write_bytes(content)
+        ids.add(ap.Study("owner/name", {"who": spec}, folder=tmp_path).cells()[0].id)
+    assert len(ids) == 2
+
+
 def test_a_models_path_starts_at_the_studys_folder(tmp_path):
     (tmp_path / "m.safetensors").touch()
     study = ap.Study({"source": "m.safetensors", "image_encoder": "owner/name"}, folder=tmp_path)
