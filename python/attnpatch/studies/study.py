@@ -32,8 +32,8 @@ class Study:
     ----------
     model : str or Mapping
         A model: a file, a folder or an ID of diffusers, or ``"attnpatch/fashion"``, the small model
-        in the package. As a table: ``source``, and ``image_encoder``, ``device``, ``dtype``, and for
-        a single file its ``family``, "sd1", "sd2" or "sdxl", where no adapter tells it.
+        in the package. As a table: ``source``, and ``image_encoder``, ``device``, ``dtype``, and
+        for a single file its ``family``, "sd1", "sd2" or "sdxl", where no adapter tells it.
     patches : Mapping
         By a name of yours a table, or a patch. A table has ``kind``, the class's name, and its
         options; an image prompt's ``adapter``, ``picture`` and ``mask`` are files; for all,
