@@ -62,7 +62,7 @@ class Axes:
         if self.join not in JOINS:
             raise unknown_name("axes.join", self.join, JOINS)
         object.__setattr__(self, "values", _row("axes", self.values))
-        rows = self.combinations
+        rows: object = self.combinations
         if isinstance(rows, str) or not isinstance(rows, Sequence):
             raise TypeError(f"axes.combinations: expected a list of tables, got {rows!r}")
         combinations = tuple(_row("axes.combinations", row) for row in rows)

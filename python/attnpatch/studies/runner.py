@@ -164,8 +164,8 @@ class Runner:
                 "steps": steps,
                 "measures": values,
             }
-            if similarities[place] is not None:
-                record["measures"]["similarity"] = similarities[place]
+            if (similarity := similarities[place]) is not None:
+                record["measures"]["similarity"] = similarity
             before = unpatched.get(cell.without_patches.id)
             if cell.patches and before is not None:
                 record["measures"]["distance"] = distance(levels[place], before)
@@ -187,13 +187,13 @@ class Runner:
     def _similarities(
         self, cells: Sequence[Cell], levels: Sequence[npt.NDArray[np.uint8]]
     ) -> list[float | None]:
-        references = [self.maker.reference(cell) for cell in cells]
-        places = [place for place, one in enumerate(references) if one is not None]
+        shown = ((place, self.maker.reference(cell)) for place, cell in enumerate(cells))
+        references = {place: one for place, one in shown if one is not None}
         found: list[float | None] = [None] * len(cells)
-        if not places:
+        if not references:
             return found
-        pictures = [Image.fromarray(levels[place]) for place in places]
-        values = self.model.similarity(pictures, [references[place] for place in places])
-        for place, value in zip(places, values or (), strict=False):
+        pictures = [Image.fromarray(levels[place]) for place in references]
+        values = self.model.similarity(pictures, list(references.values()))
+        for place, value in zip(references, values or (), strict=False):
             found[place] = value
         return found

@@ -40,9 +40,10 @@ class FashionModel(FashionTakes):
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
-        self.pipeline: Any = FashionPipeline.shipped()
-        for module in (self.pipeline.unet, self.pipeline.text):
+        pipeline: Any = FashionPipeline.shipped()
+        for module in (pipeline.unet, pipeline.text):
             module.to(device)
+        self.pipeline = pipeline
         self._encoder = store.load_encoder()
 
     def adapter(self, source: str, options: Mapping[str, Any]) -> ImageAdapter:

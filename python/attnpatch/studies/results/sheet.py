@@ -61,7 +61,9 @@ def _tile(record: Record, store: Store) -> Tile:
     picture = open_picture(store, record["file"]).convert("RGB")
     picture.thumbnail((_EDGE, _EDGE))
     # What changes fastest comes first: captions are cut where they are too long.
-    place = [f"{n.rpartition('.')[2]} {_short(v)}" for n, v in reversed(record["place"].items())]
+    place = [
+        f"{n.rpartition('.')[2]} {_short(v)}" for n, v in reversed(list(record["place"].items()))
+    ]
     if not record["patched"]:
         place.insert(0, "unpatched")
     caption, *rest = place or [record["id"]]
