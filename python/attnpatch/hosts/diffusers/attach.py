@@ -206,7 +206,23 @@ def fold_rows(model: Any, folding: Folding) -> Iterator[None]:
 
 
 def layers_of(model: Any) -> Table:
-    """Return the layers of `model` that patches are fitted to."""
+    """Return the layers of `model` that patches are fitted to.
+
+    Parameters
+    ----------
+    model
+        A pipeline of diffusers, or its UNet or transformer.
+
+    Returns
+    -------
+    LayerTable or JointTable
+        What ``PatchStack.bind`` takes.
+
+    Raises
+    ------
+    TypeError
+        For a model of another kind.
+    """
     return _patched(_denoiser_of(model)).table
 
 
