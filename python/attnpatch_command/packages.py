@@ -31,6 +31,7 @@ _OPTIONAL = {
     "pyarrow": ("attnpatch sweep", '"attnpatch[sweep]"'),
     "ray": ("attnpatch sweep on a cluster", '"attnpatch[ray]"'),
     "scikit-image": ("attnpatch face without a picture of yours", "scikit-image"),
+    "onnx": ("attnpatch face without models of yours", "onnx"),
     "facenet-pytorch": ("attnpatch face without models of yours", "--no-deps facenet-pytorch"),
 }
 
