@@ -68,19 +68,11 @@ struct MatrixKeys {
   }
 };
 
-// A row as bf16, filled up with zeros to whole tiles.
+// A row as bf16, filled up with zeros to whole tiles, which are whole vectors.
 HWY_INLINE void copy_whole_row(const uint16_t* row, int64_t stride, const MatrixShape& shape,
                                uint16_t* copy) {
-  const hn::Repartition<uint16_t, FloatTag> d;
-  for (int64_t c = 0; c < shape.query_numbers(); c += amx::kTerms) {
-    const auto left = static_cast<size_t>(HWY_MIN(shape.size - c, amx::kTerms));
-    if (stride == 1) {
-      hn::Store(hn::MaskedLoad(hn::FirstN(d, left), d, row + c), d, copy + c);
-      continue;
-    }
-    hn::Store(hn::Zero(d), d, copy + c);
-    for (size_t i = 0; i < left; ++i) copy[c + i] = row[(c + i) * stride];
-  }
+  static_assert(amx::kTerms == 2 * kLanes);
+  copy_row(row, stride, shape.size, reinterpret_cast<float*>(copy));
 }
 
 // The same, or the row itself where it is whole tiles.

@@ -147,27 +147,6 @@ class AmxBranches {
     int64_t count;
   };
 
-  // A softmax on its way through its keys.
-  template <int M>
-  struct Softmax {
-    FloatVec top[M], sum[M];  // running maximum of the scores, sum of the weights
-
-    Softmax() {
-      const FloatTag d;
-      for (int m = 0; m < M; ++m) {
-        top[m] = hn::Set(d, kNoKey);
-        sum[m] = hn::Zero(d);
-      }
-    }
-
-    // The divisor that gives its results these factors; not a number where it had no key.
-    FloatVec divisor(const FloatVec* factors, int m) const {
-      const FloatTag d;
-      const auto none = hn::Eq(top[m], hn::Set(d, kNoKey));
-      return hn::IfThenElse(none, hn::NaN(d), hn::Div(sum[m], factors[m]));
-    }
-  };
-
   template <int M>
   void attend_rows(const Site& site) {
     const Segments& segments = *site.segments;
@@ -206,10 +185,10 @@ class AmxBranches {
     }
     const Keys keys{site.head.from(key, shape_), s.tokens};
     Softmax<M> softmax;
+    find_largest<M>(site, keys, 0, softmax);
     if (chained_ > 0 && s.tokens <= amx::kRows && key == chain_key_ + chained_ &&
         chained_ < kChainKeys) {
       FloatVec few[M][amx::kRows];
-      find_largest<M>(site, keys, 0, softmax.top, nullptr);
       scratch_.make_few_weights<M>(keys.count, site.factor, softmax.top, few, softmax.sum);
       HWY_ALIGN float shares[kMatrixRows];
       divisors_over<M>(softmax, factors.value, shares);
@@ -218,18 +197,16 @@ class AmxBranches {
       return;
     }
     end_chain<M>(site);
-    find_largest<M>(site, keys, 0, softmax.top, nullptr);
-    if (!more_) {  // a chain begins
-      make_weights<M>(site, keys, softmax.top, softmax.sum, chain_, kChainKeys);
-      divide_by<M>(softmax, factors.value);
+    const bool begins = !more_;  // a chain
+    make_weights<M>(site, keys, softmax.top, softmax.sum, begins ? chain_ : scratch_.weights(),
+                    begins ? kChainKeys : MatrixScratch::kWeightsStride);
+    divide_by<M>(softmax, factors.value);
+    if (begins) {
       chain_key_ = key;
       chained_ = round_up(keys.count, kMatrixKeys);
-      return;
+    } else {
+      add_products<M>(keys, true, out_);
     }
-    make_weights<M>(site, keys, softmax.top, softmax.sum, scratch_.weights(),
-                    MatrixScratch::kWeightsStride);
-    divide_by<M>(softmax, factors.value);
-    add_products<M>(keys, true, out_);
   }
 
   // One softmax over the keys of segments [begin, end), the first of which stands at `key`. Without
@@ -240,7 +217,7 @@ class AmxBranches {
     const FloatTag d;
     end_chain<M>(site);
     Softmax<M> softmax;
-    FloatVec fade[M], found[M];
+    FloatVec found[M];
     bool begun = false;  // stands something in part?
     for (int64_t i = begin; i < end; ++i) {
       const Segment& s = site.segments->list[i];
@@ -250,16 +227,16 @@ class AmxBranches {
       const int64_t length = block_length(s.tokens, kMatrixKeys);
       for (int64_t t = 0; t < s.tokens && off != kEvery<M>; t += length) {
         const Keys keys{site.head.from(key + t, shape_), HWY_MIN(length, s.tokens - t)};
-        find_largest<M>(site, keys, off, softmax.top, fade);
+        find_largest<M>(site, keys, off, softmax);
         make_weights<M>(site, keys, softmax.top, found, scratch_.weights(),
                         MatrixScratch::kWeightsStride);
         for (int m = 0; m < M; ++m) {
           if (!whole) {
             found[m] = hn::IfThenZeroElse(bits_of(off, m), hn::Mul(found[m], own.value[m]));
           }
-          softmax.sum[m] = hn::MulAdd(softmax.sum[m], fade[m], found[m]);
+          softmax.sum[m] = hn::MulAdd(softmax.sum[m], softmax.fade[m], found[m]);
         }
-        add_block<M>(keys, whole ? nullptr : &own, fade, begun);
+        add_block<M>(keys, whole ? nullptr : &own, softmax.fade, begun);
         begun = true;
       }
       key += site.segments->packed(s);
@@ -277,14 +254,11 @@ class AmxBranches {
     more_ = true;
   }
 
-  // Scores of a block's keys, and the running maxima; nothing of it counts where it is off. `fade`,
-  // if any, takes what came before to the new ones.
+  // Scores of a block's keys, and the running maxima; nothing of it counts where it is off.
   template <int M>
-  void find_largest(const Site& site, const Keys& keys, uint32_t off, FloatVec* top,
-                    FloatVec* fade) {
-    FloatVec unused[M];
+  void find_largest(const Site& site, const Keys& keys, uint32_t off, Softmax<M>& softmax) {
     scratch_.find_scores<M>(queries_, keys.packed, keys.count, shape_);
-    scratch_.raise<M>(keys.count, site.factor, off, top, fade != nullptr ? fade : unused);
+    scratch_.raise<M>(keys.count, site.factor, off, softmax.top, softmax.fade);
   }
 
   template <int M>
@@ -296,12 +270,20 @@ class AmxBranches {
     });
   }
 
+  // The divisor that gives a softmax's results these factors; not a number where it had no key.
+  template <int M>
+  static FloatVec divisor_of(const Softmax<M>& softmax, const FloatVec* factors, int m) {
+    const FloatTag d;
+    const auto none = hn::Eq(softmax.top[m], hn::Set(d, kNoKey));
+    return hn::IfThenElse(none, hn::NaN(d), hn::Div(softmax.sum[m], factors[m]));
+  }
+
   // The divisors over a softmax's own.
   template <int M>
   void divisors_over(const Softmax<M>& softmax, const FloatVec* factors, float* shares) const {
     const FloatTag d;
     for (int m = 0; m < M; ++m) {
-      hn::Store(hn::Div(hn::Load(d, divisors_ + m * kLanes), softmax.divisor(factors, m)), d,
+      hn::Store(hn::Div(hn::Load(d, divisors_ + m * kLanes), divisor_of<M>(softmax, factors, m)), d,
                 shares + m * kLanes);
     }
   }
@@ -312,7 +294,7 @@ class AmxBranches {
     const FloatTag d;
     HWY_ALIGN float ratios[kMatrixRows];
     for (int m = 0; m < M; ++m) {
-      const FloatVec divisor = softmax.divisor(factors, m);
+      const FloatVec divisor = divisor_of<M>(softmax, factors, m);
       hn::Store(hn::Div(divisor, hn::Load(d, divisors_ + m * kLanes)), d, ratios + m * kLanes);
       hn::Store(divisor, d, divisors_ + m * kLanes);
     }

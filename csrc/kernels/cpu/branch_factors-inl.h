@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: 2026 The attnpatch authors
 // SPDX-License-Identifier: Apache-2.0
 
-// What weights and masks of image prompts make of a vector of queries. Included once per
-// instruction set.
+// What weights and masks of image prompts make of a vector of queries, and their softmaxes.
+// Included once per instruction set.
 
 #if defined(ATTNPATCH_BRANCH_FACTORS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTNPATCH_BRANCH_FACTORS_INL_H_
@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "kernels/cpu/packed_keys-inl.h"
+#include "kernels/cpu/scores-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -69,6 +70,21 @@ struct Factors {
       value[v] = factor_of(s, place, v);
       off[v] = hn::Eq(value[v], hn::Zero(d));
       if (shared) value[v] = share_of(value[v]);
+    }
+  }
+};
+
+// A softmax on its way through its keys, for V vectors of queries.
+template <int V>
+struct Softmax {
+  FloatVec top[V], sum[V];  // running maximum of the scores, sum of the weights
+  FloatVec fade[V];         // takes what came before the last block to the new maximum
+
+  Softmax() {
+    const FloatTag d;
+    for (int v = 0; v < V; ++v) {
+      top[v] = hn::Set(d, kNoKey);
+      sum[v] = hn::Zero(d);
     }
   }
 };

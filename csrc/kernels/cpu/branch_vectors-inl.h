@@ -41,21 +41,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr int64_t kDepth = 40;  // of a sum of scores
 
-// A softmax on its way through its keys, for V vectors of queries.
-template <int V>
-struct Softmax {
-  FloatVec top[V], sum[V];  // running maximum of the scores, sum of the weights
-  FloatVec fade[V];         // takes what came before the last block to the new maximum
-
-  Softmax() {
-    const FloatTag d;
-    for (int v = 0; v < V; ++v) {
-      top[v] = hn::Set(d, kNoKey);
-      sum[v] = hn::Zero(d);
-    }
-  }
-};
-
 // What a tile of queries attends to, and where it works.
 template <typename P>
 struct Site {

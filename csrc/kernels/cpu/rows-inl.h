@@ -149,15 +149,17 @@ HWY_INLINE void convert_row(const typename Format::T* row, int64_t stride, int64
 // A row as it is, contiguous, the last vector of floats filled up with zeros.
 template <typename T>
 HWY_INLINE void copy_row(const T* row, int64_t stride, int64_t size, float* out) {
+  const hn::Repartition<T, FloatTag> d;
+  constexpr int64_t n = static_cast<int64_t>(hn::MaxLanes(hn::Repartition<T, FloatTag>()));
   T* to = reinterpret_cast<T*>(out);
-  if (stride == 1) {
-    std::copy_n(row, size, to);
+  const int64_t whole = size / n * n;
+  if (size > whole) hn::StoreU(hn::Zero(d), d, to + whole);
+  if (stride == 1 && size >= n) {
+    for (int64_t i = 0; i < whole; i += n) hn::StoreU(hn::LoadU(d, row + i), d, to + i);
+    hn::StoreU(hn::LoadU(d, row + size - n), d, to + size - n);  // with the rest
   } else {
     for (int64_t i = 0; i < size; ++i) to[i] = row[i * stride];
   }
-  constexpr auto kBytes = static_cast<int64_t>(sizeof(T));
-  constexpr int64_t n = kLanes * int64_t{4} / kBytes;  // in a vector of floats
-  std::fill(to + size, to + round_up(size, n), T{});
 }
 
 // Are rows, which are contiguous, lanes of the format's products as they stand?

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Devices that the command line names."""
+"""Devices that a user names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ import torch
 __all__ = ["check_device"]
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, where: str = "--device") -> None:
     """Check that a device is here.
+
+    Parameters
+    ----------
+    name
+        As torch has it.
+    where
+        What an error calls it.
 
     Raises
     ------
@@ -22,4 +29,4 @@ def check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         first = str(error).partition("\n")[0]
-        raise ValueError(f"--device: expected one that is here, got {name}: {first}") from None
+        raise ValueError(f"{where}: expected one that is here, got {name}: {first}") from error

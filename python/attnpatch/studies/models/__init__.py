@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from attnpatch.demo.devices import check_device
 from attnpatch.studies.models.model import Model
 from attnpatch.studies.models.takes import FASHION, Takes, takes_of
 from attnpatch.studies.table import Table
@@ -29,7 +28,7 @@ def load_model(table: Table, device: str | None = None) -> Model:
         As diffusers says it; or for a device that is not here.
     """
     options = table if device is None else Table(table, device=device)
-    _check_device(options.get("device") or "cpu")
+    check_device(options.get("device") or "cpu", "model.device")
     if table["source"] == FASHION:
         from attnpatch.studies.models.fashion import FashionModel
 
@@ -37,13 +36,3 @@ def load_model(table: Table, device: str | None = None) -> Model:
     from attnpatch.studies.models.pipelines import PipelineModel
 
     return PipelineModel.load(options)
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"model.device: expected one that is here, got {name!r}: {reason}"
-        ) from error
