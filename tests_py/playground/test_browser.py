@@ -154,6 +154,21 @@ def test_a_number_out_of_range_is_said_in_our_words(new_page):
     generate(page)
 
 
+def test_who_clicks_again_and_again_queues_once(new_page):
+    page = new_page()
+    joined = []
+    page.on("request", lambda request: joined.append("/queue/join" in request.url))
+    field(page, "Steps", 30)
+    page.dblclick("#generate")
+    page.locator("#plain", has_text="step ").wait_for()
+    page.click("#generate")
+    page.locator("#times", has_text="With patches").wait_for()
+    assert sum(joined) == 1
+    field(page, "Steps", 3)
+    generate(page)
+    assert sum(joined) == 2
+
+
 def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page):
     stopped, waiting, served = (new_page() for _ in range(3))
     field(stopped, "Steps", 100)

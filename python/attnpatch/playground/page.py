@@ -132,8 +132,8 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
         def wait(request: gr.Request) -> None:
             stops.wait(request.session_hash)
 
-        button.click(wait, queue=False, api_visibility="private")
-        running = button.click(
+        # Whoever sees that they queue is known to wait, so that Stop finds them.
+        running = button.click(wait, queue=False, api_visibility="private").then(
             run,
             fields,
             outputs,
