@@ -14,7 +14,7 @@ from real_host import relative
 import attnpatch as ap
 from attnpatch.hosts.comfyui.prompts import add_region, weigh_words
 from attnpatch.hosts.comfyui.text_tokens import encode_parts
-from attnpatch.patches.key_gain import read_weights
+from attnpatch.hosts.prompts import read_words
 
 # By the module in comfy: the tokenizer, the encoder whose tokens the model is given, and how many
 # of them are dropped in front, which is what its text encoder does.
@@ -79,10 +79,11 @@ def clip(request):
         "a photograph of red (red:1.4)",
         r"a \(small\) (dog:1.2), (Gänsefüßchen:0)",
         "(photograph:1.3)",
+        "a (big :2)dog, (a (small:3) cat :0.5)",
     ],
 )
 def test_words_have_their_tokens(clip, prompt):
-    text, parts = read_weights(prompt)
+    text, parts = read_words(prompt)
     _, found = encode_parts(clip, text, parts)
     tokens = clip.tokenize(text.replace("(", r"\(").replace(")", r"\)"))
     for part, places in zip(parts, found, strict=True):

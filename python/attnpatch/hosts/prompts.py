@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ from torch import Tensor
 from attnpatch.engine import PatchStack
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
 from attnpatch.patches.key_gain import read_weights
+from attnpatch.patches.key_gain.prompt_weights import Weighted, WeightedPrompt
 
 __all__ = [
     "PromptPatches",
+    "read_words",
     "reference_strength",
     "regional_prompts",
     "word_gains",
@@ -73,7 +75,13 @@ def reference_strength(
 
 
 def word_weights(
-    pipeline: Any, prompt: str, *, start: float = 0.0, end: float = 1.0, **options: Any
+    pipeline: Any,
+    prompt: str,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    max_sequence_length: int | None = None,
+    **options: Any,
 ) -> PromptPatches:
     """Read the weights of words in a prompt: attention to a word's tokens is multiplied by its own.
 
@@ -88,6 +96,9 @@ def word_weights(
         Such as "a (red:1.4) hat, (blur:-0.5)".
     start, end : float
         The part of sampling in which the weights act, 0 to 1.
+    max_sequence_length : int or None
+        As of the pipeline's call, which is then given it too. None: what the pipeline takes by
+        itself, and names in the arguments where the places of words depend on it.
     **options
         Others of ``KeyGain``.
 
@@ -107,41 +118,73 @@ def word_weights(
     >>> with attach(pipeline, words.patches):
     ...     image = pipeline(**words.arguments).images[0]
     """
+    text, parts = read_words(prompt)
+    arguments: dict[str, Any] = {"prompt": text}
+    if max_sequence_length is not None:
+        arguments["max_sequence_length"] = max_sequence_length
+    if not parts:
+        return PromptPatches(arguments, PatchStack())
+    positions = import_module("attnpatch.hosts.diffusers.token_positions")
+    tokens = positions.encode_text(pipeline, text, max_sequence_length)
+    if tokens.length is not None:
+        arguments["max_sequence_length"] = tokens.length
+    own = [tokens.positions(part.start, part.stop) for part in parts]
+    return PromptPatches(arguments, word_gains(parts, own, start, end, **options))
+
+
+def read_words(prompt: str) -> WeightedPrompt:
+    """Read a prompt with weights; its parts begin and end with words.
+
+    Spaces have no weight: tokenizers of language models put one into the token of the word after
+    it, which may be another part's.
+    """
     text, parts = read_weights(prompt)
-    parts = tuple(part for part in parts if text[part.start : part.stop].strip())
-    by_weight: dict[float, set[int]] = {}
-    if parts:
-        tokens = import_module("attnpatch.hosts.diffusers.token_positions").encode_text(
-            pipeline, text
-        )
-        for part in parts:
-            by_weight.setdefault(part.weight, set()).update(tokens.positions(part.start, part.stop))
-    return PromptPatches({"prompt": text}, word_gains(by_weight, start, end, **options))
+    words = []
+    for part in parts:
+        own = text[part.start : part.stop]
+        start = part.start + len(own) - len(own.lstrip())
+        if own.strip():
+            words.append(Weighted(start, start + len(own.strip()), part.weight))
+    return WeightedPrompt(text, tuple(words))
 
 
 def word_gains(
-    by_weight: Mapping[float, Iterable[int]], start: float, end: float, **options: Any
+    parts: Sequence[Weighted],
+    tokens: Sequence[Iterable[int]],
+    start: float,
+    end: float,
+    **options: Any,
 ) -> PatchStack:
     """Return the patches for weights of words.
 
     Parameters
     ----------
-    by_weight
-        For each weight the tokens of the text that have it.
+    parts
+        Parts of a prompt, in order.
+    tokens
+        For each of them its tokens of the text. One that is also another part's, as of a word that
+        two parts share, has the weight of the first.
     start, end
         The part of sampling in which they act.
     **options
         Others of ``KeyGain``.
     """
+    weights: dict[int, float] = {}
+    for part, own in zip(parts, tokens, strict=True):
+        for token in own:
+            weights.setdefault(token, part.weight)
+    by_weight: dict[float, list[int]] = {}
+    for token, weight in weights.items():
+        by_weight.setdefault(weight, []).append(token)
     options = {"rows": "all", "start": start, "end": end, **options}
     return PatchStack(
         KeyGain(
-            TextKeys(tuple(tokens)),
+            TextKeys(tuple(these)),
             abs(weight),
             value_gain=-1.0 if weight < 0 else 1.0,
             **options,
         )
-        for weight, tokens in by_weight.items()
+        for weight, these in by_weight.items()
     )
 
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from attnpatch.hosts.comfyui.host import patch_model
 from attnpatch.hosts.comfyui.text_tokens import Conditioning, encode_parts
 from attnpatch.hosts.comfyui.transformer.families import family_of
-from attnpatch.hosts.prompts import word_gains
+from attnpatch.hosts.prompts import read_words, word_gains
 from attnpatch.patches import KeyGain, TextKeys
-from attnpatch.patches.key_gain import read_weights
 
 __all__ = ["add_region", "text_of", "weigh_words"]
 
@@ -41,14 +40,11 @@ def weigh_words(
     tuple
         The patched clone, and the conditioning of the prompt without weights.
     """
-    text, parts = read_weights(prompt)
-    parts = tuple(part for part in parts if text[part.start : part.stop].strip())
+    text, parts = read_words(prompt)
     conditioning, tokens = encode_parts(clip, text, parts)
     first = _padding(model, conditioning[0][0].shape[1], conditioning[0][1])
-    by_weight: dict[float, list[int]] = {}
-    for part, these in zip(parts, tokens, strict=True):
-        by_weight.setdefault(part.weight, []).extend(first + token for token in these)
-    patches = word_gains(by_weight, start, end)
+    own = [[first + token for token in these] for these in tokens]
+    patches = word_gains(parts, own, start, end)
     return (patch_model(model, patches) if patches else model), conditioning
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import bisect
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ __all__ = ["TextTokens", "encode_text"]
 
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
 _DROPPED = "prompt_template_encode_start_idx"  # pipelines' own name of it
-_PICTURES = "num_condition_images"  # of which a template depends (ZImageOmniPipeline)
+# On which the text depends: of ZImageOmniPipeline, and of Qwen-Image's edit models.
+_PICTURES = ("num_condition_images", "image")
+_LENGTH = "max_sequence_length"  # pipelines' own name of it
+_ENCODERS = ("text_encoder_2", "text_encoder_3", "text_encoder_4")
 
 
 class TextTokens(NamedTuple):
@@ -30,6 +33,8 @@ class TextTokens(NamedTuple):
     """For each text that is part of these, the characters of the prompt that each token is of."""
     offsets: tuple[int, ...]
     """Where the tokens of each of these texts begin."""
+    length: int | None = None
+    """How long the text was asked to be, where the places of tokens depend on that."""
 
     def positions(self, start: int, stop: int) -> tuple[int, ...]:
         """Return the tokens that hold characters `start` to `stop` of the prompt.
@@ -77,9 +82,9 @@ class _Recorder:
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def __call__(self, text: Any, *args: Any, **kwargs: Any) -> Any:
-        out = self._tokenizer(text, *args, **kwargs)
-        self._keep(text, out)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self._tokenizer(*args, **kwargs)
+        self._keep(kwargs.get("text", args[0] if args else None), out)
         return out
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +98,7 @@ class _Recorder:
         return out
 
     def _keep(self, text: Any, out: Any) -> None:
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else list(text or ())
         ids, mask = (out.get(name) for name in ("input_ids", "attention_mask"))
         if len(texts) != 1 or ids is None:
             return
@@ -103,10 +108,12 @@ class _Recorder:
         if mask is not None:
             masked = mask[0] if len(mask) == 1 and not isinstance(mask[0], int) else mask
             kept = [int(i) for i in masked]
-        self._calls.append(_Call(self._tokenizer, texts[0], numbers, kept))
+        # Processors of text and pictures have a tokenizer that does their part in this.
+        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)
+        self._calls.append(_Call(tokenizer, texts[0], numbers, kept))
 
 
-def encode_text(pipeline: Any, prompt: str) -> TextTokens:
+def encode_text(pipeline: Any, prompt: str, length: int | None = None) -> TextTokens:
     """Find out how a pipeline makes tokens of a prompt, by having it encode that.
 
     Parameters
@@ -115,6 +122,8 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
         A pipeline of diffusers with text encoders and tokenizers.
     prompt
         A text, without weights.
+    length
+        The ``max_sequence_length`` that the pipeline's call is given; None: none.
 
     Raises
     ------
@@ -131,7 +140,8 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
             "pipeline: expected a pipeline with a tokenizer that encodes prompts, got "
             f"{type(pipeline).__name__}"
         )
-    if _PICTURES in inspect.signature(pipeline.encode_prompt).parameters:
+    known = inspect.signature(pipeline.encode_prompt).parameters
+    if any(name in known for name in _PICTURES):
         raise ValueError(
             f"pipeline: expected one whose text is the same with and without pictures, got "
             f"{type(pipeline).__name__}, where they move the words; give KeyGain(TextKeys(tokens), "
@@ -139,11 +149,19 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
         )
     for name in names:
         twin.__dict__[name] = _Recorder(getattr(pipeline, name), calls)
+    arguments = _arguments(twin, prompt, known)
+    if length is not None:
+        if _LENGTH not in known:
+            raise ValueError(
+                f"max_sequence_length: expected None for {type(pipeline).__name__}, whose texts "
+                f"have one length, got {length}"
+            )
+        arguments[_LENGTH] = length
     with torch.no_grad():
-        encoded = twin.encode_prompt(**_arguments(twin, prompt))
+        encoded = twin.encode_prompt(**arguments)
     count = _count(encoded)
     asked = [call for call in calls if prompt in call.text]
-    held = _by_text(asked, count, getattr(pipeline, _DROPPED, 0))
+    held = _by_text(asked, count, getattr(pipeline, _DROPPED, 0), _lacks_encoders(pipeline))
     if not held:
         lengths = [len(call.ids) for call in asked]
         raise ValueError(
@@ -151,12 +169,23 @@ def encode_text(pipeline: Any, prompt: str) -> TextTokens:
             f"are whose, got tokenizers that make {lengths}"
         )
     spans = tuple(_spans(call, prompt) for call, _ in held)
-    return TextTokens(count, spans, tuple(offset for _, offset in held))
+    if length is None and _LENGTH in known and any(_is_padded_before(*each) for each in held):
+        length = known[_LENGTH].default
+    return TextTokens(count, spans, tuple(offset for _, offset in held), length)
 
 
-def _arguments(pipeline: Any, prompt: str) -> dict[str, Any]:
+def _is_padded_before(call: _Call, offset: int) -> bool:
+    """Whether padding stands before a text's tokens among those that the denoiser is given."""
+    return call.mask[0] == 0 and offset == 0
+
+
+def _lacks_encoders(pipeline: Any) -> bool:
+    """Whether a pipeline goes without one of its encoders, in whose place it puts zeros."""
+    return any(getattr(pipeline, name, pipeline) is None for name in _ENCODERS)
+
+
+def _arguments(pipeline: Any, prompt: str, known: Collection[str]) -> dict[str, Any]:
     """Return what a pipeline wants to encode a prompt, with nothing to avoid."""
-    known = inspect.signature(pipeline.encode_prompt).parameters
     arguments: dict[str, Any] = {
         "prompt": prompt,
         "prompt_2": None,
@@ -177,7 +206,9 @@ def _count(encoded: Any) -> int:
     return int(first.shape[1])
 
 
-def _by_text(calls: Sequence[_Call], count: int, dropped: int) -> list[tuple[_Call, int]]:
+def _by_text(
+    calls: Sequence[_Call], count: int, dropped: int, lacks_encoders: bool
+) -> list[tuple[_Call, int]]:
     """Return the texts that the tokens are made of, and where the tokens of each begin."""
     if dropped:
         return [(call, -dropped) for call in calls[:1] if call.mask[0]]
@@ -197,6 +228,8 @@ def _by_text(calls: Sequence[_Call], count: int, dropped: int) -> list[tuple[_Ca
                     (next(call for call in calls if len(call.ids) == length), start)
                     for length, start in zip(some, starts, strict=True)
                 ]
+    if lacks_encoders:  # the zeros come last
+        return [(call, 0) for call in calls[:1] if len(call.ids) < count]
     return []
 
 
@@ -229,38 +262,42 @@ def _offsets(call: _Call) -> list[tuple[int, int]]:
     """Return the characters of a text that each token is of."""
     tokenizer, ids = call.tokenizer, call.ids
     if getattr(tokenizer, "is_fast", False):
-        again = tokenizer(
-            call.text,
-            return_offsets_mapping=True,
-            padding="max_length",
-            truncation=True,
-            max_length=len(ids),
-        )
-        if list(again["input_ids"]) == ids:
-            return [(int(first), int(last)) for first, last in again["offset_mapping"]]
+        for special in (True, False):  # chat templates bring their own
+            again = tokenizer(
+                call.text,
+                return_offsets_mapping=True,
+                padding="max_length",
+                truncation=True,
+                max_length=len(ids),
+                add_special_tokens=special,
+            )
+            if list(again["input_ids"]) == ids:
+                return [(int(first), int(last)) for first, last in again["offset_mapping"]]
     return _offsets_by_prefixes(call)
 
 
 def _offsets_by_prefixes(call: _Call) -> list[tuple[int, int]]:
     """Find the end of each token by the tokens of longer and longer fronts of the text."""
-    ends = [0] * len(call.ids)
-    counts = [_common(call, call.text[:stop]) for stop in range(len(call.text) + 1)]
+    before = call.mask.index(1) if 1 in call.mask else 0  # padding
+    own = call.ids[before:]
+    ends = [0] * len(own)
+    counts = [_common(call, own, call.text[:stop]) for stop in range(len(call.text) + 1)]
     best = list(accumulate(counts, max))
-    for token in range(len(call.ids)):
+    for token in range(len(own)):
         ends[token] = bisect.bisect_left(best, token + 1)
     starts = [0, *ends[:-1]]
     total = len(call.text)
-    return [
+    return [(0, 0)] * before + [
         (first, last) if last <= total and last > first else (0, 0)
         for first, last in zip(starts, ends, strict=True)
     ]
 
 
-def _common(call: _Call, text: str) -> int:
+def _common(call: _Call, own: Sequence[int], text: str) -> int:
     """Return with how many tokens of its own, in a row, the ids of a text begin."""
     ids = call.tokenizer(text, add_special_tokens=True)["input_ids"]
     same = 0
-    for one, other in zip(ids, call.ids, strict=False):
+    for one, other in zip(ids, own, strict=False):
         if one != other:
             break
         same += 1
