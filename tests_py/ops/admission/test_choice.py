@@ -42,6 +42,26 @@ def verdict_on_cpu(monkeypatch):
     return put
 
 
+@pytest.mark.parametrize("error", [PermissionError("no"), RuntimeError("no home")])
+def test_a_folder_that_may_not_be_read_has_no_verdicts(error, monkeypatch):
+    """Whoever only imports the package needs no home of theirs."""
+
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert not choice.has_verdicts("cpu")
+
+
+def test_verdicts_of_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    table = choice.table_for({"device": "cpu", "name": "any"}, tmp_path, tmp_path)
+    assert not table.verdicts
+
+
 def test_a_class_has_a_name_for_people():
     assert class_of("pool_tokens", [X, (4, 5), (4, 5), (0, 0), (2, 2), (2, 2), "avg", [1.0]]) == (
         "any layout, tokens <=256, the grid, avg"

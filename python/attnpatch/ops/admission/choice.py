@@ -129,5 +129,11 @@ def explain(device: torch.device) -> Iterator[tuple[str, str, str, Choice]]:
 
 
 def has_verdicts(device: str) -> bool:
-    """Whether there may be verdicts on a type of device: a look into a folder, no more."""
-    return any(folder().glob(f"{device}-*.json"))
+    """Whether there may be verdicts on a type of device: a look into a folder, no more.
+
+    In a folder that may not be read there are none: who only imports the package needs no home.
+    """
+    try:
+        return any(folder().glob(f"{device}-*.json"))
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        return False

@@ -184,9 +184,17 @@ def _content(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def _files_in(where: Path, identity: Identity) -> list[Path]:
+    """Return the files on a type of device; none of a folder that may not be read."""
+    try:
+        return sorted(where.glob(f"{identity['device']}-*.json"))
+    except OSError:
+        return []
+
+
 def _name_what_changed(identity: Identity, where: Path) -> None:
     """Say in the log why verdicts on this device, if there are some, count no more."""
-    for path in sorted(where.glob(f"{identity['device']}-*.json")):
+    for path in _files_in(where, identity):
         content = _content(path)
         if content is None or content["identity"].get("name") != identity["name"]:
             continue
@@ -208,7 +216,7 @@ def read_shipped(identity: Identity, where: Path) -> list[Verdict] | None:
 
     The like of a GPU has its compute capability and within a tenth as many multiprocessors.
     """
-    for path in sorted(where.glob(f"{identity['device']}-*.json")):
+    for path in _files_in(where, identity):
         content = _content(path)
         if content is not None and _is_like(content["identity"], identity):
             return content["verdicts"]
