@@ -19,6 +19,7 @@ import attnpatch as ap
 from attnpatch.demo import store
 from attnpatch.patches import ImagePrompt
 from attnpatch.studies.run import model_of
+from attnpatch.studies.table import Table, frozen
 from attnpatch.studies.toml import read_toml, to_toml
 
 FASHION = "attnpatch/fashion"
@@ -42,6 +43,27 @@ def test_a_study_is_a_value():
         study.name = "other"
     with pytest.raises(TypeError):
         study.patches["style"] = {}
+
+
+def test_equal_draws_make_equal_cells():
+    """Whatever the order of their names, and after TOML."""
+    ranges = {"seed": {"low": 0, "high": 9, "integer": True}, "style.weight": {"low": 0, "high": 1}}
+    ranges |= {"guidance": [1, 2, 3], "style.mask": [None, [0, 0, 0.5, 1]]}
+    study = make(ap.Axes.random(ranges, 8, seed=3))
+    other = make(ap.Axes.random(dict(reversed(ranges.items())), 8, seed=3))
+    again = ap.Study.from_toml(study.to_toml())
+    assert study == other == again
+    assert [c.id for c in study] == [c.id for c in other] == [c.id for c in again]
+    assert again.axis_names == study.axis_names == tuple(ranges)
+
+
+def test_true_is_not_one():
+    """Cells have other ids where their JSON differs; so they are other cells."""
+    for one, other in ((1, True), (0, False), ([1, [0]], [1, [False]]), ({"a": 1}, {"a": True})):
+        table, another = Table(value=one), Table(value=other)
+        assert table != another and len({table, another}) == 2
+        assert table == Table(value=one) == {"value": frozen(one, "value")}
+    assert Table(value=1) == Table(value=1.0) and Table() != 3
 
 
 def test_a_study_as_toml(tmp_path):

@@ -136,8 +136,9 @@ class Axes:
         elif self.join == "random":
             generator = random.Random(self.seed)
             for _ in range(self.count):
-                drawn = {name: _draw(generator, v) for name, v in self.values.items()}
-                yield Table(drawn)
+                # In the order of the names: equal axes may have theirs in another.
+                drawn = {name: _draw(generator, self.values[name]) for name in sorted(names)}
+                yield Table({name: drawn[name] for name in names})
         elif not names:
             yield Table()
         else:

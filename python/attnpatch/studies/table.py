@@ -14,7 +14,9 @@ __all__ = ["EMPTY", "Table", "empty_for_none", "frozen", "none_for_empty", "plai
 
 
 class Table(Mapping[str, Any]):
-    """A mapping of names that does not change: it compares, hashes, prints as a dict, pickles.
+    """A mapping of names that does not change: it hashes, prints as a dict, pickles.
+
+    It compares as a dict does, but true is not 1, nor false 0: cells differ where their JSON does.
 
     Parameters
     ----------
@@ -29,13 +31,14 @@ class Table(Mapping[str, Any]):
         For other values, and numbers that are not finite, with the way to them.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_key", "_values")
 
     def __init__(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
         if values is not None and not isinstance(values, Mapping):
             raise TypeError(f"expected a table, got {values!r}")
         given = {**(values or {}), **more}
         self._values = {_name("names", name): frozen(v, name) for name, v in given.items()}
+        self._key: object = None  # made for the first who compares
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -46,8 +49,20 @@ class Table(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return _typed(self) == _typed(other)
+
     def __hash__(self) -> int:
-        return hash(frozenset(self._values.items()))
+        return hash(_typed(self))
+
+    @property
+    def key(self) -> object:
+        """What the table compares and hashes by."""
+        if self._key is None:
+            self._key = frozenset((name, _typed(item)) for name, item in self.items())
+        return self._key
 
     def __repr__(self) -> str:
         return repr(self._values)
@@ -61,6 +76,17 @@ class Table(Mapping[str, Any]):
 
 
 EMPTY = Table()
+
+
+def _typed(value: object) -> object:
+    """Return what a value compares and hashes by: with the type of what is true or false."""
+    if isinstance(value, Table):
+        return value.key
+    if isinstance(value, Mapping):
+        return frozenset((name, _typed(item)) for name, item in value.items())
+    if isinstance(value, tuple):
+        return tuple(map(_typed, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def frozen(value: Any, where: str) -> Any:

@@ -35,11 +35,12 @@ def to_toml(values: Mapping[str, Any]) -> str:
     return "\n".join(_table(values, ())).strip() + "\n"
 
 
-def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+def _table(values: Mapping[str, Any], path: tuple[str, ...], *, listed: bool = False) -> list[str]:
+    """Write a table's lines; one that is listed keeps the order of its names, all in lines."""
     lines, tables = [], []
     for name, value in values.items():
         several = isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value)
-        if isinstance(value, Mapping) and len(path) < 2:
+        if isinstance(value, Mapping) and len(path) < 2 and not listed:
             tables += _headed(f"[{_path(path, name)}]", value, (*path, name))
         elif several and len(path) < 1:
             for one in value:
@@ -50,9 +51,9 @@ def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
 
 
 def _headed(head: str, values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    body = _table(values, path)
-    # A table of tables alone needs no head of its own; one of an array does.
-    of_tables = body[:1] == [""] and not head.startswith("[[")
+    body = _table(values, path, listed=head.startswith("[["))
+    # A table of tables alone needs no head of its own; one of an array has no tables.
+    of_tables = body[:1] == [""]
     return body if of_tables else ["", head, *body]
 
 
