@@ -4,7 +4,7 @@
 import pytest
 from PIL import Image
 
-from attnpatch.demo.sheet import MARGIN, SCALE, Section, Tile, contact_sheet
+from attnpatch.demo.sheet import LINE, MARGIN, SCALE, Section, Tile, contact_sheet
 from attnpatch.demo.table import format_table
 
 
@@ -32,6 +32,22 @@ def test_a_sheet_has_room_for_every_row():
     wide = contact_sheet("Sheet", "", (Section("a", "", ((tile,) * 12,)),), tile=64)
     assert tall.height > small.height + 64 * SCALE
     assert wide.width >= (2 * MARGIN + 12 * 64) * SCALE
+
+
+def test_a_sheet_has_room_for_every_line_of_a_note():
+    def sheet(*notes):
+        row = tuple(Tile(checkers(), "caption", note) for note in notes)
+        return contact_sheet("Sheet", "", (Section("a", "", (row, row)),), tile=64)
+
+    short, long = sheet("a", "a"), sheet("a", "a\nb\nc")
+    assert long.height == short.height + 2 * 2 * LINE * SCALE
+    right = long.crop((MARGIN * SCALE + 78 * SCALE, 0, long.width, long.height))
+    assert (
+        right.tobytes()
+        != sheet("a", "a\nb\nd")
+        .crop((MARGIN * SCALE + 78 * SCALE, 0, long.width, long.height))
+        .tobytes()
+    )
 
 
 def test_table_is_aligned():

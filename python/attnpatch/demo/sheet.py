@@ -17,13 +17,14 @@ ACCENT = (255, 176, 59)
 
 MARGIN = 40
 GAP = 14
-CAPTION = 40
+CAPTION = 26  # the room under a picture, beside that of its notes
+LINE = 14
 SCALE = 2  # drawn at twice the size of the numbers here, so that small type stays sharp
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture with its caption; `reference` frames it as an input."""
+    """One picture with its caption, and a note of some lines; `reference` frames it as an input."""
 
     picture: Image.Image
     caption: str
@@ -107,7 +108,13 @@ class _Pen:
 
 
 def _section_height(section: Section, tile: int) -> int:
-    return 62 + len(section.rows) * (tile + CAPTION)
+    return 62 + len(section.rows) * _row_height(section, tile)
+
+
+def _row_height(section: Section, tile: int) -> int:
+    """Return the height of each row: that of the longest note."""
+    lines = max((item.note.count("\n") + 1 for row in section.rows for item in row), default=1)
+    return tile + CAPTION + LINE * lines
 
 
 def _draw_section(pen: _Pen, section: Section, top: int, width: int, tile: int) -> None:
@@ -115,7 +122,7 @@ def _draw_section(pen: _Pen, section: Section, top: int, width: int, tile: int) 
     pen.text((MARGIN, top + 12), section.title, 16, INK)
     pen.text((MARGIN, top + 34), section.text, 12, SOFT)
     for number, row in enumerate(section.rows):
-        row_top = top + 60 + number * (tile + CAPTION)
+        row_top = top + 60 + number * _row_height(section, tile)
         for column, item in enumerate(row):
             left = MARGIN + column * (tile + GAP)
             pen.picture(left, row_top, tile, item.picture)
@@ -123,7 +130,9 @@ def _draw_section(pen: _Pen, section: Section, top: int, width: int, tile: int) 
                 pen.frame(left, row_top, tile, ACCENT)
             colour = ACCENT if item.reference else INK
             pen.text((left, row_top + tile + 4), _fit(pen, item.caption, 11, tile), 11, colour)
-            pen.text((left, row_top + tile + 18), _fit(pen, item.note, 10, tile), 10, SOFT)
+            for place, line in enumerate(item.note.split("\n")):
+                line_top = row_top + tile + 18 + LINE * place
+                pen.text((left, line_top), _fit(pen, line, 10, tile), 10, SOFT)
 
 
 def _fit(pen: _Pen, text: str, size: int, room: float) -> str:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -20,6 +21,7 @@ __all__ = ["make_sheet", "write_sheet"]
 _MOST = 240
 _COLUMNS = 12
 _EDGE = 208  # of a picture on the sheet, in pixels
+_NAME = 14  # letters of an axis' name that leave room for its value
 
 
 def write_sheet(study: Swept, records: Sequence[Record], store: Store) -> None:
@@ -31,23 +33,46 @@ def write_sheet(study: Swept, records: Sequence[Record], store: Store) -> None:
 
 def make_sheet(study: Swept, records: Sequence[Record], store: Store) -> Image.Image:
     """Draw cells, the last axis from left to right; of many cells a part of them."""
-    step = max(1, -(-len(records) // _MOST))
-    shown = list(records[::step])
-    columns = _columns(study, step)
+    shown = _some(records)
+    columns = _COLUMNS if len(shown) < len(records) else _columns(study)
     rows = [shown[place : place + columns] for place in range(0, len(shown), columns)]
     section = Section(
         study.name,
         ", ".join(study.axis_names) or "one cell",
-        tuple(tuple(_tile(record, store) for record in row) for row in rows),
+        tuple(tuple(_tile(record, _short_names(study), store) for record in row) for row in rows),
     )
-    part = "" if step == 1 else f", every {step}th of {len(records)}"
+    part = "" if len(shown) == len(records) else f", {len(shown)} of {len(records)} pictures"
     return contact_sheet("Sweep", f"{study.source}{part}", (section,))
 
 
-def _columns(study: Swept, step: int) -> int:
+def _some(records: Sequence[Record]) -> list[Record]:
+    """Return all records, or of many one out of every few, which one by chance.
+
+    Every second one would leave out each second value of the last axis. The same are drawn again.
+    """
+    step = max(1, -(-len(records) // _MOST))
+    draw = random.Random(0)
+    blocks = (records[place : place + step] for place in range(0, len(records), step))
+    return [draw.choice(block) for block in blocks]
+
+
+def _short_names(study: Swept) -> dict[str, str]:
+    """Return what axes are called in captions: by the option alone, where one patch has it."""
+    options = [name.rpartition(".")[2] for name in study.axis_names]
+    return {
+        name: option if options.count(option) == 1 else _end(name)
+        for name, option in zip(study.axis_names, options, strict=True)
+    }
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+
+
+def _columns(study: Swept) -> int:
     """Return how many pictures are in a row: as many as the last axes have values together."""
     axes = study.axes[-1] if study.axes else None
-    if step > 1 or axes is None or axes.join != "grid" or not axes.values:
+    if axes is None or axes.join != "grid" or not axes.values:
         return _COLUMNS
     columns = 1
     for values in reversed(list(axes.values.values())):
@@ -57,19 +82,24 @@ def _columns(study: Swept, step: int) -> int:
     return min(columns, _COLUMNS)
 
 
-def _tile(record: Record, store: Store) -> Tile:
+def _tile(record: Record, names: Mapping[str, str], store: Store) -> Tile:
     picture = open_picture(store, record["file"]).convert("RGB")
     picture.thumbnail((_EDGE, _EDGE))
-    # What changes fastest comes first: captions are cut where they are too long.
-    place = [
-        f"{n.rpartition('.')[2]} {_short(v)}" for n, v in reversed(list(record["place"].items()))
-    ]
+    # What changes fastest comes first; each has a line, which is cut where it is too long.
+    place = [f"{names[n]} {_short(v)}" for n, v in reversed(list(record["place"].items()))]
     if not record["patched"]:
         place.insert(0, "unpatched")
     caption, *rest = place or [record["id"]]
     rest += [f"{name} {value:.3f}" for name, value in sorted(record["measures"].items())]
-    return Tile(picture, caption, ", ".join(rest), reference=not record["patched"])
+    return Tile(picture, caption, "\n".join(rest), reference=not record["patched"])
 
 
 def _short(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value for a caption: of a file its name alone."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return (value if " " in value else value.rpartition("/")[2]) or "“”"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
