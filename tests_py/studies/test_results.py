@@ -86,7 +86,7 @@ def test_a_picture_elsewhere_needs_the_folder(results, folder, tmp_path):
     elsewhere = tmp_path / "a/b/c.png"
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_bytes((folder / results[0]["file"]).read_bytes())
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="give the folder of the sweep's results"):
         ap.stack_from_png(elsewhere)
     assert ap.stack_from_png(elsewhere, folder) == results.stack(0)
     Image.new("L", (4, 4)).save(tmp_path / "other.png")
@@ -107,6 +107,14 @@ def test_a_picture_elsewhere_needs_the_folder(results, folder, tmp_path):
         (
             {"stack": [{"kind": ["a"], "values": {}, "files": []}]},
             r"unknown kind of patch \['a'\]",
+        ),
+        (
+            {"stack": [{"kind": "image_prompt", "values": {}, "files": ["/dev/zero"]}]},
+            r"expected files of tensors in tensors/, got \['/dev/zero'\]",
+        ),
+        (
+            {"stack": [{"kind": "image_prompt", "values": {}, "files": [3]}]},
+            r"expected files of tensors in tensors/, got \[3\]",
         ),
     ],
 )
@@ -247,13 +255,14 @@ def test_the_example_by_the_command_line(tmp_path, capsys):
     assert "did you mean 'weight'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["index.html", "table.csv", "pictures/mine.png"])
-def test_files_of_others_are_not_written_over(fashion, tmp_path, name):
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["index.html", "table.csv", "pictures/mine.png", "study.toml"])
+def test_files_of_others_are_not_written_over(fashion, tmp_path, name, resume):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     (tmp_path / "notes.txt").write_text("beside")
     with pytest.raises(FileExistsError, match=rf"got {name.partition('/')[0]}; give another"):
-        ap.run_study(make(), tmp_path, model=fashion, progress=False)
+        ap.run_study(make(), tmp_path, model=fashion, progress=False, resume=resume)
     assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 
@@ -262,12 +271,12 @@ def test_a_sweep_that_began_meanwhile(fashion, tmp_path, monkeypatch):
     study = make(axes={}, pipeline={"steps": 1})
 
     def begun_by_another(cell):  # asked last before anything is written
-        (tmp_path / "study.toml").write_text("another's")
+        (tmp_path / "cells.json").write_text("another's")
 
     monkeypatch.setattr(fashion, "latent", begun_by_another)
     with pytest.raises(FileExistsError, match="got those of a sweep"):
         ap.run_study(study, tmp_path, model=fashion, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.json"]
 
 
 def test_a_folder_that_is_a_file(fashion, tmp_path):
@@ -283,3 +292,59 @@ def test_wrong_types_in_a_file_are_an_error_of_one_line(tmp_path, capsys):
     for more in ([], ["--dry-run"]):
         assert cli.main(["sweep", str(tmp_path / "s.toml"), *more]) == 1
         assert capsys.readouterr().err == "attnpatch sweep: prompt: expected a text, got 7\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("cells.json", None, FileNotFoundError),
+        ("cells.json", "[{", ValueError),
+        ("cells.json", "{}", ValueError),
+        ("cells.json", "[1]", ValueError),
+        ("cells.json", '[{"id": "a"}]', ValueError),
+        ("study.toml", None, FileNotFoundError),
+        ("study.toml", "\xff", ValueError),
+    ],
+)
+def test_what_is_damaged_is_named_and_written_again(fashion, tmp_path, name, text, error):
+    study = make(axes={}, pipeline={"steps": 1}, unpatched=False)
+    ap.run_study(study, tmp_path, model=fashion, progress=False)
+    (tmp_path / name).unlink()
+    if text is not None:
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(
+        error, match=name if text or name == "cells.json" else "expected the results"
+    ):
+        ap.load_study(tmp_path)
+    ap.run_study(study, tmp_path, model=fashion, progress=False, resume=True)
+    assert len(ap.load_study(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("pipeline"),
+        lambda record: record.update(measures=3),
+        lambda record: record.update(seconds_per_step=None),
+        lambda record: record["measures"].update(distance=float("nan")),
+    ],
+)
+def test_cells_of_a_damaged_record_are_made_again(fashion, tmp_path, change, caplog):
+    study = make(axes={}, pipeline={"steps": 1})
+    first = ap.run_study(study, tmp_path, model=fashion, progress=False)
+    (file,) = (tmp_path / "records").iterdir()
+    records = json.loads(file.read_text())
+    change(records[0])
+    file.write_text(json.dumps(records))
+    assert len(ap.load_study(tmp_path)) == 0
+    assert "damaged, its cells count as not done" in caplog.text
+    again = ap.run_study(study, tmp_path, model=fashion, progress=False, resume=True)
+    assert [row["id"] for row in again] == [row["id"] for row in first]
+
+
+def test_a_dry_run_counts_the_cells_of_the_study(fashion, tmp_path):
+    """Cells without patches among them, such as those of a patch that is off."""
+    study = make(axes={"style.on": [True, False], "seed": [0, 1]}, pipeline={"steps": 1})
+    said = dry_run(study, tmp_path / "out", model=fashion)
+    assert said.startswith("cells: 4, and 0 without patches to measure against")
+    assert not (tmp_path / "out").exists()

@@ -47,8 +47,8 @@ def dry_run(
     store = Store(folder)
     finished = done(store, (cell.id for cell in cells))
     plan = make_plan(cells, finished)
-    unpatched = sum(not cell.patches for cell in cells)
-    lines = [f"cells: {len(cells) - unpatched}, and {unpatched} without patches to measure against"]
+    asked = len(study)
+    lines = [f"cells: {asked}, and {len(cells) - asked} without patches to measure against"]
     if finished:
         lines.append(f"done: {len(finished)}")
     left = [cell for unit in (*plan.first, *plan.then) for cell in unit]

@@ -27,7 +27,7 @@ from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
 from attnpatch.studies.results.loading import StudyResults, load_study
 from attnpatch.studies.results.publish import publish
-from attnpatch.studies.results.records import Entry, Record, done, write_order
+from attnpatch.studies.results.records import Entry, Record, done, has_begun, write_order
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
 from attnpatch.studies.table import Table
@@ -43,6 +43,8 @@ _NAMES = (
     "pictures",
     "records",
     "sheet.png",
+    "study.safetensors",
+    "study.toml",
     "table.csv",
     "table.parquet",
     "tensors",
@@ -94,7 +96,7 @@ def run_study(
         For what is wrong in the study, before anything runs; where a measure fails, after its batch
         was written.
     FileExistsError
-        Where results, or other files of their names, are there, and `resume` is not given.
+        Where results are there, and `resume` is not given; where other files of their names are.
     KeyboardInterrupt
         After what is done was put in order: the folder resumes.
     """
@@ -103,7 +105,7 @@ def run_study(
     runs = _engine_of(engine, options, model)
     if rows is not None:
         whole("rows", rows, 1)
-    given = dict(measures or {})
+    given = measures or {}
     check_measures(given, study.axis_names)
     cells = all_cells(study, model)
     store = Store(folder)
@@ -111,7 +113,7 @@ def run_study(
     _require(store, resume)
     finished = _finished(store, order)
     plan = make_plan(cells, finished)
-    job = Job(model_of(study, model, cells), store.location, rows, given)
+    job = Job(model_of(study, model, cells), store.location, rows, dict(given))
     shown: Progress = Quiet()
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
@@ -122,8 +124,8 @@ def run_study(
             if plan.cells:
                 pool.check(unlike(cell for unit in (*plan.first, *plan.then) for cell in unit))
             _require(store, resume)  # others may have begun there meanwhile
+            write_order(store, order)  # first, since it says that a sweep has begun here
             _write_study(study, store)
-            write_order(store, order)
             began = True
             for units in plan:
                 for records in pool.run(units):
@@ -143,9 +145,9 @@ def run_study(
 def _require(store: Store, resume: bool) -> None:
     """Make sure that results can be written, and that no others are written over."""
     store.require()
-    if resume:
-        return
-    if store.has("study.toml"):
+    if has_begun(store):
+        if resume:
+            return
         raise FileExistsError(
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
             "another folder"

@@ -149,6 +149,8 @@ def load_study(folder: str | os.PathLike[str]) -> StudyResults:
     ------
     FileNotFoundError
         Where there are none.
+    ValueError
+        Where ``study.toml`` or ``cells.json`` is damaged; resuming the sweep writes them again.
     """
     store = Store(folder)
     study = _read_study(store)
@@ -160,7 +162,11 @@ def load_study(folder: str | os.PathLike[str]) -> StudyResults:
 def _read_study(store: Store) -> Study | WorkflowStudy:
     if not store.has("study.toml"):
         raise FileNotFoundError(f"{store.location}: expected the results of a sweep")
-    values = read_toml(store.read("study.toml").decode(), "study.toml")
+    path = store.path("study.toml")
+    try:
+        values = read_toml(store.read("study.toml").decode(), path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected TOML in UTF-8, got {error}") from None
     if "workflow" in values:
         return WorkflowStudy.read(values, store)
     with tempfile.TemporaryDirectory() as folder:

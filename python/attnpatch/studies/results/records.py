@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -19,6 +20,7 @@ __all__ = [
     "Record",
     "Swept",
     "done",
+    "has_begun",
     "is_done",
     "picture_name",
     "placed",
@@ -49,6 +51,17 @@ class Record(_Written, total=False):
 
 logger = logging.getLogger("attnpatch")
 _FOLDER, _ORDER = "records", "cells.json"
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "id": str,
+    "place": dict,
+    "pipeline": dict,
+    "patched": bool,
+    "file": str,
+    "seconds_per_step": (int, float),
+    "rows": int,
+    "steps": int,
+    "measures": dict,
+}
 
 
 class Entry(NamedTuple):
@@ -112,12 +125,29 @@ def write_order(store: Store, order: Sequence[Entry]) -> None:
     store.write(_ORDER, json.dumps(entries, allow_nan=False).encode())
 
 
+def has_begun(store: Store) -> bool:
+    """Whether a sweep has written here; a study beside may be the user's own file."""
+    return store.has(_ORDER) or (store.has("study.toml") and store.exists(_FOLDER))
+
+
 def read_order(store: Store) -> list[Entry]:
-    """Return what ``write_order`` wrote."""
-    return [
-        Entry(one["id"], tuple(one["places"]), one["asked"])
-        for one in json.loads(store.read(_ORDER))
-    ]
+    """Return what ``write_order`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where it is missing or damaged.
+    """
+    path = store.path(_ORDER)
+    if not store.has(_ORDER):
+        raise FileNotFoundError(f"{path}: missing; resume the sweep to write it again")
+    try:
+        entries = json.loads(store.read(_ORDER))
+        if not isinstance(entries, list):
+            raise TypeError(f"expected a list, got {type(entries).__name__}")
+        return [Entry(one["id"], tuple(one["places"]), one["asked"]) for one in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged; resume the sweep to write it again") from error
 
 
 def placed(order: Iterable[Entry], records: Mapping[str, Record]) -> list[Record]:
@@ -164,9 +194,22 @@ def _read(store: Store, name: str) -> list[Record]:
     """Return the records of a file; of one that is damaged none, so that its cells are remade."""
     try:
         records = json.loads(store.read(name))
-        if all(record.keys() >= {"id", "file", "measures"} for record in records):
-            return records
-    except (AttributeError, TypeError, ValueError):
-        pass
+    except ValueError:
+        records = None
+    if isinstance(records, list) and all(map(_is_whole, records)):
+        return records
     logger.warning("%s: damaged, its cells count as not done", store.path(name))
     return []
+
+
+def _is_whole(record: object) -> bool:
+    """Whether a record has all that is written of a cell."""
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), kind) for name, kind in _TYPES.items())
+        and all(map(_is_number, (record["seconds_per_step"], *record["measures"].values())))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from attnpatch.studies.results.store import Store
 __all__ = ["StackWriter", "stack_from_json", "stack_from_png"]
 
 _FOLDER = "tensors"
+_FILE = re.compile(rf"{_FOLDER}/[0-9a-f]{{64}}\.safetensors")
 
 
 class StackWriter:
@@ -83,13 +85,27 @@ def stack_from_json(entries: object, store: Store) -> PatchStack:
         if kind is None:
             raise ValueError(f"stack: unknown kind of patch {entry['kind']!r}")
         tensors: dict[str, torch.Tensor] = {}
-        for name in entry["files"]:
+        for name in _files_of(entry):
+            if not store.has(name):
+                raise FileNotFoundError(
+                    f"{store.path(name)}: expected the tensors of the picture, which its sweep "
+                    "wrote; give the folder of the sweep's results"
+                )
             data = store.read(name)
             if hashlib.sha256(data).hexdigest() not in name:
                 raise ValueError(f"{name}: expected the SHA-256 that its name says")
             tensors |= safetensors.torch.load(data)
         patches.append(kind.from_state(entry["values"], tensors))
     return PatchStack(patches)
+
+
+def _files_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of a patch's files: those that are written here, and no others."""
+    names = entry["files"]
+    fits = isinstance(names, list) and all(isinstance(n, str) and _FILE.fullmatch(n) for n in names)
+    if not fits:
+        raise ValueError(f"stack: expected files of tensors in {_FOLDER}/, got {names!r}")
+    return names
 
 
 def stack_from_png(
