@@ -24,10 +24,15 @@ SAG = {"kind": "SelfAttentionGuidance"}
         ({"axes": {"stile.weight": [1]}}, "got 'stile.weight'; did you mean 'style.weight'"),
         ({"axes": {"guidence": [1]}}, "got 'guidence'; did you mean 'guidance'"),
         ({"axes": {"weight": [1]}}, "did you mean 'style.weight'"),
-        ({"axes": {"style.kind": ["Identity"]}}, "axes: style: .*got 'kind'"),
+        ({"axes": {"style.kind": ["Identity"]}}, "axes: expected options of style, got its kind"),
+        ({"axes": {"kind": [1]}}, "axes: expected one of (?!.*style.kind)"),
         ({"pipeline": {"step": 4}}, "pipeline: .*did you mean 'steps'"),
         ({"patches": {"a": {"kind": "ImagePromt"}}}, "did you mean 'ImagePrompt'"),
         ({"patches": {"a": {"kind": "SAG"}}}, "did you mean 'SelfAttentionGuidance'"),
+        (
+            {"patches": {"a": {"kind": "NormalizedAttentionGuidance"}}},
+            "patches.a.kind: .* which is a value in Python, or saved in a file",
+        ),
         ({"patches": {"a": {"kind": "pag"}}}, "did you mean 'PerturbedAttentionGuidance'"),
         ({"patches": {"a": {"kind": "SEG"}}}, "did you mean 'SmoothedEnergyGuidance'"),
         ({"patches": {"a": {"kind": "IMAGE_PROMPT"}}}, "did you mean 'ImagePrompt'"),
@@ -114,6 +119,9 @@ def test_wrong_names(options, text):
         ({"style.shared_softmax": [1]}, "style.shared_softmax: expected true or false, got 1"),
         ({"tokens.regular": ["no"]}, "tokens.regular: expected true or false, got 'no'"),
         ({"style.preset": [3]}, "style.preset: expected a name, or weights of layers, got 3"),
+        ({"seed": [1, True]}, "seed: expected a whole number .* got True"),
+        ({"style.weight": [1, True]}, "style.weight: expected a number, got True"),
+        ({"prompt": ["x"]}, "prompt: expected one of '', ankle boot"),
     ],
 )
 def test_wrong_values(axes, text, tmp_path, face_pack):
@@ -164,6 +172,7 @@ def test_wrong_options_for_pipelines(options, text, tmp_path):
     [
         ({"source": "none"}, "model.source: expected a file or a folder .* got 'none'"),
         ({"source": ""}, "model.source: .* got ''"),
+        ({"source": "attnpatch/fashon"}, f"model.source: .*; did you mean '{FASHION}'"),
         ({"source": "models/none.safetensors"}, "model.source: .* got 'models/none.safetensors'"),
         ({"source": "folder"}, "model.source: expected a folder with a model_index.json"),
         ({"source": FASHION, "dtype": "float16"}, "model.dtype: expected none or 'float32'"),
@@ -210,10 +219,11 @@ def test_wrong_ranges(values, text):
         ({"name": "\ud83d"}, "name: expected a text of Unicode"),
         ({"pipeline": {"prompt": "\ud83d"}}, "prompt: expected a text of Unicode"),
         ({"patches": {"a": {"saved": 3}}}, "patches.a.saved: expected a text, got 3"),
+        ({"patches": {"a": {"saved": "no.safetensors"}}}, "patches.a.saved: .*no.safetensors"),
     ],
 )
 def test_values_that_no_study_has(options, text):
-    with pytest.raises((TypeError, ValueError), match=text):
+    with pytest.raises((OSError, TypeError, ValueError), match=text):
         ap.Study(**{"model": FASHION, "patches": {"style": STYLE}, **options})
 
 

@@ -82,14 +82,24 @@ def _check_axis(name: str, patches: Table) -> None:
     patch, dot, option = name.partition(".")
     if not dot:
         if name not in PIPELINE:
-            dotted = [f"{p}.{o}" for p, spec in patches.items() for o in _names_of(p, spec)]
+            dotted = [f"{p}.{o}" for p, spec in patches.items() for o in _varied(p, spec)]
             raise unknown_name("axes", name, (*PIPELINE, *dotted))
         return
     if patch not in patches:
         raise unknown_name("axes", name, [f"{p}.{option}" for p in patches] or PIPELINE)
-    known = [o for o in _names_of(patch, patches[patch]) if o not in ("patch", "kind")]
+    known = _varied(patch, patches[patch])
+    if option == "kind":
+        raise ValueError(
+            f"axes: expected options of {patch}, got its kind; write a patch for each kind, and "
+            f"switch them by on"
+        )
     if option not in known:
         raise unknown_name(f"axes: {patch}", option, known)
+
+
+def _varied(name: str, spec: Table) -> list[str]:
+    """Return the options of a patch that an axis may name."""
+    return [option for option in _names_of(name, spec) if option not in ("patch", "kind")]
 
 
 def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:

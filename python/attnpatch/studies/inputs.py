@@ -31,6 +31,7 @@ __all__ = ["Inputs", "check_model"]
 
 # What may be said of the model in the package.
 _OF_FASHION = {"image_encoder": None, "family": None, "dtype": "float32"}
+_OWN = FASHION.partition("/")[0] + "/"  # names of the package's own, which no hub has
 _ADAPTER = ("source", "subfolder", "weight_name", "kind", "which", "revision")
 
 
@@ -50,6 +51,8 @@ def check_model(model: Table, folder: Path) -> None:
                     f"model.{name}: expected {expected} for {FASHION}, got {model[name]!r}"
                 )
     else:
+        if model["source"].startswith(_OWN) and not there(model["source"], folder):
+            raise unknown_name("model.source", model["source"], (FASHION,))
         path = _weights("model.source", model["source"], folder)
         if path.is_dir() and not (path / "model_index.json").is_file():
             raise ValueError(

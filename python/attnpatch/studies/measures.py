@@ -40,6 +40,8 @@ def check_measures(measures: Mapping[str, Measure], columns: Iterable[str]) -> N
     TypeError, ValueError
         For what can not be called, and for names that columns of the table have already.
     """
+    if not isinstance(measures, Mapping):
+        raise TypeError(f"measures: expected functions by their names, got {measures!r}")
     taken = {*_COLUMNS, *PIPELINE, *columns}
     for name, function in measures.items():
         if not isinstance(name, str) or not name or name in taken:

@@ -54,7 +54,7 @@ def under(where: str, error: Exception, options: Container[str] = ()) -> Excepti
 def unknown_name(where: str, name: object, known: Iterable[str]) -> ValueError:
     """Return an error that names the nearest of the known names, and all of them, or the first."""
     names = sorted(known)
-    shown = ", ".join(names[:_SHOWN])
+    shown = ", ".join(name or "''" for name in names[:_SHOWN])
     if len(names) > _SHOWN:
         shown += f" and {len(names) - _SHOWN} more"
     near = _nearest(str(name), names)

@@ -108,6 +108,11 @@ def kind_of(spec: Mapping[str, Any], where: str) -> type[Patch]:
             raise ValueError(f"{where}.patch: expected a patch, got {spec['patch']!r}")
         return type(spec["patch"])
     name = spec.get("kind")
+    if name not in KINDS and name in {kind.__name__ for kind in Patch.types.values()}:
+        raise ValueError(
+            f"{where}.kind: expected one of {', '.join(sorted(KINDS))}, got {name}, which is a "
+            "value in Python, or saved in a file"
+        )
     if name not in KINDS:
         raise unknown_name(f"{where}.kind", name, KINDS)
     return KINDS[name]

@@ -14,7 +14,7 @@ from attnpatch.engine import Patch, PatchStack
 from attnpatch.studies.axes import Axes
 from attnpatch.studies.cells import Cell, cell_of
 from attnpatch.studies.check import check_names
-from attnpatch.studies.names import unknown_name
+from attnpatch.studies.names import under, unknown_name
 from attnpatch.studies.table import EMPTY, Table, empty_for_none, frozen, none_for_empty, plain
 from attnpatch.studies.toml import read_toml, to_toml
 from attnpatch.studies.values import boolean, text
@@ -223,7 +223,11 @@ def _with_saved(name: str, spec: Table, folder: Path) -> Table:
     """Read a patch of a stack's file, once."""
     if "saved" not in spec:
         return spec
-    stack = PatchStack.load(folder / text(f"patches.{name}.saved", spec["saved"]))
+    where = f"patches.{name}.saved"
+    try:
+        stack = PatchStack.load(folder / text(where, spec["saved"]))
+    except (OSError, ValueError) as error:
+        raise under(where, error) from error
     place = spec.get("place", 0)
     if not isinstance(place, int) or not 0 <= place < len(stack):
         raise ValueError(
