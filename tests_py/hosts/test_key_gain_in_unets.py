@@ -106,3 +106,27 @@ def test_another_processor_is_refused():
         pytest.raises(ValueError, match=r"KeyGain: expected attention to the text alone at down_b"),
     ):
         run(unet, inputs)
+
+
+def test_an_image_that_sees_no_text_is_an_error():
+    """Attention to no key at all is not a number."""
+    unet = make_unet("sd1")
+    inputs = unet_inputs(unet, batch=1, tokens=9)
+    left, right = torch.zeros(2, 8, 8)
+    left[:, :2], right[:, 4:] = 1, 1
+    texts = inputs["encoder_hidden_states"].split([4, 5], dim=1)
+    _, gap = ap.regional_prompts([(texts[0], left), (texts[1], right)])
+    _, strong = ap.regional_prompts([(texts[0], left), (texts[1], right)], strength=2.0)
+    for patches in (gap, strong, KeyGain(TextKeys(), 0.0)):
+        with ap.attach(unet, patches, cond_or_uncond=(0,)), torch.no_grad():
+            with pytest.raises(ValueError, match="expected tokens that see some of the 9 keys"):
+                unet(**inputs)
+            both = {**inputs, "sample": inputs["sample"].repeat(2, 1, 1, 1)}
+            both["encoder_hidden_states"] = inputs["encoder_hidden_states"].repeat(2, 1, 1)
+            with pytest.raises(ValueError, match="expected tokens that see some"):
+                unet(**both)
+    right[:, 2:] = 1  # no gap
+    _, whole = ap.regional_prompts([(texts[0], left), (texts[1], right)])
+    for patches, roles in ((whole, (0,)), (gap, (1,)), (KeyGain(TextKeys(range(8)), 0.0), (0,))):
+        with ap.attach(unet, patches, cond_or_uncond=roles), torch.no_grad():
+            assert torch.isfinite(unet(**inputs).sample).all()

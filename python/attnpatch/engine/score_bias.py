@@ -92,7 +92,16 @@ class BiasPlan:
         pairs = zip(self._biases, strengths, strict=True)
         terms = [b.term(site, keys, s) for b, s in pairs if s is not None]
         kept = [term for term in terms if term is not None]
-        return Biases(kept, device) if kept else None
+        if not kept:
+            return None
+        blind = _count_blind(kept)
+        if blind:
+            raise ValueError(
+                f"key gains: expected tokens that see some of the {keys} keys each, got {blind} at "
+                f"{site.layer.name} from which gains of 0 hide all of them; give a text that is "
+                "seen everywhere, gains above 0, or masks without gaps between them"
+            )
+        return Biases(kept, device)
 
 
 class Biases:
@@ -179,6 +188,22 @@ class Biases:
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         wide = padded(q, k, v, self._query_bias, self._key_bias, scale)
         return unpadded(host_attention(*wide, scale=scale), self._query_bias, v.shape[-1])
+
+
+def _count_blind(terms: Sequence[BiasTerm]) -> int:
+    """Return the largest number of queries in a row from which the terms hide all keys."""
+    gone = [(term.keys.isneginf(), term.queries.isneginf().any()) for term in terms]
+    hidden = [
+        keys | ((term.keys > 0) & some) for term, (keys, some) in zip(terms, gone, strict=True)
+    ]
+    if not bool(torch.stack(torch.broadcast_tensors(*hidden)).any(0).all(1).any()):
+        return 0  # a key is left to all
+    seen = torch.tensor(True)
+    for term in terms:
+        queries, keys = term.queries[:, :, None], term.keys[:, None, :]
+        taken = (keys.isneginf() & (queries > 0)) | (queries.isneginf() & (keys > 0))
+        seen = seen & ~taken
+    return int((~seen.any(2)).sum(1).max())
 
 
 def _merge(terms: Sequence[BiasTerm]) -> list[tuple[Tensor, Tensor]]:
