@@ -6,6 +6,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import guiders, modular_pipelines
+from diffusers.hooks import HookRegistry, LayerSkipConfig, apply_layer_skip
 from transformer_models import CASES, TEXT
 from transformer_pipelines import SIZE, embeds, rand
 
@@ -122,3 +123,62 @@ def test_texts_that_a_pipeline_brings_to_another_dtype(name):
         found = run(pipeline, inputs)
     with ap.attach(pipeline.transformer, patch, cond_or_uncond=told_by(inputs)):
         assert torch.equal(found, run(pipeline, inputs))
+
+
+SKIPPED = {
+    # where blocks are, of models whose attention diffusers' guiders can skip
+    "QwenImageTransformer2DModel": "transformer_blocks",
+    "ZImageTransformer2DModel": "layers",
+}
+
+
+@pytest.mark.parametrize("first", ["hook", "patch"])
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("name", SKIPPED)
+def test_attention_whose_scores_a_guider_skips(name, zero, first):
+    """There are no scores that a gain could change; in all other layers it acts."""
+    model, arguments = CASES[name].make(), CASES[name].arguments(1)
+    if "encoder_hidden_states_mask" in arguments:
+        arguments["encoder_hidden_states_mask"] = None  # as pipelines give it
+    config = LayerSkipConfig([0], SKIPPED[name], skip_attention=False, skip_attention_scores=True)
+    config.skip_ff = False
+    negative = rand(1, TEXT, 12, seed=9)
+    gains = [
+        ap.KeyGain(ap.TextKeys((1,)), 0.0 if zero else 5.0, rows="all", weight=weight)
+        for weight in (1.0, {1: 1.0})
+    ]
+    pictures = []
+    for gain in gains:
+        patches = [gain, ap.NormalizedAttentionGuidance(negative, scale=4.0)]
+        attachment = None
+        if first == "patch":
+            attachment = ap.attach(model, patches, cond_or_uncond=(0,))
+        apply_layer_skip(model, config)
+        attachment = attachment or ap.attach(model, patches, cond_or_uncond=(0,))
+        with attachment, torch.no_grad():
+            out = model(**arguments, return_dict=False)[0]
+        HookRegistry.check_if_exists_or_initialize(model).remove_hook("layer_skip_hook")
+        pictures.append(torch.stack(list(out)) if isinstance(out, list) else out)
+    assert torch.isfinite(pictures[0]).all()
+    assert torch.equal(*pictures)
+
+
+@pytest.mark.parametrize("name", ["QwenImageAutoBlocks", "ZImageAutoBlocks"])
+def test_a_guider_that_perturbs_attention(name):
+    """It looks for what it skips by the class of a processor, in the midst of sampling."""
+    pipeline, inputs = make(name)
+    blocks = SKIPPED[f"{PIPELINES[name][0]}Transformer2DModel"]
+    config = LayerSkipConfig([0], blocks, skip_attention=False, skip_attention_scores=True)
+    config.skip_ff = False
+    guider = guiders.PerturbedAttentionGuidance(
+        4.0,
+        perturbed_guidance_config=config,
+        perturbed_guidance_start=0.0,
+        perturbed_guidance_stop=1.0,
+    )
+    pipeline.update_components(guider=guider)
+    plain = run(pipeline, inputs)
+    with ap.attach(pipeline, ap.KeyGain(ap.TextKeys((1,)), 5.0, rows="all")):
+        found = run(pipeline, inputs)
+    assert torch.isfinite(found).all() and not torch.allclose(found, plain, atol=1e-3)
+    assert torch.equal(run(pipeline, inputs), plain)

@@ -13,6 +13,7 @@ from torch import Tensor
 from attnpatch.engine import JointLayer, MoreKeys, Site, SiteAttention
 from attnpatch.hosts.diffusers.processor_slot import ProcessorSlot, layer_of
 from attnpatch.hosts.diffusers.running_call import Patched
+from attnpatch.hosts.diffusers.skipping import scores_are_skipped
 from attnpatch.hosts.diffusers.transformer.processor import (
     PatchedProcessor,
     check_processor,
@@ -100,7 +101,7 @@ class PatchedJointLayer(ProcessorSlot):
                 "splits them over devices; turn it off, or take the patches off"
             )
         acting = self.acting(q.shape[1], k.shape[1])
-        if acting is None:
+        if acting is None or scores_are_skipped():
             return _host_dispatch(q, k, v, mask, options, backend)
         attention = functools.partial(_host_attention, mask=mask, options=options, backend=backend)
         as_usual = mask is None and not options.get("is_causal") and not options.get("dropout_p")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch.hosts.diffusers.operators import GraphSite
+from attnpatch.hosts.diffusers.skipping import register_skipping
 
 __all__ = [
     "JointLayer",
@@ -141,7 +142,9 @@ def _patched_class(original: type) -> type:
     # Attention layers hand over the keywords that the processor's signature names.
     call.__wrapped__ = original.__call__  # type: ignore[attr-defined]
     members = {"__slots__": (), "__call__": call}
-    return type(f"Patched{original.__name__}", (PatchedProcessor, original), members)
+    patched = type(f"Patched{original.__name__}", (PatchedProcessor, original), members)
+    register_skipping(patched, original)
+    return patched
 
 
 @functools.lru_cache(maxsize=64)

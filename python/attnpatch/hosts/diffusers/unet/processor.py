@@ -15,6 +15,7 @@ from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads
 from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
 from attnpatch.hosts.diffusers.processor_slot import layer_of
+from attnpatch.hosts.diffusers.skipping import register_skipping
 from attnpatch.hosts.diffusers.unet.projections import (
     Queries,
     add_terms,
@@ -220,4 +221,6 @@ def _patched_class(original: type, processor_type: type[Any]) -> type:
         "attnpatch_fused": name in _FUSED,
         "attnpatch_perturbed": _PERTURBED.get(name, 0),
     }
-    return type(f"Patched{original.__name__}", (processor_type, original), members)
+    patched = type(f"Patched{original.__name__}", (processor_type, original), members)
+    register_skipping(patched, original)
+    return patched
