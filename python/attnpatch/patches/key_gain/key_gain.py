@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnpatch._core import LayerTable
 from attnpatch.engine.joint_layers import JointTable
-from attnpatch.engine.masks import to_mask
+from attnpatch.engine.masks import MASK_RESIZE_MODES, to_mask
 from attnpatch.engine.patch import Patch
 from attnpatch.engine.tokens import TEXT
 from attnpatch.engine.weights import Weight, WeightLike, number
@@ -99,6 +99,10 @@ class KeyGain(Patch):
             self._set(name, value)
         if self.rows not in ROWS:
             raise ValueError(f"rows: expected one of {ROWS}, got {self.rows!r}")
+        if self.mask_resize not in MASK_RESIZE_MODES:
+            raise ValueError(
+                f"mask_resize: expected one of {MASK_RESIZE_MODES}, got {self.mask_resize!r}"
+            )
         if self.mask is not None:
             if isinstance(self.mask, Tensor) and self.mask.requires_grad:
                 raise ValueError(
