@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalized attention guidance in every family of transformers, against its formula in a host."""
 
+import diffusers
 import pytest
 import torch
 from joint_guidance import (
@@ -150,3 +151,47 @@ def test_pipelines(name, guidance):
     assert found.shape == plain.shape
     assert torch.isfinite(found).all() and not torch.allclose(found, plain, atol=1e-4)
     torch.testing.assert_close(picture(), plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [flux, sd3])
+def test_one_text_for_several_images(make):
+    """Some pipelines hand over one row of a text for all latents."""
+    pipeline, arguments = make(1, False)
+    negative = rand(1, *arguments["prompt_embeds"].shape[1:])
+    twice = {k: torch.cat([v, v]) if torch.is_tensor(v) else v for k, v in arguments.items()}
+    with ap.attach(pipeline, patch(negative)):
+        found, right = (
+            pipeline(**given, **SIZE, generator=torch.Generator().manual_seed(0)).images
+            for given in ({**arguments, "num_images_per_prompt": 2}, twice)
+        )
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_caches_that_rows_would_not_fit():
+    """What one step keeps would have the rows of another: two pictures in the place of one."""
+    pipeline, arguments = flux(1, False)
+    model = pipeline.transformer
+    negative = rand(1, *arguments["prompt_embeds"].shape[1:])
+
+    def picture(guidance):
+        with ap.attach(pipeline, guidance):
+            generator = torch.Generator().manual_seed(0)
+            return pipeline(**arguments, **SIZE, generator=generator).images
+
+    broadcast = diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 10001),
+        current_timestep_callback=lambda: 500,
+    )
+    first_block = diffusers.FirstBlockCacheConfig(threshold=0.5)
+    whole, part = patch(negative), patch(negative, end=0.2)
+    for config, allowed in ((broadcast, ()), (first_block, (whole,))):
+        model.enable_cache(config)
+        for guidance in (whole, part):
+            if guidance in allowed:
+                assert len(picture(guidance)) == 1
+                continue
+            with pytest.raises(ValueError, match="negative: expected a transformer without caches"):
+                picture(guidance)
+        model.disable_cache()
+    assert len(picture(part)) == 1

@@ -110,11 +110,14 @@ class NegativeText:
         For each of these rows, (rows, tokens, channels), as the model is given text.
     mask : Tensor or None
         bool (rows, tokens): which tokens are its own; None: all.
+    always : bool
+        Whether such rows have it throughout sampling.
     """
 
     rows: tuple[int, ...]
     text: torch.Tensor
     mask: torch.Tensor | None = None
+    always: bool = True
 
 
 class BoundPatch(ABC):

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["check_caches", "deepcache_of", "own_cache"]
+__all__ = ["check_caches", "check_row_caches", "deepcache_of", "own_cache"]
 
 _DEEPCACHE = "DeepCacheSDHelper"
 # Hooks of diffusers that keep what a module gave from call to call.
@@ -23,6 +23,9 @@ _KEEPING = (
     "taylorseer",
     "sea_",
 )
+# Those that tell cond and uncond calls apart.
+_TELLING = ("fbc_", "mag_cache", "taylorseer", "sea_")
+_TEXT = "text_kv_cache"  # it knows a text by where it lies
 
 
 def deepcache_of(unet: Any) -> Any:
@@ -43,14 +46,44 @@ def check_caches(unet: Any) -> None:
     ValueError
         Naming the hook.
     """
-    for module in unet.modules():
+    for hook, module in _hooks(unet):
+        if hook.startswith(_KEEPING):
+            raise ValueError(
+                "guidance: expected a UNet without caches that its degraded passes would "
+                f"spoil, got the hook {hook!r} at a {module}; disable it or detach the guidance"
+            )
+
+
+def check_row_caches(model: Any, always: bool) -> None:
+    """Raise where hooks of diffusers keep rows that later calls have not, or lack.
+
+    Parameters
+    ----------
+    model
+        A transformer that is given rows of a negative text in this call.
+    always
+        Whether all cond calls of sampling have them.
+
+    Raises
+    ------
+    ValueError
+        Naming the hook.
+    """
+    for hook, module in _hooks(model):
+        if hook.startswith((*_KEEPING, _TEXT)) and not (always and hook.startswith(_TELLING)):
+            raise ValueError(
+                "negative: expected a transformer without caches whose rows the rows of a "
+                f"negative text would not fit, got the hook {hook!r} at a {module}; disable it, "
+                "or detach the guidance; caches that tell cond and uncond apart serve where start "
+                "is 0 and end is 1"
+            )
+
+
+def _hooks(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name of each hook of diffusers, and of its module's class."""
+    for module in model.modules():
         for hook in getattr(module.__dict__.get("_diffusers_hook"), "hooks", ()):
-            if hook.startswith(_KEEPING):
-                raise ValueError(
-                    "guidance: expected a UNet without caches that its degraded passes would "
-                    f"spoil, got the hook {hook!r} at a {type(module).__name__}; disable it or "
-                    "detach the guidance"
-                )
+            yield hook, type(module).__name__
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class BoundJointNormalized(BoundPatch):
             rows,
             patch.negative.index_select(0, places.to(patch.negative.device)),
             None if mask is None else mask.bool().index_select(0, places.to(mask.device)),
+            always=self.window.full,
         )
 
     def edits(self, call: Call, time_key: TimeKey) -> Edits:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND, BoundStack, Call
+from attnpatch.hosts.diffusers.caches import check_row_caches
 from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
 from attnpatch.hosts.diffusers.running_call import Patched
@@ -86,6 +87,7 @@ class TransformerCalls:
                     "negative: expected a call without a cache of references, where rows of a "
                     "negative text come beside, got one with it"
                 )
+            check_row_caches(model, negative.always)
             family = self._model.family
             more = add_negatives(arguments, sequence.batch, negative, family.text_masks)
             sequence = family.sequence(model, more)

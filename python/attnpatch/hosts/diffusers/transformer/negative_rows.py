@@ -49,7 +49,7 @@ def add_negatives(
     if isinstance(arguments[name], list):
         made[name] = _lists(arguments[name], batch, negative)
         return made
-    text = arguments[name]
+    text = _each(arguments[name], batch)
     added = negative.text.to(text)
     if added.dim() != text.dim() or added.shape[2:] != text.shape[2:]:
         raise ValueError(
@@ -75,6 +75,11 @@ def add_negatives(
     return made
 
 
+def _each(tensor: Tensor, batch: int) -> Tensor:
+    """Return a tensor with a row for each of the batch, where a pipeline gives one to all."""
+    return tensor.expand(batch, *tensor.shape[1:]) if len(tensor) == 1 else tensor
+
+
 def _sizes(text: Tensor) -> str:
     return ", ".join(map(str, text.shape[2:]))
 
@@ -83,6 +88,7 @@ def _mask(mask: Tensor | None, own: Tensor, text: Tensor, batch: int) -> Tensor:
     """Return which tokens count of all rows; what follows the text's counts."""
     if mask is None:
         mask = torch.ones(batch, text.shape[1], dtype=torch.bool, device=text.device)
+    mask = _each(mask, batch)
     rest = mask.new_ones(len(own), mask.shape[1] - own.shape[1])
     return torch.cat([mask, torch.cat([own.to(mask), rest], dim=1)])
 
