@@ -156,6 +156,14 @@ def test_files_name_what_is_wrong(prompt, tmp_path):
     save_file(tensors, path, {**metadata, "stack": json.dumps(other)})
     with pytest.raises(ValueError, match=r"'unheard_of'; known: .*image_prompt"):
         PatchStack.load(path)
+    for damaged in ({"patches": [{}]}, {}, {"patches": 3}, [], {"patches": [{"kind": [1]}]}):
+        save_file(tensors, path, {**metadata, "stack": json.dumps(damaged)})
+        with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):
+            PatchStack.load(path)
+    for data in (b"", b"no safetensors", path.read_bytes()[:-4]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):
+            PatchStack.load(path)
 
 
 def test_equality_sees_every_option_and_tensor(various, prompt, tokens, adapter):

@@ -116,6 +116,14 @@ def test_a_picture_elsewhere_needs_the_folder(results, folder, tmp_path):
             {"stack": [{"kind": "image_prompt", "values": {}, "files": [3]}]},
             r"expected files of tensors in tensors/, got \[3\]",
         ),
+        (
+            {"stack": [{"kind": "image_prompt", "values": {}, "files": []}]},
+            "expected the state of 'image_prompt'",
+        ),
+        (
+            {"stack": [{"kind": "token_merging", "values": 3, "files": []}]},
+            "expected the state of 'token_merging'",
+        ),
     ],
 )
 def test_a_picture_with_metadata_of_others(metadata, text, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -161,24 +161,37 @@ class PatchStack(Shown, Sequence[Patch]):
         Raises
         ------
         ValueError
-            For other files, for a newer format, and for types of patches that are not known.
+            For other files and damaged ones, for a newer format, and for kinds of patches that are
+            not known.
         """
-        with safe_open(path, framework="pt", device=device) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"{path}: expected a file saved by PatchStack.save")
-            if int(metadata["version"]) > _VERSION:
-                raise ValueError(
-                    f"{path}: its format is version {metadata['version']}; "
-                    f"this attnpatch reads up to {_VERSION}"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        patches = []
-        for entry in json.loads(metadata["stack"])["patches"]:
-            patch_type = Patch.types.get(entry["kind"])
-            if patch_type is None:
-                known = ", ".join(sorted(Patch.types))
-                raise ValueError(f"{path}: unknown kind of patch {entry['kind']!r}; known: {known}")
-            own = {name: tensors[full] for name, full in entry["tensors"].items()}
-            patches.append(patch_type.from_state(entry["values"], own))
-        return cls(patches)
+        path = os.fspath(path)
+        try:
+            return cls(_read(path, device))
+        except (AttributeError, KeyError, SafetensorError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected a file saved by PatchStack.save, got another or a damaged one: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _read(path: str | os.PathLike[str], device: str) -> list[Patch]:
+    """Read the patches of a file."""
+    with safe_open(path, framework="pt", device=device) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{path}: expected a file saved by PatchStack.save")
+        if int(metadata["version"]) > _VERSION:
+            raise ValueError(
+                f"{path}: its format is version {metadata['version']}; "
+                f"this attnpatch reads up to {_VERSION}"
+            )
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    patches = []
+    for entry in json.loads(metadata["stack"])["patches"]:
+        patch_type = Patch.types.get(entry["kind"])
+        if patch_type is None:
+            known = ", ".join(sorted(Patch.types))
+            raise ValueError(f"{path}: unknown kind of patch {entry['kind']!r}; known: {known}")
+        own = {name: tensors[full] for name, full in entry["tensors"].items()}
+        patches.append(patch_type.from_state(entry["values"], own))
+    return patches

@@ -95,7 +95,13 @@ def stack_from_json(entries: object, store: Store) -> PatchStack:
             if hashlib.sha256(data).hexdigest() not in name:
                 raise ValueError(f"{name}: expected the SHA-256 that its name says")
             tensors |= safetensors.torch.load(data)
-        patches.append(kind.from_state(entry["values"], tensors))
+        try:
+            patches.append(kind.from_state(entry["values"], tensors))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"stack: expected the state of {entry['kind']!r}, got {entry['values']!r} and "
+                f"the tensors {', '.join(tensors) or 'none'}: {type(error).__name__}: {error}"
+            ) from error
     return PatchStack(patches)
 
 
