@@ -132,3 +132,32 @@ def test_one_object_as_both_texts_without_guidance_is_cond():
     plain = picture()
     with ap.attach(pipeline, KeyGain(TextKeys((0, 2)), 6.0)):
         assert not torch.allclose(picture(), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("name", ["klein", "qwen", "krea2", "z_image"])
+def test_several_images_of_each_prompt(name, guided):
+    """What there is for each prompt is for all of its images, as in UNets."""
+    pipeline, arguments = PIPELINES[name][0](2, guided)
+    text = arguments["prompt_embeds"][0]
+    masks = torch.stack([torch.eye(5, 3), torch.ones(5, 3)])
+    negative = torch.randn(2, *text.shape, generator=torch.Generator().manual_seed(3))
+
+    def pictures(each):
+        def of_all(x):
+            return x.repeat_interleave(each, 0)
+
+        weight = ap.Weight(samples=of_all(torch.tensor([1.0, 0.4])))
+        patches = [
+            KeyGain(TextKeys((1,)), 6.0, mask=of_all(masks), weight=weight),
+            ap.NormalizedAttentionGuidance(of_all(negative), scale=4.0),
+        ]
+        with ap.attach(pipeline, patches):
+            generator = torch.Generator().manual_seed(0)
+            return pipeline(
+                **arguments, **SIZE, num_images_per_prompt=2, generator=generator
+            ).images
+
+    found = pictures(1)
+    assert len(found) == 4
+    torch.testing.assert_close(found, pictures(2), rtol=1e-6, atol=1e-6)

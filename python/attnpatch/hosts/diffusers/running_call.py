@@ -108,7 +108,7 @@ def describe_call(
         latent=(sample.shape[-2], sample.shape[-1]),
         batch=len(slots),
         chunks=_by_frame(rows.roles, frames),
-        samples=_samples(run, rows, frames, slots),
+        samples=samples_of(run, rows, frames, slots),
         slots=slots,
         crops=_by_frame(rows.crops, frames),
         progress=times[0] if len(points) > 1 else points[0].progress,
@@ -124,7 +124,7 @@ def _by_frame(values: Sequence[Any], frames: int) -> tuple[Any, ...]:
     return tuple(value for value in values for _ in range(frames))
 
 
-def _samples(
+def samples_of(
     run: BoundStack | None, rows: Rows, frames: int, slots: Sequence[int]
 ) -> tuple[int, ...] | None:
     """Which sample each row is, where several images are made of each prompt.

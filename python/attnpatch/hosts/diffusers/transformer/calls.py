@@ -17,7 +17,7 @@ from attnpatch.engine import COND, UNCOND, BoundStack, Call
 from attnpatch.hosts.diffusers.caches import check_row_caches
 from attnpatch.hosts.diffusers.checkpointing import Checkpointing
 from attnpatch.hosts.diffusers.running import Running, running_pipeline
-from attnpatch.hosts.diffusers.running_call import Patched
+from attnpatch.hosts.diffusers.running_call import Patched, samples_of
 from attnpatch.hosts.diffusers.schedule import TimestepReader
 from attnpatch.hosts.diffusers.transformer.negative_rows import add_negatives, first_rows
 from attnpatch.hosts.diffusers.transformer.rows import rows_of_text
@@ -78,7 +78,7 @@ class TransformerCalls:
         if run is not None and run.time_dependent:
             sigmas = self._sigmas(pipeline, sequence)
             sigma = sigmas[0] if len(sigmas) == 1 else sigmas
-        running.call = _describe(sequence, rows, sigma)
+        running.call = _describe(run, sequence, rows, sigma)
         negative = None if run is None else run.negative_text(running.call)
         more = None
         if negative is not None:
@@ -95,7 +95,8 @@ class TransformerCalls:
             if isinstance(sigma, tuple):
                 sigma = (*sigma, *(sigma[row] for row in negative.rows))
             negatives = (-1,) * (sequence.batch - len(negative.rows)) + negative.rows
-            running.call = replace(_describe(sequence, rows, sigma), negatives=negatives)
+            described = _describe(run, sequence, rows, sigma)
+            running.call = replace(described, negatives=negatives)
         if run is not None:
             names = {name for _, keys in sequence.attentions for name in keys.names}
             run.check_spans(running.call, tuple(sorted(names)))
@@ -168,12 +169,12 @@ class TransformerCalls:
         return self._read_sigma(sigma)
 
 
-def _describe(sequence: Sequenced, rows: Rows, sigma: Any) -> Call:
+def _describe(run: BoundStack | None, sequence: Sequenced, rows: Rows, sigma: Any) -> Call:
     return Call(
         latent=sequence.grid,
         batch=sequence.batch,
         chunks=rows.roles,
-        samples=rows.samples,
+        samples=samples_of(run, rows, 1, rows.slots),
         slots=rows.slots,
         sigma=sigma,
         progress=_progress(sigma),
