@@ -170,6 +170,15 @@ def test_other_pictures_in_the_folder_are_named(server):
     assert "0 done, 6 queued; beside 6 pictures of other" in server.run(other)["2"][1]
 
 
+@pytest.mark.parametrize("name", ["index.html", "study.toml", "pictures/mine.png"])
+def test_files_of_others_are_not_written_over(server, out, name):
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"got {name.partition('/')[0]}; give another"):
+        server.run(workflow())
+    assert (out / name).read_text() == "mine" and not server.prompts
+
+
 def test_a_batch_is_put_side_by_side(server, out):
     server.run(workflow('[[axes]]\n"Paint.text" = ["two"]'))
     server.run_queue()
@@ -349,6 +358,7 @@ def test_the_reader_takes_results_of_the_command(server, folders):
     for number, cell in enumerate(cells):
         record = {"id": cell.id, "place": plain(cell.place), "pipeline": {}, "patched": True}
         record |= {"file": picture_name(cell.id), "seconds_per_step": 1.0, "measures": {}}
+        record |= {"rows": 1, "steps": 1}
         side = 4 + 2 * (number % 2)
         store.write(record["file"], to_png(np.full((side, 6, 3), 255, np.uint8), {}))
         write_records(store, [record])

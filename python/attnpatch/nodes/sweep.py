@@ -20,9 +20,11 @@ from attnpatch.studies.results.publish import publish
 from attnpatch.studies.results.records import (
     Entry,
     done,
+    has_begun,
     is_done,
     picture_name,
     read_order,
+    require_free,
     write_order,
 )
 from attnpatch.studies.results.store import Store
@@ -149,6 +151,8 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     study.check(server.definitions(one["class_type"] for one in study.prompt.values()))
     cells = study.cells(_digest)
     ids = [cell.id for cell in cells]
+    if not has_begun(run.store):
+        require_free(run.store)
     finished = done(run.store, ids)
     there = len(run.store.names("pictures"))
     if len(finished) == len(ids):
@@ -168,8 +172,8 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
 
 
 def _write(run: _Run, study: WorkflowStudy, cells: Sequence[WorkflowCell]) -> None:
-    study.write(run.store)
     write_order(run.store, [Entry(cell.id, (cell.place,)) for cell in cells])
+    study.write(run.store)
 
 
 def _queue_all(server: OwnServer, run: _Run, cells: Iterable[WorkflowCell]) -> None:

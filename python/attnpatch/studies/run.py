@@ -27,7 +27,14 @@ from attnpatch.studies.plan import Plan, make_plan, with_unpatched
 from attnpatch.studies.progress import Progress, Quiet, make_progress
 from attnpatch.studies.results.loading import StudyResults, load_study
 from attnpatch.studies.results.publish import publish
-from attnpatch.studies.results.records import Entry, Record, done, has_begun, write_order
+from attnpatch.studies.results.records import (
+    Entry,
+    Record,
+    done,
+    has_begun,
+    require_free,
+    write_order,
+)
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.study import Study
 from attnpatch.studies.table import Table
@@ -36,19 +43,6 @@ from attnpatch.studies.values import whole
 __all__ = ["run_study"]
 
 logger = logging.getLogger("attnpatch")
-_NAMES = (
-    "cells.json",
-    "index.html",
-    "page",
-    "pictures",
-    "records",
-    "sheet.png",
-    "study.safetensors",
-    "study.toml",
-    "table.csv",
-    "table.parquet",
-    "tensors",
-)
 
 
 def run_study(
@@ -152,12 +146,7 @@ def _require(store: Store, resume: bool) -> None:
             f"{store.location}: expected no results, got those of a sweep; resume it, or give "
             "another folder"
         )
-    others = [name for name in _NAMES if store.exists(name)]
-    if others:
-        raise FileExistsError(
-            f"{store.location}: expected a folder without files of the names that results have, "
-            f"got {', '.join(others)}; give another folder"
-        )
+    require_free(store)
 
 
 def _engine_of(engine: Any, options: Mapping[str, Any], model: Any) -> Engine:

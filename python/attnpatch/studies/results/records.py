@@ -25,6 +25,7 @@ __all__ = [
     "picture_name",
     "placed",
     "read_order",
+    "require_free",
     "write_order",
     "write_records",
 ]
@@ -51,6 +52,19 @@ class Record(_Written, total=False):
 
 logger = logging.getLogger("attnpatch")
 _FOLDER, _ORDER = "records", "cells.json"
+_NAMES = (
+    _ORDER,
+    "index.html",
+    "page",
+    "pictures",
+    _FOLDER,
+    "sheet.png",
+    "study.safetensors",
+    "study.toml",
+    "table.csv",
+    "table.parquet",
+    "tensors",
+)
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "id": str,
     "place": dict,
@@ -128,6 +142,22 @@ def write_order(store: Store, order: Sequence[Entry]) -> None:
 def has_begun(store: Store) -> bool:
     """Whether a sweep has written here; a study beside may be the user's own file."""
     return store.has(_ORDER) or (store.has("study.toml") and store.exists(_FOLDER))
+
+
+def require_free(store: Store) -> None:
+    """Make sure that a sweep that begins writes over no files of others.
+
+    Raises
+    ------
+    FileExistsError
+        Naming them.
+    """
+    others = [name for name in _NAMES if store.exists(name)]
+    if others:
+        raise FileExistsError(
+            f"{store.location}: expected a folder without files of the names that results have, "
+            f"got {', '.join(others)}; give another folder"
+        )
 
 
 def read_order(store: Store) -> list[Entry]:
