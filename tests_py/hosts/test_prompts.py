@@ -153,6 +153,9 @@ def test_tokens_of_one_text():
     assert word_at(tokens, "red") == (1,)
     assert word_at(tokens, "red hat") == (1, 2)
     assert word_at(tokens, "blur") == (4,)
+    as_long_as_clips = encode_text(flux(), TEXT, 77)
+    assert as_long_as_clips.count == 77
+    assert word_at(as_long_as_clips, "red") == (1,)
 
 
 def test_tokens_of_texts_in_a_row():

@@ -214,7 +214,7 @@ def _by_text(
         return [(call, -dropped) for call in calls[:1] if call.mask[0]]
     whole = [(call, 0) for call in calls if len(call.ids) == count]
     if whole:
-        return whole[:1]
+        return whole[-1:]  # encoders that give a pooled text alone come first
     kept = [call for call in calls if sum(call.mask) == count]
     if kept:
         return [(kept[0], -call.mask.index(1)) for call in kept[:1]]
