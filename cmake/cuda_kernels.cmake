@@ -26,7 +26,11 @@ endif()
 enable_language(CUDA)
 # CMake 3.25 does not know it yet.
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
-find_package(CUDAToolkit REQUIRED)
+include(cmake/cuda_toolkit.cmake)
+if(NOT CUDAToolkit_FOUND)
+  message(FATAL_ERROR "ATTNPATCH_CUDA: ${CMAKE_CUDA_COMPILER} is there, CUDA's headers and static runtime are not; "
+                      "CUDAToolkit_ROOT names their folder")
+endif()
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/cuda/*.cu)
 add_library(attnpatch_cuda STATIC ${cuda_sources})
