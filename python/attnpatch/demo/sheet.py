@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from attnpatch.demo.fonts import font_for
 
 PAGE = (20, 22, 27)
 INK = (236, 238, 242)
@@ -82,11 +84,11 @@ class _Pen:
     def text(
         self, corner: tuple[float, float], text: str, size: int, colour: tuple[int, int, int]
     ) -> None:
-        font = ImageFont.load_default(size * SCALE)
+        font = font_for(text, size * SCALE)
         self.draw.text((corner[0] * SCALE, corner[1] * SCALE), text, fill=colour, font=font)
 
     def width(self, text: str, size: int) -> float:
-        return self.draw.textlength(text, ImageFont.load_default(size * SCALE)) / SCALE
+        return self.draw.textlength(text, font_for(text, size * SCALE)) / SCALE
 
     def rule(self, left: float, right: float, top: float) -> None:
         line = [(left * SCALE, top * SCALE), (right * SCALE, top * SCALE)]
