@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_library import CALLS, count_operators, flat
 
 from attnpatch.ops import admission, library, pool_tokens
-from attnpatch.ops.admission import Verdict, choice, class_of
+from attnpatch.ops.admission import Verdict, choice, class_of, tune
 from attnpatch.ops.admission.choice import Table
 
 X = torch.zeros(2, 20, 6)
@@ -42,15 +42,27 @@ def verdict_on_cpu(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("error", [PermissionError("no"), RuntimeError("no home")])
-def test_a_folder_that_may_not_be_read_has_no_verdicts(error, monkeypatch):
-    """Whoever only imports the package needs no home of theirs."""
-
+def test_a_folder_that_may_not_be_read_has_no_verdicts(monkeypatch):
     def refuse(*_):
-        raise error
+        raise PermissionError("no")
 
     monkeypatch.setattr(Path, "glob", refuse)
     assert not choice.has_verdicts("cpu")
+
+
+def test_who_has_no_home_has_no_verdicts(tmp_path, monkeypatch):
+    """Neither to import the package nor to call its operators on a GPU is one needed."""
+
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ATTNPATCH_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", refuse)
+    assert not choice.has_verdicts("cpu")
+    assert not choice.table_for({"device": "cuda", "name": "any"}, shipped=tmp_path).verdicts
+    with pytest.raises(FileNotFoundError, match="ATTNPATCH_CACHE: expected the name of a folder"):
+        tune.tune("cpu", ["pool_tokens"], ["float32"], run=lambda *_: pytest.fail("measured"))
 
 
 def test_verdicts_of_a_folder_that_may_not_be_read(tmp_path, monkeypatch):

@@ -78,10 +78,9 @@ def table_for(identity: Identity, user: Path | None = None, shipped: Path = SHIP
     identity
         The device and what runs there.
     user, shipped
-        Folders of verdicts: the user's, and those that came with this build.
+        Folders of verdicts: the user's (None: where they lie), and those that came with this build.
     """
     device = str(identity["device"])
-    user = folder() if user is None else user
     for verdicts, source in (
         (read(identity, user), "your verdict"),
         (read_shipped(identity, shipped), "shipped verdict"),
@@ -135,5 +134,5 @@ def has_verdicts(device: str) -> bool:
     """
     try:
         return any(folder().glob(f"{device}-*.json"))
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+    except OSError:
         return False

@@ -15,7 +15,7 @@ from typing import Any
 
 from attnpatch.ops.admission.choice import Table
 from attnpatch.ops.admission.classes import OPERATORS
-from attnpatch.ops.admission.verdicts import Identity, Verdict, write
+from attnpatch.ops.admission.verdicts import Identity, Verdict, folder, write
 
 _BUSY_PERCENT = 10
 
@@ -161,6 +161,7 @@ def tune(
         The file; None: nothing could be found out, and verdicts stay as they were.
     """
     path = None
+    where = folder() if where is None else where  # where there is none, nothing is measured
     for operator in operators:
         words = ["--operator", operator, "--device", device, "--dtype", *dtypes]
         ended = run(words, seconds)

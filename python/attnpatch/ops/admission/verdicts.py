@@ -95,17 +95,31 @@ class Verdict:
 
 
 def folder() -> Path:
-    """Return where the user's verdicts lie: ``$ATTNPATCH_CACHE``, or the system's cache folder."""
+    """Return where the user's verdicts lie: ``$ATTNPATCH_CACHE``, or the system's cache folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where that would be in the home of a user who has none, as in containers.
+    """
     chosen = os.environ.get("ATTNPATCH_CACHE")
     if chosen:
         return Path(chosen) / "verdicts"
+    try:
+        return _cache_folder() / "attnpatch" / "verdicts"
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            "ATTNPATCH_CACHE: expected the name of a folder for verdicts, for there is no home"
+        ) from error
+
+
+def _cache_folder() -> Path:
+    """Return the system's folder for what programs keep of a user."""
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "attnpatch" / "verdicts"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def file_of(identity: Identity, where: Path) -> Path:
@@ -150,12 +164,16 @@ def _order(verdict: Verdict) -> tuple[str, str, str]:
 
 
 def read(identity: Identity, where: Path | None = None) -> list[Verdict] | None:
-    """Read the user's verdicts on what an identity names; None where there are none.
+    """Read the user's verdicts on what an identity names; None where there are none, or no home.
 
     A file that cannot be read is ignored with a warning; so is one of the same device in another
     state, whose differences the log names.
     """
-    where = folder() if where is None else where
+    if where is None:
+        try:
+            where = folder()
+        except FileNotFoundError:
+            return None
     verdicts = _verdicts_in(file_of(identity, where), identity)
     if verdicts is None:
         _name_what_changed(identity, where)
