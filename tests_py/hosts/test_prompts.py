@@ -164,6 +164,9 @@ def test_tokens_of_texts_in_a_row():
     assert tokens.count == 77 + 256
     assert word_at(tokens, "red") == (2, 77 + 1)
     assert word_at(tokens, "blur") == (5, 77 + 4)
+    as_long_as_clips = encode_text(sd3(), TEXT, 77)
+    assert as_long_as_clips.count == 77 + 77
+    assert word_at(as_long_as_clips, "red") == (2, 77 + 1)
 
 
 @pytest.mark.parametrize(("drop", "masked"), [(0, False), (0, True), (7, False), (7, True)])

@@ -182,8 +182,9 @@ def test_stable_diffusion_3_without_its_largest_encoder():
         text_encoder_3=None,
         tokenizer_3=None,
     )
-    words = ap.word_weights(pipeline, "a (red:2) hat")
-    text = pipeline.encode_prompt(**words.arguments, prompt_2=None, prompt_3=None)[0]
-    assert text.shape[1] == 77 + 256
-    numbers = [int(text[0, token, 0]) for token in words.patches[0].keys.tokens]
-    assert tokenizer.decode(numbers) == " red"
+    for length in (256, 77):
+        words = ap.word_weights(pipeline, "a (red:2) hat", max_sequence_length=length)
+        text = pipeline.encode_prompt(**words.arguments, prompt_2=None, prompt_3=None)[0]
+        assert text.shape[1] == 77 + length
+        numbers = [int(text[0, token, 0]) for token in words.patches[0].keys.tokens]
+        assert tokenizer.decode(numbers) == " red"

@@ -8,7 +8,7 @@ import bisect
 import copy
 import inspect
 from collections.abc import Collection, Sequence
-from itertools import accumulate, combinations
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -218,18 +218,13 @@ def _by_text(
     kept = [call for call in calls if sum(call.mask) == count]
     if kept:
         return [(kept[0], -call.mask.index(1)) for call in kept[:1]]
-    # Texts one after the other: encoders that read the same number of tokens are side by side.
-    lengths = list(dict.fromkeys(len(call.ids) for call in calls))
-    for size in range(2, len(lengths) + 1):
-        for some in combinations(lengths, size):
-            if sum(some) == count:
-                starts = accumulate(some[:-1], initial=0)
-                return [
-                    (next(call for call in calls if len(call.ids) == length), start)
-                    for length, start in zip(some, starts, strict=True)
-                ]
     if lacks_encoders:  # the zeros come last
         return [(call, 0) for call in calls[:1] if len(call.ids) < count]
+    # The last encoder's text comes after the first one's; others stand beside that (SD3).
+    for call in calls[1:]:
+        front = count - len(call.ids)
+        if call.tokenizer is calls[-1].tokenizer and front == len(calls[0].ids):
+            return [(calls[0], 0), (call, front)]
     return []
 
 
