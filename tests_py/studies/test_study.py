@@ -64,6 +64,8 @@ def test_true_is_not_one():
         assert table != another and len({table, another}) == 2
         assert table == Table(value=one) == {"value": frozen(one, "value")}
     assert Table(value=1) == Table(value=1.0) and Table() != 3
+    assert Table(value=(1, 2)) == {"value": [1, 2]} != Table(value=(1, True))
+    assert Table(value=(1, 2)) != {"value": {1, 2}}
 
 
 def test_a_study_as_toml(tmp_path):

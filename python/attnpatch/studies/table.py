@@ -16,7 +16,8 @@ __all__ = ["EMPTY", "Table", "empty_for_none", "frozen", "none_for_empty", "plai
 class Table(Mapping[str, Any]):
     """A mapping of names that does not change: it hashes, prints as a dict, pickles.
 
-    It compares as a dict does, but true is not 1, nor false 0: cells differ where their JSON does.
+    It compares as a dict does, lists as tuples; but true is not 1, nor false 0: cells differ where
+    their JSON does.
 
     Parameters
     ----------
@@ -52,10 +53,13 @@ class Table(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
-        return _typed(self) == _typed(other)
+        try:
+            return self.key == (other if isinstance(other, Table) else Table(other)).key
+        except (TypeError, ValueError):  # no table has such values
+            return False
 
     def __hash__(self) -> int:
-        return hash(_typed(self))
+        return hash(self.key)
 
     @property
     def key(self) -> object:
@@ -82,8 +86,6 @@ def _typed(value: object) -> object:
     """Return what a value compares and hashes by: with the type of what is true or false."""
     if isinstance(value, Table):
         return value.key
-    if isinstance(value, Mapping):
-        return frozenset((name, _typed(item)) for name, item in value.items())
     if isinstance(value, tuple):
         return tuple(map(_typed, value))
     return (bool, value) if isinstance(value, bool) else value
