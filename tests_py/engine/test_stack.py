@@ -160,6 +160,9 @@ def test_files_name_what_is_wrong(prompt, tmp_path):
         save_file(tensors, path, {**metadata, "stack": json.dumps(damaged)})
         with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):
             PatchStack.load(path)
+    save_file(tensors, path, {**metadata, "stack": "no JSON"})
+    with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):
+        PatchStack.load(path)
     for data in (b"", b"no safetensors", path.read_bytes()[:-4]):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, overload
 
@@ -167,7 +168,7 @@ class PatchStack(Shown, Sequence[Patch]):
         path = os.fspath(path)
         try:
             return cls(_read(path, device))
-        except (AttributeError, KeyError, SafetensorError, TypeError) as error:
+        except (AttributeError, JSONDecodeError, KeyError, SafetensorError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected a file saved by PatchStack.save, got another or a damaged one: "
                 f"{type(error).__name__}: {error}"
