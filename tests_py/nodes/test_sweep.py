@@ -170,7 +170,7 @@ def test_other_pictures_in_the_folder_are_named(server):
     assert "0 done, 6 queued; beside 6 pictures of other" in server.run(other)["2"][1]
 
 
-@pytest.mark.parametrize("name", ["index.html", "study.toml", "pictures/mine.png"])
+@pytest.mark.parametrize("name", ["index.html", "study.toml", "cells.json", "pictures/mine.png"])
 def test_files_of_others_are_not_written_over(server, out, name):
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("mine")

@@ -17,6 +17,7 @@ import attnpatch as ap
 from attnpatch import cli
 from attnpatch.studies.dry_run import dry_run
 from attnpatch.studies.results.png import read_metadata, to_png
+from attnpatch.studies.results.records import Entry, write_order
 from attnpatch.studies.results.store import Store
 
 pytestmark = pytest.mark.slow
@@ -264,7 +265,9 @@ def test_the_example_by_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("name", ["index.html", "table.csv", "pictures/mine.png", "study.toml"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "table.csv", "pictures/mine.png", "study.toml", "cells.json"]
+)
 def test_files_of_others_are_not_written_over(fashion, tmp_path, name, resume):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
@@ -279,7 +282,7 @@ def test_a_sweep_that_began_meanwhile(fashion, tmp_path, monkeypatch):
     study = make(axes={}, pipeline={"steps": 1})
 
     def begun_by_another(cell):  # asked last before anything is written
-        (tmp_path / "cells.json").write_text("another's")
+        write_order(Store(tmp_path), [Entry("another's", ({},))])
 
     monkeypatch.setattr(fashion, "latent", begun_by_another)
     with pytest.raises(FileExistsError, match="got those of a sweep"):

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, get_origin, get_type_hints
 
 from attnpatch.studies.axes import Axes
 from attnpatch.studies.results.store import Store
@@ -65,16 +65,10 @@ _NAMES = (
     "table.parquet",
     "tensors",
 )
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "id": str,
-    "place": dict,
-    "pipeline": dict,
-    "patched": bool,
-    "file": str,
-    "seconds_per_step": (int, float),
-    "rows": int,
-    "steps": int,
-    "measures": dict,
+# What JSON reads them as; a number may be a whole one.
+_TYPES = {
+    name: (int, float) if kind is float else get_origin(kind) or kind
+    for name, kind in get_type_hints(_Written).items()
 }
 
 
@@ -140,8 +134,13 @@ def write_order(store: Store, order: Sequence[Entry]) -> None:
 
 
 def has_begun(store: Store) -> bool:
-    """Whether a sweep has written here; a study beside may be the user's own file."""
-    return store.has(_ORDER) or (store.has("study.toml") and store.exists(_FOLDER))
+    """Whether a sweep has written here; files of these names alone may be the user's own."""
+    if store.exists(_FOLDER):
+        return store.has(_ORDER) or store.has("study.toml")
+    try:
+        return bool(read_order(store))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def require_free(store: Store) -> None:
