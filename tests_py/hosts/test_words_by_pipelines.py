@@ -145,6 +145,16 @@ def test_texts_of_other_lengths(name):
     assert words_of(pipeline, shorter) == {2.0: "red"}
 
 
+def test_a_word_beyond_the_length_that_a_pipeline_takes_by_itself():
+    """Qwen-Image's call takes 512 tokens, its ``encode_prompt`` 1024."""
+    pipeline = PIPELINES["qwen"]()
+    prompt = "a red hat " * 200 + "(dog:2)"
+    with pytest.raises(ValueError, match=r"among the 512 tokens .* cut before them"):
+        ap.word_weights(pipeline, prompt)
+    longer = ap.word_weights(pipeline, prompt, max_sequence_length=1024)
+    assert words_of(pipeline, longer) == {2.0: "dog"}
+
+
 def test_a_length_that_a_pipeline_does_not_take():
     pipeline = SimpleNamespace(tokenizer=bytes_tokenizer(), encode_prompt=lambda prompt: None)
     with pytest.raises(ValueError, match="max_sequence_length: expected None for SimpleNamespace"):

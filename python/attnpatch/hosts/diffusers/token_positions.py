@@ -7,7 +7,7 @@ from __future__ import annotations
 import bisect
 import copy
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -123,7 +123,7 @@ def encode_text(pipeline: Any, prompt: str, length: int | None = None) -> TextTo
     prompt
         A text, without weights.
     length
-        The ``max_sequence_length`` that the pipeline's call is given; None: none.
+        The ``max_sequence_length`` that the pipeline's call is given; None: its own default.
 
     Raises
     ------
@@ -150,13 +150,14 @@ def encode_text(pipeline: Any, prompt: str, length: int | None = None) -> TextTo
     for name in names:
         twin.__dict__[name] = _Recorder(getattr(pipeline, name), calls)
     arguments = _arguments(twin, prompt, known)
-    if length is not None:
-        if _LENGTH not in known:
-            raise ValueError(
-                f"max_sequence_length: expected None for {type(pipeline).__name__}, whose texts "
-                f"have one length, got {length}"
-            )
-        arguments[_LENGTH] = length
+    if length is not None and _LENGTH not in known:
+        raise ValueError(
+            f"max_sequence_length: expected None for {type(pipeline).__name__}, whose texts have "
+            f"one length, got {length}"
+        )
+    taken = _usual_length(pipeline, known) if length is None else length
+    if taken is not None:
+        arguments[_LENGTH] = taken
     with torch.no_grad():
         encoded = twin.encode_prompt(**arguments)
     count = _count(encoded)
@@ -169,9 +170,19 @@ def encode_text(pipeline: Any, prompt: str, length: int | None = None) -> TextTo
             f"are whose, got tokenizers that make {lengths}"
         )
     spans = tuple(_spans(call, prompt) for call, _ in held)
-    if length is None and _LENGTH in known and any(_is_padded_before(*each) for each in held):
-        length = known[_LENGTH].default
+    if any(_is_padded_before(*each) for each in held):
+        length = taken
     return TextTokens(count, spans, tuple(offset for _, offset in held), length)
+
+
+def _usual_length(pipeline: Any, known: Mapping[str, inspect.Parameter]) -> int | None:
+    """Return the length of texts that a pipeline's call takes by itself; None: it has no say."""
+    if _LENGTH not in known:
+        return None
+    # Of Qwen-Image's call it is another than of its encode_prompt.
+    call = inspect.signature(type(pipeline).__call__).parameters
+    default = call.get(_LENGTH, known[_LENGTH]).default
+    return default if isinstance(default, int) else None
 
 
 def _is_padded_before(call: _Call, offset: int) -> bool:
