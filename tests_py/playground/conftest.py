@@ -12,9 +12,11 @@ from PIL import Image, ImageDraw
 
 from attnpatch.playground.small_model import SmallModel
 
+HELD = 77
+
 # The program, which also notes every name that it looks up and every address that it calls.
 PROGRAM = """
-import signal, socket, sys
+import signal, socket, sys, time
 
 # What is begun in a shell's background ignores it, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,9 +32,22 @@ socket.socket.connect = noting(socket.socket.connect, 1)
 socket.getaddrinfo = noting(socket.getaddrinfo, 0)
 
 from attnpatch.cli import main
+from attnpatch.playground.compare import Playground
+
+def holding(run):
+    def held(self, settings, on_progress):
+        def tell(share, what):
+            on_progress(share, what)
+            while settings.seed == HELD:
+                time.sleep(0.2)
+                on_progress(share, what)
+        return run(self, settings, tell)
+    return held
+
+Playground.run = holding(Playground.run)
 
 sys.exit(main(sys.argv[2:]))
-"""
+""".replace("HELD", str(HELD))
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,12 @@ def served(tmp_path_factory):
     calls.touch()
     with playing(calls) as (_, line):
         yield Served(line.split()[1], calls)
+
+
+@pytest.fixture
+def held():
+    """The seed whose picture is not ready before it is stopped."""
+    return HELD
 
 
 @pytest.fixture

@@ -154,27 +154,25 @@ def test_a_number_out_of_range_is_said_in_our_words(new_page):
     generate(page)
 
 
-def test_who_clicks_again_and_again_queues_once(new_page):
+def test_who_clicks_again_and_again_queues_once(new_page, held):
     page = new_page()
     joined = []
     page.on("request", lambda request: joined.append("/queue/join" in request.url))
-    field(page, "Steps", 30)
+    field(page, "Seed", held)
     page.dblclick("#generate")
     page.locator("#plain", has_text="step ").wait_for()
     page.click("#generate")
-    page.locator("#times", has_text="With patches").wait_for()
-    assert sum(joined) == 1
+    page.click("#stop")
+    page.locator("#times", has_text="Stopped.").wait_for()
+    field(page, "Seed", 1)
     field(page, "Steps", 3)
     generate(page)
-    assert sum(joined) == 2
+    assert sum(joined) == 2, "once for the picture that was stopped"
 
 
-def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page):
+def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page, held):
     stopped, waiting, served = (new_page() for _ in range(3))
-    field(stopped, "Steps", 100)
-    field(stopped, "Seed", 77)
-    for guidance in ("Self-attention guidance", "Perturbed-attention guidance"):  # slow steps
-        field(stopped, guidance, 1)
+    field(stopped, "Seed", held)
     for page in (waiting, served):
         field(page, "Steps", 3)
     stopped.click("#generate")
@@ -182,12 +180,14 @@ def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page):
     waiting.click("#generate")
     waiting.locator("#plain", has_text="queue").wait_for()
     served.click("#generate")
+    served.locator("#plain", has_text="queue").wait_for()
     waiting.click("#stop")
     waiting.locator("#times", has_text="Stopped.").wait_for()
     stopped.click("#stop")
     stopped.locator("#times", has_text="Stopped.").wait_for()
     served.locator("#times", has_text="With patches").wait_for()
     assert waiting.locator("#times", has_text="With patches").count() == 0, "it left the queue"
+    field(stopped, "Seed", 1)
     for page in (stopped, waiting):
         field(page, "Steps", 3)
         generate(page)

@@ -27,6 +27,7 @@ __all__ = ["PROMPTS", "make_page"]
 PROMPTS = 3
 _PROMPT_FIELDS = ("picture", "weight", "layers", "start", "end", "mask")
 _ALL_TOKENS = "all tokens"
+_STOPPED = "Stopped."
 _INTRODUCTION = """# attnpatch
 Pictures of {title}, without and with patches.
 Give a reference picture or two, turn something, and generate."""
@@ -99,6 +100,7 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
                     button = gr.Button("Generate", variant="primary", elem_id="generate", scale=4)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 outputs = _outputs()
+                times = outputs[2]
         fields = [field for prompt in prompts for field in prompt] + list(rest.values())
         for field in fields:
             if not isinstance(field, gr.Image | gr.ImageEditor):
@@ -122,12 +124,13 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
                     for result in playground.run(settings, tell):
                         yield _shown(result, folder)
                 except Stopped:
-                    return
+                    # Gradio empties all outputs of a run that ends without having given any.
+                    yield [_STOPPED if output is times else gr.skip() for output in outputs]
                 except (TypeError, ValueError) as error:
                     raise gr.Error(str(error), print_exception=False) from None
 
         def stop_running(request: gr.Request) -> object:
-            return "Stopped." if stops.stop(request.session_hash) else gr.skip()
+            return _STOPPED if stops.stop(request.session_hash) else gr.skip()
 
         def wait(request: gr.Request) -> None:
             stops.wait(request.session_hash)
@@ -143,7 +146,7 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
             show_progress_on=outputs[:2],
         )
         # What runs is told, or will be when its turn comes; then the page waits no more.
-        stop.click(stop_running, None, outputs[2], queue=False, api_visibility="private").then(
+        stop.click(stop_running, None, times, queue=False, api_visibility="private").then(
             None, cancels=[running]
         )
     _uploads_only(page)
