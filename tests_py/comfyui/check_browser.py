@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib.metadata import version
 
 import pytest
+from packaging.version import Version
 from PIL import Image
 from real_server import HERE, PACK, running
 
@@ -38,6 +40,9 @@ FOLDERS = {
     "vae_name": "models/vae",
     "image": "input",
 }
+
+# Editors of 2025 do not mark a node whose file is missing before it is queued.
+MARKS_FILES = Version(version("comfyui_frontend_package")) >= Version("1.47")
 
 # Of the graph as the editor has it: boxes with their titles (left, top, width, height), in its own
 # measures.
@@ -161,6 +166,8 @@ def test_an_example_opens_in_the_editor(opened, path):
     queued = opened.evaluate(API)
     for node in queued.values():
         node.pop("_meta", None)
+        if node["class_type"] == "PreviewAny":
+            node["inputs"].pop("preview", None)  # the text box that older editors add
     assert queued == read_api(path)
     assert opened.wrong == []
 
@@ -172,14 +179,23 @@ def are_apart(one, other):
     )
 
 
-def test_a_node_and_a_file_that_are_not_there_are_seen(page):
-    """By what the check above looks at."""
-    node = {"id": 1, "type": "NoSuchNode", "pos": [0, 0], "size": [200, 100], "flags": {}}
+def open_node(page, node_type, values=()):
+    """Open a graph of one node."""
+    node = {"id": 1, "type": node_type, "pos": [0, 0], "size": [200, 100], "flags": {}}
     node |= {"order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {}}
+    node |= {"widgets_values": list(values)} if values else {}
     graph = {"last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": [], "groups": []}
     page.evaluate("async graph => await app.loadGraphData(graph)", graph | {"version": 0.4})
+
+
+def test_a_node_that_is_not_there_is_seen(page):
+    """By what the check above looks at."""
+    open_node(page, "NoSuchNode")
     (seen,) = page.evaluate(SEEN)
     assert not seen["known"]
-    node |= {"type": "IPAdapterModelLoader", "widgets_values": ["none.safetensors"]}
-    page.evaluate("async graph => await app.loadGraphData(graph)", graph | {"version": 0.4})
+
+
+@pytest.mark.skipif(not MARKS_FILES, reason="this ComfyUI has no marks of missing files")
+def test_a_file_that_is_not_there_is_seen(page):
+    open_node(page, "IPAdapterModelLoader", ["none.safetensors"])
     page.wait_for_function("() => app.graph.nodes[0].has_errors")
