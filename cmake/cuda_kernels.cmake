@@ -28,8 +28,9 @@ enable_language(CUDA)
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
 include(cmake/cuda_toolkit.cmake)
 if(NOT CUDAToolkit_FOUND)
-  message(FATAL_ERROR "ATTNPATCH_CUDA: ${CMAKE_CUDA_COMPILER} is there, CUDA's headers and static runtime are not; "
-                      "CUDAToolkit_ROOT names their folder")
+  message(
+    FATAL_ERROR "ATTNPATCH_CUDA: ${CMAKE_CUDA_COMPILER} is there, CUDA's headers and static runtime are not; "
+                "CUDAToolkit_ROOT names their folder")
 endif()
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/cuda/*.cu)
