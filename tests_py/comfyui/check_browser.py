@@ -16,7 +16,7 @@ from packaging.version import Version
 from PIL import Image
 from real_server import HERE, PACK, running
 
-from real_browser import browsing, needs_chromium
+from real_browser import needs_chromium
 
 pytestmark = needs_chromium
 
@@ -94,12 +94,6 @@ def server(tmp_path_factory):
                     folder = "models/clip_vision"
                 write_stand_in(base / folder / named[name])
     with running(base, front_end=True) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
         yield found
 
 

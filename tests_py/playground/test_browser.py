@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from real_browser import PATIENCE, browsing, needs_chromium
+from real_browser import PATIENCE, needs_chromium
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from attnpatch.studies.results.png import to_png
 from attnpatch.studies.results.publish import publish
 from attnpatch.studies.results.records import Entry, picture_name
 from attnpatch.studies.results.store import Store
-from real_browser import PATIENCE, browsing, needs_chromium
+from real_browser import PATIENCE, needs_chromium
 
 FASHION = "attnpatch/fashion"
 STYLE = {"kind": "ImagePrompt", "adapter": FASHION, "picture": f"{FASHION}:3"}
@@ -37,12 +37,6 @@ def records_of(study, store):
             "measures": {"distance": 0.125},
         }
     return [Entry(cell.id, (cell.place,), bool(cell.patches)) for cell in cells], found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 __all__ = ["check_caches", "check_row_caches", "deepcache_of", "own_cache"]
 
 _DEEPCACHE = "DeepCacheSDHelper"
@@ -38,7 +40,7 @@ def deepcache_of(unet: Any) -> Any:
     return None
 
 
-def check_caches(unet: Any) -> None:
+def check_caches(unet: nn.Module) -> None:
     """Raise where degraded passes would spoil what hooks of diffusers keep.
 
     Raises
@@ -54,7 +56,7 @@ def check_caches(unet: Any) -> None:
             )
 
 
-def check_row_caches(model: Any, always: bool) -> None:
+def check_row_caches(model: nn.Module, always: bool) -> None:
     """Raise where hooks of diffusers keep rows that later calls have not, or lack.
 
     Parameters
@@ -79,7 +81,7 @@ def check_row_caches(model: Any, always: bool) -> None:
             )
 
 
-def _hooks(model: Any) -> Iterator[tuple[str, str]]:
+def _hooks(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the name of each hook of diffusers, and of its module's class."""
     for module in model.modules():
         for hook in getattr(module.__dict__.get("_diffusers_hook"), "hooks", ()):

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 from torch.overrides import _get_current_function_mode_stack
 
@@ -14,7 +13,7 @@ __all__ = ["register_skipping", "scores_are_skipped"]
 _MODE = "AttentionScoreSkipFunctionMode"
 
 
-def register_skipping(patched: type[Any], original: type[Any]) -> None:
+def register_skipping(patched: type, original: type) -> None:
     """Let guiders skip processors of ours as they skip those that these stand in for."""
     try:
         registry = import_module("diffusers.hooks._helpers").AttentionProcessorRegistry
