@@ -19,7 +19,7 @@ from attnpatch.shown import Shown
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BoundPatch", "NegativeText", "Patch", "nbytes_of"]
+__all__ = ["BoundPatch", "NegativeText", "Patch", "nbytes_of", "patch_of"]
 
 
 class Patch(Shown, ABC):
@@ -90,6 +90,27 @@ class Patch(Shown, ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, self.state()
+
+
+def patch_of(kind: object, values: Any, tensors: Mapping[str, torch.Tensor]) -> Patch:
+    """Return the patch again, of the kind of this name, from what ``state`` gave.
+
+    Raises
+    ------
+    ValueError
+        For unknown kinds, and for what is not the state of one.
+    """
+    patch_type = Patch.types.get(kind) if isinstance(kind, str) else None
+    if patch_type is None:
+        known = ", ".join(sorted(Patch.types))
+        raise ValueError(f"unknown kind of patch {kind!r}; known: {known}")
+    try:
+        return patch_type.from_state(values, tensors)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected the state of {kind!r}, got {values!r} and the tensors "
+            f"{', '.join(tensors) or 'none'}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def nbytes_of(patches: Iterable[Patch]) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from attnpatch._core import layer_table
 from attnpatch.engine.bound_stack import BoundStack
 from attnpatch.engine.joint_layers import Table
-from attnpatch.engine.patch import Patch, nbytes_of
+from attnpatch.engine.patch import Patch, nbytes_of, patch_of
 from attnpatch.shown import Shown
 
 __all__ = ["PatchStack"]
@@ -189,10 +189,10 @@ def _read(path: str | os.PathLike[str], device: str) -> list[Patch]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     patches = []
     for entry in json.loads(metadata["stack"])["patches"]:
-        patch_type = Patch.types.get(entry["kind"])
-        if patch_type is None:
-            known = ", ".join(sorted(Patch.types))
-            raise ValueError(f"{path}: unknown kind of patch {entry['kind']!r}; known: {known}")
         own = {name: tensors[full] for name, full in entry["tensors"].items()}
-        patches.append(patch_type.from_state(entry["values"], own))
+        kind, values = entry["kind"], entry["values"]
+        try:
+            patches.append(patch_of(kind, values, own))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return patches

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from attnpatch.engine import Patch, PatchStack
+from attnpatch.engine.patch import patch_of
 from attnpatch.studies.results.png import read_metadata
 from attnpatch.studies.results.store import Store
 
@@ -81,10 +81,7 @@ def stack_from_json(entries: object, store: Store) -> PatchStack:
     for entry in entries:
         if not isinstance(entry, Mapping) or not entry.keys() >= {"kind", "values", "files"}:
             raise ValueError(f"stack: expected patches with kind, values and files, got {entry!r}")
-        kind = Patch.types.get(str(entry["kind"]))
-        if kind is None:
-            raise ValueError(f"stack: unknown kind of patch {entry['kind']!r}")
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for name in _files_of(entry):
             if not store.has(name):
                 raise FileNotFoundError(
@@ -96,12 +93,9 @@ def stack_from_json(entries: object, store: Store) -> PatchStack:
                 raise ValueError(f"{name}: expected the SHA-256 that its name says")
             tensors |= safetensors.torch.load(data)
         try:
-            patches.append(kind.from_state(entry["values"], tensors))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"stack: expected the state of {entry['kind']!r}, got {entry['values']!r} and "
-                f"the tensors {', '.join(tensors) or 'none'}: {type(error).__name__}: {error}"
-            ) from error
+            patches.append(patch_of(entry["kind"], entry["values"], tensors))
+        except ValueError as error:
+            raise ValueError(f"stack: {error}") from error
     return PatchStack(patches)
 
 
