@@ -13,13 +13,13 @@ ROOT = Path(__file__).parent.parent / "python"
 ALLOWED = {
     "ops": set(),
     "pictures": {"_native"},
-    "engine": {"ops", "shown"},
+    "engine": {"ops", "devices", "shown"},
     "adapters": {"ops", "pictures", "engine", "faces", "shown", "vision"},
     "patches": {"ops", "engine", "adapters", "faces", "pictures"},
     "hosts": {"ops", "engine", "patches", "adapters", "pictures", "shown"},
     "notebook": {"display", "engine", "hosts", "patches", "pictures"},
     "display": {"engine", "patches", "adapters", "faces", "hosts", "pictures", "shown"},
-    "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo"},
+    "studies": {"engine", "patches", "adapters", "faces", "pictures", "hosts", "demo", "devices"},
 }
 
 

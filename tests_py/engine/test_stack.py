@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import pickle
+import re
 import weakref
 from types import SimpleNamespace
 
@@ -167,6 +168,15 @@ def test_files_name_what_is_wrong(prompt, tmp_path):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"file\.safetensors: .* got another or a damaged one"):
             PatchStack.load(path)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "", "cpu:x", 3.5, None])
+def test_a_wrong_device_is_no_damaged_file(prompt, tmp_path, device):
+    path = tmp_path / "stack.safetensors"
+    PatchStack([prompt()]).save(path)
+    expected = re.escape(f"device: expected one that is here, got {device}: ")
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        PatchStack.load(path, device)
 
 
 def test_equality_sees_every_option_and_tensor(various, prompt, tokens, adapter):

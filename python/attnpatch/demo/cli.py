@@ -150,7 +150,7 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
 def _run_own(args: argparse.Namespace) -> list[Outcome]:
     import torch
 
-    from attnpatch.demo.devices import check_device
+    from attnpatch.devices import check_device
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants

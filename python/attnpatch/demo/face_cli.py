@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_alone(arguments, OF_OWN)
     take_defaults(arguments, OF_OWN)
     from attnpatch.demo import face_page  # needs Pillow and diffusers
-    from attnpatch.demo.devices import check_device
+    from attnpatch.devices import check_device
     from attnpatch.demo.output import check_output
 
     check_device(arguments.device)

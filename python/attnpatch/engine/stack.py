@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attnpatch._core import layer_table
+from attnpatch.devices import check_device
 from attnpatch.engine.bound_stack import BoundStack
 from attnpatch.engine.joint_layers import Table
 from attnpatch.engine.patch import Patch, nbytes_of, patch_of
@@ -162,10 +163,11 @@ class PatchStack(Shown, Sequence[Patch]):
         Raises
         ------
         ValueError
-            For other files and damaged ones, for a newer format, and for kinds of patches that are
-            not known.
+            For a device that is not here, for other files and damaged ones, for a newer format,
+            and for kinds of patches that are not known.
         """
         path = os.fspath(path)
+        check_device(device, "device")
         try:
             return cls(_read(path, device))
         except (AttributeError, JSONDecodeError, KeyError, SafetensorError, TypeError) as error:

@@ -132,7 +132,7 @@ def _load(args: argparse.Namespace) -> PlayModel:
         return SmallModel()
     import torch
 
-    from attnpatch.demo.devices import check_device
+    from attnpatch.devices import check_device
     from attnpatch.demo.own_model import OwnOptions
     from attnpatch.playground.own_model import OwnModel
 

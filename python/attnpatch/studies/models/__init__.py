@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from attnpatch.demo.devices import check_device
+from attnpatch.devices import check_device
 from attnpatch.studies.models.model import Model
 from attnpatch.studies.models.takes import FASHION, Takes, takes_of
 from attnpatch.studies.table import Table

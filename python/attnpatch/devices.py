@@ -26,7 +26,7 @@ def check_device(name: str, where: str = "--device") -> None:
         With torch's own words.
     """
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=torch.device(name))
+    except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).partition("\n")[0]
         raise ValueError(f"{where}: expected one that is here, got {name}: {first}") from error
