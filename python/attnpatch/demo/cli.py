@@ -150,11 +150,11 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
 def _run_own(args: argparse.Namespace) -> list[Outcome]:
     import torch
 
-    from attnpatch.devices import check_device
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants
     from attnpatch.demo.variants import DEFAULT_WEIGHTS, LARGE_REDUCTIONS, plan
+    from attnpatch.devices import check_device
 
     take_defaults(args, OF_OWN)
     check_device(args.device)

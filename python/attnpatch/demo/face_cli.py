@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_alone(arguments, OF_OWN)
     take_defaults(arguments, OF_OWN)
     from attnpatch.demo import face_page  # needs Pillow and diffusers
-    from attnpatch.devices import check_device
     from attnpatch.demo.output import check_output
+    from attnpatch.devices import check_device
 
     check_device(arguments.device)
     check_output(arguments.output)

@@ -132,8 +132,8 @@ def _load(args: argparse.Namespace) -> PlayModel:
         return SmallModel()
     import torch
 
-    from attnpatch.devices import check_device
     from attnpatch.demo.own_model import OwnOptions
+    from attnpatch.devices import check_device
     from attnpatch.playground.own_model import OwnModel
 
     device = args.device or "cpu"
