@@ -24,6 +24,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/branch_factors-inl.h"
@@ -84,11 +85,15 @@ HWY_INLINE void weigh(const Site& site, const KeyBlock& block, const Factors<V>*
     softmax.sum[v] = hn::Mul(softmax.sum[v], softmax.fade[v]);
   }
   if (factors != nullptr) {
-    make_weights<V, Products>(
-        block.count, scores, softmax.sum, [&](int v, FloatVec score) HWY_ATTR {
-          const FloatVec weight = Products::exp2(hn::Sub(score, softmax.top[v]));
-          return hn::IfThenZeroElse(factors->off[v], hn::Mul(weight, factors->value[v]));
-        });
+    make_weights<V, Products>(block.count, scores, softmax.sum, [&](auto& x) HWY_ATTR {
+      constexpr int kVectors = std::extent_v<std::remove_reference_t<decltype(x)>>;
+      for (int i = 0; i < kVectors; ++i) x[i] = hn::Sub(x[i], softmax.top[i % V]);
+      Products::exp2(x);
+      for (int i = 0; i < kVectors; ++i) {
+        x[i] = hn::Mul(x[i], factors->value[i % V]);
+        x[i] = hn::IfThenZeroElse(factors->off[i % V], x[i]);
+      }
+    });
   } else {
     sum_weights<V, Products>(block.count, softmax.top, scores, softmax.sum);
   }
@@ -114,32 +119,56 @@ struct Destination {
   const FloatVec *fade, *share;
   const hn::Mask<FloatTag>* off;  // where nothing of the block is to arrive, or none
   const hn::Mask<FloatTag>* cut;  // where nothing of the whole softmax is, or none
+
+  bool plain() const { return first && last && off == nullptr && cut == nullptr; }
 };
 
+// The products, handed row by row to put(row of [channel][W], its sums).
+template <int V, typename Site, typename Put>
+HWY_INLINE void each_value(const Site& site, const KeyBlock& block, const Put& put) {
+  using Products = typename Site::Products;
+  for (int64_t c = 0; c < site.size; c += 4) {
+    outer_product_sums<V, Products>(site.head.values_from(block.first, c), site.scratch->scores,
+                                    lanes_of<Products>(block.count),
+                                    [&](int row, const FloatVec* sum)
+                                        HWY_ATTR { put((c + row) * V * kLanes, sum); });
+  }
+}
+
+// Most blocks are a whole softmax that all queries see: so they are written without a question.
 template <int V, typename Site>
 HWY_INLINE void add_values(const Site& site, const KeyBlock& block, const Destination<V>& to) {
-  using Products = typename Site::Products;
   const FloatTag d;
-  constexpr int64_t width = V * kLanes;
-  for (int64_t c = 0; c < site.size; c += 4) {
-    outer_product_sums<V, Products>(
-        site.head.values_from(block.first, c), site.scratch->scores,
-        lanes_of<Products>(block.count), [&](int row, const FloatVec* sum) HWY_ATTR {
-          float* part = site.scratch->part + (c + row) * width;
-          float* out = site.scratch->out + (c + row) * width;
-          for (int v = 0; v < V; ++v, part += kLanes, out += kLanes) {
-            FloatVec x = to.off != nullptr ? hn::IfThenZeroElse(to.off[v], sum[v]) : sum[v];
-            if (!to.first) x = hn::MulAdd(hn::Load(d, part), to.fade[v], x);
-            if (!to.last) {
-              hn::Store(x, d, part);
-              continue;
-            }
-            x = hn::Mul(x, to.share[v]);
-            if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
-            hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
-          }
-        });
+  float* const outs = site.scratch->out;
+  if (to.plain() && !to.more) {
+    return each_value<V>(site, block, [&](int64_t at, const FloatVec* sum) HWY_ATTR {
+      for (int v = 0; v < V; ++v)
+        hn::Store(hn::Mul(sum[v], to.share[v]), d, outs + at + v * kLanes);
+    });
   }
+  if (to.plain()) {
+    return each_value<V>(site, block, [&](int64_t at, const FloatVec* sum) HWY_ATTR {
+      for (int v = 0; v < V; ++v) {
+        float* out = outs + at + v * kLanes;
+        hn::Store(hn::MulAdd(sum[v], to.share[v], hn::Load(d, out)), d, out);
+      }
+    });
+  }
+  each_value<V>(site, block, [&](int64_t at, const FloatVec* sum) HWY_ATTR {
+    float* part = site.scratch->part + at;
+    float* out = outs + at;
+    for (int v = 0; v < V; ++v, part += kLanes, out += kLanes) {
+      FloatVec x = to.off != nullptr ? hn::IfThenZeroElse(to.off[v], sum[v]) : sum[v];
+      if (!to.first) x = hn::MulAdd(hn::Load(d, part), to.fade[v], x);
+      if (!to.last) {
+        hn::Store(x, d, part);
+        continue;
+      }
+      x = hn::Mul(x, to.share[v]);
+      if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
+      hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
+    }
+  });
 }
 
 // One softmax over the keys of segments [begin, end), the first of which stands at `key`.

@@ -31,7 +31,10 @@ struct FloatProducts {
   }
   static HWY_INLINE FloatVec query(FloatVec x, FloatVec factor) { return hn::Mul(x, factor); }
   static HWY_INLINE FloatVec score(FloatVec sum, FloatVec) { return sum; }
-  static HWY_INLINE FloatVec exp2(FloatVec x) { return exp2_nonpositive(x); }
+  template <int N>
+  static HWY_INLINE void exp2(FloatVec (&x)[N]) {
+    exp2_nonpositive(x);
+  }
 };
 
 // Has this target code that multiplies pairs of bf16?
@@ -61,7 +64,10 @@ struct BFloat16Products {
   }
   static HWY_INLINE FloatVec query(FloatVec x, FloatVec) { return x; }
   static HWY_INLINE FloatVec score(FloatVec sum, FloatVec factor) { return hn::Mul(sum, factor); }
-  static HWY_INLINE FloatVec exp2(FloatVec x) { return coarse_exp2_nonpositive(x); }
+  template <int N>
+  static HWY_INLINE void exp2(FloatVec (&x)[N]) {
+    coarse_exp2_nonpositive(x);
+  }
 
   // Two weights, rounded to the nearest; of two as near, to the larger. What a NaN becomes is left
   // open: the sum of the weights, by which all are divided, is a NaN.

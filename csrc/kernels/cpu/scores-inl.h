@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/products-inl.h"
 #include "kernels/cpu/vector_math-inl.h"
@@ -91,43 +92,49 @@ HWY_INLINE void score_panel(const float* panel, const float* queries, const Scor
                         });
 }
 
-// Scores of `count` keys become weights, weight(v, score) of vector v, which stand in their place,
-// as lanes of products with values: [key][V vectors], or pairs of keys. Their sums are added to
-// total.
+// Scores of `count` keys become weights, which stand in their place, as lanes of products with
+// values: [key][V vectors], or pairs of keys. weight(x) turns those of a key or two, V vectors
+// each. The weights' sums are added to total.
 template <int V, typename Products, typename Weight>
 HWY_INLINE void make_weights(int64_t count, float* scores, FloatVec* total, const Weight& weight) {
   const FloatTag d;
   constexpr int64_t n = kLanes, width = V * kLanes;
   FloatVec sum[V];
   for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
-  if constexpr (Products::kTerms == 1) {
-    for (int64_t key = 0; key < count; ++key, scores += width) {
+  float* to = scores;
+  const auto take = [&](auto keys) HWY_ATTR {
+    constexpr int kKeys = keys();
+    FloatVec x[kKeys * V];
+    for (int i = 0; i < kKeys * V; ++i) x[i] = hn::Load(d, scores + i * n);
+    weight(x);
+    for (int i = 0; i < kKeys * V; ++i) sum[i % V] = hn::Add(sum[i % V], x[i]);
+    if constexpr (Products::kTerms == 1) {
+      for (int i = 0; i < kKeys * V; ++i) hn::Store(x[i], d, to + i * n);
+      to += kKeys * width;
+    } else {
       for (int v = 0; v < V; ++v) {
-        const FloatVec x = weight(v, hn::Load(d, scores + v * n));
-        sum[v] = hn::Add(sum[v], x);
-        hn::Store(x, d, scores + v * n);
+        const FloatVec second = kKeys == 2 ? x[(kKeys - 1) * V + v] : hn::Zero(d);
+        hn::Store(Products::pair(x[v], second), d, to + v * n);
       }
+      to += width;
     }
-  } else {
-    float* to = scores;
-    for (int64_t key = 0; key < count; key += 2, scores += 2 * width, to += width) {
-      for (int v = 0; v < V; ++v) {
-        const FloatVec first = weight(v, hn::Load(d, scores + v * n));
-        const FloatVec second =
-            key + 1 < count ? weight(v, hn::Load(d, scores + width + v * n)) : hn::Zero(d);
-        sum[v] = hn::Add(sum[v], hn::Add(first, second));
-        hn::Store(Products::pair(first, second), d, to + v * n);
-      }
-    }
-  }
+    scores += kKeys * width;
+  };
+  // More than four vectors at a time would not stay in AVX2's registers.
+  constexpr int kEach = V > 2 && Products::kTerms == 1 ? 1 : 2;
+  int64_t key = 0;
+  for (; key + kEach <= count; key += kEach) take(std::integral_constant<int, kEach>());
+  if (key < count) take(std::integral_constant<int, 1>());
   for (int v = 0; v < V; ++v) total[v] = hn::Add(total[v], sum[v]);
 }
 
 // The weights of a softmax whose largest score is top.
 template <int V, typename Products = FloatProducts>
 HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
-  make_weights<V, Products>(count, scores, total, [top](int v, FloatVec score) HWY_ATTR {
-    return Products::exp2(hn::Sub(score, top[v]));
+  make_weights<V, Products>(count, scores, total, [top](auto& x) HWY_ATTR {
+    constexpr int kVectors = std::extent_v<std::remove_reference_t<decltype(x)>>;
+    for (int i = 0; i < kVectors; ++i) x[i] = hn::Sub(x[i], top[i % V]);
+    Products::exp2(x);
   });
 }
 

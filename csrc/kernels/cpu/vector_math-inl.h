@@ -29,7 +29,7 @@ constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 // its Max makes of a NaN: on Arm, and without vectors, the other operand. The instruction of x86
 // gives the second operand by definition, which saves the comparison there.
 HWY_INLINE FloatVec at_least(FloatVec bound, FloatVec x) {
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE2
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2  // better targets have lower numbers
   return hn::Max(bound, x);
 #else
   return hn::IfThenElse(hn::Lt(x, bound), bound, x);
@@ -45,22 +45,32 @@ HWY_INLINE FloatVec at_least(FloatVec bound, FloatVec x) {
 // bits as an exponent. Below -126 the result stays there: next to the largest exponential, which is
 // 1, that is zero. A NaN stays a NaN, whatever its bits: it goes through the polynomial and a
 // product.
-template <int64_t Count>
-HWY_INLINE FloatVec exp2_by(const float (&powers)[Count], FloatVec x) {
+// Several at a time, step by step: AVX2's registers do not hold the powers, and so each is read
+// once.
+template <int64_t Count, int N>
+HWY_INLINE void exp2_by(const float (&powers)[Count], FloatVec (&x)[N]) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = at_least(hn::Set(d, -126.0f), x);
   const FloatVec magic = hn::Set(d, 12583039.0f);
-  const FloatVec shifted = hn::Add(x, magic);
-  const FloatVec f = hn::Sub(x, hn::Sub(shifted, magic));
-  FloatVec p = hn::Set(d, powers[0]);
-  for (int64_t i = 1; i < Count; ++i) p = hn::MulAdd(p, f, hn::Set(d, powers[i]));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  FloatVec shifted[N], p[N];
+  for (int n = 0; n < N; ++n) {
+    x[n] = at_least(hn::Set(d, -126.0f), x[n]);
+    shifted[n] = hn::Add(x[n], magic);
+    x[n] = hn::Sub(x[n], hn::Sub(shifted[n], magic));
+    p[n] = hn::Set(d, powers[0]);
+  }
+  for (int64_t i = 1; i < Count; ++i) {
+    for (int n = 0; n < N; ++n) p[n] = hn::MulAdd(p[n], x[n], hn::Set(d, powers[i]));
+  }
+  for (int n = 0; n < N; ++n) {
+    x[n] = hn::Mul(p[n], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted[n]))));
+  }
 }
 
 // By minimax polynomials: to a relative error below 1e-7, and, for what is rounded to fewer bits,
 // below 3e-6.
-HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
+template <int N>
+HWY_INLINE void exp2_nonpositive(FloatVec (&x)[N]) {
   constexpr float kPowers[] = {0.000154614448f,
                                0.00134004280f,
                                0.00961805694f,
@@ -68,13 +78,21 @@ HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
                                0.240226507f,
                                0.693147182f,
                                1.0f};
-  return exp2_by(kPowers, x);
+  exp2_by(kPowers, x);
 }
 
-HWY_INLINE FloatVec coarse_exp2_nonpositive(FloatVec x) {
+template <int N>
+HWY_INLINE void coarse_exp2_nonpositive(FloatVec (&x)[N]) {
   constexpr float kPowers[] = {0.00957010221f, 0.0559178591f, 0.240247443f, 0.693121791f,
                                0.999999285f};
-  return exp2_by(kPowers, x);
+  exp2_by(kPowers, x);
+}
+
+// Of one vector.
+HWY_INLINE FloatVec exp2_nonpositive(FloatVec x) {
+  FloatVec one[1] = {x};
+  exp2_nonpositive(one);
+  return one[0];
 }
 
 }  // namespace HWY_NAMESPACE
