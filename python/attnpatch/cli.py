@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("doctor", help="say what is here, what is missing, what brings it")
     doctor.add_arguments(verb)
     verb.set_defaults(run=doctor.run)
+    for verb in verbs.choices.values():
+        verb.set_defaults(parser=verb)
     return parser
 
 
@@ -112,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status: 0, or 1 after an error that the user can mend.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # with the usage of the verb, which says what it takes
+        parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return parsed.run(parsed)
     except BrokenPipeError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 
 from attnpatch_command import doctor, packages
-from attnpatch_command.output import end_quietly
+from attnpatch_command.output import end_quietly, say_when_slow
 
 __all__ = ["main"]
 
@@ -21,7 +21,8 @@ def _run() -> int:
     if sys.argv[1:2] == ["doctor"]:
         return doctor.main(sys.argv[2:])
     try:
-        from attnpatch import cli
+        with say_when_slow("attnpatch: loading torch"):
+            from attnpatch import cli
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         said = str(error)

@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The program's output, which another program may read."""
+"""The program's output: another program may read it, or somebody may wait for it."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["end_quietly"]
+__all__ = ["end_quietly", "say_when_slow"]
 
 _STATUS = 141
 """What shells give of a program that SIGPIPE has ended."""
@@ -38,6 +40,29 @@ def end_quietly(main: Callable[[], int]) -> int:
         # Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _STATUS
+
+
+@contextmanager
+def say_when_slow(text: str, seconds: float = 2.0) -> Iterator[None]:
+    """Where a block takes longer, tell who sits at the terminal what it does.
+
+    Parameters
+    ----------
+    text
+        The line; nothing is written where standard error is no terminal.
+    seconds
+        How long the block may be silent.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(seconds, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _reader_has_gone() -> bool:

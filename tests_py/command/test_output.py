@@ -1,16 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""The program in front of ``| head``: it ends without a word, as other programs do."""
+"""The program in front of ``| head`` ends without a word; who waits at a terminal is told why."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from attnpatch_command.output import end_quietly
+from attnpatch_command.output import end_quietly, say_when_slow
 
 
 def run(code, *arguments):
@@ -71,3 +73,38 @@ def test_the_exit_status_stays():
     assert end_quietly(lambda: 3) == 3
     with pytest.raises(SystemExit, match="4"):
         end_quietly(lambda: sys.exit(4))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def wait_for(text, stream):
+    end = time.monotonic() + 60
+    while stream.getvalue() != text:
+        assert time.monotonic() < end, stream.getvalue()
+        time.sleep(0.01)
+
+
+def test_what_takes_long_is_said_once(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with say_when_slow("loading", seconds=0.0):
+        wait_for("loading\n", terminal)
+    assert terminal.getvalue() == "loading\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "seconds"),
+    [
+        pytest.param(Terminal(), 0.2, id="quick"),
+        pytest.param(io.StringIO(), 0.0, id="no terminal"),
+    ],
+)
+def test_nothing_is_said_of_what_is_quick_or_where_nobody_sits(monkeypatch, stream, seconds):
+    monkeypatch.setattr(sys, "stderr", stream)
+    with say_when_slow("loading", seconds=seconds):
+        time.sleep(0.05 if seconds == 0 else 0)
+    time.sleep(0.3)
+    assert stream.getvalue() == ""

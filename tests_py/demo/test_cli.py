@@ -63,12 +63,23 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
         (["--steps", "1"], "--steps: expected 2 or more, got 1"),
         (["--size", "100"], "--size: expected a multiple of 8, got 100"),
         (["--item", "200"], "items: expected 0 to 199, got 200"),
+        (["--weight", "1", "nan"], "--weight: expected finite numbers, got nan"),
         (["--device", "cuda", "--size", "64"], "--size, --device: expected with --model"),
     ],
 )
 def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):
     assert demo(tmp_path, *arguments)[0] == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["demo", "face", "play", "sweep", "inspect", "convert", "tune"])
+def test_a_misspelled_option_is_answered_with_the_usage_of_its_verb(capsys, verb):
+    words = {"sweep": ["a"], "inspect": ["a"], "convert": ["a", "b"]}.get(verb, [])
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, *words, "--misspelled"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: attnpatch {verb} ")
+    assert said.endswith(f"attnpatch {verb}: error: unrecognized arguments: --misspelled\n")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -104,6 +105,9 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(missing)}: needed with the others of {', '.join(own)}")
     if args.steps < 2:
         raise ValueError(f"--steps: expected 2 or more, got {args.steps}")
+    for weight in args.weight or ():
+        if not math.isfinite(weight):
+            raise ValueError(f"--weight: expected finite numbers, got {weight}")
     if args.size is not None and (args.size <= 0 or args.size % 8):
         raise ValueError(f"--size: expected a multiple of 8, got {args.size}")
     if args.model is None:
