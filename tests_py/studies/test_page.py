@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import attnpatch as ap
-from attnpatch.studies.results import sheet
 from attnpatch.studies.results.png import to_png
 from attnpatch.studies.results.publish import publish
 from attnpatch.studies.results.records import Entry, picture_name
+from attnpatch.studies.results.sheet import section_of
 from attnpatch.studies.results.store import Store
 from real_browser import PATIENCE, needs_chromium
 
@@ -129,14 +129,28 @@ def test_one_cell_has_nothing_to_choose(opened):
     assert page.locator(".cell").count() == 2
 
 
+def captions_of(study, records, store):
+    """What stands under each picture of the sheet, line by line."""
+    rows = section_of(study, records, store).rows
+    return [[tile.caption, *tile.note.split("\n")] for row in rows for tile in row]
+
+
 def test_a_part_of_many_pictures_shows_every_value(tmp_path):
     """Each second one of a grid would leave out each second value of its last axis."""
+    store = Store(tmp_path)
     study = ap.Study(FASHION, {"style": STYLE}, {"seed": range(360), "style.on": [True, False]})
-    records = [{"place": dict(cell.place)} for cell in study.cells()]
-    shown = sheet._some(records)
-    assert len(shown) == 240 and shown == sheet._some(records)
-    assert 90 < sum(record["place"]["style.on"] for record in shown) < 150
-    assert sheet._some(records[:240]) == records[:240]
+    _, found = records_of(ap.Study(FASHION, {"style": STYLE}), store)
+    records = [{**next(iter(found.values())), "place": dict(cell.place)} for cell in study.cells()]
+    lines = [
+        [f"on {str(on).lower()}", f"seed {seed}", "distance 0.125"]
+        for seed in range(360)
+        for on in (True, False)
+    ]
+    shown = captions_of(study, records, store)
+    assert len(shown) == 240 and [one for one in lines if one in shown] == shown
+    assert shown == captions_of(study, records, store)
+    assert 90 < sum(caption == "on true" for caption, *_ in shown) < 150
+    assert captions_of(study, records[:240], store) == lines[:240]
 
 
 def test_a_caption_has_a_line_for_each_axis(tmp_path):
@@ -146,6 +160,6 @@ def test_a_caption_has_a_line_for_each_axis(tmp_path):
     other = {"kind": "ImagePrompt", "adapter": FASHION}
     study = ap.Study(FASHION, {"style": STYLE, "other": other}, axes)
     _, records = records_of(study, store)
-    tile = sheet._tile(next(iter(records.values())), sheet._short_names(study), store)
     lines = ["prompt “”", "mask none", "other.weight 1", "style.weight 0.1235", "distance 0.125"]
-    assert [tile.caption, *tile.note.split("\n")] == ["picture [one.png, two.png]", *lines]
+    (shown,) = captions_of(study, list(records.values())[:1], store)
+    assert shown == ["picture [one.png, two.png]", *lines]

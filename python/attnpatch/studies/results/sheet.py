@@ -16,7 +16,7 @@ from attnpatch.studies.results.png import open_picture
 from attnpatch.studies.results.records import Record, Swept
 from attnpatch.studies.results.store import Store
 
-__all__ = ["make_sheet", "write_sheet"]
+__all__ = ["make_sheet", "section_of", "write_sheet"]
 
 _MOST = 240
 _COLUMNS = 12
@@ -33,16 +33,23 @@ def write_sheet(study: Swept, records: Sequence[Record], store: Store) -> None:
 
 def make_sheet(study: Swept, records: Sequence[Record], store: Store) -> Image.Image:
     """Draw cells, the last axis from left to right; of many cells a part of them."""
+    section = section_of(study, records, store)
+    count = sum(map(len, section.rows))
+    part = "" if count == len(records) else f", {count} of {len(records)} pictures"
+    return contact_sheet("Sweep", f"{study.source}{part}", (section,))
+
+
+def section_of(study: Swept, records: Sequence[Record], store: Store) -> Section:
+    """Return what the sheet shows: pictures and captions, row by row."""
     shown = _some(records)
     columns = _COLUMNS if len(shown) < len(records) else _columns(study)
-    rows = [shown[place : place + columns] for place in range(0, len(shown), columns)]
-    section = Section(
+    names = _short_names(study)
+    tiles = [_tile(record, names, store) for record in shown]
+    return Section(
         study.name,
         ", ".join(study.axis_names) or "one cell",
-        tuple(tuple(_tile(record, _short_names(study), store) for record in row) for row in rows),
+        tuple(tuple(tiles[place : place + columns]) for place in range(0, len(tiles), columns)),
     )
-    part = "" if len(shown) == len(records) else f", {len(shown)} of {len(records)} pictures"
-    return contact_sheet("Sweep", f"{study.source}{part}", (section,))
 
 
 def _some(records: Sequence[Record]) -> list[Record]:
