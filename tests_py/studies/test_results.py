@@ -218,6 +218,30 @@ def test_a_study_that_has_grown_is_completed(fashion, tmp_path):
     assert len(grown) == 12 + 2 and count.count == 4
 
 
+def test_relative_paths_are_found_from_anywhere(fashion, tmp_path, monkeypatch):
+    """And where study and results were moved together."""
+    project = tmp_path / "project"
+    project.mkdir()
+    Image.new("L", (32, 32), 99).save(project / "shoe.png")
+    patches = {"file": {**STYLE, "picture": "shoe.png"}, "value": ap.TokenMerging(ratio=0.25)}
+    options = {"model": fashion, "progress": False}
+    monkeypatch.chdir(project)
+    study = ap.Study(FASHION, patches, {"file.weight": [0.2, 0.4]}, {"steps": 1}, unpatched=False)
+    ap.run_study(study, "out/one", **options)
+    monkeypatch.chdir(tmp_path)
+    project.rename(tmp_path / "moved")
+    results = ap.load_study("moved/out/one")
+    assert results.study == study
+    assert [cell.id for cell in results.study] == [row["id"] for row in results]
+    assert [cell.id for cell in ap.Study.load("moved/out/one/study.toml")] == [
+        row["id"] for row in results
+    ]
+    monkeypatch.chdir("/")
+    assert len(ap.run_study(results.study, tmp_path / "again", **options)) == 2
+    elsewhere = ap.run_study(results.study, "memory://sweeps/paths", **options)
+    assert [cell.id for cell in elsewhere.study] == [row["id"] for row in results]
+
+
 def test_results_go_to_any_location(fashion, results):
     location = "memory://sweeps/one"
     axes = {"style.weight": [0.2], "style.mask": [None], "seed": [0]}

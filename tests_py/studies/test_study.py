@@ -93,6 +93,18 @@ def test_a_study_of_patches_goes_to_a_file_beside(tmp_path):
     again = ap.Study.load(tmp_path / "study.toml")
     assert again == study
     assert [cell.id for cell in again.cells()] == [cell.id for cell in study.cells()]
+    study.save(tmp_path / "study.toml", "..")  # where relative paths start, but for this file's
+    again = ap.Study.load(tmp_path / "study.toml")
+    assert again == study and again.folder.resolve() == tmp_path.parent.resolve()
+
+
+@pytest.mark.parametrize("patches", ["3", "{ a = 3 }", "{ a = { saved = 3 } }"])
+def test_a_folder_beside_wrong_patches(patches):
+    toml = f'folder = ".."\nmodel = {{ source = "{FASHION}" }}\npatches = {patches}'
+    with pytest.raises(TypeError, match=r"^patches(\.a|\.a\.saved)?: expected"):
+        ap.Study.from_toml(toml)
+    with pytest.raises(TypeError, match=r"^folder: expected a text, got 3"):
+        ap.Study.from_toml(toml.replace('".."', "3"))
 
 
 values = st.recursive(

@@ -107,7 +107,7 @@ def run_study(
     _require(store, resume)
     finished = _finished(store, order)
     plan = make_plan(cells, finished)
-    job = Job(model_of(study, model, cells), store.location, rows, dict(given))
+    job = Job(model_of(study, model, cells), store.address, rows, dict(given))
     shown: Progress = Quiet()
     if progress and plan.cells:
         shown = make_progress(plan.cells, _steps(plan), len(finished))
@@ -244,8 +244,18 @@ def _steps(plan: Plan) -> int | None:
 
 
 def _write_study(study: Study, store: Store) -> None:
-    """Write the study beside its results."""
+    """Write the study beside its results, and where its relative paths start."""
     with tempfile.TemporaryDirectory() as folder:
-        study.save(Path(folder) / "study.toml")
+        study.save(Path(folder) / "study.toml", _seen_from(store, study.folder))
         for file in sorted(Path(folder).iterdir()):
             store.write(file.name, file.read_bytes())
+
+
+def _seen_from(store: Store, folder: Path) -> str:
+    """Return a folder's path as results see it, so that they may be moved together."""
+    if store.folder is not None:
+        try:
+            return Path(os.path.relpath(folder.resolve(), store.folder.resolve())).as_posix()
+        except ValueError:  # Windows: another drive
+            pass
+    return folder.as_posix()

@@ -21,7 +21,7 @@ from attnpatch.studies.values import boolean, text
 
 __all__ = ["Study"]
 
-_TOP = ("name", "model", "pipeline", "patches", "axes", "unpatched")
+_TOP = ("name", "folder", "model", "pipeline", "patches", "axes", "unpatched")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Study:
         self._fix("model", _table("model", {"source": model} if isinstance(model, str) else model))
         self._fix("pipeline", _table("pipeline", self.pipeline))
         self._fix("axes", _read_axes(self.axes))
-        self._fix("folder", Path(self.folder))
+        self._fix("folder", Path(self.folder).absolute())
         if not isinstance(self.patches, Mapping):
             raise TypeError(f"patches: expected a table by name, got {type(self.patches).__name__}")
         patches = {}
@@ -129,7 +129,9 @@ class Study:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Study:
-        """Read a TOML file; relative paths in it start at its folder.
+        """Read a TOML file; relative paths in it start at its folder, or at what it calls `folder`.
+
+        The file of a patch that is ``saved`` is always seen from the TOML file's own folder.
 
         Raises
         ------
@@ -159,6 +161,10 @@ class Study:
         if not isinstance(given, list):
             raise TypeError(f"axes: expected tables, got {given!r}")
         axes = tuple(Axes.from_plain(one) for one in given)
+        own = Path(folder)
+        if "folder" in values:
+            folder = own / text("folder", values.pop("folder"))
+            values["patches"] = _seen_from(own, values.get("patches", {}))
         return cls(**values, axes=axes, folder=Path(folder))
 
     def to_toml(self) -> str:
@@ -177,15 +183,25 @@ class Study:
                 )
         return self._toml(self.patches)
 
-    def _toml(self, patches: Mapping[str, Any]) -> str:
+    def _toml(self, patches: Mapping[str, Any], folder: str | None = None) -> str:
         values: dict[str, Any] = {"name": self.name, "unpatched": self.unpatched}
+        if folder is not None:
+            values["folder"] = folder
         tables = {"model": self.model, "pipeline": self.pipeline, "patches": patches}
         values |= empty_for_none(plain(tables))
         values["axes"] = [axes.to_plain() for axes in self.axes]
         return to_toml(values)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the study to a TOML file, and patches that are values to one file beside it."""
+    def save(self, path: str | os.PathLike[str], folder: str | None = None) -> None:
+        """Write the study to a TOML file, and patches that are values to one file beside it.
+
+        Parameters
+        ----------
+        path
+            Of the TOML file.
+        folder : str, optional
+            Where relative paths start, seen from the file's folder; by default at that.
+        """
         path = Path(path)
         values = {name: spec for name, spec in self.patches.items() if "patch" in spec}
         patches: dict[str, Any] = dict(self.patches)
@@ -194,7 +210,7 @@ class Study:
             PatchStack([spec["patch"] for spec in values.values()]).save(beside)
             for place, (name, spec) in enumerate(values.items()):
                 patches[name] = {"saved": beside.name, "place": place, **spec.without("patch")}
-        path.write_text(self._toml(patches), encoding="utf-8")
+        path.write_text(self._toml(patches, folder), encoding="utf-8")
 
 
 def _table(where: str, value: Any) -> Table:
@@ -217,6 +233,18 @@ def _read_axes(axes: Any) -> tuple[Axes, ...]:
     if twice:
         raise ValueError(f"axes: expected each parameter once, got {', '.join(twice)} again")
     return tuple(found)
+
+
+def _seen_from(own: Path, patches: Any) -> Any:
+    """Return patches whose saved files are named by their full paths; what is wrong as it is."""
+    if not isinstance(patches, Mapping):
+        return patches
+    return {
+        name: {**spec, "saved": str(own.absolute() / spec["saved"])}
+        if isinstance(spec, Mapping) and isinstance(spec.get("saved"), str)
+        else spec
+        for name, spec in patches.items()
+    }
 
 
 def _with_saved(name: str, spec: Table, folder: Path) -> Table:

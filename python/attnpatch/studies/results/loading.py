@@ -169,6 +169,8 @@ def _read_study(store: Store) -> Study | WorkflowStudy:
         raise ValueError(f"{path}: expected TOML in UTF-8, got {error}") from None
     if "workflow" in values:
         return WorkflowStudy.read(values, store)
+    if store.folder is not None:
+        return Study.load(store.folder / "study.toml")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("study.toml", "study.safetensors"):
             if store.has(name):

@@ -42,6 +42,11 @@ class Store:
         return posixpath.join(self._root, name)
 
     @property
+    def address(self) -> str:
+        """The location, the same from every working directory."""
+        return str(self.location) if self.folder is None else str(self.folder)
+
+    @property
     def folder(self) -> Path | None:
         """The folder on this machine; None: it is elsewhere."""
         return Path(self._root) if self._local else None
