@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from attnpatch.studies.engines.job import Job, Pool, Unit, Worker
+from attnpatch.studies.engines.job import Job, Pool, Task, TaskPool, Unit, Worker
 from attnpatch.studies.results.records import Record
 
 __all__ = ["Here"]
@@ -22,15 +22,11 @@ class Here:
         yield _Pool(Worker(job, on_step=on_step))
 
 
-class _Pool:
+class _Pool(TaskPool):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def check(self, cells: Unit) -> None:
-        """Load the model, and make sure that all cells fit it."""
-        self._worker.runner.check(cells)
-
-    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
-        """Yield the records of each batch that is done."""
+    def work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Do piece after piece."""
         for unit in units:
-            yield from self._worker.run(unit)
+            yield from self._worker.work(task, unit)

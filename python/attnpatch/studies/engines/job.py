@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from attnpatch.studies.results.store import Store
 from attnpatch.studies.runner import Runner
 from attnpatch.studies.table import Table
 
-__all__ = ["Engine", "Job", "Pool", "Task", "Unit", "Worker", "WorkerLost", "left_of"]
+__all__ = ["Engine", "Job", "Pool", "Task", "TaskPool", "Unit", "Worker", "WorkerLost", "left_of"]
 
 Unit = tuple[Cell, ...]
 Task = Literal["check", "run"]
@@ -76,6 +77,23 @@ class Pool(Protocol):
     def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Yield the records of each batch that is done; pieces in any order."""
         ...
+
+
+class TaskPool(ABC):
+    """A pool whose workers take both tasks alike."""
+
+    @abstractmethod
+    def work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Hand out pieces, and yield the records of each batch that is done, as they come."""
+
+    def check(self, cells: Unit) -> None:
+        """Load the model in one worker, and make sure that all cells fit it."""
+        for _ in self.work("check", [cells]):
+            pass
+
+    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Yield the records of each batch that is done; pieces in any order."""
+        return self.work("run", units)
 
 
 class Engine(Protocol):

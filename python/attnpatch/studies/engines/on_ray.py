@@ -19,6 +19,7 @@ from attnpatch.studies.engines.job import (
     Job,
     Pool,
     Task,
+    TaskPool,
     Unit,
     Worker,
     WorkerLost,
@@ -107,7 +108,7 @@ class Ray:
         return found
 
 
-class _Pool:
+class _Pool(TaskPool):
     """Actors, and what each is at."""
 
     def __init__(
@@ -130,16 +131,8 @@ class _Pool:
         losses = ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
         self._losses: tuple[type[Exception], ...] = losses
 
-    def check(self, cells: Unit) -> None:
-        """Load the model in one actor, and make sure that all cells fit it."""
-        for _ in self._work("check", [cells]):
-            pass
-
-    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
+    def work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
         """Hand out pieces, one at a time to each actor that has started."""
-        return self._work("run", units)
-
-    def _work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
         self._task = task
         self._todo = deque((unit, 1) for unit in units)
         silent = _Silence(self._count)

@@ -21,6 +21,7 @@ from attnpatch.studies.engines.job import (
     Job,
     Pool,
     Task,
+    TaskPool,
     Unit,
     Worker,
     WorkerLost,
@@ -75,7 +76,7 @@ def _check_pickles(job: Job) -> None:
             ) from error
 
 
-class _Pool:
+class _Pool(TaskPool):
     """Processes that live until the sweep ends."""
 
     def __init__(self, job: Job, count: int, on_step: Callable[[int], None]) -> None:
@@ -83,16 +84,8 @@ class _Pool:
         self._processes: list[_Process] = []
         self._done: set[str] = set()
 
-    def check(self, cells: Unit) -> None:
-        """Load the model in one process, and make sure that all cells fit it."""
-        for _ in self._work("check", [cells]):
-            pass
-
-    def run(self, units: Sequence[Unit]) -> Iterator[list[Record]]:
-        """Yield the records of each batch that is done, as they come."""
-        return self._work("run", units)
-
-    def _work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
+    def work(self, task: Task, units: Sequence[Unit]) -> Iterator[list[Record]]:
+        """Hand out pieces, one at a time to each process."""
         todo = deque((unit, 1) for unit in units)
         while len(self._processes) < min(self._count, len(todo)):
             self._processes.append(_Process(self._job, len(self._processes), self._count))
