@@ -153,6 +153,18 @@ def test_what_is_done_or_waits_is_not_queued_again(server, out):
     assert "9 cells, 6 done, 3 queued" in server.run(grown)["2"][1]
 
 
+def test_a_damaged_picture_is_queued_again(server, out):
+    server.run(workflow())
+    server.run_queue()
+    results = ap.load_study(out)
+    picture, file = np.asarray(results.picture(3)), out / results[3]["file"]
+    file.write_bytes(file.read_bytes()[:-40])
+    assert "6 cells, 5 done, 1 queued" in server.run(workflow())["2"][1]
+    server.run_queue()
+    assert server.errors == [] and Paint.runs == 7
+    assert (np.asarray(ap.load_study(out).picture(3)) == picture).all()
+
+
 def test_a_cell_that_fails_is_queued_again(server, out):
     study = '[[axes]]\n"Paint.text" = ["one", "fails"]'
     server.run(workflow(study))

@@ -134,13 +134,20 @@ def test_cells_get_the_measures_that_they_lack(sweep, folder):
         sweep({"bad": lambda picture, cell: 1 / 0}, unpatched=True)
 
 
-def test_a_damaged_picture_is_named(sweep, folder):
-    file = sweep()[0]["file"]
-    (folder / file).write_bytes(b"")
-    with pytest.raises(ValueError, match=f"{file}: expected a picture, got a damaged file; delete"):
-        sweep({"bright": bright})
-    (folder / file).unlink()
-    assert all(row["bright"] > 0 for row in sweep({"bright": bright}))
+@pytest.mark.parametrize("damage", ["empty", "one bit"])
+def test_a_damaged_picture_is_named_and_made_again(sweep, folder, caplog, damage):
+    first = sweep()
+    picture, file = np.asarray(first.picture(0), int), folder / first[0]["file"]
+    data = bytearray(file.read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    file.write_bytes(b"" if damage == "empty" else data)
+    with pytest.raises(ValueError, match=f"{file}: expected a picture, got a damaged file; resume"):
+        ap.load_study(folder).picture(0)
+    with caplog.at_level(logging.WARNING):
+        again = sweep({"bright": bright})
+    assert caplog.text.count(f"{file}: damaged, its cell counts as not done") == 1
+    assert np.abs(np.asarray(again.picture(0), int) - picture).max() <= 1  # of another batch
+    assert all(row["bright"] > 0 for row in again)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"3", b'{"a": 1}'])

@@ -25,6 +25,7 @@ from attnpatch.studies.results.records import (
     picture_name,
     read_order,
     require_free,
+    undamaged,
     write_order,
 )
 from attnpatch.studies.results.store import Store
@@ -153,7 +154,7 @@ def _queue(run: _Run, study: WorkflowStudy, at_most: int) -> Result:
     ids = [cell.id for cell in cells]
     if not has_begun(run.store):
         require_free(run.store)
-    finished = done(run.store, ids)
+    finished = undamaged(run.store, done(run.store, ids))
     there = len(run.store.names("pictures"))
     if len(finished) == len(ids):
         _write(run, study, cells)

@@ -13,7 +13,7 @@ from attnpatch.studies.engines.job import Job, Worker
 from attnpatch.studies.fitting import unlike
 from attnpatch.studies.memory import bytes_text
 from attnpatch.studies.plan import Plan, make_plan
-from attnpatch.studies.results.records import done
+from attnpatch.studies.results.records import done, undamaged
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.run import all_cells, model_of
 from attnpatch.studies.runner import Runner
@@ -45,7 +45,7 @@ def dry_run(
     """
     cells = all_cells(study, model)
     store = Store(folder)
-    finished = done(store, (cell.id for cell in cells))
+    finished = undamaged(store, done(store, (cell.id for cell in cells)))
     plan = make_plan(cells, finished)
     asked = len(study)
     lines = [f"cells: {asked}, and {len(cells) - asked} without patches to measure against"]

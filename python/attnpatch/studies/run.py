@@ -33,6 +33,7 @@ from attnpatch.studies.results.records import (
     done,
     has_begun,
     require_free,
+    undamaged,
     write_order,
 )
 from attnpatch.studies.results.store import Store
@@ -170,7 +171,7 @@ def _finished(store: Store, order: Sequence[Entry]) -> dict[str, Record]:
             store.location,
             len(there) - len(found),
         )
-    return found
+    return undamaged(store, found)
 
 
 def order_of(cells: Sequence[Cell], asked: int) -> list[Entry]:

@@ -18,10 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from attnpatch.studies.results.store import Store
 
-__all__ = ["KEY", "open_picture", "read_metadata", "to_levels", "to_png", "versions"]
+__all__ = ["KEY", "is_whole", "open_picture", "read_metadata", "to_levels", "to_png", "versions"]
 
 KEY = "attnpatch"
 """The text chunk of the PNG."""
+_DAMAGED = (OSError, SyntaxError, ValueError)  # what Pillow says of such a file
 
 
 def to_levels(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -51,14 +52,29 @@ def open_picture(store: Store, name: str) -> Image.Image:
     """
     data = store.read(name)
     try:
+        _verify(data)
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             return image.copy()
-    except (OSError, SyntaxError) as error:
+    except _DAMAGED as error:
         raise ValueError(
-            f"{store.path(name)}: expected a picture, got a damaged file; delete it, and resume "
-            "the sweep to make it again"
+            f"{store.path(name)}: expected a picture, got a damaged file; resume the sweep to make "
+            "it again"
         ) from error
+
+
+def is_whole(store: Store, name: str) -> bool:
+    """Whether a picture of a store is what was written, by the checksums in it."""
+    try:
+        _verify(store.read(name))
+    except _DAMAGED:
+        return False
+    return True
+
+
+def _verify(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        image.verify()
 
 
 def read_metadata(file: str | os.PathLike[str] | bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict, get_origin, get_type_hints
 
 from attnpatch.studies.axes import Axes
+from attnpatch.studies.results.png import is_whole
 from attnpatch.studies.results.store import Store
 from attnpatch.studies.table import plain
 
@@ -26,6 +27,7 @@ __all__ = [
     "placed",
     "read_order",
     "require_free",
+    "undamaged",
     "write_order",
     "write_records",
 ]
@@ -119,7 +121,8 @@ def write_records(store: Store, records: Sequence[Record]) -> None:
 
 def is_done(store: Store, cell_id: str) -> bool:
     """Whether a cell that is a batch of its own is done."""
-    return store.has(picture_name(cell_id)) and store.has(_name([cell_id]))
+    name = picture_name(cell_id)
+    return store.has(_name([cell_id])) and store.has(name) and is_whole(store, name)
 
 
 def _name(ids: Iterable[str]) -> str:
@@ -219,19 +222,30 @@ def done(store: Store, ids: Iterable[str] | None = None) -> dict[str, Record]:
     return found
 
 
+def undamaged(store: Store, records: Mapping[str, Record]) -> dict[str, Record]:
+    """Return the records whose pictures are whole; a warning names the others. Reads them all."""
+    found = {}
+    for cell, record in records.items():
+        if is_whole(store, record["file"]):
+            found[cell] = record
+        else:
+            logger.warning("%s: damaged, its cell counts as not done", store.path(record["file"]))
+    return found
+
+
 def _read(store: Store, name: str) -> list[Record]:
     """Return the records of a file; of one that is damaged none, so that its cells are remade."""
     try:
         records = json.loads(store.read(name))
     except ValueError:
         records = None
-    if isinstance(records, list) and all(map(_is_whole, records)):
+    if isinstance(records, list) and all(map(_is_record, records)):
         return records
     logger.warning("%s: damaged, its cells count as not done", store.path(name))
     return []
 
 
-def _is_whole(record: object) -> bool:
+def _is_record(record: object) -> bool:
     """Whether a record has all that is written of a cell."""
     return (
         isinstance(record, dict)
