@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attnpatch_command import engine, host_folders, packages
 from attnpatch_command.findings import Finding, as_json, as_text
+from attnpatch_command.output import say_when_slow
 
 __all__ = ["add_arguments", "examine", "main", "run"]
 
@@ -50,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; returns the exit status."""
-    findings = examine(arguments.host)
+    with say_when_slow(
+        "attnpatch doctor: asking torch and what is beside it, each in its own process"
+    ):
+        findings = examine(arguments.host)
     print(json.dumps(as_json(findings), indent=1) if arguments.json else as_text(findings))
     return int(any(finding.state == "problem" for finding in findings))
 

@@ -68,11 +68,7 @@ def _host(host: Host, folder: Path) -> Iterator[Finding]:
     version = re.search(r"""version\w*\s*=\s*["']([^"']+)""", text)
     yield Finding("Hosts", host.name, f"{version[1] if version else 'unknown version'} in {folder}")
     for name in host.models:
-        models = folder / "models" / name
-        count = sum(path.is_file() for path in models.rglob("*")) if models.is_dir() else None
-        state = "note" if count is None else "ok"
-        told = "not there" if count is None else f"{count} files"
-        yield Finding("Model folders", f"models/{name}", told, state)
+        yield _models(folder / "models" / name)
     more = folder / "extra_model_paths.yaml"
     if more.is_file():
         text = "names more folders, which ComfyUI looks through and this does not"
@@ -80,6 +76,18 @@ def _host(host: Host, folder: Path) -> Iterator[Finding]:
     packs = folder / "custom_nodes"
     if packs.is_dir():
         yield from _packs(packs)
+
+
+def _models(folder: Path) -> Finding:
+    """Say how many files there are, without those that ComfyUI brings to say what goes there."""
+    name = f"models/{folder.name}"
+    if not folder.is_dir():
+        return Finding("Model folders", name, "not there", "note")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    count = sum(not re.fullmatch("put_.*_here", path.name) for path in files)
+    if count == 0:
+        return Finding("Model folders", name, "empty", "note")
+    return Finding("Model folders", name, "1 file" if count == 1 else f"{count} files")
 
 
 def _packs(packs: Path) -> Iterator[Finding]:

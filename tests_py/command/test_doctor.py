@@ -96,10 +96,18 @@ def test_a_folder_of_comfyui(tmp_path, monkeypatch):
     monkeypatch.delenv(host_folders.COMFYUI_VARIABLE, raising=False)
     assert not list(host_folders.examine([]))
     folder = tmp_path / "ComfyUI"
-    for part in ("models/ipadapter/deeper", "custom_nodes/ComfyUI_IPAdapter_plus"):
+    for part in (
+        "models/ipadapter/deeper",
+        "models/controlnet",
+        "custom_nodes/ComfyUI_IPAdapter_plus",
+    ):
         (folder / part).mkdir(parents=True)
     (folder / "comfyui_version.py").write_text('__version__ = "0.30.0"\n')
     (folder / "models/ipadapter/deeper/a.safetensors").touch()
+    for name in ("put_controlnets_and_t2i_here", "a.safetensors", "b.safetensors"):
+        (folder / "models/controlnet" / name).touch()
+    (folder / "models/clip_vision").mkdir()
+    (folder / "models/clip_vision/put_clip_vision_models_here").touch()
     (folder / "extra_model_paths.yaml").touch()
     for found in (
         by_name(host_folders.examine([folder])),
@@ -109,7 +117,9 @@ def test_a_folder_of_comfyui(tmp_path, monkeypatch):
         ],
     ):
         assert found["ComfyUI"].value == f"0.30.0 in {folder}"
-        assert found["models/ipadapter"].value == "1 files"
+        assert found["models/ipadapter"].value == "1 file"
+        assert found["models/controlnet"].value == "2 files"
+        assert found["models/clip_vision"].value == "empty"
         assert found["models/loras"].state == "note"
         assert found["extra_model_paths.yaml"].state == "note"
         assert found["attnpatch_nodes"].value == "not there"
