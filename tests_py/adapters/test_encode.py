@@ -222,6 +222,14 @@ def test_a_prompt_of_pictures(kind):
         ImagePrompt.from_pictures(adapter, images, ENCODER, strength=1)
 
 
+def test_what_is_no_adapter_is_told():
+    embeds = make_adapter("linear").encode(picture(), ENCODER)
+    with pytest.raises(TypeError, match=r"^adapter: expected what load_image_adapter .*, got str"):
+        ImagePrompt("adapter.safetensors", embeds)
+    with pytest.raises(TypeError, match=r"^adapter: expected what load_image_adapter .*, got str"):
+        ImagePrompt.from_pictures("adapter.safetensors", picture(), ENCODER)
+
+
 class HostVision:
     """A host's model of the same weights, which takes pictures and normalises them itself."""
 

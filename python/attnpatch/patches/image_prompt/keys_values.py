@@ -58,6 +58,14 @@ def is_described(adapter: SiteProjections) -> TypeGuard[Described]:
     return hasattr(adapter, "digest")
 
 
+def check_adapter(adapter: object) -> None:
+    """Raise TypeError for what is no adapter, such as the name of its file."""
+    if not callable(getattr(adapter, "project_sites", None)):
+        raise TypeError(
+            f"adapter: expected what load_image_adapter gives, got {type(adapter).__name__}"
+        )
+
+
 class ImageTokens(Protocol):
     """Image tokens, as ``get_image_embeds`` gives them."""
 
@@ -141,6 +149,7 @@ class KeysValues:
 
         Once for all steps; at each call where tokens or weights require a gradient.
         """
+        check_adapter(adapter)
         cond, uncond = _tokens(embeds)
         metadata = getattr(embeds, "metadata", {})
         made_by = metadata.get("digest")

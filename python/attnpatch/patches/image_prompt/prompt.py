@@ -30,6 +30,7 @@ from attnpatch.patches.image_prompt.keys_values import (
     Embeds,
     KeysValues,
     SiteProjections,
+    check_adapter,
     family_of,
 )
 from attnpatch.patches.image_prompt.options import (
@@ -198,6 +199,7 @@ class ImagePrompt(Patch):
         **options
             The keyword arguments of ``ImagePrompt``.
         """
+        check_adapter(adapter)
         embeds = adapter.encode(
             pictures, encoder, negative=negative, faces=faces, combine=combine, crop=crop
         )
