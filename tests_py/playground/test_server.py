@@ -5,6 +5,7 @@
 import argparse
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,4 +173,7 @@ def test_a_model_needs_an_adapter(capsys):
 def test_without_gradio_it_says_what_brings_it(capsys, monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     assert cli.run(parsed()) == 1
-    assert 'pip install "attnpatch[play]"' in capsys.readouterr().err
+    assert (
+        f'it comes with "{sys.executable}" -m pip install "attnpatch[play]"'
+        in capsys.readouterr().err
+    )

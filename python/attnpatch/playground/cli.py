@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attnpatch_command.packages import PIP
+
 if TYPE_CHECKING:
     from attnpatch.playground.patches import PlayModel
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         print(
             "attnpatch play: Gradio is missing, which makes the page; "
-            'it comes with pip install "attnpatch[play]"',
+            f'it comes with {PIP} "attnpatch[play]"',
             file=sys.stderr,
         )
         return 1
