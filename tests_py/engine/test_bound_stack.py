@@ -318,7 +318,9 @@ def test_no_match_is_an_error(prompt, table):
 
 
 def test_adapters_of_other_unets_are_refused(prompt):
-    with pytest.raises(ValueError, match=r"adapter has 9 sites.*custom.*this UNet has 70 \(SDXL\)"):
+    with pytest.raises(
+        ValueError, match=r"^adapter: .* 70 layers of this UNet \(SDXL\), got .* 9 \(custom\)"
+    ):
         PatchStack([prompt()]).bind("sdxl")
 
 

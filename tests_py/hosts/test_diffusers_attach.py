@@ -248,7 +248,7 @@ def test_errors_name_what_is_wrong(unet):
         attach(torch.nn.Linear(2, 2), prompt())
     with pytest.raises(TypeError, match="patches"):
         attach(unet, ["prompt"])
-    with pytest.raises(ValueError, match=r"has 16 sites .* this UNet has 70"):
+    with pytest.raises(ValueError, match=r"the 70 layers of this UNet .* got one for 16 "):
         attach(make_unet("sdxl"), prompt())
     for wrong in [(), "10", (1, -1), (0.5,)]:
         with pytest.raises(

@@ -350,9 +350,9 @@ def test_errors_name_what_was_given():
         ip_adapter.patch_model(model, [((conds, unconds), stop, weight), 3])
     with pytest.raises(ValueError, match=r"tasks\[0\].*unconds.*got 31 tensors"):
         ip_adapter.patch_model(model, [((conds, unconds[1:]), stop, weight)])
-    with pytest.raises(ValueError, match=r"70 sites.*has 16"):
+    with pytest.raises(ValueError, match=r"the 16 layers of this UNet .*, got one for 70 "):
         ip_adapter.patch_model(model, [make_task(host.SDXL, WIDTH)])
-    with pytest.raises(ValueError, match=r"site 0 has 32 channels.*has 16"):
+    with pytest.raises(ValueError, match=r"expected 16 channels for .* layer 0 .*, got 32"):
         ip_adapter.patch_model(model, [make_task(host.SD1, 2 * WIDTH)])
     patched = ip_adapter.patch_model(model, [make_task(host.SD1, WIDTH, pictures=2)])
     x, contexts = host.make_inputs(host.SD1, batch=3)

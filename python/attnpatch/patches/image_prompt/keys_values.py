@@ -249,14 +249,14 @@ class KeysValues:
             return
         if len(self.channels) != len(table):
             raise ValueError(
-                f"image prompt: the adapter has {len(self.channels)} sites "
-                f"({family_of(self.channels)}); this UNet has {len(table)} ({table.family})"
+                f"adapter: expected one for the {len(table)} layers of this UNet "
+                f"({table.family}), got one for {len(self.channels)} ({family_of(self.channels)})"
             )
         for layer, channels in zip(table, self.channels, strict=True):
             if layer.channels != channels:
                 raise ValueError(
-                    f"image prompt: the adapter's site {layer.index} has {channels} channels; "
-                    f"this UNet's layer {layer.name} has {layer.channels}"
+                    f"adapter: expected {layer.channels} channels for this UNet's layer "
+                    f"{layer.index} ({layer.name}), got {channels}"
                 )
 
     def __eq__(self, other: object) -> bool:
