@@ -64,7 +64,9 @@ def test_an_adapter_of_another_model(fashion, tmp_path):
     save_file(kept, tmp_path / "other.safetensors")
     axes = {"style.weight": [0.5, 1.0], "style.adapter": [FASHION, "other.safetensors"]}
     study = ap.Study(FASHION, {"style": STYLE}, axes, {"steps": 1}, folder=tmp_path)
-    with pytest.raises(ValueError, match=r"style\.adapter: .* the 7 layers of this UNet .* got one for 6 "):
+    with pytest.raises(
+        ValueError, match=r"style\.adapter: .* the 7 layers of this UNet .* got one for 6 "
+    ):
         ap.run_study(study, tmp_path / "out", model=fashion, progress=False)
     assert not (tmp_path / "out").exists()
 
