@@ -21,6 +21,7 @@ __all__ = [
     "files_in",
     "folder",
     "module",
+    "new_file",
     "offload_device",
     "path_of",
     "steps",
@@ -56,10 +57,10 @@ def offload_device() -> torch.device:
 def compute_dtype(model: Any) -> torch.dtype:
     """Tell what the host's `model` computes in: its own dtype, or the one it casts to."""
     inner = getattr(model, "model", None)
-    cast = getattr(inner, "manual_cast_dtype", None)
-    dtype = cast
-    if dtype is None and hasattr(inner, "get_dtype"):
-        dtype = inner.get_dtype()
+    dtype = getattr(inner, "manual_cast_dtype", None)
+    own = getattr(inner, "get_dtype", None)
+    if dtype is None and own is not None:
+        dtype = own()
     return dtype if dtype in _FLOATS else torch.float32
 
 
@@ -120,12 +121,24 @@ def folder(name: str) -> Path:
     RuntimeError
         Outside of a host.
     """
-    paths = module("folder_paths")
-    if paths is None:
-        raise RuntimeError(f"no {name} folder: this node needs ComfyUI, which is not running here")
+    paths = _paths(name)
     if name == "models":
         return Path(paths.models_dir)
     return Path(paths.get_input_directory() if name == "input" else paths.get_output_directory())
+
+
+def new_file(prefix: str, suffix: str) -> Path:
+    """Return a path in the host's output folder, numbered as the host numbers its pictures."""
+    output = str(folder("output"))
+    where, name, counter, _, _ = _paths("output").get_save_image_path(prefix, output)
+    return Path(where) / f"{name}_{counter:05}_{suffix}"
+
+
+def _paths(name: str) -> ModuleType:
+    paths = module("folder_paths")
+    if paths is None:
+        raise RuntimeError(f"no {name} folder: this node needs ComfyUI, which is not running here")
+    return paths
 
 
 def within(name: str, path: str, argument: str) -> Path:

@@ -80,7 +80,7 @@ class OwnServer:
         Refused
             With the server's own words.
         """
-        body = {"prompt": prompt, "extra_data": {"extra_pnginfo": told}}
+        body: dict[str, object] = {"prompt": prompt, "extra_data": {"extra_pnginfo": told}}
         body["partial_execution_targets"] = list(outputs)
         if self._client is not None:
             body["client_id"] = self._client  # whoever began it sees how far it is

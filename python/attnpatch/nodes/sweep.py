@@ -135,7 +135,7 @@ def _needs(*, images: Any = None, **values: Any) -> list[str]:
 def _sweep(*, study: str, at_most: int, images: Any, model: Any = None, **values: Any) -> Result:
     run = _Run(values)
     if run.told is not None and "place" in run.told:
-        return _record(run, images, model)
+        return _record(run, run.told["place"], images, model)
     if run.told is not None:
         return _show(run)
     return _queue(run, run.study(study), at_most)
@@ -203,7 +203,7 @@ def _queue_all(server: OwnServer, run: _Run, cells: Iterable[WorkflowCell]) -> N
         raise
 
 
-def _record(run: _Run, images: Any, model: Any) -> Result:
+def _record(run: _Run, place: Mapping[str, Any], images: Any, model: Any) -> Result:
     """Keep the picture of a cell."""
     description = run.description()
     cell = id_of(description)
@@ -214,7 +214,7 @@ def _record(run: _Run, images: Any, model: Any) -> Result:
             # Several pictures of a batch stand side by side.
             images.detach().cpu().float().permute(1, 0, 2, 3).flatten(1, 2).numpy(),
             description,
-            run.told["place"],
+            place,
             run.store,
             prompt=saving_prompt(
                 {n: run.prompt[n] for n in description["nodes"]}, run.picture, run.node

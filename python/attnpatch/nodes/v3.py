@@ -34,7 +34,7 @@ def make_v3_class(spec: NodeSpec, io: Any) -> type:
             **hidden,
         )
 
-    def execute(cls: type, **values: Any) -> Any:
+    def execute(cls: type, /, **values: Any) -> Any:
         result = spec.call(values | told(cls))
         return io.NodeOutput(*result.values, ui=None if result.ui is None else dict(result.ui))
 
@@ -58,7 +58,7 @@ def make_extension(specs: Sequence[NodeSpec], api: Any) -> Any:
     """Make the object that ``comfy_entrypoint`` returns; `api` is ``comfy_api.latest``."""
     nodes = [make_v3_class(spec, api.io) for spec in specs]
 
-    class Extension(api.ComfyExtension):  # type: ignore[misc, name-defined]
+    class Extension(api.ComfyExtension):  # type: ignore[misc]
         async def get_node_list(self) -> list[type]:
             return nodes
 

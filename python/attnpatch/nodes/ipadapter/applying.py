@@ -159,11 +159,11 @@ def _through(model: Any, adapter: ImageAdapter) -> dict[str, Tensor]:
 
 def _token_options(adapter: ImageAdapter, settings: Settings) -> tuple[tuple[str, Any], ...]:
     """Say how features become tokens, in the adapter's words."""
-    structure = 1.0
-    if adapter.kind == "faceid_plus_v2":
-        structure = settings.face_structure
-        if structure is None:
-            structure = 2 * float(_number(settings.weight, False))
+    structure = settings.face_structure
+    if adapter.kind != "faceid_plus_v2":
+        structure = 1.0
+    elif structure is None:
+        structure = 2 * float(_number(settings.weight, False))
     return (
         ("combine", "batch" if settings.unfold else settings.combine),
         ("shortcut_scale", structure),
@@ -196,7 +196,8 @@ def _known_layers(layers: str, sites: int) -> str:
     pairs = [pair.strip() for pair in layers.replace("\n", ",").split(",") if pair.strip()]
     if table is None:
         return ", ".join(pairs)
-    kept, dropped = [], []
+    kept: list[str] = []
+    dropped: list[str] = []
     for pair in pairs:
         t = pair.split(":")[0].strip()
         outside = t.isdecimal() and int(t) >= table.spatial_count

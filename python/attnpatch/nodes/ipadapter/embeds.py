@@ -74,15 +74,12 @@ def _combine(
 
 
 def _save(*, embeds: Tensor | ImageEmbeds, filename_prefix: str) -> Result:
-    paths = comfy.module("folder_paths")
-    output = comfy.folder("output")
-    where, name, counter, _, _ = paths.get_save_image_path(filename_prefix, str(output))
-    path = Path(where) / f"{name}_{counter:05}_.safetensors"
+    path = comfy.new_file(filename_prefix, ".safetensors")
     if isinstance(embeds, ImageEmbeds):
         embeds.save(path)
     else:
         save_features(path, embeds)
-    return Result((), {"text": (f"saved {path.relative_to(output)}",)})
+    return Result((), {"text": (f"saved {path.relative_to(comfy.folder('output'))}",)})
 
 
 def _saved_files() -> list[str]:

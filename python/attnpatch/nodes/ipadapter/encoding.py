@@ -168,8 +168,9 @@ def encode_reference(
             positive.append(faces)
             negatives.append(torch.zeros_like(faces[:1]))
             continue
-        options = {"batch_size": batch_size, "tiles": tiles, "ratio": ratio}
-        positive.append(encode(clip_vision, image, takes.form, **options))
+        positive.append(
+            encode(clip_vision, image, takes.form, batch_size=batch_size, tiles=tiles, ratio=ratio)
+        )
         if negative is not None:
             negatives.append(encode(clip_vision, negative, takes.form, batch_size=batch_size))
         elif takes.form == "hidden":
