@@ -62,7 +62,7 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
         (["--model", "x"], "--adapter, --image: needed with the others"),
         (["--steps", "1"], "--steps: expected 2 or more, got 1"),
         (["--size", "100"], "--size: expected a multiple of 8, got 100"),
-        (["--item", "200"], "items: expected 0 to 199, got 200"),
+        (["--item", "3", "200"], "--item: expected 0 to 199, got 200"),
         (["--weight", "1", "nan"], "--weight: expected finite numbers, got nan"),
         (["--device", "cuda", "--size", "64"], "--size, --device: expected with --model"),
     ],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("out/demo.png")
 # The first item of each of four classes among the test items that the package carries.
 DEFAULT_ITEMS = (0, 1, 13, 18)
+ITEMS = range(200)
 # Few steps are best for the small model: more add up the errors of guidance.
 EMBEDDED_STEPS, OWN_STEPS = 10, 25
 DTYPES = ("float32", "float16", "bfloat16")
@@ -47,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     embedded = parser.add_argument_group("the model in the package")
     embedded.add_argument(
-        "--item", type=int, nargs="+", default=list(DEFAULT_ITEMS), help="test items, 0 to 199"
+        "--item",
+        type=int,
+        nargs="+",
+        default=list(DEFAULT_ITEMS),
+        help=f"test items, 0 to {ITEMS[-1]}",
     )
     own = parser.add_argument_group("your own model (all three of the first are needed)")
     own.add_argument("--model", help="SD1.5, SD2 or SDXL: a file, a diffusers folder or a model ID")
@@ -105,6 +110,9 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(missing)}: needed with the others of {', '.join(own)}")
     if args.steps < 2:
         raise ValueError(f"--steps: expected 2 or more, got {args.steps}")
+    for item in args.item:
+        if item not in ITEMS:
+            raise ValueError(f"--item: expected 0 to {ITEMS[-1]}, got {item}")
     for weight in args.weight or ():
         if not math.isfinite(weight):
             raise ValueError(f"--weight: expected finite numbers, got {weight}")

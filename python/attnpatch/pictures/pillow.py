@@ -201,4 +201,7 @@ def _upright(image: Image.Image, name: str, file: str) -> Image.Image:
 
 
 def _damaged(name: str, file: str | os.PathLike[str], error: Exception) -> OSError:
-    return OSError(f"{name}: expected a whole picture, got {os.fspath(file)}: {error}")
+    # Pillow's own words for what it does not know name an object of Python.
+    unknown = type(error).__name__ == "UnidentifiedImageError"
+    what = "no kind of picture that Pillow knows" if unknown else error
+    return OSError(f"{name}: expected a whole picture, got {os.fspath(file)}: {what}")
