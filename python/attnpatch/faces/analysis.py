@@ -99,7 +99,9 @@ class FaceAnalysis:
             raise ValueError("sizes, paddings: expected at least one of each")
         try:
             self._detector = native.FaceDetector(files.detector)
-            self._recogniser = files.recogniser and native.FaceRecogniser(files.recogniser)
+            self._recogniser = (
+                None if files.recogniser is None else native.FaceRecogniser(files.recogniser)
+            )
         except ValueError as error:
             raise ValueError(f"{files.source}: {error}") from None
 

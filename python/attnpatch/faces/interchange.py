@@ -101,7 +101,7 @@ class OtherAnalysis:
 
     def _search(self, bgr: npt.NDArray[np.uint8]) -> tuple[Face, ...]:
         detector = getattr(self.analysis, "det_model", None)
-        if not hasattr(detector, "input_size"):
+        if detector is None or not hasattr(detector, "input_size"):
             return tuple(_read_face(face, 0) for face in self.analysis.get(bgr))
         before = {
             name: getattr(detector, name)

@@ -183,7 +183,7 @@ def _upright(image: Image.Image, name: str, file: str) -> Image.Image:
     from PIL import Image
 
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # data that cannot be read raise anything
         what = file or repr(image)
         logger.warning("%s: %s: taken as stored, unreadable EXIF data (%s)", name, what, error)
