@@ -125,6 +125,13 @@ def test_a_busy_gpu_is_refused(monkeypatch, capsys):
     assert "expected a GPU that nobody uses, got one that is 60 % busy" in capsys.readouterr().err
 
 
+def test_devices_that_no_kernel_serves_are_refused_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(tune, "tune", never)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["tune", "--device", "gpu"])
+    assert "--device: expected cpu, cuda or cuda:N, got 'gpu'" in capsys.readouterr().err
+
+
 def test_a_busy_gpu_may_be_asked_for(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("ATTNPATCH_CACHE", str(tmp_path))
     monkeypatch.setattr(tune, "busy_percent", lambda device: 60)

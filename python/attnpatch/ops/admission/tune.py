@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -196,6 +197,12 @@ def lines_about(report: Report) -> list[str]:
     return lines
 
 
+def _device(text: str) -> str:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", text) is None:
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``attnpatch tune`` to a parser."""
     parser.description = (
@@ -203,7 +210,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "own, and keep the verdicts: from then on a kernel serves the calls that it got right and "
         "made faster. Close other programs that use the GPU first."
     )
-    parser.add_argument("--device", default="cuda:0", help="cuda:0, cuda:1, cpu (default: cuda:0)")
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="cuda:0",
+        help="cuda:0, cuda:1, cpu (default: cuda:0)",
+    )
     parser.add_argument("--operator", choices=OPERATORS, nargs="+", default=list(OPERATORS))
     parser.add_argument(
         *("--dtype",), choices=["float16", "bfloat16", "float32"], nargs="+", default=["float16"]
