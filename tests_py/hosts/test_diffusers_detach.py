@@ -103,7 +103,7 @@ def test_replace_takes_other_chunks(unet):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({}, "has 70 sites"), ({"cond_or_uncond": (-1,)}, "cond_or_uncond")],
+    [({}, "got one for 70"), ({"cond_or_uncond": (-1,)}, "cond_or_uncond")],
 )
 def test_what_does_not_fit_replaces_nothing(unet, options, error):
     handle = ap.attach(unet, prompt(0), **GUIDED)

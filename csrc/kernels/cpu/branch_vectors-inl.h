@@ -164,9 +164,11 @@ HWY_INLINE void add_values(const Site& site, const KeyBlock& block, const Destin
         hn::Store(x, d, part);
         continue;
       }
-      x = hn::Mul(x, to.share[v]);
-      if (to.cut != nullptr) x = hn::IfThenZeroElse(to.cut[v], x);
-      hn::Store(to.more ? hn::Add(hn::Load(d, out), x) : x, d, out);
+      // Rounded as above: a mask of ones changes no bit.
+      const FloatVec before = to.more ? hn::Load(d, out) : hn::Zero(d);
+      x = to.more ? hn::MulAdd(x, to.share[v], before) : hn::Mul(x, to.share[v]);
+      if (to.cut != nullptr) x = hn::IfThenElse(to.cut[v], before, x);
+      hn::Store(x, d, out);
     }
   });
 }
