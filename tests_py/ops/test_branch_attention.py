@@ -185,6 +185,14 @@ def test_a_branch_of_weight_zero_changes_no_bit(device):
     assert torch.equal(OPERATOR(*inputs), OPERATOR(*without))
 
 
+@pytest.mark.parametrize("branches", [(4,), (16, 200)])
+@pytest.mark.parametrize("text", [0, 77])
+def test_a_mask_of_ones_changes_no_bit(text, branches, device):
+    inputs = make_inputs(text=text, branches=branches, device=device)
+    ones = torch.ones(len(branches), 1, inputs[0].shape[2], device=device)
+    assert torch.equal(OPERATOR(*inputs, masks=ones), OPERATOR(*inputs))
+
+
 @settings(max_examples=60)
 @given(
     function=st.sampled_from([OPERATOR, branch_attention_reference]),
