@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attnpatch.cli import main
-from attnpatch.demo import cli
+from attnpatch.demo import cli, store
 from attnpatch.demo.embedded import EmbeddedModel
 from attnpatch.demo.output import check_output
 from attnpatch.demo.runner import StepSchedule, change
@@ -70,6 +70,10 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
 def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):
     assert demo(tmp_path, *arguments)[0] == 2
     assert message in capsys.readouterr().err
+
+
+def test_items_are_those_that_the_package_carries():
+    assert len(cli.ITEMS) == len(store.load_references().images)
 
 
 @pytest.mark.parametrize("verb", ["demo", "face", "play", "sweep", "inspect", "convert", "tune"])

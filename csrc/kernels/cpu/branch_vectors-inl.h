@@ -24,7 +24,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
+#include <iterator>
 
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/branch_factors-inl.h"
@@ -86,10 +86,8 @@ HWY_INLINE void weigh(const Site& site, const KeyBlock& block, const Factors<V>*
   }
   if (factors != nullptr) {
     make_weights<V, Products>(block.count, scores, softmax.sum, [&](auto& x) HWY_ATTR {
-      constexpr int kVectors = std::extent_v<std::remove_reference_t<decltype(x)>>;
-      for (int i = 0; i < kVectors; ++i) x[i] = hn::Sub(x[i], softmax.top[i % V]);
-      Products::exp2(x);
-      for (int i = 0; i < kVectors; ++i) {
+      exp2_below<V, Products>(softmax.top, x);
+      for (int i = 0; i < static_cast<int>(std::size(x)); ++i) {
         x[i] = hn::Mul(x[i], factors->value[i % V]);
         x[i] = hn::IfThenZeroElse(factors->off[i % V], x[i]);
       }
@@ -121,6 +119,12 @@ struct Destination {
   const hn::Mask<FloatTag>* cut;  // where nothing of the whole softmax is, or none
 
   bool plain() const { return first && last && off == nullptr && cut == nullptr; }
+
+  // The result of a whole softmax's sum, on top of what stands in the result; a mask of ones
+  // changes no bit.
+  HWY_INLINE FloatVec result(int v, FloatVec sum, FloatVec before) const {
+    return more ? hn::MulAdd(sum, share[v], before) : hn::Mul(sum, share[v]);
+  }
 };
 
 // The products, handed row by row to put(row of [channel][W], its sums).
@@ -140,17 +144,11 @@ template <int V, typename Site>
 HWY_INLINE void add_values(const Site& site, const KeyBlock& block, const Destination<V>& to) {
   const FloatTag d;
   float* const outs = site.scratch->out;
-  if (to.plain() && !to.more) {
-    return each_value<V>(site, block, [&](int64_t at, const FloatVec* sum) HWY_ATTR {
-      for (int v = 0; v < V; ++v)
-        hn::Store(hn::Mul(sum[v], to.share[v]), d, outs + at + v * kLanes);
-    });
-  }
   if (to.plain()) {
     return each_value<V>(site, block, [&](int64_t at, const FloatVec* sum) HWY_ATTR {
       for (int v = 0; v < V; ++v) {
         float* out = outs + at + v * kLanes;
-        hn::Store(hn::MulAdd(sum[v], to.share[v], hn::Load(d, out)), d, out);
+        hn::Store(to.result(v, sum[v], to.more ? hn::Load(d, out) : hn::Zero(d)), d, out);
       }
     });
   }
@@ -164,9 +162,8 @@ HWY_INLINE void add_values(const Site& site, const KeyBlock& block, const Destin
         hn::Store(x, d, part);
         continue;
       }
-      // Rounded as above: a mask of ones changes no bit.
       const FloatVec before = to.more ? hn::Load(d, out) : hn::Zero(d);
-      x = to.more ? hn::MulAdd(x, to.share[v], before) : hn::Mul(x, to.share[v]);
+      x = to.result(v, x, before);
       if (to.cut != nullptr) x = hn::IfThenElse(to.cut[v], before, x);
       hn::Store(x, d, out);
     }

@@ -128,14 +128,18 @@ HWY_INLINE void make_weights(int64_t count, float* scores, FloatVec* total, cons
   for (int v = 0; v < V; ++v) total[v] = hn::Add(total[v], sum[v]);
 }
 
+// Scores of whole keys, V vectors each, become 2^(score - top).
+template <int V, typename Products, int N>
+HWY_INLINE void exp2_below(const FloatVec* top, FloatVec (&x)[N]) {
+  for (int i = 0; i < N; ++i) x[i] = hn::Sub(x[i], top[i % V]);
+  Products::exp2(x);
+}
+
 // The weights of a softmax whose largest score is top.
 template <int V, typename Products = FloatProducts>
 HWY_INLINE void sum_weights(int64_t count, const FloatVec* top, float* scores, FloatVec* total) {
-  make_weights<V, Products>(count, scores, total, [top](auto& x) HWY_ATTR {
-    constexpr int kVectors = std::extent_v<std::remove_reference_t<decltype(x)>>;
-    for (int i = 0; i < kVectors; ++i) x[i] = hn::Sub(x[i], top[i % V]);
-    Products::exp2(x);
-  });
+  make_weights<V, Products>(count, scores, total,
+                            [top](auto& x) HWY_ATTR { exp2_below<V, Products>(top, x); });
 }
 
 }  // namespace HWY_NAMESPACE
