@@ -39,8 +39,9 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Three vectors fill AVX2's 16 registers with twelve sums, three vectors of queries and a key: the
-// fewest instructions, which counts where a second thread shares the core.
-constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 3 : 4;
+// fewest instructions, which counts where a second thread shares the core. With AVX-512 they leave
+// more of the first cache to scores than four.
+constexpr int kVectors = kLanes >= 8 ? 3 : 4;
 constexpr int64_t kWidth = kVectors * kLanes;  // W
 constexpr int64_t kDepth = 80;                 // of a sum of scores
 constexpr int64_t kStateFloats = 80 * 1024;    // of a run's queries and sums
