@@ -108,9 +108,8 @@ class AmxBranches {
     const int64_t q_stride = a.q->token_stride, out_stride = a.out->token_stride;
     for (int64_t query = a.begin; query < a.end; query += kMatrixRows) {
       const int64_t count = HWY_MIN(a.end - query, kMatrixRows);
-      const int64_t next = query + count, shares = HWY_MAX(segments.keys / kBlockKeys, 1) * count;
-      next_queries_ = RowsAhead(q + next * q_stride, q_stride, HWY_MIN(a.end - next, kMatrixRows),
-                                a.size, shares);
+      const int64_t shares = HWY_MAX(segments.keys / kBlockKeys, 1) * count;
+      next_queries_ = a.rows_ahead<uint16_t>(query + count, kMatrixRows, shares);
       results_ = RowsAhead(out + query * out_stride, out_stride, count, a.size, shares);
       for (int64_t i = 0; i < round_up(count, amx::kRows); ++i) {
         copy_whole_row(q + (query + HWY_MIN(i, count - 1)) * q_stride, a.q->channel_stride, shape_,

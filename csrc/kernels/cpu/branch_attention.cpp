@@ -52,7 +52,7 @@ inline Segments collect_segments(const BranchAttentionParams& p, int64_t b, int6
 // How the work is cut: a lot is one row of the batch with a group of heads of keys, a task a block
 // of its queries. Groups have packed keys in half of L2, and are enough of them for all threads.
 struct Cut {
-  static constexpr int64_t kBlock = 6 * kTileVectors * kLanes;  // queries
+  static constexpr int64_t kBlock = 4 * kTileVectors * kLanes;  // queries: whole tiles of AMX, too
   static constexpr int64_t kPackedFloats = 128 << 10;
 
   std::vector<Segments> rows;  // of the batch
@@ -98,9 +98,12 @@ class LotWork {
     }
     const int64_t begin = task % cut_.blocks * Cut::kBlock;
     const int64_t end = HWY_MIN(begin + Cut::kBlock, p_.queries);
-    for (int64_t h = first * p_.group(); h < last * p_.group(); ++h) {
-      const HeadQueries queries{
+    const int64_t begin_h = first * p_.group(), end_h = last * p_.group();
+    for (int64_t h = begin_h; h < end_h; ++h) {
+      HeadQueries queries{
           &p_.q, &p_.out, b, h, begin, end, p_.head_size, p_.scale * kLog2E, segments.keys / 4};
+      queries.after = {h + 1, begin, end};
+      if (h + 1 == end_h) queries.after = {begin_h, end, HWY_MIN(end + Cut::kBlock, p_.queries)};
       branches_.attend(queries, p_.queries, segments, head(p_.kv_head(h)));
     }
   }

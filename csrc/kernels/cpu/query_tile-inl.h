@@ -184,6 +184,18 @@ struct HeadQueries {
   int64_t b, h, begin, end, size;
   float factor;    // of the scores
   int64_t panels;  // of keys, with each of which scratch.send_requests() is called
+  struct {
+    int64_t h, begin, end;
+  } after = {};  // these: the queries that their thread comes to next
+
+  // The rows from number `next` on, `width` at most, or those that come after these.
+  template <typename T>
+  RowsAhead rows_ahead(int64_t next, int64_t width, int64_t shares) const {
+    const bool own = next < end;
+    const int64_t first = own ? next : after.begin, last = own ? end : after.end;
+    return RowsAhead(head_of<T>(*q, b, own ? h : after.h) + first * q->token_stride,
+                     q->token_stride, HWY_MIN(last - first, width), size, shares);
+  }
 };
 
 // Loads tile after tile, calls body(vectors, query, count) with the vectors as a constant, the
@@ -201,9 +213,8 @@ void for_each_tile(const HeadQueries& a, Scratch& scratch, const Body& body) {
     const int64_t count = HWY_MIN(left, width);
     TileRows tile{a.q, count, a.size, width, scratch.rows, scratch.row_size};
     load_queries<Format>(tile, q + query * q_stride, a.factor, scratch.queries);
-    const int64_t shares = HWY_MAX(a.panels, int64_t{1}), next = query + count;
-    scratch.next_queries =
-        RowsAhead(q + next * q_stride, q_stride, HWY_MIN(left - count, width), a.size, shares);
+    const int64_t shares = HWY_MAX(a.panels, int64_t{1});
+    scratch.next_queries = a.rows_ahead<T>(query + count, width, shares);
     scratch.results = RowsAhead(out + query * out_stride, out_stride, count, a.size, shares);
     with_vectors<kTileVectors>(vectors, [&](auto v) { body(v, query, count); });
     tile.view = a.out;
