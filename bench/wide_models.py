@@ -38,6 +38,16 @@ def fill(module: nn.Module) -> None:
             parameter += 1.0
 
 
+def share_weights(unet: nn.Module) -> None:
+    """Give the blocks of a stack one's weights: the same work, SDXL's in a third of the memory."""
+    for stack in unet.modules():
+        blocks = getattr(stack, "transformer_blocks", [])
+        for block in blocks[1:]:
+            for name, parameter in blocks[0].named_parameters():
+                path, _, leaf = name.rpartition(".")
+                setattr(block.get_submodule(path), leaf, parameter)
+
+
 def load_comfyui(folder: Path) -> None:
     """Import ComfyUI for the CPU, with torch's own attention."""
     os.environ["ATTNPATCH_COMFYUI"] = str(folder)
@@ -79,6 +89,7 @@ def comfyui_model(family: str, short: bool = False, width: int = WIDTH) -> Any:
     config.unet_config |= heads or {"num_heads": -1, "num_head_channels": 64}
     device = torch.device("cpu")
     model = config.get_model({}, "", device=device).eval().requires_grad_(False)
+    share_weights(model.diffusion_model)
     fill(model.diffusion_model)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
 
