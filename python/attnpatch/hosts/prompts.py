@@ -105,7 +105,7 @@ def word_weights(
     Returns
     -------
     PromptPatches
-        The prompt without weights, and the patches.
+        The prompt without weights, what else keeps its words where they are, and the patches.
 
     Raises
     ------
@@ -126,8 +126,7 @@ def word_weights(
         return PromptPatches(arguments, PatchStack())
     positions = import_module("attnpatch.hosts.diffusers.token_positions")
     tokens = positions.encode_text(pipeline, text, max_sequence_length)
-    if tokens.length is not None:
-        arguments["max_sequence_length"] = tokens.length
+    arguments |= tokens.arguments
     own = [tokens.positions(part.start, part.stop) for part in parts]
     return PromptPatches(arguments, word_gains(parts, own, start, end, **options))
 

@@ -164,7 +164,7 @@ class Study:
         own = Path(folder)
         if "folder" in values:
             folder = own / text("folder", values.pop("folder"))
-            values["patches"] = _seen_from(own, values.get("patches", {}))
+            values["patches"] = _with_full_paths(own, values.get("patches", {}))
         return cls(**values, axes=axes, folder=Path(folder))
 
     def to_toml(self) -> str:
@@ -235,7 +235,7 @@ def _read_axes(axes: Any) -> tuple[Axes, ...]:
     return tuple(found)
 
 
-def _seen_from(own: Path, patches: Any) -> Any:
+def _with_full_paths(own: Path, patches: Any) -> Any:
     """Return patches whose saved files are named by their full paths; what is wrong as it is."""
     if not isinstance(patches, Mapping):
         return patches

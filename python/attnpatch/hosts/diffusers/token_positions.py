@@ -21,6 +21,7 @@ _DROPPED = "prompt_template_encode_start_idx"  # pipelines' own name of it
 # On which the text depends: of ZImageOmniPipeline, and of Qwen-Image's edit models.
 _PICTURES = ("num_condition_images", "image")
 _LENGTH = "max_sequence_length"  # pipelines' own name of it
+_REWRITES = "caption_upsample_temperature"  # Flux2Pipeline's, with which it writes another prompt
 _ENCODERS = ("text_encoder_2", "text_encoder_3", "text_encoder_4")
 
 
@@ -33,8 +34,8 @@ class TextTokens(NamedTuple):
     """For each text that is part of these, the characters of the prompt that each token is of."""
     offsets: tuple[int, ...]
     """Where the tokens of each of these texts begin."""
-    length: int | None = None
-    """How long the text was asked to be, where the places of tokens depend on that."""
+    arguments: Mapping[str, Any]
+    """What a call of the pipeline is to be given, where the places of tokens depend on it."""
 
     def positions(self, start: int, stop: int) -> tuple[int, ...]:
         """Return the tokens that hold characters `start` to `stop` of the prompt.
@@ -170,9 +171,12 @@ def encode_text(pipeline: Any, prompt: str, length: int | None = None) -> TextTo
             f"are whose, got tokenizers that make {lengths}"
         )
     spans = tuple(_spans(call, prompt) for call, _ in held)
+    fixed: dict[str, Any] = {}
     if any(_is_padded_before(*each) for each in held):
-        length = taken
-    return TextTokens(count, spans, tuple(offset for _, offset in held), length)
+        fixed[_LENGTH] = taken
+    if _REWRITES in _call_parameters(pipeline):
+        fixed[_REWRITES] = None
+    return TextTokens(count, spans, tuple(offset for _, offset in held), fixed)
 
 
 def _usual_length(pipeline: Any, known: Mapping[str, inspect.Parameter]) -> int | None:
@@ -180,9 +184,12 @@ def _usual_length(pipeline: Any, known: Mapping[str, inspect.Parameter]) -> int 
     if _LENGTH not in known:
         return None
     # Of Qwen-Image's call it is another than of its encode_prompt.
-    call = inspect.signature(type(pipeline).__call__).parameters
-    default = call.get(_LENGTH, known[_LENGTH]).default
+    default = _call_parameters(pipeline).get(_LENGTH, known[_LENGTH]).default
     return default if isinstance(default, int) else None
+
+
+def _call_parameters(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(pipeline).__call__).parameters
 
 
 def _is_padded_before(call: _Call, offset: int) -> bool:
