@@ -248,7 +248,8 @@ class UNet(nn.Module):
             for patch in patches.get("input_block_patch_after_skip", ()):
                 x = patch(x, options)
         options["block"] = ("middle", 0)
-        x = self.middle_block(x, emb, context, options)
+        if self.middle_block is not None:
+            x = self.middle_block(x, emb, context, options)
         for number, block in enumerate(self.output_blocks):
             options["block"] = ("output", number)
             skip = kept.pop()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,18 @@ def test_chains_give_the_same_picture_however_often_they_are_made(structure, rul
     assert torch.equal(sample(upstream, x, conds), alone)
     assert torch.equal(sample(model, x, conds), plain)
     assert not torch.equal(alone, plain)
+
+
+def test_a_unet_without_a_middle_block():
+    structure = replace(SD1, middle_depth=0)
+    model = make_comfy(structure)
+    model.model.diffusion_model.middle_block = None
+    x, conds = make_conds(structure)
+    patched = ap.patch_model(model, make_prompt(structure))
+    assert len(ap.report(patched).matched) == 15
+    expected = sample(plainly(model, structure), x, conds)
+    assert relative(sample(patched, x, conds), expected) < 1e-5
+    assert relative(sample(model, x, conds), expected) > 1e-3
 
 
 @STRUCTURES

@@ -170,6 +170,14 @@ def test_unified_loader_says_what_is_missing(adapters, comfy, model):
         run("IPAdapterUnifiedLoader", model=model(SDXL), preset=light)
 
 
+def test_a_preset_for_a_model_that_has_no_unet(adapters):
+    transformer = SimpleNamespace(model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
+    with pytest.raises(
+        TypeError, match=r"model: expected a UNet .* got a network that is a Linear"
+    ):
+        run("IPAdapterUnifiedLoader", model=transformer, preset="STANDARD (medium strength)")
+
+
 @pytest.fixture
 def analysis(monkeypatch):
     """A stand-in for our face analysis, whose networks are not at hand."""

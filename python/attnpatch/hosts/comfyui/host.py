@@ -84,7 +84,7 @@ def patch_model(
     clone = install(
         model,
         PatchStack(patches),
-        table=read_layer_table(_unet(model)),
+        table=read_layer_table(unet_of(model)),
         schedule=lambda stack: SigmaSchedule(model.model, _marks(stack)),
         host_attention=_PROGRAMS[_program(model)],
         only_free=only_free,
@@ -142,11 +142,11 @@ def _program(model: Any) -> str | None:
 def _table(model: Any) -> LayerTable | JointTable:
     network = model.model.diffusion_model
     family = family_of(network)
-    return read_layer_table(_unet(model)) if family is None else layer_table(network, family)
+    return read_layer_table(unet_of(model)) if family is None else layer_table(network, family)
 
 
-def _unet(model: Any) -> Any:
-    """Return the network of a model, which is to be a UNet."""
+def unet_of(model: Any) -> Any:
+    """Return the network of a model, which is to be a UNet; else TypeError."""
     unet = model.model.diffusion_model
     if not has_sd_names(unet):
         raise TypeError(

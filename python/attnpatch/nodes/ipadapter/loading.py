@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.engine import layer_table
+from attnpatch.hosts.comfyui.host import unet_of
 from attnpatch.hosts.comfyui.unet.layers import read_layer_table
 from attnpatch.nodes import comfy
 from attnpatch.nodes import inputs as common
@@ -60,7 +61,7 @@ def _load_preset(
 
 
 def _is_sdxl(model: Any) -> bool:
-    table = read_layer_table(model.model.diffusion_model)
+    table = read_layer_table(unet_of(model))
     return table.spatial_count == layer_table("sdxl").spatial_count
 
 

@@ -113,14 +113,15 @@ def _blocks_per_level(unet: Any, blocks: int) -> list[int]:
     return counts
 
 
-def _shape(block: Iterable[Any]) -> _BlockShape:
+def _shape(block: Iterable[Any] | None) -> _BlockShape:
     transformers = _transformers(block)
     return (_channels(transformers[0]), len(transformers)) if len(transformers) else (0, 0)
 
 
-def _transformers(block: Iterable[Any]) -> Sequence[Any]:
-    """Return the transformer blocks of a block's spatial transformer."""
-    return next((m.transformer_blocks for m in block if hasattr(m, "transformer_blocks")), ())
+def _transformers(block: Iterable[Any] | None) -> Sequence[Any]:
+    """Return the transformer blocks of a block's spatial transformer; None: there is no block."""
+    found = (m.transformer_blocks for m in block or () if hasattr(m, "transformer_blocks"))
+    return next(found, ())
 
 
 def _channels(transformer: Any) -> int:
