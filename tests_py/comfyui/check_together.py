@@ -9,7 +9,7 @@ import reference_pack
 import torch
 from narrow_adapters import make_features
 from narrow_models import noise, prompt
-from real_host import comfy, comfy_extras, relative, sample
+from real_host import comfy, relative, sample
 from side_by_side import TOLERANCE, check, model_of, our_prompt, ours, plain_sample, theirs
 
 import attnpatch as ap
@@ -191,32 +191,6 @@ def test_conditioning_of_parts(family, kind):
         picture = sample(complete(family, attn_mask=mask), positive=positive)
         mine = sample(ours(family, mask=mask), positive=positive)
         assert relative(mine, picture) < TOLERANCE
-
-
-@reference_pack.needs_pack
-@pytest.mark.parametrize("batch", [1, 2])
-def test_two_guidance_scales(family, batch):
-    """Three conds in one call; the third one's picture is the positive one there."""
-
-    def guided(model):
-        node = comfy_extras.nodes_custom_sampler.DualCFGGuider()
-        conds = [[prompt(model, seed)] for seed in (6, 90, 8)]
-        guider = node.get_guider(model, *conds, 4.0, 2.0, "regular")[0]
-        shape = batch, 4, 16, 24
-        sampler = comfy.samplers.KSampler(model, 2, torch.device("cpu"), "euler", "normal")
-        with torch.inference_mode():
-            return guider.sample(
-                noise(*shape, seed=5),
-                torch.zeros(shape),
-                comfy.samplers.sampler_object("euler"),
-                sampler.sigmas,
-                disable_pbar=True,
-                seed=9,
-            ).clone()
-
-    picture = guided(complete(family))
-    assert relative(picture, guided(model_of(family))) > 0.01
-    assert relative(guided(ours(family, roles={2: "cond"})), picture) < TOLERANCE
 
 
 def test_cond_and_uncond_in_calls_of_their_own(family, monkeypatch):

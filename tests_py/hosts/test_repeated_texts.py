@@ -184,3 +184,10 @@ def test_what_repeats_in_a_text():
     assert find_repeats(repeated) == (3, 2, 1, 1)
     assert find_repeats(text(12, 2, batch=2)) == ()
     assert find_repeats(repeated[:1]) == ()  # a row alone is as long as its text
+
+
+def test_a_cond_that_gave_uncond_its_area_and_identity(model):
+    """The host copies a cond for the text of uncond, and both copies have one identity."""
+    conds = ([entry(text(7, 1), "same")], [entry(text(14, 2), "same")])
+    patched = ap.patch_model(model, ap.KeyGain(ap.TextKeys(WORDS), GAIN))
+    close(run(patched, conds), expected(model, conds, {("uncond",): 14, ("cond",): 7}))

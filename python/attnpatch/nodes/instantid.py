@@ -34,7 +34,7 @@ logger = logging.getLogger("attnpatch")
 _PROVIDERS = ("CPU", "CUDA", "ROCM", "CoreML")
 _CATEGORY = "InstantID"
 _NOISE = 0.35  # of the node that has no input for it
-_ROLES = {2: "cond"}  # a third kind of conditioning is the picture's own, with two guidance scales
+_ROLES = {2: "cond"}  # the third is the picture's own with two guidance scales, if none is named
 
 
 def _files() -> list[str]:

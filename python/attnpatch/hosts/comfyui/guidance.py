@@ -16,6 +16,7 @@ from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.comfyui.joined_rows import BATCH, areas_of
 from attnpatch.hosts.comfyui.options import DEGRADED
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
+from attnpatch.hosts.comfyui.roles import ROLES
 from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
@@ -74,7 +75,9 @@ class GuidanceFunction:
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
         guided, sigma = args["denoised"], args["sigma"]
-        record = self.group.records.take(sigma)
+        # Guiders may have more conditionings of its role, or others in its place.
+        sources = {entry.get("uuid") for entry in args["uncond"] or ()}
+        record = self.group.records.take(sigma).of(sources)
         points = self.group.schedule({"sigmas": sigma})
         if any(point.sigma == 0 for point in points):
             return guided
@@ -198,6 +201,7 @@ class _Marker:
         conditioning = dict(args["c"])
         options = dict(conditioning["transformer_options"])
         options["cond_or_uncond"] = roles
+        options.pop(ROLES, None)
         options[DEGRADED] = tuple(each.index for each in passes)
         conditioning["transformer_options"] = options
         x = conditioning.pop(_INPUT, args["input"])

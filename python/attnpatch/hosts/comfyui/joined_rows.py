@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import Crop
+from attnpatch.hosts.comfyui.roles import ROLES, roles_of
 from attnpatch.hosts.host_call import HostCall, Rows, told_rows
 from attnpatch.patches import Area
 
@@ -59,7 +60,7 @@ class HostBatch:
     input
         (rows, C, H, W): in equal chunks, one for each conditioning.
     roles
-        Of each chunk: ``cond_or_uncond``.
+        Of each chunk.
     conditioning
         What the model's function is given beside it, by name.
     canvas
@@ -93,24 +94,31 @@ class BatchMarker:
     canvas
         Height and width of the whole latent.
     areas
-        Where on that a conditioning acts, by its ``uuid``.
+        Where on that a conditioning acts, by its number and its ``uuid``: the host gives one for an
+        area of cond to uncond too.
     texts
-        How many tokens the text of a conditioning has, by its ``uuid``.
+        How many tokens the text of a conditioning has, by its number and its ``uuid``.
+    roles
+        Of conditionings by number, where they are not those numbers.
     wrapped
         What would have wrapped the model's function without it.
     """
 
     canvas: tuple[int, int]
-    areas: Mapping[Any, Area]
-    texts: Mapping[Any, int]
+    areas: Mapping[tuple[int, Any], Area]
+    texts: Mapping[tuple[int, Any], int]
+    roles: Mapping[int, int]
     wrapped: Callable[..., Tensor] | None
 
     def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
         """Call the model as the host would have."""
         conditioning = dict(args["c"])
         options = dict(conditioning.get("transformer_options", {}))
-        roles = tuple(args["cond_or_uncond"])
-        sources = options.get("uuids") or (None,) * len(roles)
+        numbers = tuple(args["cond_or_uncond"])
+        roles = tuple(self.roles.get(number, number) for number in numbers)
+        if roles != numbers:
+            options[ROLES] = self.roles
+        sources = tuple(zip(numbers, options.get("uuids") or (None,) * len(numbers), strict=True))
         areas = tuple(self.areas.get(source) for source in sources)
         known = all(source in self.texts for source in sources)
         texts = tuple(self.texts[source] for source in sources) if known else ()
@@ -135,9 +143,13 @@ class CalcCondBatchWrapper:
     ) -> Any:
         """Batch the conditionings as the host would have."""
         canvas = int(x.shape[-2]), int(x.shape[-1])
-        every = [entry for entries in conds for entry in entries or ()]
+        areas: dict[tuple[int, Any], Area] = {}
+        texts: dict[tuple[int, Any], int] = {}
+        for number, entries in enumerate(conds):
+            areas |= {(number, at): area for at, area in areas_of(entries or (), canvas).items()}
+            texts |= {(number, at): count for at, count in texts_of(entries or ()).items()}
         wrapped = options.get("model_function_wrapper")
-        marker = BatchMarker(canvas, areas_of(every, canvas), texts_of(every), wrapped)
+        marker = BatchMarker(canvas, areas, texts, roles_of(conds, options), wrapped)
         options = {**options, "model_function_wrapper": marker}
         return execute(model, conds, x, timestep, options)
 

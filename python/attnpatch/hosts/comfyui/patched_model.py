@@ -17,12 +17,13 @@ from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import DEGRADED, OTHERS, Others
 from attnpatch.hosts.comfyui.records import SigmaRecords
 from attnpatch.hosts.comfyui.repeated_texts import find_repeats, told_repeats
+from attnpatch.hosts.comfyui.roles import ROLES
 from attnpatch.hosts.host_call import HostCall
 from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Area, AttentionRecord, CallRecord, Guidance
 
 ExtraOptions = Mapping[str, Any]
-_NONE: Mapping[str, Any] = {}
+_NONE: Mapping[Any, Any] = {}
 
 
 _NEVER_ASKED = (SamplingPoint(),)
@@ -85,7 +86,8 @@ class PatchedModel:
             record, sources = self.records.of(options["sigmas"]), tuple(options.get("uuids", ()))
         joined: JoinedRows | None = options.get(ROWS)
         repeats = self.repeats(batch, options) or ()
-        chunks = tuple(options.get("cond_or_uncond") or (0,))
+        roles = options.get(ROLES, _NONE)
+        chunks = tuple(roles.get(n, n) for n in options.get("cond_or_uncond") or (0,))
         samples = _shown(options, batch // len(chunks)) if joined is None else None
         key = (
             *(chunks, batch, shape[-2], shape[-1], points, samples),

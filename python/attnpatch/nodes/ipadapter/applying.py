@@ -30,7 +30,7 @@ logger = logging.getLogger("attnpatch")
 _kept = Cache(size=4)
 _MOST_KEPT = 8  # pictures in one of them
 
-# A third kind of conditioning is the picture's own one in samplers with two guidance scales.
+# Where a host does not name them, the third conditioning is the picture's own: two guidance scales.
 _ROLES = {2: "cond"}
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -62,6 +62,12 @@ class AttentionRecord:
     def add(self, site: Site, rows: Sequence[int], column_mean: Tensor) -> None:
         """Keep what a layer found for rows of the running call."""
         CallRecord(self).add(site, rows, column_mean)
+
+    def of(self, sources: Collection[Hashable]) -> AttentionRecord:
+        """Return what rows of these conditionings left, and rows of which it is not told."""
+        kept = AttentionRecord(self.role)
+        kept.entries = [e for e in self.entries if e.source is None or e.source in sources]
+        return kept
 
     def __bool__(self) -> bool:
         return bool(self.entries)

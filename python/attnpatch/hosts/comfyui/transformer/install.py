@@ -12,6 +12,7 @@ from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatch
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import own_options
 from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingSchedule
+from attnpatch.hosts.comfyui.roles import PredictNoiseWrapper
 from attnpatch.hosts.comfyui.transformer.families import Family, layer_table
 from attnpatch.hosts.comfyui.transformer.override import (
     OVERRIDE,
@@ -59,6 +60,7 @@ def install_in_transformer(
     options[OVERRIDE] = AttentionOverride(group, previous)
     observers: dict[str, list[Any]] = {
         "calc_cond_batch": [CalcCondBatchWrapper()],
+        "predict_noise": [PredictNoiseWrapper()],
         "apply_model": [ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond)],
         "diffusion_model": [],
     }

@@ -12,6 +12,7 @@ from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatch
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import own_options
 from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingSchedule
+from attnpatch.hosts.comfyui.roles import PredictNoiseWrapper
 from attnpatch.hosts.comfyui.unet.attn_replace import (
     Attention,
     Attn1Patch,
@@ -85,6 +86,7 @@ def install(
         "diffusion_model": DiffusionModelWrapper(slots, group),
         "apply_model": ApplyModelWrapper(group.run.tells_roles_apart, group.cond_or_uncond),
         "calc_cond_batch": CalcCondBatchWrapper(),
+        "predict_noise": PredictNoiseWrapper(),
     }
     for name, observer in observers.items():
         own_options(clone, "transformer_options", "wrappers", name)["attnpatch"] = [observer]
