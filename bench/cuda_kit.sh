@@ -35,7 +35,7 @@ build_modules() {
 build_modules . "$build/now"
 rm -rf "$kit"
 mkdir -p "$kit/python"
-cp -r python/attnpatch "$kit/python/"
+cp -r python/attnpatch python/attnpatch_command "$kit/python/"
 find "$kit/python" -name __pycache__ -prune -exec rm -r {} +
 cp "$build"/now/_core.*.so "$build"/now/_cuda.*.so "$kit/python/attnpatch/"
 cp "$build/now/tests_cpp/cuda_tests" "$kit/"

@@ -152,8 +152,8 @@ do_compile() {
     tests_py/ops/test_cuda.py
 }
 do_tune() { # verdicts to ship: python/attnpatch/ops/admission/shipped
-  ATTNPATCH_BACKEND=auto step tune 200 "$python" -m attnpatch.ops.admission --seconds 60 \
-    --dtype float16 bfloat16
+  ATTNPATCH_BACKEND=auto step tune 200 "$python" -m attnpatch_command tune \
+    --seconds 60 --dtype float16 bfloat16
 }
 
 if [[ ${1:-} == --verdicts ]]; then

@@ -29,6 +29,10 @@ patches, of any class; below, with them. All start from the same noise, with 10 
 `attnpatch.playground.small_model.SmallModel()`; [the playground](playground.md) shows all of this
 with pictures of yours.
 """
+_MASK = """\
+`mask(file)` is `attnpatch.playground.settings.to_mask(Image.open(file))`: a tensor (H, W) of a grey
+picture of any size, 1 where it is white and the prompt acts, 0 where it is black.
+"""
 _EDGE, _GAP = 96, 6
 
 
@@ -40,6 +44,7 @@ class Entry:
     title: str
     prompts: tuple[dict[str, Any], ...]
     rest: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 def half(side: str) -> Image.Image:
@@ -55,7 +60,7 @@ ENTRIES = (
     Entry("window", "In the first fifth of sampling alone", ({"weight": 1.0, "end": 0.2},)),
     Entry("late", "From the middle of sampling on", ({"weight": 1.0, "start": 0.5},)),
     Entry("layers", "Weaker towards the last layers", ({"weight": 1.0, "layers": "ease in"},)),
-    Entry("mask", "On the left half", ({"weight": 1.0, "mask": half("left")},)),
+    Entry("mask", "On the left half", ({"weight": 1.0, "mask": half("left")},), note=_MASK),
     Entry(
         "halves",
         "A reference on each half",
@@ -103,7 +108,7 @@ def write(model: SmallModel) -> str:
         settings = settings_of(entry, 0, references, model)
         code = "\n".join(code for _, code in make_patches(model, settings))
         parts.append(
-            f"## {entry.title}\n```python\n{code}\n```\n\n"
+            f"## {entry.title}\n```python\n{code}\n```\n{entry.note}\n"
             f"![Three rows: references, without and with patches](gallery/{entry.name}.png)\n"
         )
     return "\n".join(parts)

@@ -13,7 +13,7 @@ from attnpatch_command import engine, host_folders, packages
 from attnpatch_command.findings import Finding, as_json, as_text
 from attnpatch_command.output import say_when_slow
 
-__all__ = ["add_arguments", "examine", "main", "run"]
+__all__ = ["add_arguments", "examine", "run"]
 
 _SECTIONS = ("Versions", "Engine", "Operators", "Faces", "Hosts", "Model folders", "Packs")
 
@@ -57,10 +57,3 @@ def run(arguments: argparse.Namespace) -> int:
         findings = examine(arguments.host)
     print(json.dumps(as_json(findings), indent=1) if arguments.json else as_text(findings))
     return int(any(finding.state == "problem" for finding in findings))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run ``attnpatch doctor`` with its arguments; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="attnpatch doctor")
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))

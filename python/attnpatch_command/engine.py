@@ -191,6 +191,7 @@ def _cuda(built: bool, *, asked_for: bool) -> Finding:
 def _faces() -> Iterator[Finding]:
     asked_for = "ATTNPATCH_FACE_MODELS" in os.environ
     known, error = ask(_VISION, **{_BACKEND: None})
+    state: State
     if error or not known["faces"]:
         state = "problem" if asked_for else "note"
         remedy = f"{PIP} --only-binary attnpatch attnpatch, or build where OpenCV and Eigen are"

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["end_quietly", "say_when_slow"]
+__all__ = ["end_quietly", "say", "say_when_slow"]
 
 _STATUS = 141
 """What shells give of a program that SIGPIPE has ended."""
@@ -42,6 +42,11 @@ def end_quietly(main: Callable[[], int]) -> int:
         return _STATUS
 
 
+def say(text: str) -> None:
+    """Write a line to standard error, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def say_when_slow(text: str, seconds: float = 2.0) -> Iterator[None]:
     """Where a block takes longer, tell who sits at the terminal what it does.
@@ -56,7 +61,7 @@ def say_when_slow(text: str, seconds: float = 2.0) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    timer = threading.Timer(seconds, lambda: print(text, file=sys.stderr, flush=True))
+    timer = threading.Timer(seconds, lambda: say(text))
     timer.daemon = True
     timer.start()
     try:

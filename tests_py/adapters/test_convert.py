@@ -11,7 +11,7 @@ from unet_files import make_state as make_unet_state
 from unet_files import make_unet, trained
 
 from attnpatch.adapters import convert_adapter, describe, load_image_adapter
-from attnpatch.cli import main
+from attnpatch_command.cli import main
 
 
 def equal(tensors, others):
@@ -117,14 +117,35 @@ class TestRefusals:
         assert target.read_bytes() == before
 
 
+@pytest.mark.parametrize("place", ["none", "file"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    target = tmp_path / place / "a.safetensors"
+    with pytest.raises(OSError, match=rf"^target: expected a file in a folder .*, got {target}: "):
+        convert_adapter(make_state(ROWS[0]), target)
+
+
+def test_a_choice_that_there_is_not_is_answered_with_those_that_have_names(tmp_path):
+    with pytest.raises(ValueError, match=r"^which: expected one of '0', got 'ema'$"):
+        convert_adapter(make_state(ROWS[0]), tmp_path / "a.safetensors", which="ema")
+
+
+def test_a_repository_of_the_hub_is_no_source(tmp_path):
+    """And what would fetch from one is not advised: it has no such arguments."""
+    with pytest.raises(FileNotFoundError, match=r"^h94/IP-Adapter: no such file or folder$"):
+        convert_adapter("h94/IP-Adapter", tmp_path / "a.safetensors")
+
+
 class TestCommandLine:
     def test_convert(self, tmp_path, capsys):
         source = save_state(make_state(ROWS[0]), tmp_path / "a.bin")
         target = tmp_path / "b.safetensors"
         assert main(["convert", str(source), str(target)]) == 0
         assert "form    published" in capsys.readouterr().out
-        assert main(["convert", str(source), str(target)]) == 1
-        assert "attnpatch convert: target: expected a new file" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="2"):
+            main(["convert", str(source), str(target)])
+        told = f"target: expected a new file, got {target}, which --force overwrites\n"
+        assert capsys.readouterr().err.endswith(f"attnpatch convert: error: {told}")
         assert main(["convert", str(source), str(target), "--force"]) == 0
         assert load_image_adapter(source) == load_image_adapter(target)
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from attnpatch_command.cli import main
 from attnpatch_command.output import end_quietly, say_when_slow
 
 
@@ -40,8 +41,8 @@ doctor.examine = lambda hosts: [Finding("Versions", "name", "value")] * 1000
 sys.exit(attnpatch_command.main())
 """
 VERB = """
-import sys, attnpatch.cli, attnpatch_command
-attnpatch.cli._inspect = lambda arguments: print("a line\\n" * 9000) or 0
+import sys, attnpatch.adapters, attnpatch_command
+attnpatch.adapters.describe = lambda path: "a line\\n" * 9000
 sys.exit(attnpatch_command.main())
 """
 UNBUFFERED = "import sys; sys.stdout.reconfigure(write_through=True)\n"
@@ -53,7 +54,7 @@ UNBUFFERED = "import sys; sys.stdout.reconfigure(write_through=True)\n"
     [
         pytest.param(DOCTOR, ["doctor"], id="the doctor, which does not import the package"),
         pytest.param(UNBUFFERED + DOCTOR, ["doctor"], id="nothing is left to be flushed"),
-        pytest.param(VERB, ["inspect", "file"], id="an error of the system, which verbs report"),
+        pytest.param(VERB, ["inspect", __file__], id="an error of the system, which verbs report"),
         pytest.param(DOCTOR, ["doctor", "--help"], id="argparse, which ends the program itself"),
     ],
 )
@@ -62,11 +63,20 @@ def test_output_that_nobody_reads_ends_it_quietly(code, arguments):
 
 
 def test_another_pipe_that_breaks_is_an_error():
-    def main():
+    def broken():
         raise BrokenPipeError("a worker's")
 
     with pytest.raises(BrokenPipeError, match="a worker's"):
-        end_quietly(main)
+        end_quietly(broken)
+
+
+def test_an_interruption_is_no_traceback(monkeypatch, capsys, tmp_path):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnpatch.adapters.describe", interrupted)
+    assert main(["inspect", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "attnpatch inspect: interrupted\n"
 
 
 def test_the_exit_status_stays():

@@ -1,25 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
 
-import argparse
 import sys
 
 import pytest
 from PIL import Image
 
-from attnpatch.cli import main
-from attnpatch.demo import cli, store
+from attnpatch.demo import store
 from attnpatch.demo.embedded import EmbeddedModel
 from attnpatch.demo.output import check_output
 from attnpatch.demo.runner import StepSchedule, change
 from attnpatch.demo.variants import SMALL_REDUCTIONS, plan
+from attnpatch_command import demo as command
+from attnpatch_command.cli import main
 
 
 def demo(tmp_path, *arguments):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
     output = tmp_path / "sheets" / "demo.png"
-    return cli.run(parser.parse_args(["--output", str(output), *arguments])), output
+    return main(["demo", "--output", str(output), *arguments]), output
 
 
 @pytest.mark.slow
@@ -56,40 +54,14 @@ def test_demo_fails_when_nothing_changes(tmp_path, capsys):
     assert "the image prompt had no effect" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model", "x"], "--adapter, --image: needed with the others"),
-        (["--steps", "1"], "--steps: expected 2 or more, got 1"),
-        (["--size", "100"], "--size: expected a multiple of 8, got 100"),
-        (["--item", "3", "200"], "--item: expected 0 to 199, got 200"),
-        (["--weight", "1", "nan"], "--weight: expected finite numbers, got nan"),
-        (["--device", "cuda", "--size", "64"], "--size, --device: expected with --model"),
-    ],
-)
-def test_arguments_that_do_not_fit(tmp_path, capsys, arguments, message):
-    assert demo(tmp_path, *arguments)[0] == 2
-    assert message in capsys.readouterr().err
-
-
 def test_items_are_those_that_the_package_carries():
-    assert len(cli.ITEMS) == len(store.load_references().images)
-
-
-@pytest.mark.parametrize("verb", ["demo", "face", "play", "sweep", "inspect", "convert", "tune"])
-def test_a_misspelled_option_is_answered_with_the_usage_of_its_verb(capsys, verb):
-    words = {"sweep": ["a"], "inspect": ["a"], "convert": ["a", "b"]}.get(verb, [])
-    with pytest.raises(SystemExit, match="2"):
-        main([verb, *words, "--misspelled"])
-    said = capsys.readouterr().err
-    assert said.startswith(f"usage: attnpatch {verb} ")
-    assert said.endswith(f"attnpatch {verb}: error: unrecognized arguments: --misspelled\n")
+    assert len(command.ITEMS) == len(store.load_references().images)
 
 
 @pytest.fixture
 def never(monkeypatch):
     """Let no model be made."""
-    monkeypatch.setattr(cli, "_run_embedded", lambda args: pytest.fail("a model was made"))
+    monkeypatch.setattr(command, "_run_embedded", lambda args: pytest.fail("a model was made"))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +80,7 @@ def test_a_sheet_that_cannot_be_written_is_told_before_it_is_made(
 ):
     (tmp_path / "a file").touch()
     (tmp_path / "a folder.png").mkdir()
-    assert main([verb, "--output", str(tmp_path / name)]) == {"demo": 2, "face": 1}[verb]
+    assert main([verb, "--output", str(tmp_path / name)]) == 1
     assert message in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"a file", "a folder.png"}
 
@@ -124,27 +96,12 @@ def test_a_place_for_a_sheet_is_left_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("verb", ["demo", "face"])
 def test_a_device_that_is_not_here_is_named(tmp_path, capsys, verb):
-    own = ["--model", "x", "--adapter", "y", "--device", "nope"]
-    image = ["--image", "z"] if verb == "demo" else []
+    (file := tmp_path / "file").touch()
+    own = ["--model", str(file), "--adapter", str(file), "--device", "nope"]
+    image = ["--image", str(file)] if verb == "demo" else []
     output = ["--output", str(tmp_path / "sheet.png")]
-    assert main([verb, *own, *image, *output]) == {"demo": 2, "face": 1}[verb]
+    assert main([verb, *own, *image, *output]) == 1
     assert "--device: expected one that is here, got nope" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("verb", ["demo", "face", "play", "sweep"])
-def test_a_package_that_is_missing_is_named_with_what_brings_it(capsys, monkeypatch, verb):
-    words = ["study.toml"] if verb == "sweep" else []
-    for name in list(sys.modules):
-        if name.startswith(("attnpatch.demo.", "attnpatch.studies.", "attnpatch.playground.")):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    assert main([verb, *words]) == 1
-    said = capsys.readouterr().err
-    extra = {"face": "demo"}.get(verb, verb)
-    assert said == (
-        f'attnpatch {verb}: PIL is not installed: "{sys.executable}" -m pip install '
-        f'"attnpatch[{extra}]"\n'
-    )
 
 
 def test_a_module_of_ours_that_is_missing_is_no_package_to_install(monkeypatch):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from attnpatch.demo import cli
+from attnpatch_command import face
+from attnpatch_command.cli import main
 from small_pipeline import CONTEXT, make_own, site_projections
 
 
@@ -20,12 +21,10 @@ def own(tmp_path_factory):
 
 
 def demo(folder, *arguments):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
     own = ["--model", folder / "model", "--adapter", folder / "adapter.safetensors"]
     own += ["--image", folder / "red.png", folder / "sea.png"]
     own += ["--image-encoder", folder / "encoder", "--output", folder / "sheet.png"]
-    return cli.run(parser.parse_args([*map(str, own), *arguments]))
+    return main(["demo", *map(str, own), *arguments])
 
 
 @pytest.mark.slow
@@ -99,7 +98,7 @@ def make_identity_adapter(path, unet):
 
 def test_an_identity_changes_a_users_pictures(own):
     """What `attnpatch face --model` shows."""
-    from attnpatch.demo import face_cli, face_model
+    from attnpatch.demo import face_model
     from attnpatch.demo.own_model import OwnOptions, load_pipeline
     from attnpatch.demo.runner import change
     from attnpatch.faces import Face
@@ -108,13 +107,13 @@ def test_an_identity_changes_a_users_pictures(own):
     unet = load_pipeline(OwnOptions(str(own / "model"), "", ())).unet
     make_identity_adapter(file, unet)
     parser = argparse.ArgumentParser()
-    face_cli.add_arguments(parser)
+    face.add_arguments(parser)
     options = ["--model", own / "model", "--adapter", file, "--steps", "3", "--prompt", "a"]
     options += ["--device", "cpu"]
     arguments = parser.parse_args([str(word) for word in options])
     embedding = 20 * torch.randn(512, generator=torch.Generator().manual_seed(1)).numpy()
-    face = Face([0, 0, 9, 9], 1.0, [[0.0, 0.0]] * 5, embedding)
-    plain, changed = face_model.identity_section(face, arguments).rows[0]
+    found = Face([0, 0, 9, 9], 1.0, [[0.0, 0.0]] * 5, embedding)
+    plain, changed = face_model.identity_section(found, arguments).rows[0]
     assert "ms a step" in plain.note and "ms a step" in changed.note
     assert min(change([changed.picture], [plain.picture])) > 0
 
@@ -124,6 +123,63 @@ def test_a_single_file_needs_somebody_who_knows_its_family(tmp_path):
 
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(
-        ValueError, match=r"model: expected an adapter, or the family, .*model\.saf"
+        ValueError, match=r"--model: expected an adapter, or the family, .*model\.saf"
     ):
         load_pipeline(OwnOptions(str(tmp_path / "model.safetensors"), "", ()))
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")  # diffusers'
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("model.safetensors", "a text", "Unable to load weights"),
+        ("folder", None, "Error no file named model_index.json"),
+        ("folder/model_index.json", "{}", "it lacks '_class_name'"),
+        ("nobody/nothing", "", "it is not on this machine, and the hub was not reached"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named_in_one_line(
+    tmp_path, monkeypatch, name, text, reason
+):
+    from attnpatch.demo.own_model import OwnOptions, load_pipeline
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "folder").mkdir()
+    if text:
+        (tmp_path / name).write_text(text)
+    source = name.removesuffix("/model_index.json")
+    expected = "a model as a file, as a folder of diffusers or as an ID of the hub"
+    with pytest.raises(ValueError) as error:
+        load_pipeline(OwnOptions(source, "", ()), "sd1")
+    assert str(error.value).startswith(f"--model: expected {expected}, got {source}: {reason}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("nobody/nothing", "nobody/nothing"),
+        (None, "none, and that of the adapter is nobody/adapters/encoder"),
+    ],
+)
+def test_an_encoder_that_cannot_be_loaded_is_named(monkeypatch, own, given, told):
+    from attnpatch.demo import own_model
+
+    known = given or "nobody/adapters", {} if given else {"subfolder": "encoder"}
+    monkeypatch.setattr(own_model, "encoder_source", lambda *_: known)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    options = own_model.OwnOptions("", str(own / "adapter.safetensors"), (), given)
+    with pytest.raises(
+        ValueError, match=r"^--image-encoder: expected a CLIP vision model"
+    ) as error:
+        own_model.load_encoder(own_model.load_adapter(options), options)
+    reason = "it is not on this machine, and the hub was not reached"
+    assert str(error.value).endswith(f", got {told}: {reason}")
+
+
+def test_a_file_that_is_no_adapter_is_named_with_its_argument(own):
+    from attnpatch.demo.own_model import OwnOptions, load_adapter
+
+    with pytest.raises(ValueError, match=r"^--adapter: red\.png: it is no safetensors and no"):
+        load_adapter(OwnOptions("", str(own / "red.png"), ()))

@@ -31,7 +31,7 @@ def noting(function, place):
 socket.socket.connect = noting(socket.socket.connect, 1)
 socket.getaddrinfo = noting(socket.getaddrinfo, 0)
 
-from attnpatch.cli import main
+from attnpatch_command.cli import main
 from attnpatch.playground.compare import Playground
 
 def holding(run):

@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's doors: what it answers to whom, and that it calls nobody."""
 
-import argparse
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
-from attnpatch.playground import cli, server
+from attnpatch.playground import server
 
 ROOT = Path(__file__).parents[2]
 FILE = "/gradio_api/file="
@@ -118,7 +116,7 @@ def test_nobody_else_is_called(client, served):
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 @pytest.mark.parametrize(
     ("until", "kind"),
-    [("Loading the model", "SIGHUP"), ("Playground: ", "SIGTERM"), ("Playground: ", "SIGINT")],
+    [("Loading diffusers", "SIGHUP"), ("Playground: ", "SIGTERM"), ("Playground: ", "SIGINT")],
 )
 def test_a_signal_that_ends_it_leaves_no_files(play, tmp_path, until, kind):
     there = tmp_path / "temporary"
@@ -153,27 +151,3 @@ def test_a_port_that_is_taken_is_named():
 def test_a_host_that_is_not_known_is_named():
     with pytest.raises(OSError, match=r"--host: expected an address of this machine"):
         server.listen("nope.invalid", 0)
-
-
-def parsed(*words):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_this_machine_alone_unless_told_otherwise():
-    assert parsed().host == "127.0.0.1"
-
-
-def test_a_model_needs_an_adapter(capsys):
-    assert cli.run(parsed("--model", "x")) == 2
-    assert "expected --model and --adapter together" in capsys.readouterr().err
-
-
-def test_without_gradio_it_says_what_brings_it(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    assert cli.run(parsed()) == 1
-    assert (
-        f'it comes with "{sys.executable}" -m pip install "attnpatch[play]"'
-        in capsys.readouterr().err
-    )

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people may choose, and what is refused."""
 
-import argparse
 import struct
 import zlib
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from attnpatch.playground import cli
 from attnpatch.playground.fields import painted, read_fields
 from attnpatch.playground.settings import (
     LONGEST_EDGE,
@@ -167,23 +165,3 @@ def test_an_error_says_which_reference(tmp_path):
         read_fields([fields, {**fields, "weight": 5}], {})
     with pytest.raises(TypeError, match=r"^reference 1: weight: expected a number, got 'x'"):
         read_fields([{**fields, "weight": "x"}, fields], {})
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--port", "80000"], "--port: expected 0 to 65535, got 80000"),
-        (["--steps", "3", "--device", "cpu"], "--model and --adapter beside --steps, --device"),
-        (
-            ["--model", "a", "--adapter", "b", "--port", "0", "--device", "nonsense"],
-            "--device: expected one that is here, got nonsense: ",
-        ),
-        (["--adapter", "a.bin"], "expected --model and --adapter together"),
-    ],
-)
-def test_arguments_that_do_not_go_together_are_named(words, message, capsys):
-    pytest.importorskip("gradio")
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    assert cli.run(parser.parse_args(words)) == 2
-    assert message in capsys.readouterr().err

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 import attnpatch as ap
-from attnpatch import cli
 from attnpatch.studies.dry_run import dry_run
 from attnpatch.studies.results.png import read_metadata, to_png
 from attnpatch.studies.results.records import Entry, write_order
 from attnpatch.studies.results.store import Store
+from attnpatch_command.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -277,14 +277,14 @@ def test_the_example_by_the_command_line(tmp_path, capsys):
     assert small != text
     (tmp_path / "study.toml").write_text(small.replace("steps = 10", "steps = 2"))
     words = ["sweep", str(tmp_path / "study.toml"), "--output", str(tmp_path / "out"), "--quiet"]
-    assert cli.main(words) == 0
+    assert main(words) == 0
     assert "9 pictures: " in capsys.readouterr().out
-    assert cli.main(words) == 1
+    assert main(words) == 1
     assert "resume it" in capsys.readouterr().err
-    assert cli.main([*words, "--resume"]) == 0
+    assert main([*words, "--resume"]) == 0
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(small.replace("style.weight", "style.wait"))
-    assert cli.main(["sweep", str(wrong)]) == 1
+    assert main(["sweep", str(wrong)]) == 1
     assert "did you mean 'weight'" in capsys.readouterr().err
 
 
@@ -325,7 +325,7 @@ def test_wrong_types_in_a_file_are_an_error_of_one_line(tmp_path, capsys):
         f'model = {{ source = "{FASHION}" }}\npipeline = {{ prompt = 7 }}'
     )
     for more in ([], ["--dry-run"]):
-        assert cli.main(["sweep", str(tmp_path / "s.toml"), *more]) == 1
+        assert main(["sweep", str(tmp_path / "s.toml"), *more]) == 1
         assert capsys.readouterr().err == "attnpatch sweep: prompt: expected a text, got 7\n"
 
 

@@ -4,8 +4,8 @@
 
 import pytest
 
-from attnpatch import cli
 from attnpatch.studies.results.store import Store
+from attnpatch_command.cli import main
 
 
 @pytest.mark.parametrize("name", ["zip::x", "w::1", "memory:x", "a*b[1]", "a#b?c", "~x", "ü %20"])
@@ -35,6 +35,6 @@ def test_what_is_no_folder(location):
 def test_a_name_that_leads_elsewhere_is_no_folder(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text(f'name = "{name}"\n[model]\nsource = "attnpatch/fashion"')
-    assert cli.main(["sweep", "study.toml"]) == 1
+    assert main(["sweep", "study.toml"]) == 1
     assert "name: expected one that a folder may have" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.toml"]

@@ -18,7 +18,7 @@ import attnpatch.hosts
 
 ROOT = Path(__file__).parents[2]
 # What people run, not import.
-PROGRAMS = {"attnpatch.cli", "attnpatch.demo", "attnpatch.playground"}
+PROGRAMS = {"attnpatch.demo", "attnpatch.playground"}
 
 
 def public_modules():

@@ -66,7 +66,8 @@ def read_checkpoint(
     ----------
     source : path or mapping
         A file, told by its content; the index of a checkpoint in shards; a folder with one adapter;
-        the name of a repository of the hub; or a state dict, nested, flat, or wrapped.
+        with `location` the name of a repository of the hub; or a state dict, nested, flat, or
+        wrapped.
     shapes_only : bool
         Give tensors without data, on torch's meta device.
     which : int or str, optional
@@ -93,7 +94,8 @@ def read_checkpoint(
     if len(checkpoints) == 1:
         by_choice["0"] = checkpoints[0]
     if str(which) not in by_choice:
-        raise ValueError(f"which: expected one of {_quoted(list(by_choice))}, got {which!r}")
+        known = [choice for choice in by_choice if choice]
+        raise ValueError(f"which: expected one of {_quoted(known)}, got {which!r}")
     return by_choice[str(which)]
 
 
@@ -101,9 +103,9 @@ def read_checkpoints(
     source: Source, *, shapes_only: bool = False, location: Location | None = None
 ) -> list[Checkpoint]:
     """Read all adapters of a source; see `read_checkpoint`."""
-    location = location or Location()
     if isinstance(source, Mapping):
-        location.check_unused("a state dict", "subfolder", "weight_name", "revision")
+        if location is not None:
+            location.check_unused("a state dict", "subfolder", "weight_name", "revision")
         return _assemble(source, "")
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"source: expected a path or a state dict, got {type(source).__name__}")

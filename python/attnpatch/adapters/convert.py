@@ -39,7 +39,7 @@ def convert_adapter(
     Parameters
     ----------
     source : path or mapping
-        Whatever `load_image_adapter` reads.
+        Whatever `load_image_adapter` reads, but for repositories of the hub.
     target : path
         A `.safetensors` file. It is there whole or not at all.
     kind : str, optional
@@ -58,6 +58,8 @@ def convert_adapter(
     ------
     FileExistsError
         The target exists, and `overwrite` is not set.
+    OSError
+        The target's folder is none, or cannot be written.
     ValueError
         No adapter, an incomplete one or several; a target of another suffix.
     """
@@ -92,7 +94,12 @@ def _metadata(layout: Layout) -> dict[str, str]:
 
 def _write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], path: Path) -> None:
     """Write beside the target, then put the whole file in its place."""
-    handle, partial = tempfile.mkstemp(".safetensors", f".{path.stem}-", path.parent)
+    try:
+        handle, partial = tempfile.mkstemp(".safetensors", f".{path.stem}-", path.parent)
+    except OSError as error:
+        raise OSError(
+            f"target: expected a file in a folder that can be written, got {path}: {error.strerror}"
+        ) from None
     os.close(handle)
     try:
         save_file(tensors, partial, metadata)

@@ -51,7 +51,7 @@ class Location:
 
 
 def find_file(
-    source: str | os.PathLike[str], location: Location, check: Callable[[Path], None]
+    source: str | os.PathLike[str], location: Location | None, check: Callable[[Path], None]
 ) -> Path:
     """Find the one file of an adapter.
 
@@ -59,8 +59,8 @@ def find_file(
     ----------
     source : path or str
         A file, a folder, or the name of a repository ("h94/IP-Adapter").
-    location : Location
-        Where in the folder or repository.
+    location : Location, optional
+        Where in the folder or repository. None: whoever asks takes files and folders alone.
     check : callable
         Raises `NoAdapterError` for a file that holds nothing of an adapter, and other ValueErrors
         for one that can not be read.
@@ -70,7 +70,8 @@ def find_file(
     FileNotFoundError, ValueError
         Nothing there, or more than one adapter.
     """
-    path = Path(source)
+    path, on_hub = Path(source), location is not None
+    location = location or Location()
     if path.is_file():
         location.check_unused(f"the file {path}", "subfolder", "weight_name", "revision")
         return path
@@ -82,7 +83,7 @@ def find_file(
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file or folder")
         return path
-    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+    if on_hub and isinstance(source, str) and _HUB_ID.fullmatch(source):
         if location.weight_name:
             return _download(source, location.weight_name, location)
         if location.given():

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attnpatch import Identity, load_image_adapter, patch_model
+from attnpatch import Identity, patch_model
 from attnpatch.demo.narrow_sdxl import SIDE, make_adapter, make_inputs, make_unet
-from attnpatch.demo.own_model import OwnOptions, load_pipeline
+from attnpatch.demo.own_model import OwnOptions, load_adapter, load_pipeline
 from attnpatch.demo.runner import StepSchedule
 from attnpatch.demo.sheet import Section, Tile
 from attnpatch.faces import Face
@@ -95,9 +95,9 @@ def _own(face: Face, arguments: argparse.Namespace) -> Section:
     options = OwnOptions(
         arguments.model, arguments.adapter, (), prompt=arguments.prompt, device=device, dtype=dtype
     )
-    pipeline = load_pipeline(options)
+    adapter = load_adapter(options, "instantid")
+    pipeline = load_pipeline(options, adapter.family)
     pipeline.set_progress_bar_config(disable=True)
-    adapter = load_image_adapter(arguments.adapter, kind="instantid", device=device, dtype=dtype)
     patched = patch_model(pipeline, Identity(adapter, face, 0.8, noise=0.35))
     tiles = []
     for caption, model in (("plain", pipeline), ("with the identity", patched)):

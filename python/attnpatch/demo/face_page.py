@@ -56,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _photograph(path: Path | None) -> tuple[Pixels, str]:
+def _photograph(path: str | None) -> tuple[Pixels, str]:
     """Read a photograph, or take the one that scikit-image brings; with its name."""
     if path is not None:
-        return read_picture(path, "PICTURE"), path.name
+        return read_picture(path, "picture"), Path(path).name
     if importlib.util.find_spec("skimage") is None:
-        raise ValueError("PICTURE: give one, or install scikit-image, which brings a photograph")
+        raise ValueError("picture: give one, or install scikit-image, which brings a photograph")
     from skimage.data import astronaut
 
     return np.ascontiguousarray(astronaut()), "Eileen Collins, photograph by NASA, public domain"

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,7 @@ class OwnModel:
     def __init__(self, options: OwnOptions) -> None:
         self.steps = options.steps
         self._options = options
-        self._adapter = ap.load_image_adapter(
-            options.adapter, device=options.device, dtype=options.dtype
-        )
+        self._adapter = load_adapter(options)
         self._encoder = load_encoder(self._adapter, options)
         self.references = read_references(options.images)
         self.partners = self.references[1:] + self.references[:1]
@@ -103,7 +102,23 @@ class OwnModel:
         ).images
 
 
-def load_pipeline(options: OwnOptions, family: str | None = None) -> Any:
+def load_adapter(options: OwnOptions, kind: str | None = None) -> ap.ImageAdapter:
+    """Load the adapter.
+
+    Raises
+    ------
+    ValueError
+        For what is none, or not of that kind.
+    """
+    try:
+        return ap.load_image_adapter(
+            options.adapter, kind=kind, device=options.device, dtype=options.dtype
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--adapter: {error}") from error
+
+
+def load_pipeline(options: OwnOptions, family: str | None = None, where: str = "--model") -> Any:
     """Load a text-to-image pipeline from a single file, a folder or a model's ID.
 
     Parameters
@@ -111,12 +126,14 @@ def load_pipeline(options: OwnOptions, family: str | None = None) -> Any:
     options
         Its model, device and dtype.
     family
-        Of which family a single file is; None: the one that the adapter of `options` fits.
+        Of which family a single file is: the one that its adapter fits.
+    where
+        What an error calls the model.
 
     Raises
     ------
     ValueError
-        For a single file, where neither says it.
+        For a single file of a family that is not known; for a model that cannot be loaded.
     """
     from diffusers import (
         AutoPipelineForText2Image,
@@ -124,19 +141,42 @@ def load_pipeline(options: OwnOptions, family: str | None = None) -> Any:
         StableDiffusionXLPipeline,
     )
 
-    dtype = {dtype_keyword(): options.dtype}
     if Path(options.model).is_file():
-        if family is None and not options.adapter:
+        if family is None:
             raise ValueError(
-                f"model: expected an adapter, or the family, that tells which of SD1.5, SD2 and "
+                f"{where}: expected an adapter, or the family, that tells which of SD1.5, SD2 and "
                 f"SDXL the single file {options.model} is, got neither"
             )
-        family = family or ap.load_image_adapter(options.adapter).family
         pipeline_class = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
-        pipeline = pipeline_class.from_single_file(options.model, **dtype)
+        load = pipeline_class.from_single_file
     else:
-        pipeline = AutoPipelineForText2Image.from_pretrained(options.model, **dtype)
+        load = AutoPipelineForText2Image.from_pretrained
+    expected = "a model as a file, as a folder of diffusers or as an ID of the hub"
+    with _named(f"{where}: expected {expected}, got {options.model}"):
+        pipeline = load(options.model, **{dtype_keyword(): options.dtype})
     return pipeline.to(options.device)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Put words of ours before an error of diffusers or transformers, and of its own one line."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LocalEntryNotFoundError):
+            return "it is not on this machine, and the hub was not reached"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def dtype_keyword() -> str:
@@ -147,22 +187,39 @@ def dtype_keyword() -> str:
     return "dtype" if release >= (0, 42) else "torch_dtype"
 
 
-def load_encoder(adapter: Any, options: OwnOptions) -> Any:
+def load_encoder(adapter: Any, options: OwnOptions, where: str = "--image-encoder") -> Any:
     """Load the CLIP vision model that the adapter was trained with.
+
+    Parameters
+    ----------
+    adapter
+        What was loaded.
+    options
+        Its image encoder, device and dtype.
+    where
+        What an error calls the encoder.
 
     Raises
     ------
     ValueError
-        When the adapter takes face embeddings, or features of an encoder that is not known.
+        When the adapter takes face embeddings, or features of an encoder that is not known; for an
+        encoder that cannot be loaded.
     """
     from transformers import CLIPVisionModelWithProjection
 
-    source, where = encoder_source(adapter, options.image_encoder)
-    encoder = CLIPVisionModelWithProjection.from_pretrained(source, **where)
+    source, inside = encoder_source(adapter, options.image_encoder, where)
+    given = "/".join((source, *inside.values()))
+    if options.image_encoder is None:
+        given = f"none, and that of the adapter is {given}"
+    expected = "a CLIP vision model as a folder or as an ID of the hub"
+    with _named(f"{where}: expected {expected}, got {given}"):
+        encoder = CLIPVisionModelWithProjection.from_pretrained(source, **inside)
     return encoder.to(options.device, options.dtype).eval()
 
 
-def encoder_source(adapter: Any, image_encoder: str | None) -> tuple[str, dict[str, str]]:
+def encoder_source(
+    adapter: Any, image_encoder: str | None, where: str = "--image-encoder"
+) -> tuple[str, dict[str, str]]:
     """Say where the CLIP vision model of an adapter is, as arguments of `from_pretrained`.
 
     Raises
@@ -183,8 +240,7 @@ def encoder_source(adapter: Any, image_encoder: str | None) -> tuple[str, dict[s
         return known.repository, {"subfolder": known.subfolder}
     names = " or ".join(encoder.repository for encoder in takes.encoders)
     raise ValueError(
-        f"--image-encoder: expected {names or 'the encoder of the adapter'}, which gives "
-        f"{takes}, got none"
+        f"{where}: expected {names or 'the encoder of the adapter'}, which gives {takes}, got none"
     )
 
 

@@ -17,6 +17,7 @@ from attnpatch.demo.own_model import (
     OwnOptions,
     dtype_keyword,
     encoder_source,
+    load_adapter,
     load_encoder,
     load_pipeline,
 )
@@ -50,9 +51,7 @@ class OwnModel:
     def __init__(self, options: OwnOptions) -> None:
         self._options = options
         self.title = Path(options.model).name
-        self._adapter = ap.load_image_adapter(
-            options.adapter, device=options.device, dtype=options.dtype
-        )
+        self._adapter = load_adapter(options)
         self._encoder = load_encoder(self._adapter, options)
         self._pipeline = load_pipeline(options, self._adapter.family)
         self._pipeline.set_progress_bar_config(disable=True)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from attnpatch import cli
 from attnpatch.ops.admission import Verdict, child, read, tune
 from attnpatch.ops.admission.tune import Ended
+from attnpatch_command.cli import main
 
 GPU = {"device": "cuda", "name": "A GPU"}
 KEYS = [["pool_tokens", "torch.float16", name] for name in ("small", "large")]
@@ -121,14 +121,14 @@ def test_words_between_the_lines_do_not_matter(tmp_path):
 
 def test_a_busy_gpu_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(tune, "busy_percent", lambda device: 60)
-    assert cli.main(["tune"]) == 1
+    assert main(["tune"]) == 1
     assert "expected a GPU that nobody uses, got one that is 60 % busy" in capsys.readouterr().err
 
 
 def test_devices_that_no_kernel_serves_are_refused_at_once(monkeypatch, capsys):
     monkeypatch.setattr(tune, "tune", never)
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["tune", "--device", "gpu"])
+        main(["tune", "--device", "gpu"])
     assert "--device: expected cpu, cuda or cuda:N, got 'gpu'" in capsys.readouterr().err
 
 
@@ -136,7 +136,7 @@ def test_a_busy_gpu_may_be_asked_for(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("ATTNPATCH_CACHE", str(tmp_path))
     monkeypatch.setattr(tune, "busy_percent", lambda device: 60)
     monkeypatch.setattr(tune.tune, "__kwdefaults__", {**tune.tune.__kwdefaults__, "run": never})
-    assert cli.main(["tune", "--busy", "--operator", "pool_tokens"]) == 1
+    assert main(["tune", "--busy", "--operator", "pool_tokens"]) == 1
     assert "pool_tokens: it took too long; nothing is changed" in capsys.readouterr().out
 
 

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The attnpatch authors
 # SPDX-License-Identifier: Apache-2.0
-"""``attnpatch tune``: find out which kernels serve this machine, and write it down."""
+"""What ``attnpatch tune`` does: find out which kernels serve this machine, and write it down."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attnpatch.ops.admission.choice import Table
-from attnpatch.ops.admission.classes import OPERATORS
 from attnpatch.ops.admission.verdicts import Identity, Verdict, folder, write
-
-_BUSY_PERCENT = 10
 
 
 @dataclass(frozen=True)
@@ -195,42 +190,3 @@ def lines_about(report: Report) -> list[str]:
         serves = "kernel" if choice.kernel else "plain torch"
         lines.append(f"{v.operator} {v.dtype.removeprefix('torch.')}, {v.call}: {serves} ({v.why})")
     return lines
-
-
-def _device(text: str) -> str:
-    if re.fullmatch(r"cpu|cuda(:\d+)?", text) is None:
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
-    return text
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``attnpatch tune`` to a parser."""
-    parser.description = (
-        "Compare the kernels with plain torch on this machine, each operator in a process of its "
-        "own, and keep the verdicts: from then on a kernel serves the calls that it got right and "
-        "made faster. Close other programs that use the GPU first."
-    )
-    parser.add_argument(
-        "--device",
-        type=_device,
-        default="cuda:0",
-        help="cuda:0, cuda:1, cpu (default: cuda:0)",
-    )
-    parser.add_argument("--operator", choices=OPERATORS, nargs="+", default=list(OPERATORS))
-    parser.add_argument(
-        *("--dtype",), choices=["float16", "bfloat16", "float32"], nargs="+", default=["float16"]
-    )
-    parser.add_argument("--seconds", type=float, default=60.0, help="at most for an operator (60)")
-    parser.add_argument("--busy", action="store_true", help="also on a GPU that others use")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run ``attnpatch tune``; returns the exit status."""
-    busy = busy_percent(arguments.device)
-    if busy is not None and busy > _BUSY_PERCENT and not arguments.busy:
-        raise ValueError(
-            f"--device {arguments.device}: expected a GPU that nobody uses, got one that is "
-            f"{busy} % busy; close other programs, or --busy"
-        )
-    path = tune(arguments.device, arguments.operator, arguments.dtype, seconds=arguments.seconds)
-    return 0 if path is not None else 1

@@ -24,8 +24,8 @@ def load_model(table: Table, device: str | None = None) -> Model:
 
     Raises
     ------
-    OSError, ValueError
-        As diffusers says it; or for a device that is not here.
+    ValueError
+        For what is no model, or for a device that is not here.
     """
     options = table if device is None else Table(table, device=device)
     check_device(options.get("device") or "cpu", "model.device")

@@ -66,7 +66,9 @@ class PipelineModel(PipelineTakes):
         on_cpu = torch.device(device).type == "cpu"
         dtype = table.get("dtype") or ("float32" if on_cpu else "float16")
         options = OwnOptions(table["source"], "", (), device=device, dtype=getattr(torch, dtype))
-        return cls(load_pipeline(options, table.get("family")), table.get("image_encoder"))
+        return cls(
+            load_pipeline(options, table.get("family"), "model.source"), table.get("image_encoder")
+        )
 
     def check(self, cell: Cell) -> None:
         """Raise ValueError for what the pipeline's call has no argument for."""
@@ -95,7 +97,7 @@ class PipelineModel(PipelineTakes):
             from attnpatch.demo.own_model import load_encoder
 
             options = OwnOptions("", "", (), self._encoder, device=self.device, dtype=self._dtype)
-            self._encoder = load_encoder(adapter, options)
+            self._encoder = load_encoder(adapter, options, "model.image_encoder")
         return self._encoder
 
     def generate(

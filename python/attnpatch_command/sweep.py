@@ -8,6 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from attnpatch_command.arguments import one_file, whole
+
 __all__ = ["add_arguments", "run"]
 
 _INTERRUPTED = 130  # as shells have it
@@ -18,14 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Make all pictures of a study, and a folder with them, a table, a contact sheet and a page."
     )
-    parser.add_argument("study", type=Path, help="a study as TOML")
+    parser.add_argument("study", type=one_file, help="a study as TOML")
     parser.add_argument("--output", help="folder or address; default: out/NAME")
     parser.add_argument("--resume", action="store_true", help="go on with results that are there")
     parser.add_argument("--dry-run", action="store_true", help="make one cell, say what all take")
     parser.add_argument("--engine", default="here", metavar="ENGINE", help="here, processes or ray")
-    parser.add_argument("--workers", type=int, help="for processes and ray; default: one a device")
+    parser.add_argument(
+        *("--workers",), type=whole(1), help="for processes and ray; default: one a device"
+    )
     parser.add_argument("--address", help="of a Ray cluster")
-    parser.add_argument("--rows", type=int, help="most rows of a batch; default: as memory allows")
+    parser.add_argument(
+        *("--rows",), type=whole(1), help="most rows of a batch; default: as memory allows"
+    )
     parser.add_argument(
         "--measure",
         action="append",

@@ -6,24 +6,39 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnpatch_command.packages import PIP
+from attnpatch_command.arguments import (
+    DTYPES,
+    PROMPT,
+    check_own,
+    dtype_of,
+    existing,
+    model_source,
+    take_defaults,
+    whole,
+)
+from attnpatch_command.output import say
 
 if TYPE_CHECKING:
     from attnpatch.playground.patches import PlayModel
 
 LOOPBACK = "127.0.0.1"
 PORT = 7860
-DTYPES = ("float32", "float16", "bfloat16")
-_OF_OWN = ("image_encoder", "prompt", "steps", "size", "device", "dtype")  # of an own model
+# What an own model alone heeds, with what it takes where nothing is given.
+_OF_OWN: dict[str, object] = {
+    "image_encoder": None,
+    "prompt": PROMPT,
+    "steps": 25,
+    "size": None,
+    "device": "cpu",
+    "dtype": None,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +47,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Open a page in the browser that shows pictures without and with patches, of the small "
         "model in the package or of yours. Only this machine can reach it, and it reaches no other."
     )
-    parser.add_argument("--host", default=LOOPBACK, help="address to serve at; default: 127.0.0.1")
-    parser.add_argument("--port", type=int, default=PORT, help="default: 7860; 0: any free one")
+    parser.add_argument(
+        "--host", default=LOOPBACK, help=f"address to serve at; default: {LOOPBACK}"
+    )
+    parser.add_argument(
+        *("--port",), type=whole(0, 65535), default=PORT, help=f"default: {PORT}; 0: any free one"
+    )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     own = parser.add_argument_group("your own model (both of the first are needed)")
-    own.add_argument("--model", help="SD1.5, SD2 or SDXL: a file, a diffusers folder or a model ID")
-    own.add_argument("--adapter", help="an IP-Adapter, .safetensors or .bin")
-    own.add_argument("--image-encoder", help="CLIP vision model: a folder or a model ID")
-    own.add_argument("--prompt", help="default: best quality, high quality")
-    own.add_argument("--steps", type=int, help="default: 25")
-    own.add_argument("--size", type=int, help="edge of the pictures, a multiple of 8")
-    own.add_argument("--device", help="default: cpu")
+    own.add_argument(
+        *("--model",), type=model_source, help="SD1.5, SD2 or SDXL: a file, a folder or a model ID"
+    )
+    own.add_argument("--adapter", type=existing, help="an IP-Adapter, .safetensors or .bin")
+    own.add_argument(
+        *("--image-encoder",), type=model_source, help="CLIP vision model: a folder or a model ID"
+    )
+    own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")
+    own.add_argument("--steps", type=whole(2, 100), help=f"default: {_OF_OWN['steps']}")
+    own.add_argument(
+        "--size",
+        type=whole(32, 2048, multiple=8, text="a multiple of 8, 32 to 2048"),
+        help="edge of the pictures, a multiple of 8",
+    )
+    own.add_argument("--device", help=f"default: {_OF_OWN['device']}")
     own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check what goes together; ValueError names the options."""
+    check_own(args, ("model", "adapter"), _OF_OWN)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,25 +84,13 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; 1 where Gradio is missing; 2 for arguments that do not fit together.
+        0.
+
+    Raises
+    ------
+    OSError, ValueError
+        For what the user can mend.
     """
-    if find_spec("gradio") is None:
-        print(
-            "attnpatch play: Gradio is missing, which makes the page; "
-            f'it comes with {PIP} "attnpatch[play]"',
-            file=sys.stderr,
-        )
-        return 1
-    if bool(args.model) != bool(args.adapter):
-        print("attnpatch play: expected --model and --adapter together", file=sys.stderr)
-        return 2
-    if not args.model and (lonely := [name for name in _OF_OWN if getattr(args, name) is not None]):
-        names = ", ".join("--" + name.replace("_", "-") for name in lonely)
-        print(f"attnpatch play: expected --model and --adapter beside {names}", file=sys.stderr)
-        return 2
-    if not 0 <= args.port <= 65535:
-        print(f"attnpatch play: --port: expected 0 to 65535, got {args.port}", file=sys.stderr)
-        return 2
     with (
         ended_by_signals(),
         tempfile.TemporaryDirectory(prefix="attnpatch-play-") as folder,
@@ -99,29 +119,28 @@ def ended_by_signals() -> Iterator[None]:
 
 def _serve(args: argparse.Namespace, folder: Path) -> int:
     from attnpatch.playground import server
-
-    server.private(folder)
-    import uvicorn
-
     from attnpatch.playground.compare import Playground
 
+    server.private(folder)
     local = args.host in ("127.0.0.1", "localhost", "::1")
     try:
         with server.listen(args.host, args.port) as taken:
-            print("Loading the model", file=sys.stderr, flush=True)
+            say("Loading Gradio")
+            import gradio  # noqa: F401
+            import uvicorn
+
+            say("Loading diffusers and the model")
             app = server.make_app(Playground(_load(args)), folder, local=local)
             shown = f"[{args.host}]" if ":" in args.host else args.host
             address = f"http://{shown}:{taken.getsockname()[1]}/"
             if not local:
-                print("Whoever reaches this address can use the model.", file=sys.stderr)
+                say("Whoever reaches this address can use the model.")
+            taken.listen()  # whoever opens the address now is served in a moment
             print(f"Playground: {address} (Ctrl+C ends it)", flush=True)
             if not args.no_browser:
                 webbrowser.open(address)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
             uvicorn.Server(config).run(sockets=[taken])
-    except (ValueError, OSError) as error:
-        print(f"attnpatch play: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         pass
     return 0
@@ -132,24 +151,21 @@ def _load(args: argparse.Namespace) -> PlayModel:
         from attnpatch.playground.small_model import SmallModel
 
         return SmallModel()
-    import torch
-
     from attnpatch.demo.own_model import OwnOptions
     from attnpatch.devices import check_device
     from attnpatch.playground.own_model import OwnModel
 
-    device = args.device or "cpu"
-    check_device(device)
-    dtype = args.dtype or ("float32" if torch.device(device).type == "cpu" else "float16")
+    take_defaults(args, _OF_OWN)
+    check_device(args.device)
     options = OwnOptions(
         model=args.model,
         adapter=args.adapter,
         images=(),
         image_encoder=args.image_encoder,
-        prompt="best quality, high quality" if args.prompt is None else args.prompt,
-        steps=25 if args.steps is None else args.steps,
+        prompt=args.prompt,
+        steps=args.steps,
         size=args.size,
-        device=device,
-        dtype=getattr(torch, dtype),
+        device=args.device,
+        dtype=dtype_of(args),
     )
     return OwnModel(options)

@@ -8,11 +8,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from attnpatch.demo.cli import check_alone, take_defaults
+from attnpatch_command.arguments import (
+    check_own,
+    existing,
+    model_source,
+    one_file,
+    take_defaults,
+    whole,
+)
+from attnpatch_command.output import say
 
-__all__ = ["OF_OWN", "add_arguments", "run"]
+__all__ = ["add_arguments", "check", "run"]
 
-OF_OWN: dict[str, object] = {
+_OF_OWN: dict[str, object] = {
     "prompt": "portrait photograph, high quality",
     "steps": 20,
     "device": "cpu",
@@ -28,28 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models: the photograph that scikit-image brings, found by the network that "
         "facenet-pytorch brings."
     )
-    parser.add_argument("picture", type=Path, nargs="?", help="a photograph that shows a face")
+    parser.add_argument("picture", type=one_file, nargs="?", help="a photograph that shows a face")
     parser.add_argument("--models", help="a pack of insightface: its name, folder or zip file")
-    own = parser.add_argument_group("your own model (both are needed)")
-    own.add_argument("--model", help="SDXL: a file, a diffusers folder or a model ID")
-    own.add_argument("--adapter", help="InstantID's adapter, .safetensors or .bin")
-    own.add_argument("--prompt", help=f"default: {OF_OWN['prompt']}")
-    own.add_argument("--steps", type=int, help=f"default: {OF_OWN['steps']}")
-    own.add_argument("--device", help=f"default: {OF_OWN['device']}")
+    own = parser.add_argument_group("your own model (both of the first are needed)")
+    own.add_argument("--model", type=model_source, help="SDXL: a file, a folder or a model ID")
+    own.add_argument("--adapter", type=existing, help="InstantID's adapter, .safetensors or .bin")
+    own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")
+    own.add_argument("--steps", type=whole(1), help=f"default: {_OF_OWN['steps']}")
+    own.add_argument("--device", help=f"default: {_OF_OWN['device']}")
     parser.add_argument("--output", type=Path, default=Path("out/face.png"), help="a PNG")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check what goes together; ValueError names the options."""
+    check_own(arguments, ("model", "adapter"), _OF_OWN)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page; returns the exit status."""
-    if bool(arguments.model) != bool(arguments.adapter):
-        raise ValueError("--model, --adapter: each is needed with the other")
-    if arguments.model is None:
-        check_alone(arguments, OF_OWN)
-    take_defaults(arguments, OF_OWN)
-    from attnpatch.demo import face_page  # needs Pillow and diffusers
+    take_defaults(arguments, _OF_OWN)
     from attnpatch.demo.output import check_output
     from attnpatch.devices import check_device
 
     check_device(arguments.device)
     check_output(arguments.output)
+    say("Loading the models")
+    from attnpatch.demo import face_page
+
     return face_page.run(arguments)

@@ -6,12 +6,23 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import math
-import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from attnpatch_command.arguments import (
+    DTYPES,
+    MOST_SEED,
+    PROMPT,
+    check_own,
+    dtype_of,
+    existing,
+    finite,
+    model_source,
+    one_file,
+    take_defaults,
+    whole,
+)
+from attnpatch_command.output import say
 
 if TYPE_CHECKING:
     from attnpatch.demo.runner import Outcome
@@ -22,18 +33,15 @@ DEFAULT_ITEMS = (0, 1, 13, 18)
 ITEMS = range(200)
 # Few steps are best for the small model: more add up the errors of guidance.
 EMBEDDED_STEPS, OWN_STEPS = 10, 25
-DTYPES = ("float32", "float16", "bfloat16")
 # What an own model alone heeds, with what it takes where nothing is given.
-OF_OWN: dict[str, object] = {
+_OF_OWN: dict[str, object] = {
     "image_encoder": None,
-    "prompt": "best quality, high quality",
+    "prompt": PROMPT,
     "guidance": 5.0,
     "size": None,
     "device": "cpu",
     "dtype": None,
 }
-
-logger = logging.getLogger("attnpatch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,27 +51,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model it runs the small model in the package, on Fashion-MNIST test items."
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="the sheet, a PNG")
-    parser.add_argument("--weight", type=float, nargs="+", help="weights of the image prompt")
-    parser.add_argument("--steps", type=int, help="default: 10, with --model 25")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weight", type=finite, nargs="+", help="weights of the image prompt")
+    parser.add_argument("--steps", type=whole(2), help="default: 10, with --model 25")
+    parser.add_argument("--seed", type=whole(0, MOST_SEED), default=0)
     embedded = parser.add_argument_group("the model in the package")
     embedded.add_argument(
         "--item",
-        type=int,
+        type=whole(ITEMS[0], ITEMS[-1]),
         nargs="+",
         default=list(DEFAULT_ITEMS),
         help=f"test items, 0 to {ITEMS[-1]}",
     )
     own = parser.add_argument_group("your own model (all three of the first are needed)")
-    own.add_argument("--model", help="SD1.5, SD2 or SDXL: a file, a diffusers folder or a model ID")
-    own.add_argument("--adapter", help="an IP-Adapter, .safetensors or .bin")
-    own.add_argument("--image", nargs="+", help="reference pictures")
-    own.add_argument("--image-encoder", help="CLIP vision model: a folder or a model ID")
-    own.add_argument("--prompt", help=f"default: {OF_OWN['prompt']}")
-    own.add_argument("--guidance", type=float, help=f"default: {OF_OWN['guidance']}")
-    own.add_argument("--size", type=int, help="edge of the pictures, a multiple of 8")
-    own.add_argument("--device", help=f"default: {OF_OWN['device']}")
+    own.add_argument(
+        *("--model",), type=model_source, help="SD1.5, SD2 or SDXL: a file, a folder or a model ID"
+    )
+    own.add_argument("--adapter", type=existing, help="an IP-Adapter, .safetensors or .bin")
+    own.add_argument("--image", type=one_file, nargs="+", help="reference pictures")
+    own.add_argument(
+        *("--image-encoder",), type=model_source, help="CLIP vision model: a folder or a model ID"
+    )
+    own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")
+    own.add_argument("--guidance", type=finite, help=f"default: {_OF_OWN['guidance']}")
+    own.add_argument(
+        "--size",
+        type=whole(8, multiple=8, text="a multiple of 8"),
+        help="edge of the pictures, a multiple of 8",
+    )
+    own.add_argument("--device", help=f"default: {_OF_OWN['device']}")
     own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check what goes together; ValueError names the options."""
+    check_own(arguments, ("model", "adapter", "image"), _OF_OWN)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,74 +93,28 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; 1 when the image prompt had no effect; 2 for arguments that do not fit together.
+        0; 1 when the image prompt had no effect.
+
+    Raises
+    ------
+    OSError, ValueError
+        For what the user can mend.
     """
     if args.steps is None:
         args.steps = OWN_STEPS if args.model else EMBEDDED_STEPS
     from attnpatch.demo.output import check_output
 
-    try:
-        check(args)
-        check_output(args.output)
-        print("Loading the model", file=sys.stderr, flush=True)
-        outcomes = _run_own(args) if args.model else _run_embedded(args)
-    except (ValueError, OSError) as error:
-        print(f"attnpatch demo: {error}", file=sys.stderr)
-        return 2
+    check_output(args.output)
+    say("Loading diffusers and the model")
+    outcomes = _run_own(args) if args.model else _run_embedded(args)
     from attnpatch.demo.report import had_effect, make_table
 
     print(make_table(outcomes))
     print(f"Contact sheet: {args.output}")
     if had_effect(outcomes):
         return 0
-    print("attnpatch demo: the image prompt had no effect", file=sys.stderr)
+    say("attnpatch demo: the image prompt had no effect")
     return 1
-
-
-def check(args: argparse.Namespace) -> None:
-    """Check what the parser cannot.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument.
-    """
-    own = {"--model": args.model, "--adapter": args.adapter, "--image": args.image}
-    missing = [name for name, value in own.items() if not value]
-    if 0 < len(missing) < len(own):
-        raise ValueError(f"{', '.join(missing)}: needed with the others of {', '.join(own)}")
-    if args.steps < 2:
-        raise ValueError(f"--steps: expected 2 or more, got {args.steps}")
-    for item in args.item:
-        if item not in ITEMS:
-            raise ValueError(f"--item: expected 0 to {ITEMS[-1]}, got {item}")
-    for weight in args.weight or ():
-        if not math.isfinite(weight):
-            raise ValueError(f"--weight: expected finite numbers, got {weight}")
-    if args.size is not None and (args.size <= 0 or args.size % 8):
-        raise ValueError(f"--size: expected a multiple of 8, got {args.size}")
-    if args.model is None:
-        check_alone(args, OF_OWN)
-
-
-def check_alone(args: argparse.Namespace, of_own: Iterable[str]) -> None:
-    """Check that nothing is given that only a model of the user's heeds.
-
-    Raises
-    ------
-    ValueError
-        Naming the arguments.
-    """
-    given = [f"--{name.replace('_', '-')}" for name in of_own if getattr(args, name) is not None]
-    if given:
-        raise ValueError(f"{', '.join(given)}: expected with --model, the small model heeds none")
-
-
-def take_defaults(args: argparse.Namespace, of_own: Mapping[str, object]) -> None:
-    """Set what was not given."""
-    for name, value in of_own.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
 
 
 def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
@@ -160,17 +135,14 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
 
 
 def _run_own(args: argparse.Namespace) -> list[Outcome]:
-    import torch
-
     from attnpatch.demo.own_model import OwnModel, OwnOptions
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants
     from attnpatch.demo.variants import DEFAULT_WEIGHTS, LARGE_REDUCTIONS, plan
     from attnpatch.devices import check_device
 
-    take_defaults(args, OF_OWN)
+    take_defaults(args, _OF_OWN)
     check_device(args.device)
-    dtype = args.dtype or ("float32" if torch.device(args.device).type == "cpu" else "float16")
     options = OwnOptions(
         model=args.model,
         adapter=args.adapter,
@@ -182,7 +154,7 @@ def _run_own(args: argparse.Namespace) -> list[Outcome]:
         size=args.size,
         guidance=args.guidance,
         device=args.device,
-        dtype=getattr(torch, dtype),
+        dtype=dtype_of(args),
     )
     model = OwnModel(options)
     variants = plan(args.weight or DEFAULT_WEIGHTS, reductions=LARGE_REDUCTIONS)
