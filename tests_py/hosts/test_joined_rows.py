@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch.engine import Crop
-from attnpatch.hosts.comfyui.joined_rows import HostBatch, joined_rows
+from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, HostBatch, joined_rows
 from attnpatch.patches import Area
 
 CANVAS = (9, 14)
@@ -96,3 +96,26 @@ def test_rows_from_nowhere():
         with pytest.raises(ValueError, match="cond_or_uncond: expected rows that are cut out"):
             joined_rows(batch, x, batch.conditioning)
         assert joined_rows(batch, x, batch.conditioning, strict=False) is None
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_our_wrapper_is_the_nearest_to_the_network(placed):
+    """A cache outside of it answers for the network, and counts the host's rows."""
+    seen = []
+    around = {"attnpatch": ["ours"], "cache": ["theirs"]}
+    options = {"wrappers": {"diffusion_model": around, "apply_model": {}}, "sigmas": 1}
+
+    def execute(x, *args, transformer_options=None):
+        seen.append(args[-1] if args else transformer_options)
+
+    wrapper = ApplyModelWrapper(strict=False, told=None)
+    if placed:
+        wrapper(execute, torch.zeros(1), None, None, None, None, options)
+    else:
+        wrapper(execute, torch.zeros(1), transformer_options=options)
+    assert list(seen[0]["wrappers"]["diffusion_model"].items()) == [
+        ("cache", ["theirs"]),
+        ("attnpatch", ["ours"]),
+    ]
+    assert seen[0]["sigmas"] == 1
+    assert list(around) == ["attnpatch", "cache"]

@@ -176,11 +176,13 @@ class ApplyModelWrapper:
     def __call__(self, execute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the model with options that say what its rows are."""
         arguments = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
-        options = arguments.get("transformer_options") or {}
-        rows = self._rows(arguments, options)
-        if rows is None:
+        given = arguments.get("transformer_options") or {}
+        rows = self._rows(arguments, given)
+        options = _innermost(given)
+        if rows is not None:
+            options = {**options, ROWS: rows}
+        if options is given:
             return execute(*args, **kwargs)
-        options = {**options, ROWS: rows}
         index = _ARGUMENTS.index("transformer_options")
         if len(args) > index:
             return execute(*args[:index], options, *args[index + 1 :], **kwargs)
@@ -196,6 +198,20 @@ class ApplyModelWrapper:
     def __deepcopy__(self, memo: dict[int, Any]) -> ApplyModelWrapper:
         """Share it: it never changes."""
         return self
+
+
+def _innermost(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options in which no other wrapper stands between ours and the network.
+
+    Others may answer for the network, as caches do, and count the host's rows.
+    """
+    wrappers = options.get("wrappers", {})
+    around = wrappers.get("diffusion_model", {})
+    if "attnpatch" not in around or next(reversed(around)) == "attnpatch":
+        return options
+    ours = {"attnpatch": around["attnpatch"]}
+    others = {key: these for key, these in around.items() if key not in ours}
+    return {**options, "wrappers": {**wrappers, "diffusion_model": {**others, **ours}}}
 
 
 _ARGUMENTS = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_options")
