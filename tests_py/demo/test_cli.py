@@ -67,7 +67,7 @@ def never(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a file/sheet.png", "cannot be written"),
+        ("a file/sheet.png", "--output: expected a file in a folder, got "),
         ("a file/deeper/sheet.png", "cannot be written"),
         ("a folder.png", "cannot be written: Is a directory"),
         ("a file", "--output: expected a name that ends in .png, got "),

@@ -108,6 +108,9 @@ def test_errors_say_the_reason(tmp_path, pack, capsys):
     Image.new("RGB", (64, 48)).save(tmp_path / "dark.png")
     assert main(["face", str(tmp_path / "dark.png"), "--models", str(pack)]) == 1
     assert "picture 0 (64 × 48) shows no face" in capsys.readouterr().err
+    nowhere = str(tmp_path / "none")
+    assert main(["face", str(tmp_path / "dark.png"), "--models", nowhere]) == 1
+    assert "attnpatch face: --models: face models: no detector" in capsys.readouterr().err
     (tmp_path / "cut.png").write_bytes((tmp_path / "dark.png").read_bytes()[:60])
     assert main(["face", str(tmp_path / "cut.png"), "--models", str(pack)]) == 1
     assert "picture: expected a whole picture, got " in (error := capsys.readouterr().err)

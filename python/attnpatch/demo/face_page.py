@@ -70,7 +70,10 @@ def _photograph(path: str | None) -> tuple[Pixels, str]:
 def _analysis(models: str | None) -> FaceAnalysis:
     """Load the user's networks, or make a detector of weights that another package brings."""
     if models is not None:
-        return FaceAnalysis(models)
+        try:
+            return FaceAnalysis(models)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--models: {error}") from error
     has_onnx = importlib.util.find_spec("onnx") is not None
     detector = make_mtcnn_detector() if has_onnx else None
     if detector is None:

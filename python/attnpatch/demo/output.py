@@ -28,6 +28,10 @@ def check_output(path: Path) -> None:
         is_new = not path.exists()
         with path.open("ab"):
             pass
+    except FileExistsError:
+        raise ValueError(
+            f"--output: expected a file in a folder, got {path}: {path.parent} is a file"
+        ) from None
     except OSError as error:
         raise ValueError(f"--output: {path} cannot be written: {error.strerror}") from None
     if is_new:
