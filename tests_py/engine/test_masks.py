@@ -29,6 +29,27 @@ def test_to_mask_refuses_other_shapes(shape):
         to_mask(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(np.fliplr, id="flipped"),
+        pytest.param(lambda mask: mask[::-2, ::3], id="steps"),
+        pytest.param(lambda mask: mask.T, id="turned"),
+        pytest.param(lambda mask: mask.astype(">f4"), id="other order of bytes"),
+        pytest.param(lambda mask: np.broadcast_to(mask[:1], (4, 6)), id="not to be written"),
+    ],
+)
+def test_to_mask_reads_any_array(change):
+    mask = change(np.arange(24, dtype=np.float32).reshape(4, 6) / 24)
+    assert to_mask(mask)[0].tolist() == mask.tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_to_mask_refuses_colours(channels):
+    with pytest.raises(ValueError, match="has its colours last"):
+        to_mask(np.zeros((8, 8, channels), dtype=np.uint8))
+
+
 def test_to_mask_refuses_nan():
     with pytest.raises(ValueError, match="finite"):
         to_mask(torch.tensor([[float("nan")]]))

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -122,6 +123,8 @@ def test_curve():
         ("3:1:2", ValueError, "'3:1:2'"),
         ([1.0, math.inf], ValueError, "finite"),
         (torch.ones(2, 2), ValueError, r"\(2, 2\)"),
+        (np.ones(16), TypeError, r"weight: expected a number, got array\("),
+        ({"mid": torch.ones(2)}, TypeError, r"weight: expected a number, got tensor\("),
     ],
 )
 def test_refuses_other_forms(value, error, message):

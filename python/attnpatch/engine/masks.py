@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 
@@ -37,8 +38,10 @@ def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
     ValueError
         For other shapes, empty masks, and values that are not finite or not understood.
     """
+    if isinstance(mask, numpy.ndarray):  # torch takes no flipped ones, nor other orders of bytes
+        mask = mask.astype(mask.dtype.newbyteorder("="), order="C")
     try:
-        raw = torch.as_tensor(mask).detach()
+        raw = torch.as_tensor(mask, device="cpu").detach()
     except (TypeError, RuntimeError, ValueError) as error:
         raise TypeError(
             f"{name}: expected an array or tensor, such as numpy.asarray(picture.convert('L')), "
@@ -48,12 +51,12 @@ def to_mask(mask: Any, *, name: str = "mask") -> torch.Tensor:
         raise ValueError(
             f"{name}: expected shape (H, W) or (samples, H, W), got {tuple(raw.shape)} {raw.dtype}"
         )
-    if raw.dim() == 3 and raw.shape[2] in (3, 4) and min(raw.shape[:2]) > 4:
+    if raw.dim() == 3 and raw.shape[2] in (1, 3, 4) and min(raw.shape[:2]) > 4:
         raise ValueError(
             f"{name}: expected shape (H, W) or (samples, H, W), got {tuple(raw.shape)}, which "
             "has its colours last"
         )
-    tensor = raw.to("cpu", torch.float32, copy=True) / _highest(raw, name)
+    tensor = raw.to(torch.float32, copy=True) / _highest(raw, name)
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name}: expected finite values")
     return (tensor if tensor.dim() == 3 else tensor[None]).contiguous()

@@ -159,13 +159,16 @@ class _Frozen(tuple[Any, ...]):
 
 def number(what: str, value: Any) -> float:
     """Return a finite number as a float; errors name `what`."""
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what}: expected a number, got {value!r}")
     _refuse_gradient(what, value)
-    value = float(value)
-    if not math.isfinite(value):
-        raise ValueError(f"{what}: expected a finite number, got {value}")
-    return value
+    try:
+        if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):  # an array's or a tensor's
+        raise TypeError(f"{what}: expected a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{what}: expected a finite number, got {number}")
+    return number
 
 
 def whole_number(what: str, value: Any, low: int, high: int | None = None) -> int:
