@@ -31,6 +31,7 @@ __all__ = [
 
 _DISPATCH = "dispatch_attention_fn"
 _TORCH = "scaled_dot_product_attention"
+_PERTURBED = ("PAGJointAttnProcessor2_0", "PAGCFGJointAttnProcessor2_0")
 _numbers = itertools.count()
 
 
@@ -91,6 +92,12 @@ class PatchedProcessor:
 def check_processor(processor: object) -> None:
     """Raise TypeError where a processor calls attention in none of the ways of diffusers."""
     cls = type(processor)
+    if cls.__name__ in _PERTURBED:
+        raise TypeError(
+            "model: expected attention processors that attend from all rows of a batch at once, "
+            f"got {cls.__name__}, which attends from perturbed rows apart; run the pipeline "
+            "without perturbed-attention guidance, or detach the patches"
+        )
     if _function(cls) is None and _with_names(cls, {}, _TORCH) is None:
         raise TypeError(
             f"model: expected attention processors that call {_DISPATCH} or F.{_TORCH}, as those "
@@ -101,12 +108,17 @@ def check_processor(processor: object) -> None:
 def make_patched_processor(original: Any, layer: JointLayer) -> PatchedProcessor:
     """Return a processor that does what `original` does, with the patches of `layer`.
 
-    The original is one that :func:`check_processor` lets pass.
+    Raises
+    ------
+    TypeError
+        As :func:`check_processor`.
     """
     while isinstance(original, PatchedProcessor) and original.attnpatch_layer is not layer:
         if original.attnpatch_layer.patched_processor is not None:
             break
         original = original.attnpatch_original  # left over from what was detached
+    if not isinstance(original, PatchedProcessor):
+        check_processor(original)
     processor = _bare(original)
     _give(processor, layer)
     return processor
