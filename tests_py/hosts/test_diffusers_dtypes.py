@@ -3,15 +3,23 @@
 """Patches in UNets on the meta device, which has shapes alone, and in float64."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from attach_case import GUIDED, original, prompt
-from diffusers_models import unet_inputs
+from diffusers_models import CONTEXT, unet_inputs
 
 import attnpatch as ap
 
 SIZE = (32, 24)
+
+
+@functools.cache
+def negative():
+    return torch.randn(1, 7, CONTEXT, generator=torch.Generator().manual_seed(3))
+
+
 PATCHES = {
     "prompt": prompt,
     "masked": lambda: prompt().replace(mask=torch.ones(8, 6).tril()),
@@ -25,6 +33,9 @@ PATCHES = {
     "near-sighted": ap.NearSightedAttention,
     "merging": ap.TokenMerging,
     "hypertile": ap.HyperTile,
+    "imitated": lambda: ap.SlothfulAttention(compat="comfyui_slothful_attention"),
+    "words": lambda: ap.KeyGain(ap.TextKeys((2, 3)), 3.0, mask=torch.ones(8, 6).tril()),
+    "NAG": lambda: ap.NormalizedAttentionGuidance(negative(), 4.0),
 }
 
 
@@ -55,3 +66,12 @@ def test_float64(name):
     tolerance = 1e-2 if name == "merging" else 2e-5
     torch.testing.assert_close(out.float(), expected, rtol=0, atol=tolerance)
     assert not torch.equal(out.float(), expected)
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_default_device_that_users_set(name):
+    """What patches keep on the CPU is made there, whatever device is the default."""
+    patch, unet, inputs = PATCHES[name](), original(), unet_inputs(original(), size=SIZE)
+    with torch.device("meta"), torch.no_grad(), ap.attach(unet, patch, **GUIDED):
+        out = unet(**inputs).sample
+    assert torch.equal(out, run(unet, patch, lambda value: value))

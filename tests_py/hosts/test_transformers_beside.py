@@ -12,6 +12,7 @@ from dense_bias import dense
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import attention_backend
 from transformer_models import CASES, GRID, REFERENCES, TEXT
+from transformer_pipelines import SIZE, THREE, make, sd3
 
 import attnpatch as ap
 from attnpatch.patches import KeyGain, ReferenceKeys, TextKeys
@@ -211,6 +212,32 @@ def test_a_processor_that_does_not_dispatch_is_refused(flux):
     assert model.transformer_blocks[0].attn.processor is before
 
 
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_a_pipeline_that_perturbs_attention_itself_is_refused(guidance):
+    pipeline, arguments = sd3(1, False)
+    kind, layers = diffusers.StableDiffusion3PAGPipeline, ["blocks.1"]
+    perturbing = make(kind, pipeline.transformer, absent=THREE, pag_applied_layers=layers)
+    arguments = {**arguments, **SIZE, "guidance_scale": guidance}
+    with (
+        ap.attach(perturbing, words()),
+        pytest.raises(TypeError, match=r"rows .* at once, got PAG.*JointAttn.* without perturbed"),
+    ):
+        perturbing(**arguments, pag_scale=3.0)
+
+
+def test_a_processor_that_does_not_dispatch_is_refused_later_too(flux):
+    model, arguments = flux
+
+    class Own:
+        def __call__(self, attn, hidden_states, **kwargs):
+            return hidden_states
+
+    with ap.attach(model, words()):
+        model.transformer_blocks[1].attn.set_processor(Own())
+        with pytest.raises(TypeError, match=r"that call dispatch_attention_fn .* got .*Own"):
+            run(model, arguments)
+
+
 def test_processors_that_are_replaced_later_take_the_patches(flux, caplog):
     model, arguments = flux
     right = right_of(model, arguments)
@@ -290,6 +317,17 @@ def test_threads_have_calls_of_their_own(flux):
             thread.join()
     for one, other in zip(found, right, strict=True):
         near(one, other)
+
+
+def test_a_default_device_that_users_set(flux):
+    """What patches keep on the CPU is made there."""
+    model, arguments = flux
+    negative = torch.ones(1, TEXT, arguments["encoder_hidden_states"].shape[2])
+    guidance = ap.NormalizedAttentionGuidance(negative, scale=4.0)
+    with ap.attach(model, [words(), guidance], cond_or_uncond=(0,)), torch.no_grad():
+        with torch.device("meta"):
+            found = run(model, arguments)
+        assert torch.equal(found, run(model, arguments))
 
 
 def test_group_offload_and_layerwise_casting_hooks(flux):

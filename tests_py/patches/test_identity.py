@@ -232,6 +232,15 @@ def test_overlaps_are_resolved_as_asked(on_table):
         regions([1])
 
 
+@pytest.mark.parametrize("overlap", ["priority", "normalise"])
+def test_masks_stay_where_they_are_whatever_device_is_the_default(overlap):
+    mask = torch.ones(2, 2).tril()
+    expected = resolve_overlaps([mask, None], overlap)
+    with torch.device("meta"):
+        found = resolve_overlaps([mask, None], overlap)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_prompt_without_mask_is_for_the_whole_picture():
     mask = torch.zeros(2, 2)
     mask[0, 0] = 1

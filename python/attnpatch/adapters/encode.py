@@ -120,7 +120,7 @@ def encode_nothing(encoder: PictureEncoder, form: str, negative: Negative = "zer
     check_negative(negative)
     size = _size_of(encoder)
     if negative == "zeros":
-        return _run(encoder, torch.zeros(1, 3, size, size), form)
+        return _run(encoder, torch.zeros(1, 3, size, size, device="cpu"), form)
     return _run(encoder, preprocess(numpy.zeros((size, size, 3), numpy.uint8), size), form)
 
 

@@ -51,8 +51,8 @@ class BranchPlan:
             self._active.append(tuple(i for i, _ in acting))
             self._first.append(len(weights))
             weights += [w for _, w in acting]
-        self._weights = torch.tensor(weights, dtype=torch.float32)
-        self._rows = torch.tensor([branch.rows for branch in self._branches])
+        self._weights = torch.tensor(weights, dtype=torch.float32, device="cpu")
+        self._rows = torch.tensor([branch.rows for branch in self._branches], device="cpu")
         self._uploads = Cache(size=4)
         self._sites = Cache(size=4 * len(table))
         self._masked = self._any_at_layers(lambda branch: branch.mask is not None)
@@ -139,7 +139,7 @@ def _stack_masks(
     stacked = []
     for mask, pictures in masks:
         if mask is None:
-            stacked.append(torch.ones(1, tokens))
+            stacked.append(torch.ones(1, tokens, device="cpu"))
             continue
         rows = list(zip(pictures, parts or (None,) * len(pictures), strict=True))
         if len(set(rows)) == 1:

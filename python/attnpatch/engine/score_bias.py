@@ -198,7 +198,7 @@ def _count_blind(terms: Sequence[BiasTerm]) -> int:
     ]
     if not bool(torch.stack(torch.broadcast_tensors(*hidden)).any(0).all(1).any()):
         return 0  # a key is left to all
-    seen = torch.tensor(True)
+    seen = torch.tensor(True, device="cpu")
     for term in terms:
         queries, keys = term.queries[:, :, None], term.keys[:, None, :]
         taken = (keys.isneginf() & (queries > 0)) | (queries.isneginf() & (keys > 0))

@@ -48,7 +48,9 @@ class Prediction(NamedTuple):
             return by_row[0]
         shape = (-1, *[1] * (like.dim() - 1))
         columns = zip(*by_row, strict=True)
-        return cls(*(upload(torch.tensor(c), like.device).view(shape) for c in columns))
+        return cls(
+            *(upload(torch.tensor(c, device="cpu"), like.device).view(shape) for c in columns)
+        )
 
     @classmethod
     def at(cls, sigma: float, schedule: Schedule, config: Mapping[str, Any]) -> Prediction:

@@ -79,7 +79,7 @@ class BoundJointNormalized(BoundPatch):
             return None
         patch = self.patch
         texts = sample_rows(call, len(patch.negative), "negative")
-        places = torch.tensor([texts[row] for row in rows])
+        places = torch.tensor([texts[row] for row in rows], device="cpu")
         mask = patch.attention_mask
         return NegativeText(
             rows,
@@ -118,10 +118,11 @@ class HiddenKeys:
         """Return its term at a site."""
         queries = max(span.stop or 0 for span in site.queries.spans)
         rows = [hidden == (self._keys.start, self._keys.stop) for hidden in site.call.hidden]
-        gone = torch.zeros(1, keys)
+        taken = torch.tensor(rows, device="cpu")
+        gone = torch.zeros(1, keys, device="cpu")
         gone[:, self._keys] = -torch.inf
         return BiasTerm(
-            queries=torch.tensor(rows).float()[:, None].expand(-1, queries).contiguous(),
+            queries=taken.float()[:, None].expand(-1, queries).contiguous(),
             keys=gone,
             chosen=gone < 0,
         )

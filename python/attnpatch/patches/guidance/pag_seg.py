@@ -275,7 +275,7 @@ def _blur_matrix(side: int, sigma: float) -> Tensor:
     # Dividing before squaring keeps the smallest sigmas: their square would be zero.
     weights = [math.exp(-0.5 * min(abs(x) / sigma, 1e3) ** 2) for x in range(-reach, reach + 1)]
     total = sum(weights)
-    matrix = torch.zeros(side, side, dtype=torch.float64)
+    matrix = torch.zeros(side, side, dtype=torch.float64, device="cpu")
     for row in range(side):
         for x, weight in zip(range(-reach, reach + 1), weights, strict=True):
             matrix[row, _reflected(row + x, side)] += weight / total

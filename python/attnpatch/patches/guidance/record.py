@@ -112,7 +112,7 @@ class AttentionRecord:
         if whole and sorted(sum(places, ())) == list(range(batch)):
             means = torch.cat([entry.column_mean for entry in self.entries])
             if sum(places, ()) != tuple(range(batch)):
-                order = torch.tensor(sum(places, ())).argsort()
+                order = torch.tensor(sum(places, ()), device="cpu").argsort()
                 means = means[order.to(means.device)]
             return means.unflatten(1, first.grid)
         return self._spread(places, batch, latent, areas or {})

@@ -78,7 +78,7 @@ def scales_of(
         factors = [by_sample[sample] for sample in sample_rows(call, len(by_sample), "scale")]
     strengths = strength if isinstance(strength, tuple) else (strength,) * rows
     numbers = [a * b for a, b in zip(strengths, factors, strict=True)]
-    scales = upload(torch.tensor(numbers), like.device)
+    scales = upload(torch.tensor(numbers, device="cpu"), like.device)
     return scales.view(like.shape[0], 1, *[-1] * (like.dim() - 4), 1, 1)
 
 

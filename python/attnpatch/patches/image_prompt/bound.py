@@ -247,9 +247,9 @@ class ImageBranch:
         k, v = self._source.layer(layer, None, device)
         rows = [row for row, _ in self._pairs]
         if rows != list(range(len(k))):
-            index = upload(torch.tensor(rows), device)
+            index = upload(torch.tensor(rows, device="cpu"), device)
             k, v = k.index_select(0, index), v.index_select(0, index)
-        weights = torch.tensor([weight * factor for _, factor in self._pairs])
+        weights = torch.tensor([weight * factor for _, factor in self._pairs], device="cpu")
         weights = upload(weights, device).view(-1, 1, 1)
         own_tokens = self._bound.prompt.keys_values.own_tokens
         k, v = self._bound.scaling.fold(k, v, weights, self.shared_softmax, own_tokens)

@@ -87,16 +87,16 @@ def resolve_overlaps(masks: Sequence[Tensor | None], overlap: Overlap) -> list[T
     if any(bool((mask < 0).any()) for mask in drawn):
         raise ValueError(f"masks: {overlap!r} takes no values below 0")
     size = max(((mask.shape[-2], mask.shape[-1]) for mask in drawn), default=(1, 1))
-    planes = [torch.ones(1, *size) if mask is None else _resize(mask, size) for mask in masks]
+    whole = torch.ones(1, *size, device=drawn[0].device if drawn else "cpu")
+    planes = [whole if mask is None else _resize(mask, size) for mask in masks]
     if overlap == "priority":
-        left = torch.ones(1, *size)
+        left = whole
         result = []
         for plane in planes:
             result.append(plane * left)
             left = left * (1 - plane.clamp(0, 1))
         return list(result)
-    total = torch.ones(1, *size)
-    total = torch.maximum(total, sum((plane for plane in planes), torch.zeros(1, *size)))
+    total = torch.maximum(whole, sum(planes[1:], planes[0]))
     return [plane / total for plane in planes]
 
 

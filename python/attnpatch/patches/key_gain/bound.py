@@ -128,7 +128,7 @@ class GainBias:
         self, bound: BoundKeyGain, weights: Sequence[float], mask_rows: Sequence[int] | None
     ) -> None:
         self._bound = bound
-        self._weights = torch.tensor(weights, dtype=torch.float64)
+        self._weights = torch.tensor(weights, dtype=torch.float64, device="cpu")
         self._mask_rows = mask_rows
 
     def strength(self, layer: int) -> float | None:
@@ -156,8 +156,9 @@ class GainBias:
         """Return how far each query is inside of the mask (rows, queries), and who is meant."""
         spans = site.queries.spans
         count = max(span.stop or 0 for span in spans)
-        inside = torch.ones(len(self._mask_rows or (0,)), count, dtype=torch.float64)
-        concerned = torch.full((count,), self._bound.patch.rows == "all")
+        rows = len(self._mask_rows or (0,))
+        inside = torch.ones(rows, count, dtype=torch.float64, device="cpu")
+        concerned = torch.full((count,), self._bound.patch.rows == "all", device="cpu")
         image = site.queries.find(IMAGE)
         if image is not None:
             concerned[image.start : image.stop] = True

@@ -64,7 +64,7 @@ class ReferenceKeys:
         ValueError
             Where there is no such reference, or a mask meets one whose grid is not known.
         """
-        chosen = torch.zeros(1, count, dtype=torch.bool)
+        chosen = torch.zeros(1, count, dtype=torch.bool, device="cpu")
         spans = [span for span in tokens.spans if span.name == REFERENCE]
         if self.index is not None:
             spans = [span for span in spans if span.index == self.index]
@@ -154,7 +154,7 @@ class TextKeys:
         """
         spans = [span for span in tokens.spans if span.name == TEXT]
         batch = max((len(span.rows or span.repeats) for span in spans), default=0)
-        chosen = torch.zeros(batch or 1, count, dtype=torch.bool)
+        chosen = torch.zeros(batch or 1, count, dtype=torch.bool, device="cpu")
         for row in rows if batch else (0,):
             chosen[row] = self._chosen(spans, count, row)
         return chosen
@@ -174,7 +174,7 @@ class TextKeys:
                     f"tokens: expected tokens of a text of {len(places)}, got {self.tokens[-1]}"
                 )
             places = [places[token] for token in self.tokens]
-        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen = torch.zeros(count, dtype=torch.bool, device="cpu")
         for place in places:
             chosen[place] = True
         return chosen

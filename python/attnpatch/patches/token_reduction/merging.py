@@ -122,14 +122,14 @@ def _split(cells: Cells, device: torch.device) -> tuple[Tensor, Tensor]:
     """Give the indices of sources and of destinations, both int64."""
     (height, width), (down, across) = cells.grid, cells.counts
     tall, wide = min(cells.stride, height), min(cells.stride, width)
-    within = torch.zeros(down * across, dtype=torch.int64)
+    within = torch.zeros(down * across, dtype=torch.int64, device="cpu")
     if cells.chosen is not None:
-        generator = torch.Generator().manual_seed(cells.chosen)
-        within = torch.randint(tall * wide, (down * across,), generator=generator)
-    cell = torch.arange(down * across)
+        generator = torch.Generator("cpu").manual_seed(cells.chosen)
+        within = torch.randint(tall * wide, (down * across,), generator=generator, device="cpu")
+    cell = torch.arange(down * across, device="cpu")
     row = cell // across * tall + within // wide
     destinations = row * width + cell % across * wide + within % wide
-    others = torch.ones(height * width, dtype=torch.bool)
+    others = torch.ones(height * width, dtype=torch.bool, device="cpu")
     others[destinations] = False
     return others.nonzero()[:, 0].to(device), destinations.to(device)
 

@@ -201,7 +201,7 @@ class TilePlan:
 
     def _counts(self) -> tuple[int, int]:
         """How many own and shared keys there are."""
-        probe = torch.empty(1, self.grid[0] * self.grid[1], 1)
+        probe = torch.empty(1, self.grid[0] * self.grid[1], 1, device="cpu")
         keys, _ = self.reduce(probe, probe)
         shared = 0 if self.shared is None else self.shared(probe, probe, self.grid)[0].shape[1]
         return keys.shape[1] - shared, shared

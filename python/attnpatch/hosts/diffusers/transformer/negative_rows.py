@@ -58,7 +58,7 @@ def add_negatives(
         )
     own = negative.mask
     if own is None:
-        own = torch.ones(added.shape[:2], dtype=torch.bool)
+        own = torch.ones(added.shape[:2], dtype=torch.bool, device="cpu")
     missing = text.shape[1] - added.shape[1]
     mask_name = next((name for name in masks if name in arguments), None)
     if missing < 0 or ((missing or not bool(own.all())) and mask_name is None):
