@@ -213,7 +213,9 @@ def regional_prompts(
     Returns
     -------
     tuple
-        The joined text, for the pipeline's ``prompt_embeds``, and the patches.
+        The joined text, for the pipeline's ``prompt_embeds``, and the patches. Pipelines of UNets
+        want ``negative_prompt_embeds`` of as many tokens: repeat those, ``uncond.repeat(1, 3, 1)``
+        beside three texts.
 
     Raises
     ------
