@@ -369,3 +369,23 @@ def test_two_threads_and_two_models(monkeypatch, host):
         assert len(results) == 2
         for result in results:
             torch.testing.assert_close(result, wanted)
+
+
+def test_passes_have_identities_of_their_own(monkeypatch, host):
+    """Caches keep what each conditioning gave, by its identity."""
+    seen = []
+
+    def spy(function, args):
+        seen.append(args["c"]["transformer_options"]["uuids"])
+        return function(args["input"], args["timestep"], **args["c"])
+
+    sampler = Sampler(monkeypatch)
+    x, conds = inputs(1)
+    stack = [PerturbedAttentionGuidance(3.0), SelfAttentionGuidance(0.8)]
+    model = patch(host, stack)
+    model.model_options["model_function_wrapper"] = spy
+    for level in (3.0, 2.0):
+        sampler.step(model, x, conds, level)
+    ordinary, degraded = seen[0], [one for call in seen[1 : len(seen) // 2] for one in call]
+    assert len({*ordinary, *degraded}) == len(ordinary) + len(degraded) == 4
+    assert seen[len(seen) // 2 :] == seen[: len(seen) // 2]

@@ -114,7 +114,7 @@ class GuidanceFunction:
         if wanted.guidance.records and not record:
             self._tell(
                 f"{name}: off, for nothing was recorded: another patch took the place of ours at "
-                f"the self-attention of {wanted.guidance.blocks}"
+                f"the self-attention of {wanted.guidance.blocks}, or answered for the network"
             )
             return False
         return True
@@ -175,7 +175,10 @@ def _call(
         {i: passes[index] for i, index in enumerate(order) if index is not None},
         options.get("model_function_wrapper"),
     )
-    in_order = [None if index is None else conds[index] for index in order]
+    in_order = [
+        None if index is None else [_of_pass(entry, passes[index].index) for entry in conds[index]]
+        for index in order
+    ]
     while in_order[-1] is None:
         in_order.pop()
     calc_cond_batch = sys.modules["comfy.samplers"].calc_cond_batch
@@ -211,6 +214,11 @@ class _Marker:
             return function(x, args["timestep"], **conditioning)
         changed = {"input": x, "c": conditioning, "cond_or_uncond": roles}
         return self.wrapped(function, {**args, **changed})
+
+
+def _of_pass(entry: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return a conditioning with an identity of its own: caches keep what each gave."""
+    return {**entry, "uuid": ("attnpatch", index, entry.get("uuid"))}
 
 
 def _with_input(entry: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
