@@ -114,6 +114,19 @@ def test_what_does_not_fit_is_named(change, error, message, after):
         branch_attention(q, k, v, branches)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_no_attention_input_is_named_before_branches(place):
+    tensors = [torch.randn(2, 3, 5, 8) for _ in range(3)]
+    branches = [Branch(tensors[0], tensors[0])]
+    name = "qkv"[place]
+    for value, error, message in (
+        (None, TypeError, f"^{name}: expected a tensor, got NoneType"),
+        (torch.ones(3, 5, 8), RuntimeError, rf"^{name}: expected \(batch, .* got \(3, 5, 8\)"),
+    ):
+        with pytest.raises(error, match=message):
+            branch_attention(*tensors[:place], value, *tensors[place + 1 :], branches)
+
+
 def test_no_branch():
     q, k, v, *_ = make_inputs()
     with pytest.raises(TypeError, match=r"^branches\[0\]: expected a Branch, got Tensor"):

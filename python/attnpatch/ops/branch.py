@@ -78,7 +78,8 @@ def branch_attention(
     Raises
     ------
     TypeError, ValueError
-        What stands in a branch does not fit; the message names it.
+        Something stands where a tensor should, or what stands in a branch does not fit; the message
+        names it.
     RuntimeError
         Shapes, dtypes or devices of q, k and v do not fit; the message names the argument.
 
@@ -101,6 +102,8 @@ def branch_attention(
     >>> torch.equal(out[1:], branch_attention(q[1:], text[1:], text[1:]))
     True
     """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        _check_rank(name, tensor)
     for index, branch in enumerate(branches):
         _check(f"branches[{index}]", branch, q, k)
     order = sorted(range(len(branches)), key=lambda index: not branches[index].shared_softmax)
@@ -118,6 +121,15 @@ def branch_attention(
         sum(branch.shared_softmax for branch in branches),
         scale,
     )
+
+
+def _check_rank(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 4:
+        raise RuntimeError(
+            f"{name}: expected (batch, heads, tokens, head size), got {tuple(tensor.shape)}"
+        )
 
 
 def _check(name: str, branch: Branch, q: Tensor, k: Tensor) -> None:
