@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attnpatch.ops.library import cpu_kernels_serve
+from attnpatch.ops.library import cpu_kernels_serve, has_tangents
 
 __all__ = ["attend", "takes"]
 
@@ -16,10 +16,12 @@ _attend = torch.ops.attnpatch.attend.default
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether ``attend`` serves: a kernel of ours does, and nobody asks for gradients."""
+    """Whether ``attend`` serves: a kernel of ours does, and nobody asks for derivatives."""
     if not (q.is_cpu and q.dtype in _DTYPES and cpu_kernels_serve()):
         return False
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return False
+    if has_tangents((q, k, v)):
         return False
     return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
 

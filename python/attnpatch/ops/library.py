@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attnpatch import _core  # noqa: F401  (defines the operators' schemas and CPU kernels)
 from attnpatch.ops import admission
@@ -106,7 +107,7 @@ def call(
     """Call an operator's kernel, where the device of the first argument has one that serves.
 
     Else the operator in plain torch is called directly, so that ``torch.compile`` sees through it,
-    or, where gradients are wanted or float64, the readable reference.
+    or, where gradients or tangents are wanted or float64, the readable reference.
 
     Raises
     ------
@@ -127,7 +128,8 @@ def _call(
 ) -> Any:
     first = arguments[0]
     wide = first.dtype is torch.float64
-    if wide or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
+    forward = forward_ad._current_level >= 0
+    if wide or forward or not first.is_cpu or _FORCED or _LIMITS or _CPU_VERDICTS:
         serves = _substitute(_FORMS[reference], arguments)
         if serves is not None:
             return with_autocast(serves, _FORMS[reference].cast, arguments)
@@ -138,6 +140,14 @@ def _call(
         return operator(*arguments)
 
 
+def has_tangents(arguments: Sequence[Any]) -> bool:
+    """Whether a tensor brings a tangent (``torch.autograd.forward_ad``, ``torch.func.jvp``)."""
+    if forward_ad._current_level < 0:
+        return False
+    tensors = (value for value in _flat(arguments) if isinstance(value, Tensor))
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
 def cpu_kernels_serve() -> bool:
     """Whether the CPU's kernels serve every call there: nobody chose or limited them."""
     return not (_FORCED or _LIMITS or _CPU_VERDICTS)
@@ -146,6 +156,8 @@ def cpu_kernels_serve() -> bool:
 def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | None:
     """Choose what serves instead of a kernel; None: the kernel does."""
     if arguments[0].dtype is torch.float64:  # no kernel computes in it
+        return forms.reference
+    if has_tangents(arguments):  # torch calls an operator without them, and says nothing
         return forms.reference
     if _FORCED is None and _kernel_serves(forms, arguments):
         return None
