@@ -131,6 +131,8 @@ def test_no_branch():
     q, k, v, *_ = make_inputs()
     with pytest.raises(TypeError, match=r"^branches\[0\]: expected a Branch, got Tensor"):
         branch_attention(q, k, v, [k])
+    with pytest.raises(TypeError, match=r"^branches: expected a list of Branch, got one without"):
+        branch_attention(q, k, v, Branch(k, v))
     with pytest.raises(TypeError, match="positional"):
         branch_attention(q, k, v, [], 0.5)
 

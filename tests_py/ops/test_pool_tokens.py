@@ -249,3 +249,8 @@ ERRORS = [
 def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):
         OPERATOR(*on(device, inputs))
+
+
+def test_what_is_no_grid():
+    with pytest.raises(TypeError, match=r"^grid: expected rows and columns, or a Tiling, got 6"):
+        pool_tokens(torch.randn(1, 6, 4), 6, (1, 1), (1, 1))

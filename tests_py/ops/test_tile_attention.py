@@ -310,3 +310,9 @@ ERRORS = [
 def test_errors_name_the_argument(inputs, message, device):
     with pytest.raises(RuntimeError, match=message):
         OPERATOR(*on(device, inputs))
+
+
+def test_what_is_no_tiling():
+    q, k, v = (torch.randn(1, 2, 6, 8) for _ in "qkv")
+    with pytest.raises(TypeError, match=r"^tiling: expected a Tiling, got \(2, 3\)"):
+        tile_attention(q, k, v, (2, 3))

@@ -104,6 +104,8 @@ def branch_attention(
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _check_rank(name, tensor)
+    if isinstance(branches, Branch):
+        raise TypeError("branches: expected a list of Branch, got one without a list")
     for index, branch in enumerate(branches):
         _check(f"branches[{index}]", branch, q, k)
     order = sorted(range(len(branches)), key=lambda index: not branches[index].shared_softmax)

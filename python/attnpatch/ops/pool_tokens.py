@@ -66,6 +66,8 @@ def pool_tokens(
     >>> means.flatten().tolist()
     [2.5, 4.5]
     """
+    if not isinstance(grid, Tiling | Sequence):
+        raise TypeError(f"grid: expected rows and columns, or a Tiling, got {grid!r}")
     tiling = grid if isinstance(grid, Tiling) else Tiling(grid, grid)
     return call(
         torch.ops.attnpatch.pool_tokens.default,

@@ -74,6 +74,8 @@ def tile_attention(
     >>> tile_attention(q, q, q, Tiling(grid=(4, 6), tile=(2, 3))).shape
     torch.Size([2, 8, 24, 40])
     """
+    if not isinstance(tiling, Tiling):
+        raise TypeError(f"tiling: expected a Tiling, got {tiling!r}")
     return call(
         torch.ops.attnpatch.tile_attention.default,
         tile_attention_reference,
