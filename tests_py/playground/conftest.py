@@ -18,8 +18,10 @@ HELD = 77
 PROGRAM = """
 import signal, socket, sys, time
 
-# What is begun in a shell's background ignores it, and so do its children.
+# What is begun in a shell's background ignores the first, by nohup the second: so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def noting(function, place):
     def noted(*arguments, **options):

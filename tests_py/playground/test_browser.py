@@ -52,6 +52,13 @@ def generate(page):
     return page.locator("#times").inner_text()
 
 
+def stop(page):
+    """Stop what is being made, and wait for the end of its step: until then no click is heard."""
+    page.click("#stop")
+    page.locator("#times", has_text="Stopped.").wait_for()
+    page.locator("#plain", has_text="step ").wait_for(state="hidden")
+
+
 def download(page, name):
     """The content of one of the files that the page gives."""
     with page.expect_download() as started:
@@ -155,9 +162,9 @@ def test_who_clicks_again_and_again_queues_once(new_page, held):
     field(page, "Seed", held)
     page.dblclick("#generate")
     page.locator("#plain", has_text="step ").wait_for()
-    page.click("#generate")
-    page.click("#stop")
-    page.locator("#times", has_text="Stopped.").wait_for()
+    with page.expect_response("**/run/predict"):  # it is heard before Stop is
+        page.click("#generate")
+    stop(page)
     field(page, "Seed", 1)
     field(page, "Steps", 3)
     generate(page)
@@ -177,8 +184,7 @@ def test_stopping_ends_ones_own_picture_and_the_queue_goes_on(new_page, held):
     served.locator("#plain", has_text="queue").wait_for()
     waiting.click("#stop")
     waiting.locator("#times", has_text="Stopped.").wait_for()
-    stopped.click("#stop")
-    stopped.locator("#times", has_text="Stopped.").wait_for()
+    stop(stopped)
     served.locator("#times", has_text="With patches").wait_for()
     assert waiting.locator("#times", has_text="With patches").count() == 0, "it left the queue"
     field(stopped, "Seed", 1)
