@@ -145,10 +145,10 @@ def make_page(playground: Playground, folder: Path) -> gr.Blocks:
             api_visibility="private",
             show_progress_on=outputs[:2],
         )
-        # What runs is told, or will be when its turn comes; then the page waits no more.
-        stop.click(stop_running, None, times, queue=False, api_visibility="private").then(
-            None, cancels=[running]
-        )
+        # What runs is told, or will be when its turn comes; then the page waits no more. (Gradio
+        # forgets what `then` is to cancel; listeners to one click are called one after the other.)
+        stop.click(stop_running, None, times, queue=False, api_visibility="private")
+        stop.click(None, cancels=[running])
     _uploads_only(page)
     return page.queue(max_size=32, api_open=False)
 
