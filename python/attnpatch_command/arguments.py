@@ -9,21 +9,21 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    from attnpatch.demo.own_model import OwnOptions
 
 __all__ = [
     "DTYPES",
     "MOST_SEED",
     "PROMPT",
     "check_own",
-    "dtype_of",
     "existing",
     "finite",
     "model_source",
     "one_file",
+    "own_options",
     "positive",
     "take_defaults",
     "whole",
@@ -146,12 +146,33 @@ def take_defaults(arguments: argparse.Namespace, others: Mapping[str, object]) -
             setattr(arguments, name, value)
 
 
-def dtype_of(arguments: argparse.Namespace) -> torch.dtype:
-    """Return the dtype of an own model: the one named, or the one that its device is for."""
+def own_options(arguments: argparse.Namespace, **more: Any) -> OwnOptions:
+    """Return what an own model is made of: what the verbs share, on a device that is here.
+
+    Raises
+    ------
+    ValueError
+        For a device that is not here.
+    """
     import torch
 
+    from attnpatch.demo.own_model import OwnOptions
+    from attnpatch.devices import check_device
+
+    check_device(arguments.device)
     on_cpu = torch.device(arguments.device).type == "cpu"
-    return getattr(torch, arguments.dtype or ("float32" if on_cpu else "float16"))
+    dtype = arguments.dtype or ("float32" if on_cpu else "float16")
+    return OwnOptions(
+        model=arguments.model,
+        adapter=arguments.adapter,
+        image_encoder=arguments.image_encoder,
+        prompt=arguments.prompt,
+        steps=arguments.steps,
+        size=arguments.size,
+        device=arguments.device,
+        dtype=getattr(torch, dtype),
+        **more,
+    )
 
 
 def _options(names: Sequence[str]) -> str:

@@ -13,12 +13,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from attnpatch_command import adapter_files, demo, doctor, face, packages, play, sweep, tune
-from attnpatch_command.output import say, say_when_slow
+from attnpatch_command.output import INTERRUPTED, say, say_when_slow
 
 __all__ = ["VERBS", "Verb", "main"]
-
-_INTERRUPTED = 130
-"""What shells give of a program that Ctrl+C has ended."""
 
 
 class Verb(NamedTuple):
@@ -136,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(verb, parsed)
     except KeyboardInterrupt:
         say(f"attnpatch {verb.name}: interrupted")
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _run(verb: Verb, parsed: argparse.Namespace) -> int:

@@ -14,11 +14,11 @@ from attnpatch_command.arguments import (
     MOST_SEED,
     PROMPT,
     check_own,
-    dtype_of,
     existing,
     finite,
     model_source,
     one_file,
+    own_options,
     take_defaults,
     whole,
 )
@@ -135,27 +135,13 @@ def _run_embedded(args: argparse.Namespace) -> list[Outcome]:
 
 
 def _run_own(args: argparse.Namespace) -> list[Outcome]:
-    from attnpatch.demo.own_model import OwnModel, OwnOptions
+    from attnpatch.demo.own_model import OwnModel
     from attnpatch.demo.report import make_sheet
     from attnpatch.demo.runner import run as run_variants
     from attnpatch.demo.variants import DEFAULT_WEIGHTS, LARGE_REDUCTIONS, plan
-    from attnpatch.devices import check_device
 
     take_defaults(args, _OF_OWN)
-    check_device(args.device)
-    options = OwnOptions(
-        model=args.model,
-        adapter=args.adapter,
-        images=tuple(args.image),
-        image_encoder=args.image_encoder,
-        prompt=args.prompt,
-        steps=args.steps,
-        seed=args.seed,
-        size=args.size,
-        guidance=args.guidance,
-        device=args.device,
-        dtype=dtype_of(args),
-    )
+    options = own_options(args, images=tuple(args.image), seed=args.seed, guidance=args.guidance)
     model = OwnModel(options)
     variants = plan(args.weight or DEFAULT_WEIGHTS, reductions=LARGE_REDUCTIONS)
     outcomes = run_variants(model, variants)

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["end_quietly", "say", "say_when_slow"]
+__all__ = ["INTERRUPTED", "end_quietly", "say", "say_when_slow"]
 
+INTERRUPTED = 130
+"""What shells give of a program that Ctrl+C has ended."""
 _STATUS = 141
 """What shells give of a program that SIGPIPE has ended."""
 

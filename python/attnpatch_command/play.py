@@ -17,9 +17,9 @@ from attnpatch_command.arguments import (
     DTYPES,
     PROMPT,
     check_own,
-    dtype_of,
     existing,
     model_source,
+    own_options,
     take_defaults,
     whole,
 )
@@ -151,21 +151,8 @@ def _load(args: argparse.Namespace) -> PlayModel:
         from attnpatch.playground.small_model import SmallModel
 
         return SmallModel()
-    from attnpatch.demo.own_model import OwnOptions
-    from attnpatch.devices import check_device
     from attnpatch.playground.own_model import OwnModel
 
     take_defaults(args, _OF_OWN)
-    check_device(args.device)
-    options = OwnOptions(
-        model=args.model,
-        adapter=args.adapter,
-        images=(),
-        image_encoder=args.image_encoder,
-        prompt=args.prompt,
-        steps=args.steps,
-        size=args.size,
-        device=args.device,
-        dtype=dtype_of(args),
-    )
+    options = own_options(args, images=())
     return OwnModel(options)

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 from attnpatch_command.arguments import one_file, whole
+from attnpatch_command.output import INTERRUPTED
 
 __all__ = ["add_arguments", "run"]
-
-_INTERRUPTED = 130  # as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +84,6 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         print(f"attnpatch sweep: interrupted; --resume goes on with {output}", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     print(f"{len(results)} pictures: {output}/index.html")
     return 0
