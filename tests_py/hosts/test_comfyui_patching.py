@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,7 +146,9 @@ def test_context_windows_show_their_own_pictures(model, window):
     prompt = make_prompt(pictures=5, mask=mask)
     ours = run(ap.patch_model(model, prompt), x, conds, **told)
     assert relative(ours, run(plainly(model, pictures=5, mask=mask), x, conds, **told)) < 1e-5
-    core = type("IndexListContextWindow", (), {"index_list": window, "dim": 0})()
+    core = SimpleNamespace(index_list=window, dim=0)
+    assert torch.equal(run(ap.patch_model(model, prompt), x, conds, context_window=core), ours)
+    core = SimpleNamespace(index_list=window[1:], dim=0, causal_anchor_index=window[0])
     assert torch.equal(run(ap.patch_model(model, prompt), x, conds, context_window=core), ours)
 
 

@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows that wrappers of the model's function cut out of the host's batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attnpatch.engine import Crop
-from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, HostBatch, joined_rows
+from attnpatch.hosts.comfyui.host_batch import HostBatch
+from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, joined_rows
 from attnpatch.patches import Area
 
 CANVAS = (9, 14)
@@ -88,6 +91,18 @@ def test_areas_of_conditionings():
     tile = batch.input[1:, :, 1:4, 2:5]
     rows = joined_rows(batch, tile, {"c_crossattn": batch.conditioning["c_crossattn"][1:]}).rows
     assert rows.crops == (Crop(5, 10, CANVAS),)
+
+
+def test_areas_in_a_window():
+    """A window over the batch shows two of its pictures; one over rows goes on at the top."""
+    areas = (Area(0, 2, 5, 6), Area(7, 8, 5, 6))
+    batch = replace(make_batch(canvas=(5, 6), areas=areas), canvas=CANVAS, samples=(4, 1))
+    rows = joined_rows(batch, batch.input, batch.conditioning).rows
+    assert rows.samples == (4, 1, 4, 1)
+    assert rows.crops == (*2 * [Crop(0, 2, CANVAS)], *2 * [Crop(7, 8, CANVAS)])
+    tile = {"c_crossattn": batch.conditioning["c_crossattn"][3:]}
+    rows = joined_rows(batch, batch.input[3:, :, 3:5, 2:5], tile).rows
+    assert (rows.samples, rows.crops) == ((1,), (Crop(1, 10, CANVAS),))
 
 
 def test_rows_from_nowhere():

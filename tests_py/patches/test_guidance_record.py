@@ -103,6 +103,15 @@ def test_areas(table):
     assert not found[10:].any()
 
 
+def test_an_area_over_the_end(table):
+    record = AttentionRecord()
+    left = run_call(table, [1], 1, CallRecord(record, "a"), latent=(10, 8), seed=1)
+    found = record.saliency(1, (12, 14), {"a": Area(6, 10, 10, 8)})[0]
+    shown = F.interpolate(left.view(1, 1, 5, 4), (10, 8))[0, 0]
+    close(found.roll((6, 4), (0, 1))[:10, :8], shown)
+    assert found.count_nonzero() == shown.count_nonzero()
+
+
 def test_a_record_of_cond(table):
     record = AttentionRecord(role=0)
     means = run_call(table, [0], 2, record)

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
-from attnpatch.hosts.comfyui.joined_rows import BATCH, areas_of
+from attnpatch.hosts.comfyui.host_batch import BATCH, areas_of
 from attnpatch.hosts.comfyui.options import DEGRADED
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
-from attnpatch.hosts.comfyui.roles import ROLES
+from attnpatch.hosts.comfyui.roles import ROLES, STEP
 from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
@@ -75,9 +75,10 @@ class GuidanceFunction:
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
         guided, sigma = args["denoised"], args["sigma"]
+        step = args["model_options"].get(STEP, sigma)
         # Guiders may have more conditionings of its role, or others in its place.
         sources = {entry.get("uuid") for entry in args["uncond"] or ()}
-        record = self.group.records.take(sigma).of(sources)
+        record = self.group.records.take(step).of(sources)
         points = self.group.schedule({"sigmas": sigma})
         if any(point.sigma == 0 for point in points):
             return guided

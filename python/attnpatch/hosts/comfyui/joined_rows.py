@@ -11,32 +11,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnpatch.engine import Crop
-from attnpatch.hosts.comfyui.roles import ROLES, roles_of
+from attnpatch.hosts.comfyui.host_batch import BATCH, HostBatch
 from attnpatch.hosts.host_call import HostCall, Rows, told_rows
 from attnpatch.patches import Area
 
-__all__ = [
-    "BATCH",
-    "ROWS",
-    "ApplyModelWrapper",
-    "BatchMarker",
-    "CalcCondBatchWrapper",
-    "HostBatch",
-    "JoinedRows",
-    "areas_of",
-    "joined_rows",
-    "texts_of",
-]
+__all__ = ["ROWS", "ApplyModelWrapper", "JoinedRows", "joined_rows"]
 
-BATCH = "attnpatch_batch"
-"""Where the options of a call hold the batch as the host made it."""
 ROWS = "attnpatch_rows"
 """Where the options of a call hold what its rows are, if they are not the host's batch."""
 
@@ -49,113 +35,6 @@ class JoinedRows(NamedTuple):
     """None: a user told what they are."""
     each: int = 1
     """Rows of a chunk of that batch."""
-
-
-@dataclass(frozen=True)
-class HostBatch:
-    """One batch of conditionings, as the host made it.
-
-    Parameters
-    ----------
-    input
-        (rows, C, H, W): in equal chunks, one for each conditioning.
-    roles
-        Of each chunk.
-    conditioning
-        What the model's function is given beside it, by name.
-    canvas
-        Height and width of the whole latent.
-    areas
-        Where on that each chunk is; None: it is all of it.
-    texts
-        How many tokens the text of each has; the host repeats them until all are equally long.
-        Empty: not known.
-    """
-
-    input: Tensor
-    roles: tuple[int, ...]
-    conditioning: Mapping[str, Any]
-    canvas: tuple[int, int]
-    areas: tuple[Area | None, ...]
-    texts: tuple[int, ...] = ()
-
-    @property
-    def each(self) -> int:
-        """Rows of a chunk."""
-        return len(self.input) // len(self.roles)
-
-
-@dataclass(frozen=True)
-class BatchMarker:
-    """Wraps the model's function outside of all other wrappers: notes the batch in its options.
-
-    Parameters
-    ----------
-    canvas
-        Height and width of the whole latent.
-    areas
-        Where on that a conditioning acts, by its number and its ``uuid``: the host gives one for an
-        area of cond to uncond too.
-    texts
-        How many tokens the text of a conditioning has, by its number and its ``uuid``.
-    roles
-        Of conditionings by number, where they are not those numbers.
-    wrapped
-        What would have wrapped the model's function without it.
-    """
-
-    canvas: tuple[int, int]
-    areas: Mapping[tuple[int, Any], Area]
-    texts: Mapping[tuple[int, Any], int]
-    roles: Mapping[int, int]
-    wrapped: Callable[..., Tensor] | None
-
-    def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
-        """Call the model as the host would have."""
-        conditioning = dict(args["c"])
-        options = dict(conditioning.get("transformer_options", {}))
-        numbers = tuple(args["cond_or_uncond"])
-        roles = tuple(self.roles.get(number, number) for number in numbers)
-        if roles != numbers:
-            options[ROLES] = self.roles
-        sources = tuple(zip(numbers, options.get("uuids") or (None,) * len(numbers), strict=True))
-        areas = tuple(self.areas.get(source) for source in sources)
-        known = all(source in self.texts for source in sources)
-        texts = tuple(self.texts[source] for source in sources) if known else ()
-        options[BATCH] = HostBatch(args["input"], roles, args["c"], self.canvas, areas, texts)
-        conditioning["transformer_options"] = options
-        if self.wrapped is None:
-            return function(args["input"], args["timestep"], **conditioning)
-        return self.wrapped(function, {**args, "c": conditioning})
-
-
-class CalcCondBatchWrapper:
-    """Stands around each batching of conditionings: says what the host's batches are."""
-
-    def __call__(
-        self,
-        execute: Callable[..., Any],
-        model: Any,
-        conds: Any,
-        x: Tensor,
-        timestep: Any,
-        options: Any,
-    ) -> Any:
-        """Batch the conditionings as the host would have."""
-        canvas = int(x.shape[-2]), int(x.shape[-1])
-        areas: dict[tuple[int, Any], Area] = {}
-        texts: dict[tuple[int, Any], int] = {}
-        for number, entries in enumerate(conds):
-            areas |= {(number, at): area for at, area in areas_of(entries or (), canvas).items()}
-            texts |= {(number, at): count for at, count in texts_of(entries or ()).items()}
-        wrapped = options.get("model_function_wrapper")
-        marker = BatchMarker(canvas, areas, texts, roles_of(conds, options), wrapped)
-        options = {**options, "model_function_wrapper": marker}
-        return execute(model, conds, x, timestep, options)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CalcCondBatchWrapper:
-        """Share it: it holds nothing."""
-        return self
 
 
 class ApplyModelWrapper:
@@ -215,31 +94,6 @@ def _innermost(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _ARGUMENTS = ("x", "t", "c_concat", "c_crossattn", "control", "transformer_options")
-
-
-def areas_of(conds: Sequence[Mapping[str, Any]], latent: tuple[int, int]) -> dict[Any, Area]:
-    """Return where on the latent each conditioning acts, for those that have an area."""
-    areas = {}
-    for entry in conds:
-        area = entry.get("area")
-        if area is None or "uuid" not in entry or isinstance(area[0], str):
-            continue
-        count = len(area) // 2
-        height, width = area[count - 2 : count]
-        top, left = area[-2:]
-        height, width = min(height, latent[0] - top), min(width, latent[1] - left)
-        areas[entry["uuid"]] = Area(top, left, height, width)
-    return areas
-
-
-def texts_of(conds: Sequence[Mapping[str, Any]]) -> dict[Any, int]:
-    """Return how many tokens the text of each conditioning has, for those that have one."""
-    texts = {}
-    for entry in conds:
-        text = getattr(entry.get("model_conds", {}).get("c_crossattn"), "cond", None)
-        if isinstance(text, Tensor) and text.dim() == 3 and entry.get("uuid") is not None:
-            texts[entry["uuid"]] = text.shape[1]
-    return texts
 
 
 def joined_rows(
@@ -316,13 +170,15 @@ def _of_batch(batch: HostBatch) -> JoinedRows:
 
 def _rows(batch: HostBatch, places: Sequence[_Place], latent: tuple[int, int]) -> JoinedRows:
     """Describe rows by where they were cut out."""
-    samples = tuple(place.row % batch.each for place in places)
+    shown = batch.samples or range(batch.each)
+    samples = tuple(shown[place.row % batch.each] for place in places)
     crops = []
     latents: dict[tuple[object, ...], int] = {}
     slots = []
     for place, sample in zip(places, samples, strict=True):
         area = batch.areas[place.row // batch.each] or Area(0, 0, *batch.canvas)
-        top, left = area.top + place.top, area.left + place.left
+        top = (area.top + place.top) % batch.canvas[0]  # what wraps goes on at the other side
+        left = (area.left + place.left) % batch.canvas[1]
         whole = latent == batch.canvas and (top, left) == (0, 0)
         crops.append(None if whole else Crop(top, left, batch.canvas))
         slots.append(latents.setdefault((sample, top, left), len(latents)))

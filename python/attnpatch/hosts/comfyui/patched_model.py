@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, SamplingPoint, Site
-from attnpatch.hosts.comfyui.joined_rows import BATCH, ROWS, JoinedRows
+from attnpatch.hosts.comfyui.host_batch import BATCH, HostBatch
+from attnpatch.hosts.comfyui.joined_rows import ROWS, JoinedRows
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import DEGRADED, OTHERS, Others
 from attnpatch.hosts.comfyui.records import SigmaRecords
 from attnpatch.hosts.comfyui.repeated_texts import find_repeats, told_repeats
-from attnpatch.hosts.comfyui.roles import ROLES
+from attnpatch.hosts.comfyui.roles import ROLES, STEP
+from attnpatch.hosts.comfyui.windows import shown_samples
 from attnpatch.hosts.host_call import HostCall
 from attnpatch.hosts.token_grids import grid_of
 from attnpatch.patches import Area, AttentionRecord, CallRecord, Guidance
@@ -83,12 +85,13 @@ class PatchedModel:
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
         if self._records_any and not degraded and "sigmas" in options:
-            record, sources = self.records.of(options["sigmas"]), tuple(options.get("uuids", ()))
+            step = options.get(STEP, options["sigmas"])
+            record, sources = self.records.of(step), tuple(options.get("uuids", ()))
         joined: JoinedRows | None = options.get(ROWS)
         repeats = self.repeats(batch, options) or ()
         roles = options.get(ROLES, _NONE)
         chunks = tuple(roles.get(n, n) for n in options.get("cond_or_uncond") or (0,))
-        samples = _shown(options, batch // len(chunks)) if joined is None else None
+        samples = _samples(options, batch // len(chunks)) if joined is None else None
         key = (
             *(chunks, batch, shape[-2], shape[-1], points, samples),
             *(degraded, record, sources, joined, repeats),
@@ -227,15 +230,12 @@ class Running:
         return (Site.over_text if keys == TEXT else Site.over_image)(layer, self.call, grid)
 
 
-def _shown(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:
+def _samples(options: ExtraOptions, rows: int) -> tuple[int, ...] | None:
     """Return which samples a chunk of so many rows shows; None: all, in order."""
-    window = options.get("ad_params", _NONE).get("sub_idxs")  # AnimateDiff's
-    if window is not None:
-        return tuple(window)
-    window = options.get("context_window")  # the host's own; it stays there when its call is over
-    if window is None or getattr(window, "dim", 0) != 0 or len(window.index_list) != rows:
-        return None
-    return tuple(window.index_list)
+    batch: HostBatch | None = options.get(BATCH)
+    if batch is None:
+        return shown_samples(options, rows)
+    return batch.samples if batch.each == rows else None
 
 
 def _times(points: Sequence[SamplingPoint], outer: Sequence[int]) -> dict[str, Any]:

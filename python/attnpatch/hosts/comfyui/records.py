@@ -18,9 +18,10 @@ __all__ = ["SigmaRecords"]
 class SigmaRecords:
     """One record for each running step.
 
-    Hosts hand the very same tensor of sigmas to all UNet calls of a step and to what comes after
-    it, and another one to every other step, run and thread. A step that nobody takes is forgotten
-    with its tensor.
+    A step has a tensor of sigmas of its own, another one than every other step, run and thread.
+    Hosts hand it to all UNet calls of the step and to what comes after it, or a part of it, where
+    they cut the samples into windows; then ``STEP`` in the options holds it whole. A step that
+    nobody takes is forgotten with its tensor.
     """
 
     def __init__(self) -> None:

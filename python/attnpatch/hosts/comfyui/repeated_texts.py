@@ -13,7 +13,8 @@ import math
 
 from torch import Tensor
 
-from attnpatch.hosts.comfyui.joined_rows import HostBatch, JoinedRows
+from attnpatch.hosts.comfyui.host_batch import HostBatch
+from attnpatch.hosts.comfyui.joined_rows import JoinedRows
 
 __all__ = ["find_repeats", "told_repeats"]
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
 
-__all__ = ["ROLES", "PredictNoiseWrapper", "roles_of"]
+__all__ = ["ROLES", "STEP", "PredictNoiseWrapper", "roles_of"]
 
 ROLES = "attnpatch_roles"
 """Where the options of a call hold the roles of conditionings by number, if they are others."""
+STEP = "attnpatch_step"
+"""Where the model's options of a step, and those of its calls, hold the sigmas of all samples."""
 _NAMED = "attnpatch_named"  # where the model's options of a step hold the guider's conditionings
 _ROLES = {"positive": COND, "negative": UNCOND}
 
@@ -27,7 +29,7 @@ Conds = Sequence[Mapping[str, Any]]
 
 
 class PredictNoiseWrapper:
-    """Stands around each step of a guider: hands on what its conditionings are called."""
+    """Stands around each step of a guider: hands on its conditionings' names and its sigmas."""
 
     def __call__(
         self,
@@ -39,7 +41,8 @@ class PredictNoiseWrapper:
     ) -> Any:
         """Predict as the guider would have."""
         named = getattr(getattr(execute, "class_obj", None), "conds", None)
-        return execute(x, timestep, {**(model_options or {}), _NAMED: named}, seed)
+        options = {**(model_options or {}), _NAMED: named, STEP: timestep}
+        return execute(x, timestep, options, seed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PredictNoiseWrapper:
         """Share it: it holds nothing."""

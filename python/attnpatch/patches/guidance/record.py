@@ -18,7 +18,7 @@ __all__ = ["Area", "AttentionRecord", "CallRecord", "Recorded"]
 
 
 class Area(NamedTuple):
-    """A rectangle of the latent, in its own pixels."""
+    """A rectangle of the latent, in its own pixels; it may wrap around the latent's end."""
 
     top: int
     left: int
@@ -138,15 +138,18 @@ class AttentionRecord:
     ) -> Tensor:
         device = self.entries[0].column_mean.device
         total, count = torch.zeros(2, batch, *latent, device=device)
-        for entry, rows in zip(self.entries, places, strict=True):
+        for entry, targets in zip(self.entries, places, strict=True):
             own = areas.get(entry.source, Area(0, 0, *latent))
             maps = entry.column_mean.unflatten(1, entry.grid)[:, None]
-            for row, target in enumerate(rows):
+            for row, target in enumerate(targets):
                 part = entry.areas[row] if entry.areas else None
                 top, left, height, width = part or own
                 shown = F.interpolate(maps[row, None], (height, width), mode="nearest")[0, 0]
-                total[target, top : top + height, left : left + width] += shown
-                count[target, top : top + height, left : left + width] += 1
+                # What wraps goes on at the other side.
+                rows = (torch.arange(height, device=device) + top) % latent[0]
+                columns = (torch.arange(width, device=device) + left) % latent[1]
+                total[target, rows[:, None], columns] += shown
+                count[target, rows[:, None], columns] += 1
         return total / count.clamp_(min=1)
 
 

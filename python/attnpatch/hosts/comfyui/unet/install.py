@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attnpatch.engine import Layer, LayerTable, PatchStack
-from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper, CalcCondBatchWrapper
+from attnpatch.hosts.comfyui.host_batch import CalcCondBatchWrapper
+from attnpatch.hosts.comfyui.joined_rows import ApplyModelWrapper
 from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import own_options
 from attnpatch.hosts.comfyui.patched_model import PatchedModel, SamplingSchedule

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: 2026 The attnpatch authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which samples, or which part of the latent, a call shows that is made of a window of the whole.
+
+A host puts its window into the options of the call; it stays there when the call is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attnpatch.patches import Area
+
+__all__ = ["shown_part", "shown_samples"]
+
+logger = logging.getLogger("attnpatch")
+
+_NONE: Mapping[str, Any] = {}
+
+
+def shown_samples(
+    options: Mapping[str, Any], rows: int, retained: Sequence[int] = ()
+) -> tuple[int, ...] | None:
+    """Return which samples a chunk of so many rows shows; None: all, in order.
+
+    Parameters
+    ----------
+    options
+        The host's ``transformer_options``.
+    rows
+        Of a chunk.
+    retained
+        Places of all windows that show what stands there in the whole.
+    """
+    window = options.get("ad_params", _NONE).get("sub_idxs")  # AnimateDiff's
+    if window is not None:
+        return tuple(window)
+    window = options.get("context_window")
+    if window is None or getattr(window, "dim", 0) != 0:
+        return None
+    shown = _indices(window, retained)
+    return shown if len(shown) == rows else None
+
+
+def shown_part(
+    options: Mapping[str, Any], shape: Sequence[int], retained: Sequence[int] = ()
+) -> tuple[Area, tuple[int, int]] | None:
+    """Return which part of which latent a call shows, given the shape of its own; None: all.
+
+    Rows and columns that do not follow each other are a latent of their own, with a warning.
+    """
+    window = options.get("context_window")
+    axis = getattr(window, "dim", 0) - (len(shape) - 2)
+    if window is None or axis not in (0, 1):
+        return None
+    shown, whole = _indices(window, retained), window.total_frames
+    if len(shown) != shape[axis - 2]:
+        return None
+    if any(index != (shown[0] + place) % whole for place, index in enumerate(shown)):
+        logger.warning(
+            "context_window: shows %s that do not follow each other: masks and tiles are laid over "
+            "each window, not over the whole picture",
+            ("rows", "columns")[axis],
+        )
+        return None
+    height, width = shape[-2:]
+    if axis == 0:
+        return Area(shown[0], 0, height, width), (whole, width)
+    return Area(0, shown[0], height, width), (height, whole)
+
+
+def _indices(window: Any, retained: Sequence[int]) -> tuple[int, ...]:
+    """Return what the window holds, in order, along its axis."""
+    before = getattr(window, "causal_anchor_index", None)
+    shown = [*([] if before is None or before < 0 else [before]), *window.index_list]
+    for place in retained:
+        shown[place] = place
+    return tuple(shown)
