@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnpatch.hosts.comfyui.roles import ROLES, STEP, roles_of
+from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step, roles_of
 from attnpatch.hosts.comfyui.windows import shown_part, shown_samples
 from attnpatch.patches import Area
 
@@ -75,7 +75,7 @@ class BatchMarker:
     roles
         Of conditionings by number, where they are not those numbers.
     step
-        The sigmas of all samples of the step; None: not known.
+        That is running; None: not known.
     retained
         Places of all windows that show what stands there in the whole.
     wrapped
@@ -87,7 +87,7 @@ class BatchMarker:
     areas: Mapping[tuple[int, Any], Area]
     texts: Mapping[tuple[int, Any], int]
     roles: Mapping[int, int]
-    step: Tensor | None
+    step: Step | None
     retained: Sequence[int]
     wrapped: Callable[..., Tensor] | None
 
@@ -129,8 +129,10 @@ class CalcCondBatchWrapper:
         """Batch the conditionings as the host would have."""
         latent = int(x.shape[-2]), int(x.shape[-1])
         retained = getattr(options.get("context_handler"), "latent_retain_index_list", ())
-        found = shown_part(options.get("transformer_options", {}), x.shape, retained)
-        part, canvas = (None, latent) if found is None else found
+        step: Step | None = options.get(STEP)
+        canvas = latent if step is None else step.latent
+        part = shown_part(options.get("transformer_options", {}), x.shape, canvas, retained)
+        canvas = latent if part is None else canvas
         areas: dict[tuple[int, Any], Area] = {}
         texts: dict[tuple[int, Any], int] = {}
         for number, entries in enumerate(conds):
@@ -139,7 +141,7 @@ class CalcCondBatchWrapper:
         if part is not None:
             areas = {source: _moved_by(area, part) for source, area in areas.items()}
         marker = BatchMarker(
-            *(canvas, part, areas, texts, roles_of(conds, options), options.get(STEP), retained),
+            *(canvas, part, areas, texts, roles_of(conds, options), step, retained),
             options.get("model_function_wrapper"),
         )
         options = {**options, "model_function_wrapper": marker}

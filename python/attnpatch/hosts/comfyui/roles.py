@@ -10,26 +10,34 @@ what runs a pass of uncond alone makes it number 0. But a guider has names for i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
 
-__all__ = ["ROLES", "STEP", "PredictNoiseWrapper", "roles_of"]
+__all__ = ["ROLES", "STEP", "PredictNoiseWrapper", "Step", "roles_of"]
 
 ROLES = "attnpatch_roles"
 """Where the options of a call hold the roles of conditionings by number, if they are others."""
 STEP = "attnpatch_step"
-"""Where the model's options of a step, and those of its calls, hold the sigmas of all samples."""
+"""Where the model's options of a step, and those of its calls, hold the :class:`Step`."""
 _NAMED = "attnpatch_named"  # where the model's options of a step hold the guider's conditionings
 _ROLES = {"positive": COND, "negative": UNCOND}
 
 Conds = Sequence[Mapping[str, Any]]
 
 
+class Step(NamedTuple):
+    """A step of all samples, which a host may take window by window."""
+
+    sigmas: Tensor
+    latent: tuple[int, int]
+    """Height and width."""
+
+
 class PredictNoiseWrapper:
-    """Stands around each step of a guider: hands on its conditionings' names and its sigmas."""
+    """Stands around each step of a guider: hands on the step and its conditionings' names."""
 
     def __call__(
         self,
@@ -41,7 +49,8 @@ class PredictNoiseWrapper:
     ) -> Any:
         """Predict as the guider would have."""
         named = getattr(getattr(execute, "class_obj", None), "conds", None)
-        options = {**(model_options or {}), _NAMED: named, STEP: timestep}
+        step = Step(timestep, (int(x.shape[-2]), int(x.shape[-1])))
+        options = {**(model_options or {}), _NAMED: named, STEP: step}
         return execute(x, timestep, options, seed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PredictNoiseWrapper:

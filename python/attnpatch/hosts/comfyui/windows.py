@@ -45,30 +45,41 @@ def shown_samples(
 
 
 def shown_part(
-    options: Mapping[str, Any], shape: Sequence[int], retained: Sequence[int] = ()
-) -> tuple[Area, tuple[int, int]] | None:
-    """Return which part of which latent a call shows, given the shape of its own; None: all.
+    options: Mapping[str, Any],
+    shape: Sequence[int],
+    latent: tuple[int, int],
+    retained: Sequence[int] = (),
+) -> Area | None:
+    """Return which part of the latent a call shows; None: all.
 
     Rows and columns that do not follow each other are a latent of their own, with a warning.
+
+    Parameters
+    ----------
+    options, retained
+        As for `shown_samples`.
+    shape
+        Of what the call is given.
+    latent
+        Height and width of the whole.
     """
     window = options.get("context_window")
     axis = getattr(window, "dim", 0) - (len(shape) - 2)
     if window is None or axis not in (0, 1):
         return None
-    shown, whole = _indices(window, retained), window.total_frames
-    if len(shown) != shape[axis - 2]:
+    shown, (height, width) = _indices(window, retained), shape[-2:]
+    if len(shown) != (height, width)[axis]:
         return None
-    if any(index != (shown[0] + place) % whole for place, index in enumerate(shown)):
+    followed = [(shown[0] + place) % latent[axis] for place in range(len(shown))]
+    if list(shown) != followed or (width, height)[axis] != latent[1 - axis]:
         logger.warning(
-            "context_window: shows %s that do not follow each other: masks and tiles are laid over "
-            "each window, not over the whole picture",
+            "context_window: shows %s of a latent that do not follow each other: masks and tiles "
+            "are laid over each window, not over the whole picture",
             ("rows", "columns")[axis],
         )
         return None
-    height, width = shape[-2:]
-    if axis == 0:
-        return Area(shown[0], 0, height, width), (whole, width)
-    return Area(0, shown[0], height, width), (height, whole)
+    top, left = (shown[0], 0) if axis == 0 else (0, shown[0])
+    return Area(top, left, height, width)
 
 
 def _indices(window: Any, retained: Sequence[int]) -> tuple[int, ...]:
