@@ -3,8 +3,10 @@
 """How a run works: when it does nothing, what it keeps, and what it says."""
 
 import copy
+import gc
 import pickle
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from attnpatch.engine import (
     Weight,
     layer_table,
 )
+from attnpatch.engine.plan import Plan
 from flat_attention import branches_at, terms_at
 
 CPU = torch.device("cpu")
@@ -198,15 +201,21 @@ def test_keys_and_values_are_cached_per_dtype(prompt, site, table):
 
 
 def test_memory_stays_bounded_over_a_curve(prompt, site, table):
-    """Folded keys and values of past steps are dropped."""
+    """Plans, and folded keys and values, of past steps are dropped."""
     weight = Weight(curve=[(0, 1), (1, 0.5)])
     run = PatchStack([prompt(weight, scaling="K+mean(V) w/ C penalty")]).bind(table)
-    for step in range(200):
-        for layer in range(len(table)):
-            branches_at(run, site(layer, progress=step / 200), torch.float32)
-    (bound,) = run._bound
-    assert len(bound.folded._values) <= 4 * len(table)
-    assert len(run._plans["text",]._values) <= 4
+
+    def kept_after(steps):
+        for step in steps:
+            for layer in range(len(table)):
+                branches_at(run, site(layer, progress=step / 200), torch.float32)
+        gc.collect()
+        kinds = Counter(map(type, gc.get_objects()))
+        return kinds[Plan], kinds[torch.Tensor]
+
+    few = kept_after(range(20))
+    assert all(few)
+    assert kept_after(range(20, 200)) == few
 
 
 def test_inference_mode_leaves_no_trace(prompt, site, table, qkv):

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,18 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnpatch._core import Layer
-from attnpatch.engine.branch_plan import BranchPlan
-from attnpatch.engine.cache import Cache
-from attnpatch.engine.edits import Edits
 from attnpatch.engine.heads import join_heads, split_heads
 from attnpatch.engine.joint_layers import JointLayer, JointTable, Table
 from attnpatch.engine.patch import BoundPatch, NegativeText, Patch, nbytes_of
 from attnpatch.engine.plan import Plan
+from attnpatch.engine.plans import Plans
 from attnpatch.engine.report import Report, Skip
-from attnpatch.engine.score_bias import BiasPlan
 from attnpatch.engine.site import Call, Site
-from attnpatch.engine.site_attention import SiteAttention, WrapperChain
-from attnpatch.engine.text_guide import MoreKeys, TextGuide, TextGuides
+from attnpatch.engine.site_attention import SiteAttention
+from attnpatch.engine.text_guide import MoreKeys
 from attnpatch.engine.tokens import IMAGE, TEXT, Tokens
 
 __all__ = ["BoundStack"]
@@ -48,12 +44,7 @@ class BoundStack:
         self._skipped = tuple(
             _skipped(patch, bound, table) for patch, bound in zip(stack, self._bound, strict=True)
         )
-        self._edits = tuple(Cache(size=4) for _ in self._bound)
-        self._plans: dict[tuple[str, ...], Cache] = defaultdict(lambda: Cache(size=4))
-        self._branch_plans = Cache(size=4)
-        self._bias_plans = Cache(size=4)
-        self._masks = Cache(size=64)
-        self._latest: dict[tuple[str, ...], tuple[Call, Plan | None]] = {}
+        self._plans = Plans(self._bound, self._skipped, table)
 
     def at(self, site: Site) -> SiteAttention | None:
         """Return what the patches do at a site: the one door for every host.
@@ -79,10 +70,7 @@ class BoundStack:
             The same object in all such calls: what follows from it need not be worked out again.
             None: no patch acts there.
         """
-        latest = self._latest.get(keys)
-        if latest is None or latest[0] is not call:
-            latest = self._latest[keys] = call, self._plan(call, keys)
-        return latest[1]
+        return self._plans.of(call, keys)
 
     def prepare(
         self, call: Call, dtype: torch.dtype, device: torch.device, text: int | None = None
@@ -283,18 +271,6 @@ class BoundStack:
             patches=tuple(type(patch).__name__ for patch in self.stack),
         )
 
-    def _plan(self, call: Call, keys: tuple[str, ...]) -> Plan | None:
-        acting = [
-            (index, bound.time_key(call))
-            for index, bound in enumerate(self._bound)
-            if bound.keys in keys
-        ]
-        acting = [(index, time_key) for index, time_key in acting if time_key is not None]
-        if not acting:
-            return None
-        key = (call.layout, call.degraded, tuple(acting))
-        return self._plans[keys].get(key, lambda: self._make_plan(call, keys, acting))
-
     def check_spans(self, call: Call, keys: tuple[str, ...]) -> None:
         """Raise ValueError where a patch that is active asks for tokens that a call has not.
 
@@ -311,51 +287,6 @@ class BoundStack:
                     f"{type(patch).__name__}: expected {bound.keys} tokens in the call of the "
                     f"{self.table.family}, got {', '.join(keys)}"
                 )
-
-    def _make_plan(
-        self, call: Call, keys: tuple[str, ...], acting: Sequence[tuple[int, Hashable]]
-    ) -> Plan:
-        edits = {index: self._edits_of(index, call, time_key) for index, time_key in acting}
-        branching = tuple(e for e in edits.values() if e.branches)
-        branches = None
-        if branching:
-            # Times change what other patches do far more often than what branches do.
-            branches = self._branch_plans.get(
-                branching,
-                lambda: BranchPlan(
-                    self.table, (b for e in branching for b in e.branches), self._masks
-                ),
-            )
-        biases = None
-        biasing = tuple(e for e in edits.values() if e.biases)
-        if biasing:
-            biases = self._bias_plans.get(
-                biasing,
-                lambda: BiasPlan(self.table, (b for e in biasing for b in e.biases)),
-            )
-        chains: list[WrapperChain | None] = []
-        guides: list[TextGuides | None] = []
-        same: dict[tuple[TextGuide, ...], TextGuides] = {}
-        for layer in self.table:
-            wrappers = [
-                edit.wrappers[layer.index]
-                for index, edit in edits.items()
-                if layer.index in edit.wrappers and self._skipped[index][layer.index] is None
-            ]
-            chains.append(WrapperChain(wrappers) if wrappers else None)
-            acting_guides = tuple(
-                edit.text_guides[layer.index]
-                for edit in edits.values()
-                if layer.index in edit.text_guides
-            )
-            guides.append(
-                same.setdefault(acting_guides, TextGuides(acting_guides)) if acting_guides else None
-            )
-        return Plan(self.table, keys, branches, tuple(chains), biases, tuple(guides))
-
-    def _edits_of(self, index: int, call: Call, time_key: Hashable) -> Edits:
-        key = (call.layout, call.degraded, time_key)
-        return self._edits[index].get(key, lambda: self._bound[index].edits(call, time_key))
 
     def __copy__(self) -> BoundStack:
         return self
