@@ -9,20 +9,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnpatch_command.arguments import (
-    DTYPES,
-    MOST_SEED,
-    PROMPT,
+from attnpatch_command.arguments import MOST_SEED, finite, one_file, whole
+from attnpatch_command.output import say
+from attnpatch_command.own_model import (
+    OF_OWN,
+    add_own_model,
     check_own,
-    existing,
-    finite,
-    model_source,
-    one_file,
     own_options,
     take_defaults,
-    whole,
 )
-from attnpatch_command.output import say
 
 if TYPE_CHECKING:
     from attnpatch.demo.runner import Outcome
@@ -34,14 +29,7 @@ ITEMS = range(200)
 # Few steps are best for the small model: more add up the errors of guidance.
 EMBEDDED_STEPS, OWN_STEPS = 10, 25
 # What an own model alone heeds, with what it takes where nothing is given.
-_OF_OWN: dict[str, object] = {
-    "image_encoder": None,
-    "prompt": PROMPT,
-    "guidance": 5.0,
-    "size": None,
-    "device": "cpu",
-    "dtype": None,
-}
+_OF_OWN = {**OF_OWN, "guidance": 5.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,24 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(DEFAULT_ITEMS),
         help=f"test items, 0 to {ITEMS[-1]}",
     )
-    own = parser.add_argument_group("your own model (all three of the first are needed)")
-    own.add_argument(
-        *("--model",), type=model_source, help="SD1.5, SD2 or SDXL: a file, a folder or a model ID"
-    )
-    own.add_argument("--adapter", type=existing, help="an IP-Adapter, .safetensors or .bin")
+    own = parser.add_argument_group("your own model (--model, --adapter and --image are needed)")
+    add_own_model(own, whole(8, multiple=8, text="a multiple of 8"))
     own.add_argument("--image", type=one_file, nargs="+", help="reference pictures")
-    own.add_argument(
-        *("--image-encoder",), type=model_source, help="CLIP vision model: a folder or a model ID"
-    )
-    own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")
     own.add_argument("--guidance", type=finite, help=f"default: {_OF_OWN['guidance']}")
-    own.add_argument(
-        "--size",
-        type=whole(8, multiple=8, text="a multiple of 8"),
-        help="edge of the pictures, a multiple of 8",
-    )
-    own.add_argument("--device", help=f"default: {_OF_OWN['device']}")
-    own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
 
 
 def check(arguments: argparse.Namespace) -> None:

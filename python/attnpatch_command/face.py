@@ -8,15 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from attnpatch_command.arguments import (
-    check_own,
-    existing,
-    model_source,
-    one_file,
-    take_defaults,
-    whole,
-)
+from attnpatch_command.arguments import existing, model_source, one_file, whole
 from attnpatch_command.output import say
+from attnpatch_command.own_model import check_own, take_defaults
 
 __all__ = ["add_arguments", "check", "run"]
 
@@ -38,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("picture", type=one_file, nargs="?", help="a photograph that shows a face")
     parser.add_argument("--models", help="a pack of insightface: its name, folder or zip file")
-    own = parser.add_argument_group("your own model (both of the first are needed)")
+    own = parser.add_argument_group("your own model (--model and --adapter are needed)")
     own.add_argument("--model", type=model_source, help="SDXL: a file, a folder or a model ID")
     own.add_argument("--adapter", type=existing, help="InstantID's adapter, .safetensors or .bin")
     own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")

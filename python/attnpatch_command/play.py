@@ -13,17 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnpatch_command.arguments import (
-    DTYPES,
-    PROMPT,
+from attnpatch_command.arguments import whole
+from attnpatch_command.output import say
+from attnpatch_command.own_model import (
+    OF_OWN,
+    add_own_model,
     check_own,
-    existing,
-    model_source,
     own_options,
     take_defaults,
-    whole,
 )
-from attnpatch_command.output import say
 
 if TYPE_CHECKING:
     from attnpatch.playground.patches import PlayModel
@@ -31,14 +29,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PORT = 7860
 # What an own model alone heeds, with what it takes where nothing is given.
-_OF_OWN: dict[str, object] = {
-    "image_encoder": None,
-    "prompt": PROMPT,
-    "steps": 25,
-    "size": None,
-    "device": "cpu",
-    "dtype": None,
-}
+_OF_OWN = {"steps": 25, **OF_OWN}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,23 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("--port",), type=whole(0, 65535), default=PORT, help=f"default: {PORT}; 0: any free one"
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    own = parser.add_argument_group("your own model (both of the first are needed)")
-    own.add_argument(
-        *("--model",), type=model_source, help="SD1.5, SD2 or SDXL: a file, a folder or a model ID"
-    )
-    own.add_argument("--adapter", type=existing, help="an IP-Adapter, .safetensors or .bin")
-    own.add_argument(
-        *("--image-encoder",), type=model_source, help="CLIP vision model: a folder or a model ID"
-    )
-    own.add_argument("--prompt", help=f"default: {_OF_OWN['prompt']}")
+    own = parser.add_argument_group("your own model (--model and --adapter are needed)")
+    add_own_model(own, whole(32, 2048, multiple=8, text="a multiple of 8, 32 to 2048"))
     own.add_argument("--steps", type=whole(2, 100), help=f"default: {_OF_OWN['steps']}")
-    own.add_argument(
-        "--size",
-        type=whole(32, 2048, multiple=8, text="a multiple of 8, 32 to 2048"),
-        help="edge of the pictures, a multiple of 8",
-    )
-    own.add_argument("--device", help=f"default: {_OF_OWN['device']}")
-    own.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
 
 
 def check(args: argparse.Namespace) -> None:

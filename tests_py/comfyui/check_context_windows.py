@@ -24,7 +24,7 @@ Node = import_module("comfy_extras.nodes_context_windows").ContextWindowsManualN
 PICTURES = 5
 over_a_batch = pytest.mark.skipif(
     "causal_window_fix" not in inspect.signature(Node.execute).parameters,
-    reason="windows over a batch fail in this host, patched or not",
+    reason="this ComfyUI has no windows over a batch that work, patched or not",
 )
 OPTIONS = inspect.signature(Node.execute).parameters
 SCHEDULES = ["standard_static", "standard_uniform", "looped_uniform", "batched"]
