@@ -7,12 +7,13 @@ middle of the sampling. Theirs are the packs ComfyUI_IPAdapter_plus, ComfyUI_Ins
 both sides without its ControlNet) and comfyui_slothful_attention, and core's own nodes for
 guidance; where two of them do not go together, as their users chain them. The keys by which the two
 image packs miss the middle block are set right, so that they do the whole work. Both sides are in
-one process, and all steps take turns block by block. Where both should give the same picture it is
-compared before anything is measured.
+one process and take turns block by block: first steps, which make the patches of an adapter's
+tensors, and then, with the models so patched, others and a plain one. Where both should give the
+same picture it is compared before anything is measured.
 
 A figure is the median over the rounds: seconds of a plain step, and of ours, and theirs over ours,
-of a step in the run and of the first one, which makes the patches of an adapter's tensors. Memory
-is what that first step adds to the process at its peak, beside what a plain one adds.
+of a step in the run and of the first one, with the patching. Memory is what a first step adds to
+the process at its peak, beside what a plain one adds.
 
 ATTNPATCH_COMFYUI, ATTNPATCH_IPADAPTER_PLUS, ATTNPATCH_INSTANTID and ATTNPATCH_SLOTHFUL name the
 checkouts.
@@ -133,27 +134,37 @@ def figures_of(
     import reference_pack
 
     step, plain = bench.step(side), bench.patcher
-    with reference_pack.middle_block():
-        ours, theirs = workflow.ours(bench, plain), workflow.theirs(bench, plain)
-        calls = {
-            "plain": lambda: step(plain),
-            "ours": lambda: step(ours),
-            "theirs": lambda: step(theirs),
-            "ours first": lambda: step(made(workflow.ours, bench)),
-            "theirs first": lambda: step(made(workflow.theirs, bench)),
-        }
-        memory(calls["plain"])  # what libraries keep for themselves
-        usual = memory(calls["plain"])
-        beside = [memory(calls[f"{who} first"]) - usual for who in ("ours", "theirs")]
+    models: dict[str, Any] = {}
+
+    def first(who: str, patching: Patching) -> Tensor:
+        models[who] = made(patching, bench)
+        return step(models[who])
+
+    firsts = {
+        "ours first": lambda: first("ours", workflow.ours),
+        "theirs first": lambda: first("theirs", workflow.theirs),
+    }
+    later = {
+        "plain": lambda: step(plain),
+        "ours": lambda: step(models["ours"]),
+        "theirs": lambda: step(models["theirs"]),
+    }
+    unets = [plain.model.diffusion_model]
+    found, beside, pictures = [], [], {}
+    with reference_pack.middle_block(), torch.inference_mode():
+        step(plain)  # what libraries keep for themselves
+        usual = memory(later["plain"])
+        for who, call in firsts.items():
+            beside.append(memory(call) - usual)
+            pictures[who] = later[who.split()[0]]()
+            models.clear()  # the packs copy an adapter's tensors: one set of copies at a time
         if workflow.same:
-            with torch.inference_mode():
-                compare_pictures(name, *(calls[who]() for who in ("ours", "theirs", "plain")))
-        unets = [plain.model.diffusion_model]
-        found = []
+            compare_pictures(name, *pictures.values(), step(plain))
         for _ in range(rounds):
             trim()  # what the packs make stays until Python looks for it
-            found.append(run(calls, unets, clock))
-    times = {who: [results[who].seconds for results in found] for who in calls}
+            found.append(run(firsts, unets, clock) | run(later, unets, clock))
+            models.clear()
+    times = {who: [results[who].seconds for results in found] for who in firsts | later}
     return (
         statistics.median(times["plain"]),
         milliseconds(times["ours"]) / 1e3,

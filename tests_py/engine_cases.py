@@ -7,6 +7,7 @@ import pytest
 
 import attnpatch as ap
 from attnpatch.studies.results.records import done
+from attnpatch.studies.results.store import Store
 
 FASHION = "attnpatch/fashion"
 STYLE = {"kind": "ImagePrompt", "adapter": FASHION, "picture": f"{FASHION}:3"}
@@ -29,5 +30,5 @@ def assert_same(results, here):
         a, b = (np.asarray(found.picture(index), int) for found in (results, here))
         assert np.abs(a - b).max() <= 1  # 8 bits of what differs by 1e-6
     # Every cell is in one record, and there is one file for each picture.
-    store = results._store
+    store = Store(results.location)
     assert len(store.names("pictures")) == len(here) == len(done(store))

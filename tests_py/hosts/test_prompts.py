@@ -333,4 +333,4 @@ def test_reference_strength():
 @pytest.mark.parametrize("prompt", ["a", "as", "assistant", "user", "hat"])
 def test_a_prompt_that_a_template_repeats(prompt):
     text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    assert token_positions._place(text, prompt) == text.index("\n") + 1
+    assert token_positions.place_in(text, prompt) == text.index("\n") + 1

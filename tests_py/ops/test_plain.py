@@ -278,7 +278,7 @@ def test_the_largest_of_blocks_is_what_torch_pools(count, block, first):
     if first:
         field = field.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     module = importlib.import_module("attnpatch.ops.plain.pool_tokens")
-    found = module._largest_of_blocks(field, block)
+    found = module.largest_of_blocks(field, block)
     expected = F.max_pool2d(field.permute(0, 3, 1, 2), block, block).permute(0, 2, 3, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True, check_stride=False)
     assert found.is_contiguous()

@@ -81,6 +81,6 @@ def test_wrong_engines(name, options, text):
 
 
 def test_the_last_record_of_a_cell_counts_once(here):  # noqa: F811
-    store = Store(here._store.location)
+    store = Store(here.location)
     ids = [record["id"] for record in done(store).values()]
     assert max(Counter(ids).values()) == 1

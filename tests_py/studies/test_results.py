@@ -42,7 +42,7 @@ def results(fashion, tmp_path_factory):
 
 @pytest.fixture
 def folder(results):
-    return results._store.folder
+    return Path(results.location)
 
 
 def test_the_table(results, folder):

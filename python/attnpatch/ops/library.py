@@ -159,7 +159,7 @@ def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | 
         return forms.reference
     if has_tangents(arguments):  # torch calls an operator without them, and says nothing
         return forms.reference
-    if _FORCED is None and _kernel_serves(forms, arguments):
+    if _FORCED is None and kernel_serves(forms, arguments):
         return None
     wants_gradient = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in _flat(arguments)
@@ -167,7 +167,7 @@ def _substitute(forms: Forms, arguments: Sequence[Any]) -> Callable[..., Any] | 
     return forms.reference if _FORCED == "reference" or wants_gradient else forms.plain
 
 
-def _kernel_serves(forms: Forms, arguments: Sequence[Any]) -> bool:
+def kernel_serves(forms: Forms, arguments: Sequence[Any]) -> bool:
     """Whether a kernel takes these arguments: all where it was asked for, else by verdicts."""
     device = arguments[0].device
     asked_for = device.type in _LIMITS

@@ -151,7 +151,7 @@ def gpu(monkeypatch):
         monkeypatch.setattr(library, "load_cuda_kernels", lambda: kernels)
         monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: built or None)
         forms = library.forms_of("pool_tokens")._replace(check=lambda *_: None)
-        return library._kernel_serves(forms, ARGUMENTS)
+        return library.kernel_serves(forms, ARGUMENTS)
 
     return put
 

@@ -248,7 +248,7 @@ def _by_text(
 
 def _spans(call: _Call, prompt: str) -> tuple[tuple[int, int], ...]:
     """Return the characters of the prompt that each token is of; (0, 0): none."""
-    start = _place(call.text, prompt)
+    start = place_in(call.text, prompt)
     places = _offsets(call)
     return tuple(
         (max(first - start, 0), min(last - start, len(prompt)))
@@ -258,7 +258,7 @@ def _spans(call: _Call, prompt: str) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _place(text: str, prompt: str) -> int:
+def place_in(text: str, prompt: str) -> int:
     """Return where the prompt stands in a text, which may be a template around it."""
     places = [i for i in range(len(text)) if text.startswith(prompt, i)]
     if len(places) > 1:

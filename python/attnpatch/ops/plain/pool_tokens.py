@@ -90,7 +90,7 @@ def _windows(field: Tensor, window: Sequence[int], stride: Sequence[int], mode: 
     window = [min(pair) for pair in zip(window, sizes, strict=True)]
     stride = [min(pair) for pair in zip(stride, sizes, strict=True)]
     if mode == "max" and field.device.type != "cpu" and _fill_the_field(sizes, window, stride):
-        return _largest_of_blocks(field, stride)
+        return largest_of_blocks(field, stride)
     image = field.permute(0, 3, 1, 2)
     # What a window lacks that begins at every stride-th token. Where windows lie side by side torch
     # gives a ragged one its due.
@@ -115,7 +115,7 @@ def _fill_the_field(sizes: Sequence[int], window: Sequence[int], stride: Sequenc
     )
 
 
-def _largest_of_blocks(field: Tensor, block: Sequence[int]) -> Tensor:
+def largest_of_blocks(field: Tensor, block: Sequence[int]) -> Tensor:
     """Pool as torch does, which on a GPU also writes where each largest value was; slow on CPUs."""
     apart = field.unflatten(2, (-1, block[1])).unflatten(1, (-1, block[0]))
     return apart.amax(dim=(2, 4)).contiguous()

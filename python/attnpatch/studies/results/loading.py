@@ -51,6 +51,11 @@ class StudyResults(Sequence[Mapping[str, Any]]):
         self._records = list(records)
         self._store = store
 
+    @property
+    def location(self) -> str:
+        """The folder or address that they are in."""
+        return self._store.address
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -100,7 +105,7 @@ class StudyResults(Sequence[Mapping[str, Any]]):
             Where there is no row.
         """
         if not self.rows:
-            raise ValueError(f"{self._store.location}: expected cells that are done, got none")
+            raise ValueError(f"{self.location}: expected cells that are done, got none")
         return make_sheet(self.study, self._records, self._store)
 
     def metadata(self, index: int) -> dict[str, Any]:
@@ -112,7 +117,7 @@ class StudyResults(Sequence[Mapping[str, Any]]):
         return stack_from_json(self.metadata(index).get("stack"), self._store)
 
     def __repr__(self) -> str:
-        return f"<StudyResults of {self.study.name!r}: {len(self)} cells, {self._store.location}>"
+        return f"<StudyResults of {self.study.name!r}: {len(self)} cells, {self.location}>"
 
     def _repr_html_(self) -> str:
         """Show a table with thumbnails; of many rows the first ones."""
