@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from attnpatch.hosts.comfyui.compiled import without_blind_graphs
 from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step, roles_of
 from attnpatch.hosts.comfyui.windows import shown_part, shown_samples
 from attnpatch.patches import Area
@@ -108,7 +109,7 @@ class BatchMarker:
         options[BATCH] = HostBatch(x, roles, args["c"], self.canvas, areas, texts, shown)
         if self.step is not None:
             options[STEP] = self.step
-        conditioning["transformer_options"] = options
+        conditioning["transformer_options"] = without_blind_graphs(options)
         if self.wrapped is None:
             return function(x, args["timestep"], **conditioning)
         return self.wrapped(function, {**args, "c": conditioning})
