@@ -158,7 +158,7 @@ def test_wrong_batch_and_wrong_tokens_are_named(prompt, site, table, qkv):
     here = site(0, chunks=(1, 0), batch=2)
     q, k, v = qkv(here)
     run = PatchStack([prompt(mask=torch.ones(4, 4))]).bind(table)
-    with pytest.raises(ValueError, match=r"q: 1 rows, but the call has a batch of 2"):
+    with pytest.raises(ValueError, match=r"q: expected the 2 rows of the call at .*, got 1"):
         run.attend(here, q[:1], k[:1], v[:1], heads=2)
     with pytest.raises(ValueError, match=r"q: 29 tokens.*6×5, 30"):
         run.attend(here, q[:, 1:], k, v, heads=2)

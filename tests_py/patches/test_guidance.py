@@ -162,6 +162,25 @@ def test_perturbed_attention_in_its_own_chunks_only(table):
     assert attend(run, alone, table[0])[0] is None, "another block"
 
 
+@pytest.mark.parametrize(
+    "patch", [PerturbedAttentionGuidance(), SmoothedEnergyGuidance(), SelfAttentionGuidance()]
+)
+def test_a_batch_that_is_cut_up_is_named(table, patch):
+    """One row of it would have been taken for any other."""
+    run = PatchStack([patch]).bind(table)
+    degraded = () if patch.records else (0, -1)
+    call = Call(
+        latent=(6, 5),
+        batch=2,
+        chunks=(1, 0),
+        degraded=degraded,
+        record=AttentionRecord() if patch.records else None,
+    )
+    site, tensors = states(call, table.find("middle", 0, 0))
+    with pytest.raises(ValueError, match=r"q: expected the 2 rows of the call at mid_.*, got 1"):
+        attend_flat(run.at(site), *(t[:1] for t in tensors), HEADS, attention)
+
+
 def test_equal_patches_are_told_apart_by_their_place(table):
     middle = table.find("middle", 0, 0)
     run = PatchStack([SmoothedEnergyGuidance()] * 2 + [PerturbedAttentionGuidance()]).bind(table)

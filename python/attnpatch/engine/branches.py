@@ -72,8 +72,7 @@ class Branches:
 
     def check(self, site: Site, batch: int, tokens: int) -> None:
         """Raise ValueError where queries of this many rows and tokens do not fit."""
-        if batch != site.call.batch:
-            raise ValueError(f"q: {batch} rows, but the call has a batch of {site.call.batch}")
+        site.check_rows(batch)
         if self.masks is not None and tokens != self.masks.shape[2]:
             raise ValueError(
                 f"q: {tokens} tokens, but a mask needs those of the grid "

@@ -140,8 +140,7 @@ class Biases:
 
     def check(self, site: Site, rows: int, queries: int) -> None:
         """Raise ValueError where so many rows and queries do not fit."""
-        if rows != site.call.batch:
-            raise ValueError(f"q: {rows} rows, but the call has a batch of {site.call.batch}")
+        site.check_rows(rows)
         if queries != self._query_bias.shape[1]:
             raise ValueError(
                 f"q: {queries} tokens at {site.layer.name}, but a key gain was made for the "

@@ -267,6 +267,15 @@ class Site:
         tokens = image_tokens(grid or call.grid(layer))
         return cls(layer, call, tokens, tokens)
 
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError where queries are of so many rows, other than the call's."""
+        if rows != self.call.batch:
+            raise ValueError(
+                f"q: expected the {self.call.batch} rows of the call at {self.layer.name}, got "
+                f"{rows}: something between the model and this layer cuts the batch up or joins "
+                "others to it, and patches can not tell which rows these are"
+            )
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the image's tokens among the queries."""

@@ -44,9 +44,9 @@ def without_blind_graphs(options: dict[str, Any]) -> dict[str, Any]:
         if wrapper not in kept and wrapper not in _told:
             _told.add(wrapper)
             logger.warning(
-                "torch.compile: off where patches act, for the node that compiles this model has its "
-                "graphs ignore transformer_options: they would be one for all layers, steps and "
-                "models of the same shapes, whatever patches do there"
+                "torch.compile: off where patches act, for the node that compiles this model has "
+                "its graphs ignore transformer_options: they would be one for all layers, steps "
+                "and models of the same shapes, whatever patches do there"
             )
     return {**options, "wrappers": {**wrappers, _PLACE: {**wrappers[_PLACE], _KEY: kept}}}
 

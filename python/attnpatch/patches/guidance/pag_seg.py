@@ -198,7 +198,10 @@ class IdentityWrapper(_Degrading):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
-        return v if all(self._rows) else self._merge(inner(q, k, v), v)
+        if all(self._rows):
+            return v
+        site.check_rows(len(q))
+        return self._merge(inner(q, k, v), v)
 
 
 class SmoothedWrapper(_Degrading):
@@ -216,6 +219,7 @@ class SmoothedWrapper(_Degrading):
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
+        site.check_rows(len(q))
         blurred = blur_tokens(join_heads(q), site.grid, self._sigma)
         return inner(self._merge(q, split_heads(blurred, q.shape[1])), k, v)
 

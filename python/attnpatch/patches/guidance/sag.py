@@ -133,6 +133,7 @@ class RecordWrapper:
 
     def attend(self, site: Site, q: Tensor, k: Tensor, v: Tensor, inner: Inner) -> Tensor:
         """See ``AttentionWrapper.attend``."""
+        site.check_rows(len(q))
         if inner.is_softmax:
             out, means = attention_column_mean(q, k, v, self._rows)
         else:
