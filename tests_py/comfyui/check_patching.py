@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import types
 
 import pytest
@@ -153,3 +154,26 @@ def test_half_precision(dtype):
     expected = sample(ours("sd1", weight=0.8), **small)
     assert relative(patched, plain) > 0.05
     assert relative(patched, expected) < 0.05
+
+
+def test_a_clone_with_a_model_of_its_own():
+    """Hooks, compilation and several GPUs have a host clone so; its time is that model's."""
+    if not hasattr(comfy.model_patcher.ModelPatcher, "get_clone_model_override"):
+        pytest.skip("clones of this ComfyUI share the model")
+    advanced = importlib.import_module("comfy_extras.nodes_model_advanced")
+
+    def other_sigmas():
+        node = advanced.ModelSamplingContinuousEDM()
+        return node.patch(make_model("sd1"), "v_prediction", 120.0, 0.002)[0]
+
+    def patch(end):
+        return ap.KeyGain(ap.TextKeys((3, 5)), 20.0, end=end)
+
+    options = {"steps": 6, "size": (8, 8)}
+    # It ends at other sigmas than those of the model as it is loaded.
+    right = sample(ap.patch_model(other_sigmas(), patch(0.1)), **options)
+    always = sample(ap.patch_model(other_sigmas(), patch(1.0)), **options)
+    assert relative(right, always) > 1e-3, "the window has no effect"
+    override = make_model("sd1").get_clone_model_override()
+    clone = ap.patch_model(other_sigmas(), patch(0.1)).clone(model_override=override)
+    assert relative(sample(clone, **options), right) < 1e-6

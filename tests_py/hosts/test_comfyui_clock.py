@@ -16,6 +16,7 @@ from protocol_sampling import DiscreteSampling, make_comfy, make_conds, sample
 
 import attnpatch as ap
 from attnpatch._core import Window
+from attnpatch.hosts.comfyui.options import SAMPLING
 from attnpatch.hosts.comfyui.schedule import Schedule, SigmaSchedule
 
 
@@ -105,6 +106,17 @@ def test_a_schedule_that_another_node_sets_later_counts():
     model.model_sampling = FlowSampling()
     assert clock(at)[0].progress == pytest.approx(0.5625)
     assert abs(clock(at)[0].progress - before) > 0.1
+
+
+def test_a_call_tells_of_the_model_that_it_is_of():
+    """A clone may have a model of its own, with other sigmas."""
+    clock = SigmaSchedule(Sigmas(), [0.5])
+    at = {"sigmas": torch.tensor([0.7])}
+    before = clock(at)[0].progress
+    own = {**at, SAMPLING: FlowSampling()}
+    for _ in range(2):
+        assert clock(own)[0].progress == pytest.approx(0.5625)
+        assert clock(at)[0].progress == before != clock(own)[0].progress
 
 
 def test_sigmas_that_change_in_place_are_seen():

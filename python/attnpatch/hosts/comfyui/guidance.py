@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.comfyui.host_batch import BATCH, areas_of
-from attnpatch.hosts.comfyui.options import DEGRADED
+from attnpatch.hosts.comfyui.options import DEGRADED, SAMPLING
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
 from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step
 from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
@@ -79,7 +79,8 @@ class GuidanceFunction:
         # Guiders may have more conditionings of its role, or others in its place.
         sources = {entry.get("uuid") for entry in args["uncond"] or ()}
         record = self.group.records.take(sigma if step is None else step.sigmas).of(sources)
-        points = self.group.schedule({"sigmas": sigma})
+        sampling = getattr(args["model"], "model_sampling", None)
+        points = self.group.schedule({"sigmas": sigma, SAMPLING: sampling})
         if any(point.sigma == 0 for point in points):
             return guided
         height, width = guided.shape[-2:]

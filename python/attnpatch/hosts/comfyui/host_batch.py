@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from attnpatch.hosts.comfyui.compiled import without_blind_graphs
+from attnpatch.hosts.comfyui.options import SAMPLING
 from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step, roles_of
 from attnpatch.hosts.comfyui.windows import shown_part, shown_samples
 from attnpatch.patches import Area
@@ -79,6 +80,8 @@ class BatchMarker:
         That is running; None: not known.
     retained
         Places of all windows that show what stands there in the whole.
+    sampling
+        The ``model_sampling`` of the model that is called; None: not known.
     wrapped
         What would have wrapped the model's function without it.
     """
@@ -90,6 +93,7 @@ class BatchMarker:
     roles: Mapping[int, int]
     step: Step | None
     retained: Sequence[int]
+    sampling: Any
     wrapped: Callable[..., Tensor] | None
 
     def __call__(self, function: Callable[..., Tensor], args: Mapping[str, Any]) -> Tensor:
@@ -109,6 +113,8 @@ class BatchMarker:
         options[BATCH] = HostBatch(x, roles, args["c"], self.canvas, areas, texts, shown)
         if self.step is not None:
             options[STEP] = self.step
+        if self.sampling is not None:
+            options[SAMPLING] = self.sampling
         conditioning["transformer_options"] = without_blind_graphs(options)
         if self.wrapped is None:
             return function(x, args["timestep"], **conditioning)
@@ -143,6 +149,7 @@ class CalcCondBatchWrapper:
             areas = {source: _moved_by(area, part) for source, area in areas.items()}
         marker = BatchMarker(
             *(canvas, part, areas, texts, roles_of(conds, options), step, retained),
+            getattr(model, "model_sampling", None),
             options.get("model_function_wrapper"),
         )
         options = {**options, "model_function_wrapper": marker}

@@ -13,6 +13,9 @@ DEGRADED = "attnpatch_degraded"
 OTHERS = "attnpatch_others"
 """Where the options of a call hold what other packs put beside ours."""
 
+SAMPLING = "attnpatch_sampling"
+"""Where the options of a call hold the ``model_sampling`` of the model that is called."""
+
 Others = Mapping[tuple[str, int], Callable[..., Any] | None]
 """(attention, layer) -> the callable to attend with; None: our own has been replaced."""
 

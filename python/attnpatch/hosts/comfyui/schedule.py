@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from attnpatch.engine import SamplingPoint
+from attnpatch.engine.cache import Cache
+from attnpatch.hosts.comfyui.options import SAMPLING
 from attnpatch.hosts.comfyui.patched_model import ExtraOptions
 
 _STEPS = 32  # of the table in which the search for a percent begins
@@ -29,8 +31,8 @@ class SigmaSchedule:
     Parameters
     ----------
     model
-        The host's ``BaseModel``. Its ``model_sampling`` is looked up in every step, for a node may
-        replace it after ours.
+        The host's ``BaseModel``, for calls that do not tell of their own. Its ``model_sampling`` is
+        looked up in every step, for a node may replace it after ours.
     marks
         The starts and ends of patches: there progress is exact.
     """
@@ -40,7 +42,7 @@ class SigmaSchedule:
     def __init__(self, model: Any, marks: Iterable[float] = ()) -> None:
         self._model = model
         self._marks = frozenset(marks)
-        self._schedule: tuple[object, Schedule] | None = None
+        self._schedules = Cache(size=4)  # clones may have models of their own, and devices
         self._read: tuple[Tensor, int | None, tuple[float, ...]] | None = None
         self._latest: tuple[Schedule, tuple[float, ...], tuple[SamplingPoint, ...]] | None = None
 
@@ -49,19 +51,21 @@ class SigmaSchedule:
         tensor = options.get("sigmas")
         if tensor is None:
             return (SamplingPoint(),)
-        schedule, sigmas = self._schedule_now(), self._sigmas(tensor)
+        schedule, sigmas = self._schedule_now(options.get(SAMPLING)), self._sigmas(tensor)
         latest = self._latest  # one read: another thread may put a new one at any time
         if latest is None or latest[0] is not schedule or latest[1] != sigmas:
             latest = self._latest = (schedule, sigmas, tuple(map(schedule, sigmas)))
         return latest[2]
 
-    def _schedule_now(self) -> Schedule:
-        model = self._model
-        sampling = getattr(model, "model_sampling", None) or model.predictor  # as Forge calls it
-        latest = self._schedule
-        if latest is None or latest[0] is not sampling:
-            latest = self._schedule = (sampling, Schedule(sampling, self._marks))
-        return latest[1]
+    def _schedule_now(self, sampling: Any) -> Schedule:
+        if sampling is None:
+            model = self._model
+            sampling = getattr(model, "model_sampling", None) or model.predictor  # as Forge says
+        # It is kept beside its schedule, so that another one can not be taken for it.
+        made: tuple[Any, Schedule] = self._schedules.get(
+            id(sampling), lambda: (sampling, Schedule(sampling, self._marks))
+        )
+        return made[1]
 
     def _sigmas(self, sigmas: Tensor | float) -> tuple[float, ...]:
         """Return the sigmas of a call: one, or one for each sample where they differ.
