@@ -185,3 +185,22 @@ def test_a_cache_around_the_network():
     found, expected = (sample(cached(guided, apart), steps=8) for apart in (False, True))
     assert relative(found, expected) < 1e-6
     assert relative(expected, sample(guided, steps=8)) > 1e-3
+
+
+def test_degraded_passes_are_no_pair_for_others():
+    """The host's normalized attention takes a cond and an uncond row of a call for a pair."""
+    try:
+        node = import_module("comfy_extras.nodes_nag").NAGuidance
+    except ModuleNotFoundError:
+        pytest.skip("this ComfyUI has no NAGuidance")
+
+    def guided(*patches):
+        model = node.execute(model_of("sd1"), 5.0, 0.5, 1.5).result[0]
+        return sample(ap.patch_model(model, patches) if patches else model, steps=1)
+
+    sag, pag = ap.SelfAttentionGuidance(0.7), ap.PerturbedAttentionGuidance(3.0)
+    plain = guided()
+    expected = guided(sag) + guided(pag) - plain
+    assert relative(expected, plain) > 1e-3
+    assert relative(plain, sample(model_of("sd1"), steps=1)) > 1e-3, "their node has no effect"
+    assert relative(guided(sag, pag), expected) < 1e-5

@@ -171,18 +171,18 @@ def test_uncond_of_several_areas(monkeypatch, host, areas, chunks):
 STACKS = [
     ([PerturbedAttentionGuidance(20.0)], [[0]]),
     ([SmoothedEnergyGuidance(30.0)], [[0]]),
-    ([SelfAttentionGuidance(), PerturbedAttentionGuidance(20.0)], [[1, 0]]),
+    ([SelfAttentionGuidance(), PerturbedAttentionGuidance(20.0)], [[1], [0]]),
     ([SmoothedEnergyGuidance(20.0), PerturbedAttentionGuidance(20.0)], [[2, 0]]),
     (
         [PerturbedAttentionGuidance(20.0), SelfAttentionGuidance(), SmoothedEnergyGuidance(20.0)],
-        [[2, 1, 0]],
+        [[2, 0], [1]],
     ),
 ]
 
 
 @pytest.mark.parametrize(("stack", "calls"), STACKS)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_all_degraded_passes_are_one_call(monkeypatch, host, stack, calls, batch):
+def test_degraded_passes_of_one_input_are_one_call(monkeypatch, host, stack, calls, batch):
     sampler = Sampler(monkeypatch)
     x, conds = inputs(batch)
     reference = Reference(sampler, host, x, conds)
@@ -199,7 +199,7 @@ def test_all_degraded_passes_are_one_call(monkeypatch, host, stack, calls, batch
 
 
 def test_controls_see_the_input_of_their_pass(monkeypatch, host):
-    """They read it before the model does: passes of different inputs take turns."""
+    """They read it before the model does."""
     sampler = Sampler(monkeypatch)
     x, conds = inputs(control=object())
     reference = Reference(sampler, host, x, conds)
@@ -226,7 +226,7 @@ def test_areas_and_inputs_of_their_own(monkeypatch, host):
 
 
 def test_other_patches_see_the_kind_of_each_chunk(monkeypatch, host):
-    """A wrapper of the model's function and a patch of another's: three passes, two kinds."""
+    """A wrapper of the model's function, and another patch: no pass beside another latent's."""
     seen, wrapped = [], []
 
     def slot(q, k, v, options):
@@ -246,7 +246,7 @@ def test_other_patches_see_the_kind_of_each_chunk(monkeypatch, host):
     stack = [PerturbedAttentionGuidance(), SelfAttentionGuidance(), SmoothedEnergyGuidance()]
     patched = patch(model, stack)
     Sampler(monkeypatch).step(patched, x, conds)
-    assert seen == wrapped == [[1, 0], [0, 1, 0]]
+    assert seen == wrapped == [[1, 0], [0, 0], [1]]
     assert options == before
     assert patched.model_options["model_function_wrapper"] is wrapper
 

@@ -24,7 +24,6 @@ __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
 logger = logging.getLogger("attnpatch")
 
 Conds = Sequence[Mapping[str, Any]]
-_INPUT = "attnpatch_input"  # a pass's own input, on its way through the host's batching
 
 
 def set_guidance(model: Any, group: PatchedModel) -> None:
@@ -137,34 +136,22 @@ class GuidanceFunction:
 def _predict(
     args: Mapping[str, Any], passes: Sequence[DegradedPass], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Run the degraded passes, in as few calls as the host allows.
+    """Run the degraded passes: those of one input in one call.
 
-    One call has one input, unless each conditioning brings its own. ControlNets and context windows
-    read the call's: then passes of different inputs take turns.
+    Others take a cond and an uncond row of a call for a pair of one latent, and ControlNets and
+    context windows read the input of the call: so passes of different inputs take turns.
     """
-    conds = [args["uncond" if each.role == UNCOND else "cond"] for each in passes]
-    different = len({id(x) for x in inputs}) > 1
-    turns = any("control" in entry for entries in conds for entry in entries)
-    if not different or not (turns or "context_handler" in args["model_options"]):
-        if different:
-            conds = [
-                [_with_input(entry, x) for entry in entries]
-                for entries, x in zip(conds, inputs, strict=True)
-            ]
-        return _call(args, passes, conds, args["input"] if different else inputs[0])
-    predictions: list[Tensor | None] = [None] * len(passes)
+    predictions: dict[int, Tensor] = {}
     for x in {id(x): x for x in inputs}.values():
         group = [index for index, own in enumerate(inputs) if own is x]
-        outputs = _call(args, [passes[i] for i in group], [conds[i] for i in group], x)
-        for index, output in zip(group, outputs, strict=True):
-            predictions[index] = output
-    return [output for output in predictions if output is not None]
+        outputs = _call(args, [passes[index] for index in group], x)
+        predictions |= zip(group, outputs, strict=True)
+    return [predictions[index] for index in range(len(passes))]
 
 
-def _call(
-    args: Mapping[str, Any], passes: Sequence[DegradedPass], conds: Sequence[Conds], x: Tensor
-) -> list[Tensor]:
-    """Run passes with one input, or with inputs that the conditionings bring, in one call."""
+def _call(args: Mapping[str, Any], passes: Sequence[DegradedPass], x: Tensor) -> list[Tensor]:
+    """Run passes of one input in one call."""
+    conds: list[Conds] = [args["uncond" if each.role == UNCOND else "cond"] for each in passes]
     # The first of each role stands where the host and others look for that role.
     order: list[int | None] = [None, None]
     for index, each in enumerate(passes):
@@ -190,7 +177,7 @@ def _call(
 
 @dataclass(frozen=True)
 class _Marker:
-    """Wraps the model's function: marks the chunks of a call as degraded, and gives them inputs.
+    """Wraps the model's function: marks the chunks of a call as degraded.
 
     The host numbers chunks by their place among the conditionings; patches, ours and others', are
     to see what role they are of.
@@ -209,21 +196,14 @@ class _Marker:
         options.pop(ROLES, None)
         options[DEGRADED] = tuple(each.index for each in passes)
         conditioning["transformer_options"] = options
-        x = conditioning.pop(_INPUT, args["input"])
         if BATCH in options:
-            options[BATCH] = replace(options[BATCH], input=x, roles=tuple(roles))
+            options[BATCH] = replace(options[BATCH], roles=tuple(roles))
         if self.wrapped is None:
-            return function(x, args["timestep"], **conditioning)
-        changed = {"input": x, "c": conditioning, "cond_or_uncond": roles}
+            return function(args["input"], args["timestep"], **conditioning)
+        changed = {"c": conditioning, "cond_or_uncond": roles}
         return self.wrapped(function, {**args, **changed})
 
 
 def _of_pass(entry: Mapping[str, Any], index: int) -> dict[str, Any]:
     """Return a conditioning with an identity of its own: caches keep what each gave."""
     return {**entry, "uuid": ("attnpatch", index, entry.get("uuid"))}
-
-
-def _with_input(entry: Mapping[str, Any], x: Tensor) -> dict[str, Any]:
-    """Return a conditioning that brings its own input, cut to its area as the host cuts noise."""
-    shaped = sys.modules["comfy.conds"].CONDNoiseShape(x)
-    return {**entry, "model_conds": {**entry["model_conds"], _INPUT: shaped}}
