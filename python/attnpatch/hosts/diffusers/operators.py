@@ -20,8 +20,9 @@ from torch import Tensor
 
 from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
+from attnpatch.hosts.diffusers.skipping import scores_are_skipped
 
-__all__ = ["GraphSite", "PatchedLayer", "register"]
+__all__ = ["GraphSite", "PatchedLayer", "graph_site", "register"]
 
 
 class PatchedLayer(Protocol):
@@ -87,6 +88,16 @@ class PatchedLayer(Protocol):
     ) -> Tensor | None:
         """Give what the patches add to what another processor computes for the whole layer."""
         ...
+
+
+def graph_site(layer: PatchedLayer) -> GraphSite | None:
+    """Return what stands for the patches in a graph; None: they do nothing in any run of it.
+
+    Whether a guider skips scores is part of the graph: there its mode is gone when that runs.
+    """
+    if layer.patched_processor is None or scores_are_skipped():  # None: it was detached
+        return None
+    return GraphSite(layer, layer.handle)
 
 
 class GraphSite:

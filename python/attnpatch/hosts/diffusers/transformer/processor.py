@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnpatch.hosts.diffusers.operators import GraphSite
+from attnpatch.hosts.diffusers.operators import GraphSite, graph_site
 from attnpatch.hosts.diffusers.skipping import register_skipping
 
 __all__ = [
@@ -68,11 +68,8 @@ class PatchedProcessor:
     def attnpatch_call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the original's code with attention as the patches have it."""
         layer = self.attnpatch_layer
-        if torch.compiler.is_compiling():
-            acts = layer.patched_processor is not None  # else it was detached
-        else:
-            acts = layer.begin(self)
-        if acts:
+        compiling = torch.compiler.is_compiling()
+        if graph_site(layer) is not None if compiling else layer.begin(self):
             return self.attnpatch_function(self.attnpatch_caller, *args, **kwargs)
         return self.attnpatch_original(*args, **kwargs)
 

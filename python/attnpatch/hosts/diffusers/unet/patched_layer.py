@@ -15,6 +15,7 @@ from torch import Tensor
 from attnpatch.engine import IMAGE, TEXT, BoundStack, Call, Layer, MoreKeys, Site, SiteAttention
 from attnpatch.hosts.diffusers.processor_slot import ProcessorSlot
 from attnpatch.hosts.diffusers.running_call import Patched
+from attnpatch.hosts.diffusers.skipping import scores_are_skipped
 from attnpatch.hosts.diffusers.unet.processor import (
     PatchedProcessor,
     make_patched_processor,
@@ -73,7 +74,8 @@ class PatchedLayer(ProcessorSlot):
         """Return what the patches do for these states; None: nothing, or not by this processor."""
         if processor is not self.patched_processor:
             return None
-        return self.acting(_tokens(hidden_states.shape))
+        acting = self.acting(_tokens(hidden_states.shape))
+        return None if scores_are_skipped() else acting
 
     def acting(self, tokens: int) -> SiteAttention | None:
         """Return what the patches do for so many query tokens in the call that is running."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnpatch.engine import MoreKeys, SiteAttention
 from attnpatch.engine.heads import join_heads
-from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
+from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer, graph_site
 from attnpatch.hosts.diffusers.processor_slot import layer_of
 from attnpatch.hosts.diffusers.skipping import register_skipping
 from attnpatch.hosts.diffusers.unet.projections import (
@@ -75,12 +75,8 @@ class PatchedProcessor:
     ) -> Tensor:
         """Attend as the layer's own processor does, plus the patches' terms."""
         layer = self.attnpatch_layer
-        acting: SiteAttention | GraphSite | None = None
-        if in_graph:
-            if layer.patched_processor is not None:  # else it was detached
-                acting = GraphSite(layer, layer.handle)
-        else:
-            acting = layer.begin(self, hidden_states)
+        acting: SiteAttention | GraphSite | None
+        acting = graph_site(layer) if in_graph else layer.begin(self, hidden_states)
         if acting is None:
             return self.attnpatch_original(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs

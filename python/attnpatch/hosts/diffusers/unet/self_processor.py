@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnpatch.engine import SiteAttention
 from attnpatch.engine.heads import join_heads, split_heads
-from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer
+from attnpatch.hosts.diffusers.operators import GraphSite, PatchedLayer, graph_site
 from attnpatch.hosts.diffusers.unet.processor import PatchedProcessor
 from attnpatch.hosts.diffusers.unet.projections import (
     attend_to_text,
@@ -40,11 +40,7 @@ class PatchedSelfProcessor(PatchedProcessor):
         layer = self.attnpatch_layer
         acting: SiteAttention | GraphSite | None = None
         if encoder_hidden_states is None:
-            if in_graph:
-                if layer.patched_processor is not None:  # else it was detached
-                    acting = GraphSite(layer, layer.handle)
-            else:
-                acting = layer.begin(self, hidden_states)
+            acting = graph_site(layer) if in_graph else layer.begin(self, hidden_states)
         if acting is None:
             return self.attnpatch_original(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
