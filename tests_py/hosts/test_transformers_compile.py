@@ -2,12 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled transformers with patches: as many graphs as without, and the same results."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 from transformer_models import CASES, REFERENCES
 
 import attnpatch as ap
+from attnpatch.hosts.diffusers.transformer import processor
 from attnpatch.patches import KeyGain, TextKeys
 
 pytestmark = [
@@ -81,3 +85,28 @@ def test_rows_of_a_negative_text(name):
         fast, counts = compiled(model, "whole")
         torch.testing.assert_close(run(fast, arguments), right, rtol=1e-5, atol=1e-5)
     assert counts.frame_count == 1
+
+
+def test_what_a_processor_tells_attention(monkeypatch):
+    """A scale of its own counts in graphs too; what the operator has not is an error."""
+
+    class Site:
+        def __init__(self, layer, handle):
+            pass
+
+        def attend(self, q, k, v, mask):
+            return F.scaled_dot_product_attention(q, k, v, mask)
+
+    monkeypatch.setattr(processor, "GraphSite", Site)
+    q, k, v = torch.randn(3, 1, 7, 2, 8, generator=torch.Generator().manual_seed(0))
+    layer = SimpleNamespace(handle=0)
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def dispatch(**options):
+        return processor.dispatch(q, k, v, backend=layer, **options)
+
+    heads = (x.transpose(1, 2) for x in (q, k, v))
+    expected = F.scaled_dot_product_attention(*heads, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(dispatch(scale=0.3), expected)
+    with pytest.raises(Exception, match="is_causal: expected none in a patched model"):
+        dispatch(is_causal=True)

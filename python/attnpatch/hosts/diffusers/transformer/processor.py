@@ -13,6 +13,7 @@ import copy
 import functools
 import itertools
 import types
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -170,7 +171,7 @@ def _caller_class(original: type) -> type:
 @functools.lru_cache(maxsize=64)
 def _function(original: type) -> types.FunctionType | None:
     """Return a processor's code with our dispatch in it; None: it does not dispatch."""
-    return _with_names(original, {_DISPATCH: _dispatch}, _DISPATCH)
+    return _with_names(original, {_DISPATCH: dispatch}, _DISPATCH)
 
 
 def _function_of_torch(original: type, layer: JointLayer) -> types.FunctionType:
@@ -216,7 +217,7 @@ def _copied(
     return made
 
 
-def _dispatch(
+def dispatch(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -240,11 +241,26 @@ def _dispatch(
         "parallel_config": parallel_config,
     }
     if torch.compiler.is_compiling():
-        return _in_graph(backend, query, key, value, attn_mask)
+        return _in_graph(backend, query, key, value, attn_mask, options)
     return backend.dispatch(query, key, value, attn_mask, options)
 
 
-def _in_graph(layer: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _in_graph(
+    layer: Any,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    given = [name for name in ("dropout_p", "is_causal", "enable_gqa") if options[name]]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: expected none in a patched model that is compiled; run it as it "
+            "is, or take the patches off"
+        )
+    if options["scale"] is not None:  # the operator's is that of the head size
+        q = q * (options["scale"] * q.shape[-1] ** 0.5)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     return GraphSite(layer, layer.handle).attend(q, k, v, mask).transpose(1, 2)
 
@@ -271,7 +287,7 @@ class _Functional:
     ) -> Tensor:
         """Attend from (batch, heads, tokens, size)."""
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        out = _dispatch(
+        out = dispatch(
             *(q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa), backend=self._layer
         )
         return out.transpose(1, 2)
