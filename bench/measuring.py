@@ -31,12 +31,14 @@ from attnpatch.ops.admission import timing
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = 0.1  # the share of the processors that others may take of a quiet machine
 WORSE = 1.05
-BUSY_SECONDS = 3600  # after which a competing program ends, whatever happens
+# A competing program: it ends with the measurement, however that ends.
 _SPIN = """
-import sys, time
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
-    pass
+import os, time
+parent = os.getppid()
+while os.getppid() == parent:
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        pass
 """
 
 
@@ -185,7 +187,7 @@ class Measuring:
     def running(self) -> Iterator[Measuring]:
         """Measure, beside the programs that are to compete."""
         self._begin()
-        spin = [sys.executable, "-c", _SPIN, str(BUSY_SECONDS)]
+        spin = [sys.executable, "-c", _SPIN]
         programs = [subprocess.Popen(spin, start_new_session=True) for _ in range(self.args.busy)]
         before = _processor_times()
         try:
