@@ -159,7 +159,7 @@ def test_half_precision(dtype):
 def test_a_clone_with_a_model_of_its_own():
     """Hooks, compilation and several GPUs have a host clone so; its time is that model's."""
     if not hasattr(comfy.model_patcher.ModelPatcher, "get_clone_model_override"):
-        pytest.skip("clones of this ComfyUI share the model")
+        pytest.skip("this ComfyUI has no models of clones of their own")
     advanced = importlib.import_module("comfy_extras.nodes_model_advanced")
 
     def other_sigmas():
