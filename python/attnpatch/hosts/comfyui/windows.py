@@ -7,6 +7,7 @@ A host puts its window into the options of the call; it stays there when the cal
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,14 +73,20 @@ def shown_part(
         return None
     followed = [(shown[0] + place) % latent[axis] for place in range(len(shown))]
     if list(shown) != followed or (width, height)[axis] != latent[1 - axis]:
-        logger.warning(
-            "context_window: shows %s of a latent that do not follow each other: masks and tiles "
-            "are laid over each window, not over the whole picture",
-            ("rows", "columns")[axis],
-        )
+        _tell_once(("rows", "columns")[axis])
         return None
     top, left = (shown[0], 0) if axis == 0 else (0, shown[0])
     return Area(top, left, height, width)
+
+
+@functools.cache
+def _tell_once(lines: str) -> None:
+    """Warn of what holds for all windows of all steps."""
+    logger.warning(
+        "context_window: shows %s of a latent that do not follow each other: masks and tiles are "
+        "laid over each window, not over the whole picture",
+        lines,
+    )
 
 
 def _indices(window: Any, retained: Sequence[int]) -> tuple[int, ...]:
