@@ -16,7 +16,7 @@ from attnpatch.engine import COND, UNCOND
 from attnpatch.hosts.comfyui.host_batch import BATCH, areas_of
 from attnpatch.hosts.comfyui.options import DEGRADED, SAMPLING
 from attnpatch.hosts.comfyui.patched_model import PatchedModel
-from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step
+from attnpatch.hosts.comfyui.roles import ROLES, sigmas_of_step
 from attnpatch.patches import AttentionRecord, DegradedPass, Guidance, degraded_passes, guide
 
 __all__ = ["GuidanceFunction", "recorded_attention", "set_guidance"]
@@ -74,10 +74,10 @@ class GuidanceFunction:
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         """Guide one step; all predictions are of the clean latent (B, C, H, W)."""
         guided, sigma = args["denoised"], args["sigma"]
-        step: Step | None = args["model_options"].get(STEP)
         # Guiders may have more conditionings of its role, or others in its place.
         sources = {entry.get("uuid") for entry in args["uncond"] or ()}
-        record = self.group.records.take(sigma if step is None else step.sigmas).of(sources)
+        step = sigmas_of_step(args["model_options"], sigma)
+        record = self.group.records.take(step).of(sources)
         sampling = getattr(args["model"], "model_sampling", None)
         points = self.group.schedule({"sigmas": sigma, SAMPLING: sampling})
         if any(point.sigma == 0 for point in points):

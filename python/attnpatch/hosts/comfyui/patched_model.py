@@ -18,7 +18,7 @@ from attnpatch.hosts.comfyui.optimized_attention import OptimizedAttention
 from attnpatch.hosts.comfyui.options import DEGRADED, OTHERS, Others
 from attnpatch.hosts.comfyui.records import SigmaRecords
 from attnpatch.hosts.comfyui.repeated_texts import find_repeats, told_repeats
-from attnpatch.hosts.comfyui.roles import ROLES, STEP, Step
+from attnpatch.hosts.comfyui.roles import ROLES, sigmas_of_step
 from attnpatch.hosts.comfyui.windows import shown_samples
 from attnpatch.hosts.host_call import HostCall
 from attnpatch.hosts.token_grids import grid_of
@@ -85,9 +85,8 @@ class PatchedModel:
         degraded = tuple(options.get(DEGRADED, ()))
         record, sources = None, ()
         if self._records_any and not degraded and "sigmas" in options:
-            step: Step | None = options.get(STEP)
-            sigmas = options["sigmas"] if step is None else step.sigmas
-            record, sources = self.records.of(sigmas), tuple(options.get("uuids", ()))
+            step = sigmas_of_step(options, options["sigmas"])
+            record, sources = self.records.of(step), tuple(options.get("uuids", ()))
         joined: JoinedRows | None = options.get(ROWS)
         repeats = self.repeats(batch, options) or ()
         roles = options.get(ROLES, _NONE)

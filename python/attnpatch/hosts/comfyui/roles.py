@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnpatch.engine import COND, UNCOND
 
-__all__ = ["ROLES", "STEP", "PredictNoiseWrapper", "Step", "roles_of"]
+__all__ = ["ROLES", "STEP", "PredictNoiseWrapper", "Step", "roles_of", "sigmas_of_step"]
 
 ROLES = "attnpatch_roles"
 """Where the options of a call hold the roles of conditionings by number, if they are others."""
@@ -34,6 +34,12 @@ class Step(NamedTuple):
     sigmas: Tensor
     latent: tuple[int, int]
     """Height and width."""
+
+
+def sigmas_of_step(options: Mapping[str, Any], sigmas: Tensor) -> Tensor:
+    """Return the sigmas of the whole step, where options tell; else `sigmas`, of a call."""
+    step: Step | None = options.get(STEP)
+    return sigmas if step is None else step.sigmas
 
 
 class PredictNoiseWrapper:
